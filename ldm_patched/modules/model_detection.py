@@ -1,0 +1,200 @@
+"""Read a model's configuration from its state dict's keys and shapes.
+
+Two things are not in any shape and follow from a rule:
+- the heads of a UNet: 8 where the projections into its transformers are convolutions (SD1), else 64 channels each;
+- the heads of a CLIP text model: 64 channels each, and 32 where the model is narrower than 512 channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from .checkpoint import CheckpointError
+from .latent_formats import SD15, SDXL
+from .model_base import ModelConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+VAE_PREFIXES = ("first_stage_model.", "vae.", "")
+
+V_PREDICTION_SPREAD = 0.09
+
+
+def find_prefix(keys: Iterable[str], prefixes: Iterable[str], key: str) -> str | None:
+    """Return the first prefix under which a key exists."""
+    known = set(keys)
+    return next((prefix for prefix in prefixes if prefix + key in known), None)
+
+
+def strip_prefix(shapes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries under a prefix, without it."""
+    return {key[len(prefix) :]: value for key, value in shapes.items() if key.startswith(prefix)}
+
+
+# UNet
+
+
+def detect_unet(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
+    """Return UNetModel's arguments from the keys and shapes of a UNet in the LDM layout."""
+    shapes = strip_prefix(shapes, prefix)
+    first = shapes.get("input_blocks.0.0.weight")
+    if first is None or "time_embed.0.weight" not in shapes:
+        raise CheckpointError(
+            f"no UNet found: expected keys such as {prefix}input_blocks.0.0.weight, found {_sample(shapes)}"
+        )
+    if any(".time_stack." in key for key in shapes):
+        raise CheckpointError("this is a video UNet (it has time_stack layers), which cannot be sampled yet")
+    channels = first[0]
+    count = _count(shapes, "input_blocks.")
+    levels = _levels(shapes, count)
+    blocks = [index for level in levels for index in level]
+    depths = [_depth(shapes, f"input_blocks.{i}.1.") for i in blocks]
+    transformers = [key for key in shapes if key.endswith(".proj_in.weight")]
+    linear = bool(transformers) and len(shapes[transformers[0]]) == 2
+    contexts = [shapes[key][1] for key in shapes if key.endswith("transformer_blocks.0.attn2.to_k.weight")]
+    label = shapes.get("label_emb.0.0.weight")
+    return {
+        "image_size": 32,
+        "in_channels": first[1],
+        "out_channels": shapes["out.2.weight"][0],
+        "model_channels": channels,
+        "num_res_blocks": [len(level) for level in levels],
+        "channel_mult": [shapes[f"input_blocks.{level[0]}.0.out_layers.3.weight"][0] // channels for level in levels],
+        "transformer_depth": depths,
+        "transformer_depth_output": [_depth(shapes, f"output_blocks.{count - 1 - i}.1.") for i in range(count)],
+        "transformer_depth_middle": _middle_depth(shapes),
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": linear,
+        "context_dim": contexts[0] if contexts else None,
+        "num_heads": -1 if linear else 8,
+        "num_head_channels": 64 if linear else -1,
+        "num_classes": None if label is None else "sequential",
+        "adm_in_channels": None if label is None else label[1],
+        "legacy": False,
+    }
+
+
+def _levels(shapes: Shapes, count: int) -> list[list[int]]:
+    levels: list[list[int]] = [[]]
+    for i in range(1, count):
+        if f"input_blocks.{i}.0.op.weight" in shapes:
+            levels.append([])
+        elif f"input_blocks.{i}.0.in_layers.0.weight" in shapes:
+            levels[-1].append(i)
+        else:
+            raise CheckpointError(f"input_blocks.{i} is neither a residual block nor a downsampling; found others")
+    if not all(levels):
+        raise CheckpointError("the UNet has a level without residual blocks; the file seems incomplete")
+    return levels
+
+
+def _middle_depth(shapes: Shapes) -> int:
+    if "middle_block.1.proj_in.weight" in shapes:
+        return _depth(shapes, "middle_block.1.")
+    return -1 if "middle_block.0.in_layers.0.weight" in shapes else -2
+
+
+def _depth(shapes: Shapes, prefix: str) -> int:
+    return _count(shapes, f"{prefix}transformer_blocks.")
+
+
+def _count(shapes: Iterable[str], prefix: str) -> int:
+    indices = {int(found[1]) for key in shapes if (found := re.match(re.escape(prefix) + r"(\d+)\.", key))}
+    return max(indices) + 1 if indices else 0
+
+
+def model_config(unet: Mapping[str, Any], keys: Iterable[str] = (), spread: float | None = None) -> ModelConfig:
+    """Name the family of a UNet and what it predicts.
+
+    Args:
+        keys: the file's keys, where SDXL checkpoints mark velocity prediction with an entry `v_pred`.
+        spread: standard deviation of the last output transformer's first norm bias; SD2 models that predict velocity
+            have a wide one.
+    """
+    known = set(keys)
+    context, vector = unet["context_dim"], unet["adm_in_channels"]
+    if context == 1280 and vector == 2560:
+        family = "sdxl_refiner"
+    elif vector == 2816:
+        family = "sdxl"
+    elif vector is None:
+        family = "sd2" if unet["use_linear_in_transformer"] else "sd1"
+    else:
+        raise CheckpointError(f"unknown UNet: context {context}, vector conditioning {vector}")
+    velocity = "v_pred" in known if family == "sdxl" else family == "sd2" and (spread or 0) > V_PREDICTION_SPREAD
+    return ModelConfig(
+        family=family,
+        unet={**unet, "attn_precision": torch.float32 if family == "sd2" else None},
+        prediction="v_prediction" if velocity else "eps",
+        zsnr=velocity and "ztsnr" in known,
+        latent_format=SDXL() if family.startswith("sdxl") else SD15(),
+        concat=_concat(unet),
+    )
+
+
+def _concat(unet: Mapping[str, Any]) -> str | None:
+    extra = unet["in_channels"] - unet["out_channels"]
+    kinds = {0: None, 5: "inpaint", 4: "ip2p"}
+    if extra not in kinds:
+        raise CheckpointError(f"unknown UNet: {unet['in_channels']} input and {unet['out_channels']} output channels")
+    return kinds[extra]
+
+
+# VAE
+
+
+def detect_vae(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
+    """Return AutoencoderKL's `ddconfig` and, under `embed_dim`, the latent's channels."""
+    shapes = strip_prefix(shapes, prefix)
+    needed = ("encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight", "decoder.conv_out.weight")
+    missing = [key for key in needed if key not in shapes]
+    if missing:
+        raise CheckpointError(f"no VAE found: {prefix}{missing[0]} is missing, found {_sample(shapes)}")
+    channels, in_channels = shapes["encoder.conv_in.weight"][:2]
+    z_channels = shapes["decoder.conv_in.weight"][1]
+    levels = _count(shapes, "encoder.down.")
+    return {
+        "ch": channels,
+        "ch_mult": [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] // channels for i in range(levels)],
+        "num_res_blocks": _count(shapes, "encoder.down.0.block."),
+        "z_channels": z_channels,
+        "in_channels": in_channels,
+        "out_ch": shapes["decoder.conv_out.weight"][0],
+        "double_z": shapes["encoder.conv_out.weight"][0] == 2 * z_channels,
+        "embed_dim": shapes["post_quant_conv.weight"][1],
+    }
+
+
+# CLIP
+
+
+def detect_clip(shapes: Shapes) -> dict[str, Any]:
+    """Return CLIPTextModel's configuration from keys that start with `text_model.`."""
+    token, position = (shapes.get(f"text_model.embeddings.{k}_embedding.weight") for k in ("token", "position"))
+    if token is None or position is None:
+        raise CheckpointError(f"no CLIP text model found: expected text_model.embeddings, found {_sample(shapes)}")
+    vocabulary, width = token
+    head_width = 64 if width >= 512 else 32
+    config = {
+        "hidden_size": width,
+        "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": _count(shapes, "text_model.encoder.layers."),
+        "num_attention_heads": width // head_width,
+        "hidden_act": "gelu" if width in (1024, 1280) else "quick_gelu",
+        "max_position_embeddings": position[0],
+        "layer_norm_eps": 1e-5,
+        "vocab_size": vocabulary,
+        "eos_token_id": 49407 if vocabulary == 49408 else 1,
+    }
+    projection = shapes.get("text_projection.weight")
+    return config if projection is None else {**config, "projection_dim": projection[0]}
+
+
+def _sample(keys: Iterable[str]) -> str:
+    some = sorted(keys)[:3]
+    return ", ".join(some) + ", ..." if some else "no keys"

@@ -1,0 +1,101 @@
+"""Prompts: weights in parentheses, and chunks of the length a text encoder takes.
+
+`(word)` weighs 1.1, `(word:1.3)` weighs 1.3, parentheses nest, and `\\(` and `\\)` are plain parentheses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+EMPHASIS = 1.1
+LARGE_GROUP = 8  # a group of that many tokens is cut at a chunk's end, a smaller one moves to the next chunk
+
+_OPEN, _CLOSE = "\x00", "\x01"  # stand for escaped parentheses while weights are parsed
+
+TokenWeight = tuple[int, float]
+
+
+class Tokenizer(Protocol):
+    """What a Hugging Face tokenizer and the demo's have in common; ids come between a start and an end token."""
+
+    def __call__(self, text: str) -> Any:
+        """Return a mapping with `input_ids`."""
+        ...
+
+
+def parse_weights(text: str) -> list[tuple[str, float]]:
+    """Split a prompt into pieces with their weights; escaped parentheses come out plain."""
+    hidden = text.replace("\\)", _CLOSE).replace("\\(", _OPEN)
+    pieces = _weights(hidden, 1.0)
+    return [(piece.replace(_OPEN, "(").replace(_CLOSE, ")"), weight) for piece, weight in pieces]
+
+
+def _weights(text: str, weight: float) -> list[tuple[str, float]]:
+    pieces: list[tuple[str, float]] = []
+    for group in _groups(text):
+        if len(group) >= 2 and group[0] == "(" and group[-1] == ")":
+            pieces += _weights(*_emphasis(group[1:-1], weight))
+        else:
+            pieces.append((group, weight))
+    return pieces
+
+
+def _emphasis(inner: str, weight: float) -> tuple[str, float]:
+    text, colon, number = inner.rpartition(":")
+    if colon and text:
+        try:
+            return text, float(number)
+        except ValueError:
+            pass  # a colon of the text itself
+    return inner, weight * EMPHASIS
+
+
+def _groups(text: str) -> list[str]:
+    """Cut a text at its outermost parentheses; unbalanced ones stay in the text."""
+    groups, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        if char == "(":
+            if depth == 0 and start < i:
+                groups.append(text[start:i])
+                start = i
+            depth += 1
+        elif char == ")":
+            depth -= 1
+            if depth == 0:
+                groups.append(text[start : i + 1])
+                start = i + 1
+    return [*groups, text[start:]] if start < len(text) else groups
+
+
+class PromptTokenizer:
+    """Turn prompts into chunks of `(id, weight)` with start, end and padding tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int = 77, pad_with_end: bool = True) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.start_token, self.end_token = tokenizer("")["input_ids"]
+        self.pad_token = self.end_token if pad_with_end else 0
+
+    def tokenize_with_weights(self, text: str) -> list[list[TokenWeight]]:
+        """Return at least one chunk of exactly `max_length` tokens."""
+        chunks: list[list[TokenWeight]] = [[]]
+        room = self.max_length - 2
+        for piece, weight in parse_weights(text):
+            group = [(token, weight) for token in self.tokenizer(piece)["input_ids"][1:-1]]
+            large = len(group) >= LARGE_GROUP
+            while len(group) > room - len(chunks[-1]):
+                fitting = room - len(chunks[-1]) if large else 0
+                chunks[-1] += group[:fitting]
+                chunks.append([])
+                group = group[fitting:]
+            chunks[-1] += group
+        return [self._close(chunk) for chunk in chunks]
+
+    def empty_tokens(self) -> list[int]:
+        """Return the ids of the empty prompt, which weights interpolate from."""
+        return [token for token, _ in self._close([])]
+
+    def _close(self, chunk: Sequence[TokenWeight]) -> list[TokenWeight]:
+        padding = self.max_length - 2 - len(chunk)
+        return [(self.start_token, 1.0), *chunk, (self.end_token, 1.0), *[(self.pad_token, 1.0)] * padding]
