@@ -39,7 +39,7 @@ class TextEncoder(nn.Module):
         if layer is not None and abs(layer) > self.transformer.num_layers:
             layer = None
         embedding = self.transformer.get_input_embeddings()
-        ids = torch.tensor(chunks, device=embedding.weight.device)
+        ids = torch.tensor(chunks).to(next(embedding.parameters()).device)
         ends = [chunk.index(end_token, 1) + 1 for chunk in chunks]
         last, hidden, pooled = self.transformer(
             embeds=embedding(ids).float(),

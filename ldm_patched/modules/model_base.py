@@ -144,12 +144,12 @@ class BaseModel(nn.Module):
 
     def _inpaint_channels(self, **params: Any) -> Tensor:
         noise, device = params["noise"], params["device"]
-        image = params.get("concat_latent_image")
-        image = params.get("latent_image") if image is None else self.process_latent_in(image)
         mask = params.get("concat_mask", params.get("denoise_mask"))
         if mask is None:
             blank = torch.ones_like(noise) * noise.new_tensor(BLANK_LATENT).reshape(1, -1, 1, 1)
             return torch.cat([torch.ones_like(noise[:, :1]), blank], dim=1)
+        image = params.get("concat_latent_image")
+        image = params["latent_image"] if image is None else self.process_latent_in(image)
         mask = mask[:, :1] if mask.ndim == noise.ndim else mask
         mask = _fit(mask.reshape(-1, 1, *mask.shape[-2:]), noise).round()
         return torch.cat([mask.to(device), _fit(image, noise).to(device)], dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class ModelPatcher(ModelHooks):
 
     def get_free_memory(self, device: torch.device) -> float:
         """Return the bytes free for a batch on a device."""
-        return model_management.get_free_memory(device)
+        return cast(float, model_management.get_free_memory(device))
 
     # Objects and weights
 

@@ -37,6 +37,7 @@ __all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_unet"]
 log = logging.getLogger(__name__)
 
 CLIP_PREFIXES = ("cond_stage_model.transformer.", "cond_stage_model.")
+TEXT_DTYPE = torch.float16  # of the weights; the layers cast them to the dtype of the activations, which is float32
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
@@ -101,10 +102,8 @@ def _load_clip(file: Checkpoint) -> CLIP:
         raise CheckpointError(f"no text encoder found: expected {CLIP_PREFIXES[0]}text_model.embeddings...")
     config = detect_clip(strip_prefix(file.shapes, prefix))
     device = model_management.text_encoder_device()
-    # the layers cast these weights to the dtype of the activations, which are float32
-    dtype = model_management.text_encoder_dtype(device)
-    transformer = CLIPTextModel(config, dtype, "meta", manual_cast)
-    load_weights(transformer, file, prefix, dtype)
+    transformer = CLIPTextModel(config, TEXT_DTYPE, "meta", manual_cast)
+    load_weights(transformer, file, prefix, TEXT_DTYPE)
     tokenizer = PromptTokenizer(tokenizer_for(config["vocab_size"]), config["max_position_embeddings"])
     return CLIP({"l": TextEncoder(transformer)}, {"l": tokenizer}, device, model_management.unet_offload_device())
 
