@@ -1,0 +1,49 @@
+"""PyTorch's own scaled dot-product attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from .shapes import from_heads, to_heads, to_mask
+from .wrapper import wrap_attn
+
+# CUDA kernels put the batch on a grid axis of 65535 at most.
+CUDA_BATCH_LIMIT = 2**15
+
+
+@wrap_attn
+def attention_pytorch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    """Compute attention with `scaled_dot_product_attention`, which sums scores in float32 whatever `attn_precision` says."""
+    gqa = kwargs.get("enable_gqa", False)
+    q, k, v = to_heads(q, k, v, heads, skip_reshape, gqa)
+    if mask is not None:
+        mask = to_mask(mask, q, k.shape[2])
+    scale = kwargs.get("scale")
+    if q.device.type == "cuda" and q.shape[0] > CUDA_BATCH_LIMIT:
+        out = _in_batches(q, k, v, mask, scale, gqa)
+    else:
+        out = scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=gqa)
+    return from_heads(out, skip_output_reshape)
+
+
+def _in_batches(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, gqa: bool) -> Tensor:
+    parts = []
+    for start in range(0, q.shape[0], CUDA_BATCH_LIMIT):
+        rows = slice(start, start + CUDA_BATCH_LIMIT)
+        part = mask if mask is None or mask.shape[0] == 1 else mask[rows]
+        parts.append(scaled_dot_product_attention(q[rows], k[rows], v[rows], part, scale=scale, enable_gqa=gqa))
+    return torch.cat(parts)

@@ -1,0 +1,75 @@
+"""Head layouts and masks in the one form every attention function works on.
+
+Notation: b batch, h heads, n tokens, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_heads(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, skip_reshape: bool = False, enable_gqa: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """View q, k, v as (b, h, n, d); they come as (b, n, h * d), or already split with `skip_reshape`.
+
+    With `enable_gqa` keys and values may have fewer heads than the queries, and keep them here.
+    """
+    if skip_reshape:
+        return q, k, v
+    b, _, width = q.shape
+    kv_heads = k.shape[-1] // (width // heads) if enable_gqa else heads
+    # Keys and values take the batch of q: HyperTile folds its tiles into the batch of q alone.
+    return (
+        q.reshape(b, -1, heads, width // heads).transpose(1, 2),
+        k.reshape(b, -1, kv_heads, k.shape[-1] // kv_heads).transpose(1, 2),
+        v.reshape(b, -1, kv_heads, v.shape[-1] // kv_heads).transpose(1, 2),
+    )
+
+
+def from_heads(out: Tensor, skip_output_reshape: bool = False) -> Tensor:
+    """Merge (b, h, n, d) into (b, n, h * d), unless told to leave it."""
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def repeat_kv(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Repeat grouped (b, kv_heads, n, d) keys and values so that each of `heads` query heads has its own."""
+    groups = heads // k.shape[1]
+    if groups == 1:
+        return k, v
+    return k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+
+
+def to_mask(mask: Tensor, q: Tensor, n_k: int) -> Tensor:
+    """View a mask as 4-D, broadcastable to (b, h, n_q, n_k); float masks get the dtype of q, which is (b, h, n_q, d).
+
+    2-D is (n_q, n_k) where that fits, else (b, n_k). 3-D is (b, n_q, n_k) where that fits, else (h, n_q, n_k) or
+    (b * h, n_q, n_k).
+    """
+    b, h, n_q, _ = q.shape
+    if mask.dtype is not torch.bool:
+        if not mask.is_floating_point():
+            raise ValueError(f"attention mask is {mask.dtype}: give a bool mask (True = attend) or a float one (added)")
+        mask = mask.to(q.dtype)
+    shape = mask.shape
+    if mask.ndim < 2:
+        full = mask.reshape(1, 1, 1, -1)
+    elif mask.ndim == 2:
+        full = mask[:, None, None] if shape[0] not in (1, n_q) and shape[0] == b else mask[None, None]
+    elif mask.ndim == 3:
+        full = _from_3d(mask, b, h)
+    else:
+        full = mask
+    if full.ndim != 4 or any(size not in (1, whole) for size, whole in zip(full.shape, (b, h, n_q, n_k), strict=True)):
+        raise ValueError(f"attention mask of shape {tuple(shape)} does not broadcast to {(b, h, n_q, n_k)}")
+    return full
+
+
+def _from_3d(mask: Tensor, b: int, h: int) -> Tensor:
+    if mask.shape[0] not in (1, b):
+        if mask.shape[0] == h:
+            return mask[None]
+        if mask.shape[0] == b * h:
+            return mask.unflatten(0, (b, h))
+    return mask[:, None]
