@@ -45,11 +45,16 @@ class BasicTransformerBlock(nn.Module):
         super().__init__()
         if disable_temporal_crossattention and switch_temporal_ca_to_sa:
             raise ValueError("switch_temporal_ca_to_sa needs the attn2 that disable_temporal_crossattention removes")
-        has_ff_in = ff_in or inner_dim is not None
+        with_ff_in = ff_in or inner_dim is not None
         inner_dim = default(inner_dim, dim)
-        kind = {"dtype": dtype, "device": device}
-        heads = {"heads": n_heads, "dim_head": d_head, "dropout": dropout, "attn_precision": attn_precision}
-        forward = {"dropout": dropout, "glu": gated_ff}
+        kind: dict[str, Any] = {"dtype": dtype, "device": device}
+        heads: dict[str, Any] = {
+            "heads": n_heads,
+            "dim_head": d_head,
+            "dropout": dropout,
+            "attn_precision": attn_precision,
+        }
+        forward: dict[str, Any] = {"dropout": dropout, "glu": gated_ff}
 
         self.is_res = inner_dim == dim
         self.n_heads = n_heads
@@ -59,8 +64,10 @@ class BasicTransformerBlock(nn.Module):
         self.disable_self_attn = disable_self_attn
         self.switch_temporal_ca_to_sa = switch_temporal_ca_to_sa
 
-        self.norm_in = operations.LayerNorm(dim, **kind) if has_ff_in else None
-        self.ff_in = FeedForward(dim, inner_dim, **forward, **kind, operations=operations) if has_ff_in else None
+        self.ff_in = None
+        if with_ff_in:
+            self.norm_in = operations.LayerNorm(dim, **kind)
+            self.ff_in = FeedForward(dim, inner_dim, **forward, **kind, operations=operations)
         context1 = context_dim if disable_self_attn else None
         self.attn1 = CrossAttention(inner_dim, context1, **heads, **kind, operations=operations)
         self.ff = FeedForward(inner_dim, dim, **forward, **kind, operations=operations)
@@ -164,7 +171,7 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         inner_dim = n_heads * d_head
-        kind = {"dtype": dtype, "device": device}
+        kind: dict[str, Any] = {"dtype": dtype, "device": device}
         self.in_channels = in_channels
         self.use_linear = use_linear
         self.norm = operations.GroupNorm(num_groups=32, num_channels=in_channels, eps=1e-6, affine=True, **kind)
@@ -244,8 +251,12 @@ class SpatialVideoTransformer(SpatialTransformer):
         device: Any = None,
         operations: Any = ops,
     ) -> None:
-        kind = {"dtype": dtype, "device": device}
-        shared = {"dropout": dropout, "disable_self_attn": disable_self_attn, "attn_precision": attn_precision}
+        kind: dict[str, Any] = {"dtype": dtype, "device": device}
+        shared: dict[str, Any] = {
+            "dropout": dropout,
+            "disable_self_attn": disable_self_attn,
+            "attn_precision": attn_precision,
+        }
         super().__init__(
             in_channels,
             n_heads,

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 def forward_timestep_embed(
-    ts: nn.Sequential,
+    ts: Any,
     x: Tensor,
     emb: Tensor,
     context: Any = None,
@@ -202,7 +202,7 @@ class UNetModel(nn.Module):
         if num_classes is not None:
             self.label_emb = label_embedder(operations, num_classes, adm_in_channels, embed_dim, **kind)
 
-        video = {"merge_strategy": merge_strategy, "merge_factor": merge_factor}
+        video: dict[str, Any] = {"merge_strategy": merge_strategy, "merge_factor": merge_factor}
         shared = {"dropout": dropout, "use_checkpoint": use_checkpoint, "operations": operations, **kind}
 
         def res_block(channels: int, out: int, **updown: bool) -> ResBlock:
@@ -334,7 +334,7 @@ class UNetModel(nn.Module):
         options = {**default(transformer_options, {}), "original_shape": list(x.shape), "transformer_index": 0}
         waiting = {name: list(tensors) for name, tensors in default(control, {}).items()}
         patches = options.get("patches", {})
-        video = {
+        video: dict[str, Any] = {
             "time_context": kwargs.get("time_context"),
             "num_video_frames": kwargs.get("num_video_frames", self.default_num_video_frames),
             "image_only_indicator": kwargs.get("image_only_indicator"),
