@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import model_management
+from .brownian import BrownianTree
 from .model_sampling import EPS
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -74,18 +75,13 @@ def gaussian_noise(x: Tensor, seed: int | None) -> NoiseSource:
 
 def brownian_noise(x: Tensor, sigmas: Tensor, seed: int | None) -> NoiseSource:
     """Return increments of one Brownian path over sigma, so that the noise does not depend on the step count."""
-    try:
-        import torchsde
-    except ImportError as error:
-        raise RuntimeError("this sampler needs torchsde: pip install torchsde, or choose another sampler") from error
-    low, high = sigmas[sigmas > 0].min().cpu(), sigmas.max().cpu()
-    entropy = seed if seed is not None else int(torch.randint(0, 2**63 - 1, ()))
-    tree = torchsde.BrownianTree(low, torch.zeros_like(x, device="cpu"), high, entropy=entropy)
+    low, high = float(sigmas[sigmas > 0].min()), float(sigmas.max())
+    entropy = int(torch.randint(0, 2**63 - 1, ())) if seed is None else seed
+    tree = BrownianTree(low, high, x, entropy)
 
     def noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        start, end = sorted((sigma.cpu(), sigma_next.cpu()))
-        sign = -1 if sigma > sigma_next else 1
-        return (tree(start, end) * sign / (end - start).sqrt()).to(x)
+        increment = tree(float(sigma_next), float(sigma)) / (sigma - sigma_next).sqrt().cpu()
+        return -increment.to(x.device)
 
     return noise
 
@@ -196,7 +192,7 @@ def sample_dpmpp_sde(run: Run, x: Tensor) -> Tensor:
         if sigma_next == 0:
             x = denoised
             continue
-        middle = (sigma * sigma_next).sqrt()
+        middle = (sigma.log() + 0.5 * (sigma_next.log() - sigma.log())).exp()
         down, up = ancestral_split(sigma, middle)
         x_middle = denoised + (down / sigma) * (x - denoised) + noise(sigma, middle) * up
         denoised = run.denoise(x_middle, middle)
