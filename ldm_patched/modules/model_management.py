@@ -82,7 +82,7 @@ def get_free_memory(dev: torch.device | str | None = None, torch_free_too: Liter
 @overload
 def get_free_memory(dev: torch.device | str | None, torch_free_too: Literal[True]) -> tuple[int, int]: ...
 def get_free_memory(dev: torch.device | str | None = None, torch_free_too: bool = False) -> int | tuple[int, int]:
-    """Return the bytes that can be allocated on `dev`, and with `torch_free_too` those that torch already holds unused."""
+    """Return the bytes that can be allocated on `dev`, and with `torch_free_too` those that torch holds unused."""
     device = get_torch_device() if dev is None else torch.device(dev)
     held = 0
     if device.type == "cuda":
@@ -191,6 +191,7 @@ def is_broken_xformers(version: str) -> bool:
     return numbers[:2] == ["0", "0"] and len(numbers) > 2 and numbers[2].isdigit() and 21 <= int(numbers[2]) <= 29
 
 
+BROKEN_XFORMERS_LIMIT = 65535  # batch * heads
 BROKEN_XFORMERS = importlib.util.find_spec("xformers") is not None and is_broken_xformers(
     importlib.metadata.version("xformers")
 )
@@ -234,7 +235,7 @@ def text_encoder_dtype(device: torch.device | str | None = None) -> torch.dtype:
 
 
 def vae_dtype(device: torch.device | str | None = None) -> torch.dtype:
-    """Return the dtype to compute a VAE in: bfloat16 where it is fast, else float32, as float16 overflows in SD's VAE."""
+    """Return the dtype to compute a VAE in: bfloat16 where it is fast, else float32, as SD's VAE overflows float16."""
     return torch.bfloat16 if should_use_bf16(device) else torch.float32
 
 

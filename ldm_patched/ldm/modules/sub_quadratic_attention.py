@@ -26,7 +26,7 @@ def efficient_dot_product_attention(
     mask: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Return `softmax(scale * query key_t + mask) value`, holding the scores of one chunk of queries and keys at a time.
+    """Return `softmax(scale * query key_t + mask) value`, holding the scores of one chunk at a time.
 
     A chunk that runs out of memory is tried again with half the queries.
 
@@ -59,7 +59,7 @@ def efficient_dot_product_attention(
 
 
 def chunk_sizes(query: Tensor, n_k: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Return how many queries and keys of a chunk fit in the memory budget; all keys where a fair number of queries do."""
+    """Return how many queries and keys of a chunk fit in memory; all keys where a fair number of queries do."""
     n_q, row = query.shape[-2], row_bytes(query, n_k, dtype)
     if n_q * row <= SMALL:
         return n_q, n_k

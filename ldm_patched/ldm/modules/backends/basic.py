@@ -20,7 +20,8 @@ def score_dtype(q: Tensor, attn_precision: torch.dtype | None) -> torch.dtype:
 
 
 def masked_scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return `scale * q k^T` with the mask applied: (b, h, n_q, n_k). Scaling q first keeps float16 from overflowing."""
+    """Return `scale * q k^T` with the mask applied: (b, h, n_q, n_k)."""
+    # Scaling q first keeps float16 from overflowing.
     scores = torch.matmul(q.to(dtype) * scale, k.to(dtype).transpose(-1, -2))
     if mask is None:
         return scores

@@ -27,7 +27,10 @@ def attention_pytorch(
     skip_output_reshape: bool = False,
     **kwargs: Any,
 ) -> Tensor:
-    """Compute attention with `scaled_dot_product_attention`, which sums scores in float32 whatever `attn_precision` says."""
+    """Compute attention with `scaled_dot_product_attention`: (b, n, heads * d) in and out.
+
+    Its kernels sum the scores in float32 whatever `attn_precision` says.
+    """
     gqa = kwargs.get("enable_gqa", False)
     q, k, v = to_heads(q, k, v, heads, skip_reshape, gqa)
     if mask is not None:

@@ -73,3 +73,18 @@ def _from_3d(mask: Tensor, b: int, h: int) -> Tensor:
         if mask.shape[0] == b * h:
             return mask.unflatten(0, (b, h))
     return mask[:, None]
+
+
+def to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a bool mask into an additive one: 0 to attend, -inf not to; float masks pass."""
+    if mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+def zero_dead_rows(out: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero the rows of out, (b, h, n_q, d), that the 4-D mask leaves no key; kernels differ in what they put there."""
+    if mask is None:
+        return out
+    alive = mask if mask.dtype is torch.bool else mask > float("-inf")
+    return out.masked_fill(~alive.any(-1, keepdim=True), 0.0)

@@ -12,7 +12,7 @@ AttentionFunction = Callable[..., Tensor]
 
 
 def wrap_attn(func: AttentionFunction) -> AttentionFunction:
-    """Let the override of `transformer_options` take a call, once: calls marked `_inside_attn_wrapper` go straight through.
+    """Let the override of `transformer_options` take a call; one marked `_inside_attn_wrapper` goes straight through.
 
     The override gets the unwrapped function first, then the call's own arguments.
     """
