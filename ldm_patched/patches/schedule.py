@@ -1,0 +1,109 @@
+"""When a patch acts: a window of the sampling run, and a curve of strength inside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CURVES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A window from `start_percent` to `end_percent` of the run (0..1) and a curve over it.
+
+    `curve` is `constant`, `linear` (1 down to 0), `cosine` (1 down to 0), or points `position: strength` such as
+    `0:0, 0.5:1, 1:0`, with positions inside the window from 0 to 1 in rising order.
+
+    Raises ValueError naming the value and the fix.
+    """
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    curve: str = "constant"
+
+    def __post_init__(self) -> None:
+        for name in ("start_percent", "end_percent"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:  # also false for NaN
+                raise ValueError(f"{name} is {value}; give a number from 0 to 1")
+        if self.start_percent > self.end_percent:
+            raise ValueError(f"start_percent {self.start_percent} lies after end_percent {self.end_percent}; swap them")
+        parse_curve(self.curve)
+
+    def weight(self, percent: float) -> float:
+        """Return the strength at `percent` of the run: 0 outside [start, end), the end included where the run ends."""
+        if percent < self.start_percent or (percent >= self.end_percent and self.end_percent < 1.0):
+            return 0.0
+        width = self.end_percent - self.start_percent
+        if width <= 0.0:
+            return 0.0
+        return parse_curve(self.curve)(min(1.0, (percent - self.start_percent) / width))
+
+
+def parse_curve(text: str) -> Callable[[float], float]:
+    """Return the strength as a function of the position (0..1) inside the window.
+
+    Raises ValueError for a curve that is neither a name nor points.
+    """
+    name = text.strip().lower()
+    if name == "constant":
+        return _constant
+    if name == "linear":
+        return _linear
+    if name == "cosine":
+        return _cosine
+    points = _points(text)
+
+    def interpolate(position: float) -> float:
+        if position <= points[0][0]:
+            return points[0][1]
+        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+            if position <= x1:
+                return y0 + (y1 - y0) * (position - x0) / (x1 - x0)
+        return points[-1][1]
+
+    return interpolate
+
+
+def _constant(position: float) -> float:
+    return 1.0
+
+
+def _linear(position: float) -> float:
+    return 1.0 - position
+
+
+def _cosine(position: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * position))
+
+
+def _points(text: str) -> list[tuple[float, float]]:
+    how = f"write {', '.join(CURVES)}, or points such as '0:0, 0.5:1, 1:0'"
+    points = []
+    for part in text.split(","):
+        position, colon, strength = part.partition(":")
+        try:
+            points.append((float(position), float(strength)))
+        except ValueError:
+            raise ValueError(f"curve: cannot read {part.strip()!r}; {how}") from None
+        if not (0.0 <= points[-1][0] <= 1.0 and math.isfinite(points[-1][1])):
+            raise ValueError(
+                f"curve: point {part.strip()!r} is out of range; positions go from 0 to 1, strengths are finite"
+            )
+        if len(points) > 1 and points[-1][0] <= points[-2][0]:
+            raise ValueError(f"curve: positions must rise, {points[-2][0]} is followed by {points[-1][0]}")
+    return points
+
+
+def percent_of(sigma: float, percent_to_sigma: Callable[[float], float]) -> float:
+    """Return how far the run is at `sigma`: the smallest percent (0..1) whose sigma is not above it, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if percent_to_sigma(middle) > sigma:
+            low = middle
+        else:
+            high = middle
+    return 0.0 if high < 1e-9 else high

@@ -1,0 +1,206 @@
+"""Block addresses: text such as `input:4-8, !input:5 self` and the blocks of a model that it selects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ROOMS = ("input", "middle", "output", "double", "single", "block")
+SHORT = {"i": "input", "m": "middle", "o": "output", "d": "double", "s": "single", "b": "block"}
+KINDS = ("all", "self", "cross")
+
+_RANGE = r":?(?P<first>\d+)(?:(?P<dash>-)(?P<last>\d*))?"
+_TERM = re.compile(rf"(?P<not>!?)(?:(?P<all>all|\*)|(?P<room>[a-z]+)(?:{_RANGE})?(?:\.(?P<index>\d+))?)")
+
+
+class AddressError(ValueError):
+    """An address that cannot be read, or that names blocks the model lacks."""
+
+
+@dataclass(frozen=True)
+class BlockId:
+    """One transformer block: its room, the number of the UNet block and its place within it."""
+
+    room: str
+    number: int
+    index: int = 0
+
+    def __str__(self) -> str:
+        name = self.room if self.room == "middle" else f"{self.room}:{self.number}"
+        return f"{name}.{self.index}" if self.index else name
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of an address: a room with a range of numbers, or every block (`room` None)."""
+
+    room: str | None
+    first: int = 0
+    last: int | None = None
+    index: int | None = None
+    exclude: bool = False
+
+    def matches(self, room: str, number: int, index: int | None) -> bool:
+        """Tell whether a block lies in this term; a term with an index needs the block's own."""
+        if self.room is None:
+            return True
+        inside = room == self.room and self.first <= number and (self.last is None or number <= self.last)
+        return inside and self.index in (None, index)
+
+    def __str__(self) -> str:
+        return "!" * self.exclude + self._name()
+
+    def _name(self) -> str:
+        if self.room is None:
+            return "all"
+        if self.last is None:
+            return self.room if self.first == 0 else f"{self.room}:{self.first}-"
+        name = self.room if self.room == "middle" else f"{self.room}:{self.first}"
+        if self.last > self.first:
+            name += f"-{self.last}"
+        return name if self.index is None else f"{name}.{self.index}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A set of blocks: any included term and no excluded one, of self-attention, cross-attention or both (`all`)."""
+
+    terms: tuple[Term, ...] = (Term(None),)
+    kind: str = "all"
+
+    def matches(self, room: str, number: int, index: int | None = None, kind: str | None = None) -> bool:
+        """Tell whether an attention call belongs to the address; an unknown kind (None) belongs to `all` only."""
+        if self.kind not in ("all", kind):
+            return False
+        included = [term for term in self.terms if not term.exclude]
+        excluded = (term for term in self.terms if term.exclude)
+        inside = not included or any(term.matches(room, number, index) for term in included)
+        return inside and not any(term.matches(room, number, index) for term in excluded)
+
+    @property
+    def everywhere(self) -> bool:
+        """Tell whether the address names no block at all: it then fits every model."""
+        return all(term.room is None and not term.exclude for term in self.terms)
+
+    def __str__(self) -> str:
+        text = ", ".join(map(str, self.terms))
+        return text if self.kind == "all" else f"{text} {self.kind}"
+
+
+def parse(text: str) -> Address:
+    """Read an address.
+
+    Raises AddressError with the column and the ways to write a part.
+    """
+    terms: list[Term] = []
+    kind = "all"
+    for match in re.finditer(r"[^\s,]+", text):
+        word = match.group().lower()
+        if word in ("self", "cross"):
+            if kind not in ("all", word):
+                raise _error(
+                    text, match.start(), "'self' and 'cross' exclude each other; leave both out for all attention"
+                )
+            kind = word
+        else:
+            terms.append(_term(text, match.start(), word))
+    if not terms and kind == "all":
+        raise _error(text, 0, "the address is empty; write 'all' for every block")
+    return Address(tuple(terms) or (Term(None),), kind)
+
+
+def _term(text: str, column: int, word: str) -> Term:
+    match = _TERM.fullmatch(word)
+    if match is None:
+        raise _error(
+            text, column, f"cannot read {word!r}; write input:4, input:7-8, output:3.1, middle, double:0-18 or all"
+        )
+    exclude = bool(match["not"])
+    if match["all"]:
+        return Term(None, exclude=exclude)
+    room = SHORT.get(match["room"], match["room"])
+    if room not in ROOMS:
+        raise _error(text, column, f"unknown block {match['room']!r}; there are {', '.join(ROOMS)}")
+    index = int(match["index"]) if match["index"] else None
+    if room == "middle":
+        if match["dash"] or int(match["first"] or 0):
+            raise _error(text, column, "the middle is one block; write middle, or middle.1 for its second transformer")
+        return Term(room, 0, 0, index, exclude)
+    if index is not None and (match["first"] is None or match["dash"]):
+        raise _error(text, column, f"'.{index}' needs one block before it; write {room}:3.{index}")
+    if match["first"] is None:
+        return Term(room, exclude=exclude)
+    first = int(match["first"])
+    last = first if not match["dash"] else int(match["last"]) if match["last"] else None
+    if last is not None and last < first:
+        raise _error(text, column, f"the range {first}-{last} runs backwards; write {last}-{first}")
+    return Term(room, first, last, index, exclude)
+
+
+def _error(text: str, column: int, reason: str) -> AddressError:
+    return AddressError(f"block address, column {column + 1}: {reason}\n  {text}\n  {' ' * column}^")
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """A transformer block of a loaded model, with the heads and the head dim of its self-attention."""
+
+    id: BlockId
+    heads: int
+    dim_head: int
+
+
+def model_blocks(model: Any) -> list[BlockInfo]:
+    """List the transformer blocks of a UNet patcher in the order they run; empty for other model families."""
+    unet = model.model.diffusion_model
+    rooms = [(room, getattr(unet, f"{room}_blocks", None)) for room in ("input", "output")]
+    if any(blocks is None for _, blocks in rooms):
+        return []
+    middle = getattr(unet, "middle_block", None)
+    ordered: tuple[tuple[str, Any], ...] = (rooms[0], ("middle", [middle] if middle is not None else []), rooms[1])
+    return [
+        info for room, blocks in ordered for number, block in enumerate(blocks) for info in _infos(room, number, block)
+    ]
+
+
+def _infos(room: str, number: int, block: Iterable[Any]) -> list[BlockInfo]:
+    layers = [layer for layer in block if hasattr(layer, "transformer_blocks")]
+    return [
+        BlockInfo(BlockId(room, number, index), inner.n_heads, inner.d_head)
+        for layer in layers
+        for index, inner in enumerate(layer.transformer_blocks)
+    ]
+
+
+def select(address: Address, model: Any) -> list[BlockInfo]:
+    """Return the blocks of a model that an address selects, in the order they run.
+
+    Raises AddressError when a part of it selects nothing, with the list of what the model has, or when the model has no
+    block information.
+    """
+    blocks = model_blocks(model)
+    if not blocks:
+        if address.everywhere and address.kind == "all":
+            return []
+        name = type(model.model.diffusion_model).__name__
+        raise AddressError(
+            f"{name} gives no block information that '{address}' could select by; only 'all' works on it"
+        )
+    for term in address.terms:
+        if not any(term.matches(info.id.room, info.id.number, info.id.index) for info in blocks):
+            raise AddressError(f"this model has no block '{term}' with attention; it has {describe(blocks)}")
+    chosen = [info for info in blocks if address.matches(info.id.room, info.id.number, info.id.index, address.kind)]
+    if not chosen:
+        raise AddressError(f"'{address}' excludes every block; the model has {describe(blocks)}")
+    return chosen
+
+
+def describe(blocks: Sequence[BlockInfo]) -> str:
+    """Name the blocks with attention and, where there are several, how many transformer blocks each holds."""
+    depths: dict[str, int] = {}
+    for info in blocks:
+        name = str(BlockId(info.id.room, info.id.number))
+        depths[name] = depths.get(name, 0) + 1
+    return ", ".join(name if depth == 1 else f"{name} (.0-.{depth - 1})" for name, depth in depths.items())

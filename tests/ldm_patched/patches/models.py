@@ -1,0 +1,70 @@
+"""A small random UNet in our own patcher, and one sampling run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.modules import samplers
+from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.modules.ops import plain
+from torch import Tensor
+
+UNET: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 2],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 2, 2],
+    "use_spatial_transformer": True,
+    "context_dim": 16,
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "legacy": False,
+}
+BLOCKS = ["input:1", "input:3", "input:3.1", "middle", "output:0", "output:0.1", "output:1", "output:1.1", "output:2"]
+BLOCKS += ["output:3"]
+STEPS = 4
+
+
+def patcher() -> ModelPatcher:
+    torch.manual_seed(0)
+    config = ModelConfig("sd1", UNET)
+    return ModelPatcher(MODEL_CLASSES["sd1"](config, operations=plain), "cpu", "cpu")
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def conditioning(seed: int) -> list[list[Any]]:
+    return [[draw(seed, 1, 7, 16), {}]]
+
+
+def run(model: Any, steps: int = STEPS) -> Tensor:
+    """Sample 8x8 latents with cfg 4: cond and uncond share each of the `steps` model calls."""
+    noise = draw(0, 1, 4, 8, 8)
+    return samplers.sample(model, noise, conditioning(1), conditioning(2), 4.0, steps, "euler", "normal", 1.0, seed=0)
+
+
+@contextmanager
+def unchanged(model: Any) -> Iterator[None]:
+    """Check that a model's options are the same objects in the same containers afterwards."""
+    before = snapshot(model.model_options)
+    yield
+    assert snapshot(model.model_options) == before
+
+
+def snapshot(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: snapshot(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [snapshot(entry) for entry in value]
+    return id(value)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import math
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.ldm.modules.attention import BasicTransformerBlock
+from attention_patchbay.ldm_patched.modules.ops import plain
+from attention_patchbay.ldm_patched.patches.attach import attach_patch, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import OPERATIONS, SLOTS, AttentionPatch, operations_for
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, parse
+from torch import Tensor
+
+from .models import draw, patcher, run
+
+PAIRS = [(slot, operation) for slot in SLOTS for operation in operations_for(slot)]
+HEADS, DIM_HEAD = 4, 8
+
+
+@pytest.mark.parametrize(("slot", "operation"), PAIRS)
+def test_neutral_settings_are_bit_equal(slot: str, operation: str) -> None:
+    model = patcher()
+    plain_run = run(model)
+    neutral = [AttentionPatch(slot, operation, value=3.0, strength=0.0)]
+    neutral += [AttentionPatch(slot, operation, value=3.0, schedule=Schedule(0.4, 0.4))]
+    neutral += [AttentionPatch(slot, operation, value=3.0, schedule=Schedule(curve="0:0"))]
+    if operation in ("scale", "temperature"):
+        neutral.append(AttentionPatch(slot, operation, value=1.0))
+    for patch in neutral:
+        assert torch.equal(run(attach_patch(model, patch)), plain_run)
+    assert not torch.equal(run(attach_patch(model, AttentionPatch(slot, operation, value=3.0))), plain_run)
+
+
+class OneBlock:
+    """A patcher around one transformer block in double precision, in the place `middle`."""
+
+    def __init__(self, block: BasicTransformerBlock) -> None:
+        layer = SimpleNamespace(transformer_blocks=[block])
+        unet = SimpleNamespace(input_blocks=[], middle_block=[layer], output_blocks=[])
+        self.model = SimpleNamespace(diffusion_model=unet)
+        self.model_options: dict[str, Any] = {"transformer_options": {}}
+
+    def clone(self) -> OneBlock:
+        return self
+
+    def remove_callbacks_with_key(self, *args: Any) -> None: ...
+
+    def add_callback_with_key(self, *args: Any) -> None: ...
+
+    def set_model_patch(self, patch: Any, name: str) -> None:
+        self.model_options["transformer_options"].setdefault("patches", {}).setdefault(name, []).append(patch)
+
+    def set_model_attn1_patch(self, patch: Any) -> None:
+        self.set_model_patch(patch, "attn1_patch")
+
+    def set_model_attn2_patch(self, patch: Any) -> None:
+        self.set_model_patch(patch, "attn2_patch")
+
+    def set_model_attn1_replace(self, patch: Any, *address: Any) -> None:
+        self.model_options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn1", {})[address] = (
+            patch
+        )
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, identity: float) -> Tensor:
+    """Attention head by head with the matrix blended towards the identity."""
+    parts = []
+    for head in range(HEADS):
+        at = slice(head * DIM_HEAD, (head + 1) * DIM_HEAD)
+        matrix = torch.softmax(q[..., at] @ k[..., at].transpose(1, 2) / math.sqrt(DIM_HEAD), dim=-1)
+        if identity:
+            matrix = (1 - identity) * matrix + identity * torch.eye(matrix.shape[1], dtype=matrix.dtype)
+        parts.append(matrix @ v[..., at])
+    return torch.cat(parts, dim=-1)
+
+
+def change(x: Tensor, operation: str, value: float, strength: float) -> Tensor:
+    if operation == "scale":
+        return x * (1 - strength + strength * value)
+    if operation == "temperature":
+        return x / (1 - strength + strength * value)
+    if operation == "mean":
+        return (1 - strength) * x + strength * x.mean(dim=1, keepdim=True)
+    return (1 - strength) * x
+
+
+def expected(block: BasicTransformerBlock, x: Tensor, context: Tensor, patches: list[AttentionPatch]) -> Tensor:
+    """The block by its formula, every patch applied in order where its slot is."""
+    for name in ("attn1", "attn2"):
+        attn = getattr(block, name)
+        n = block.norm1(x) if name == "attn1" else block.norm2(x)
+        source = n if name == "attn1" else context
+        q, k, v = attn.to_q(n), attn.to_k(source), attn.to_v(source)
+        mine = [patch for patch in patches if patch.attention == name]
+        identity = 0.0
+        for patch in mine:
+            if patch.operation == "identity":
+                identity = 1 - (1 - identity) * (1 - patch.strength)
+            elif patch.part == "q":
+                q = change(q, patch.operation, patch.value, patch.strength)
+            elif patch.part == "k":
+                k = change(k, patch.operation, patch.value, patch.strength)
+            elif patch.part == "v":
+                v = change(v, patch.operation, patch.value, patch.strength)
+        out = attn.to_out(attention(q, k, v, identity))
+        for patch in mine:
+            if patch.part == "out" and patch.operation != "identity":
+                out = change(out, patch.operation, patch.value, patch.strength)
+        x = x + out
+    return x + block.ff(block.norm3(x))
+
+
+def double_block() -> BasicTransformerBlock:
+    torch.manual_seed(3)
+    width = HEADS * DIM_HEAD
+    return BasicTransformerBlock(width, HEADS, DIM_HEAD, context_dim=16, dtype=torch.float64, operations=plain)
+
+
+def check(patches: list[AttentionPatch]) -> None:
+    block = double_block()
+    x, context = draw(0, 2, 9, 32).double(), draw(1, 2, 7, 16).double()
+    model = OneBlock(block)
+    for patch in patches:
+        attach_patch(model, patch)
+    options = {**model.model_options["transformer_options"], "block": ("middle", 0), "block_index": 0}
+    with torch.no_grad():
+        out = block(x, context, options)
+        wanted = expected(block, x, context, patches)
+    assert (out - wanted).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("slot", "operation"), PAIRS)
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_an_operation_follows_its_formula(slot: str, operation: str, strength: float) -> None:
+    check([AttentionPatch(slot, operation, value=2.5, strength=strength)])
+
+
+PROBES = [
+    AttentionPatch("attn1.q", "mean", strength=0.4),
+    AttentionPatch("attn1.q", "temperature", 0.5),
+    AttentionPatch("attn1.k", "scale", 1.7),
+    AttentionPatch("attn1.v", "zero", strength=0.6),
+    AttentionPatch("attn1.out", "identity", strength=0.5),
+    AttentionPatch("attn1.out", "mean", strength=0.8),
+    AttentionPatch("attn2.k", "mean", strength=0.3),
+    AttentionPatch("attn2.out", "scale", 0.2),
+]
+
+
+@pytest.mark.parametrize("first", PROBES, ids=lambda patch: patch.name)
+@pytest.mark.parametrize("second", PROBES, ids=lambda patch: patch.name)
+def test_two_patches_compose_in_the_order_of_the_graph(first: AttentionPatch, second: AttentionPatch) -> None:
+    check([first, second])
+
+
+def test_all_probes_at_once() -> None:
+    check(PROBES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("attn3.q", "scale"), "unknown slot 'attn3.q'; choose one of attn1.q"),
+        (("attn2.out", "identity"), "'identity' does not work on slot attn2.out; choose one of scale, mean, zero"),
+        (("attn1.v", "temperature"), "does not work on slot attn1.v"),
+        (("attn1.q", "blur"), "choose one of scale, temperature, mean, zero"),
+        (("attn1.q", "scale", math.nan), "value is nan"),
+        (("attn1.q", "temperature", 0.0), "above 0"),
+        (("attn1.q", "scale", 1.0, 1.5), "strength is 1.5"),
+    ],
+)
+def test_an_impossible_patch_is_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AttentionPatch(*arguments)
+
+
+def test_a_slot_and_an_address_of_another_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match="slot attn1.q belongs to self-attention, but the address says cross"):
+        attach_patch(patcher(), AttentionPatch("attn1.q", "zero", address=parse("middle cross")))
+
+
+def test_a_block_the_model_lacks_is_refused() -> None:
+    with pytest.raises(AddressError, match="it has input:1"):
+        attach_patch(patcher(), AttentionPatch("attn1.q", "zero", address=parse("input:9")))
+
+
+def test_a_patch_is_a_value() -> None:
+    patch = AttentionPatch("attn1.q", "scale", 2.0, 0.5, Address(), Schedule(0.1, 0.9, "cosine"))
+    assert pickle.loads(pickle.dumps(patch)) == patch
+    assert hash(patch) == hash(pickle.loads(pickle.dumps(patch)))
+
+
+def test_the_window_limits_the_steps_that_are_changed() -> None:
+    model = patcher()
+    early = attach_patch(
+        model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.0, 0.5))
+    )
+    late = attach_patch(
+        model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.5, 1.0))
+    )
+    counts = []
+    for patched in (early, late):
+        run(patched, steps=6)
+        counts.append(sum(recorder_of(patched).patched.values()))
+    assert sum(counts) == 6
+    assert min(counts) > 0
+
+
+def test_every_operation_is_offered_somewhere() -> None:
+    assert {operation for _, operation in PAIRS} == set(OPERATIONS)

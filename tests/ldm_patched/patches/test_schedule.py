@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+from attention_patchbay.ldm_patched.patches.schedule import Schedule, percent_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .models import patcher
+
+shares = st.floats(0, 1)
+
+
+@given(shares, shares, shares)
+def test_the_window_is_half_open_and_closed_at_the_end_of_the_run(a: float, b: float, percent: float) -> None:
+    start, end = sorted((a, b))
+    inside = start <= percent < end or (end == 1.0 and start <= percent and start < 1.0)
+    assert Schedule(start, end).weight(percent) == (1.0 if inside else 0.0)
+
+
+@given(st.lists(shares, min_size=1, max_size=5, unique=True), shares)
+def test_neighbouring_windows_share_no_moment(cuts: list[float], percent: float) -> None:
+    edges = [0.0, *sorted(cuts), 1.0]
+    windows = [Schedule(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    assert sum(window.weight(percent) for window in windows) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("curve", "wanted"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [(1 + math.cos(math.pi * p)) / 2 for p in (0, 0.25, 0.5, 0.75)]),
+        ("0:0, 0.5:1, 1:0", [0, 0.5, 1, 0.5]),
+        ("0.25:2", [2, 2, 2, 2]),
+    ],
+)
+def test_a_curve_runs_over_the_window(curve: str, wanted: list[float]) -> None:
+    schedule = Schedule(0.2, 0.6, curve)
+    assert [schedule.weight(0.2 + 0.4 * p) for p in (0, 0.25, 0.5, 0.75)] == pytest.approx(wanted)
+    assert schedule.weight(0.19) == 0.0
+    assert schedule.weight(0.6) == 0.0
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-0.1, 1.0), "start_percent is -0.1"),
+        ((0.0, 1.5), "end_percent is 1.5"),
+        ((math.nan, 1.0), "start_percent is nan"),
+        ((0.6, 0.4), "swap them"),
+        ((0, 1, "wavy"), "cannot read 'wavy'"),
+        ((0, 1, ""), "cannot read ''"),
+        ((0, 1, "0:1, 0:2"), "positions must rise"),
+        ((0, 1, "2:1"), "out of range"),
+        ((0, 1, "0:nan"), "out of range"),
+    ],
+)
+def test_an_impossible_schedule_is_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(*arguments)
+
+
+def test_the_percent_of_a_sigma_inverts_the_model() -> None:
+    sampling = patcher().get_model_object("model_sampling")
+    for percent in (0.05, 0.3, 0.5, 0.77, 0.99):
+        assert percent_of(sampling.percent_to_sigma(percent), sampling.percent_to_sigma) == pytest.approx(
+            percent, abs=2e-4
+        )
+    assert percent_of(float(sampling.sigma_max), sampling.percent_to_sigma) == pytest.approx(0.0, abs=1e-3)
+    assert percent_of(0.0, sampling.percent_to_sigma) == 1.0

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, Term, model_blocks, parse, select
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .models import BLOCKS, patcher
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("all", "all"),
+        ("*", "all"),
+        ("input:4", "input:4"),
+        ("i4", "input:4"),
+        ("input:7-8", "input:7-8"),
+        ("input:7-7", "input:7"),
+        ("m", "middle"),
+        ("middle", "middle"),
+        ("middle:0", "middle"),
+        ("m.3", "middle.3"),
+        ("o3.1", "output:3.1"),
+        ("output", "output"),
+        ("output:3-", "output:3-"),
+        ("double:0-18 , single:10-", "double:0-18, single:10-"),
+        ("ALL !input:5 Self", "all, !input:5 self"),
+        ("cross", "all cross"),
+        ("b7", "block:7"),
+    ],
+)
+def test_parse_gives_the_canonical_text(text: str, canonical: str) -> None:
+    assert str(parse(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "part"),
+    [
+        ("", 1, "empty"),
+        ("input:4, inptu:5", 10, "unknown block 'inptu'"),
+        ("input:8-4", 1, "write 4-8"),
+        ("self cross", 6, "exclude each other"),
+        ("input:", 1, "cannot read 'input:'"),
+        ("input:4..5", 1, "cannot read"),
+        ("input:-3", 1, "cannot read"),
+        ("!", 1, "cannot read"),
+        ("input.2", 1, "write input:3.2"),
+        ("input:2-5.1", 1, "write input:3.1"),
+        ("all, m1", 6, "the middle is one block"),
+        ("middle:0-", 1, "the middle is one block"),
+    ],
+)
+def test_a_malformed_address_points_at_the_column(text: str, column: int, part: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        parse(text)
+    first, shown, caret = str(caught.value).split("\n")
+    assert f"column {column}:" in first
+    assert part in first
+    assert shown == f"  {text}"
+    assert caret.index("^") == column + 1
+
+
+numbers = st.integers(0, 99)
+rooms = st.sampled_from(["input", "output", "double", "single", "block"])
+terms = st.one_of(
+    st.builds(lambda not_: Term(None, exclude=not_), st.booleans()),
+    st.builds(lambda not_: Term("middle", 0, 0, exclude=not_), st.booleans()),
+    st.builds(lambda room, first, not_: Term(room, first, exclude=not_), rooms, numbers, st.booleans()),
+    st.builds(
+        lambda room, a, b, not_: Term(room, min(a, b), max(a, b), exclude=not_), rooms, numbers, numbers, st.booleans()
+    ),
+    st.builds(lambda room, n, i, not_: Term(room, n, n, i, not_), rooms, numbers, st.integers(0, 9), st.booleans()),
+)
+addresses = st.builds(
+    Address, st.lists(terms, min_size=1, max_size=4).map(tuple), st.sampled_from(["all", "self", "cross"])
+)
+
+
+@given(addresses)
+def test_the_canonical_text_reads_back_as_the_same_address(address: Address) -> None:
+    assert parse(str(address)) == address
+    assert pickle.loads(pickle.dumps(address)) == address
+
+
+@given(st.text(alphabet="inputmdleosgab:.-!,* 0123456789", max_size=30))
+def test_any_text_is_an_address_or_an_address_error(text: str) -> None:
+    try:
+        address = parse(text)
+    except AddressError:
+        return
+    assert parse(str(address)) == address
+
+
+@given(addresses, rooms, numbers, st.integers(0, 9))
+def test_a_block_matches_by_set_arithmetic(address: Address, room: str, number: int, index: int) -> None:
+    def holds(term: Term) -> bool:
+        if term.room is None:
+            return True
+        last = 10**9 if term.last is None else term.last
+        return term.room == room and number in range(term.first, last + 1) and term.index in (None, index)
+
+    included = [holds(t) for t in address.terms if not t.exclude]
+    excluded = [holds(t) for t in address.terms if t.exclude]
+    wanted = (any(included) or not included) and not any(excluded)
+    kind = "self" if address.kind == "all" else address.kind
+    assert address.matches(room, number, index, kind) is wanted
+    assert not Address(address.terms, "cross").matches(room, number, index, "self")
+
+
+def test_the_blocks_of_a_unet_are_listed_in_order() -> None:
+    blocks = model_blocks(patcher())
+    assert [str(info.id) for info in blocks] == BLOCKS
+    assert {(info.heads, info.dim_head) for info in blocks} == {(4, 8), (4, 16)}
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("all", BLOCKS),
+        ("middle", ["middle"]),
+        ("input:3", ["input:3", "input:3.1"]),
+        ("o0.1, m", ["middle", "output:0.1"]),
+        ("output:2-, !output:3", ["output:2"]),
+        ("!output", ["input:1", "input:3", "input:3.1", "middle"]),
+    ],
+)
+def test_an_address_selects_blocks_of_a_model(text: str, chosen: list[str]) -> None:
+    assert [str(info.id) for info in select(parse(text), patcher())] == chosen
+
+
+@pytest.mark.parametrize("text", ["input:4", "output:7-9", "middle.1", "output:3.1", "double:0", "all, !input:2"])
+def test_an_impossible_block_is_refused_with_what_the_model_has(text: str) -> None:
+    with pytest.raises(AddressError, match=r"it has input:1, input:3 \(\.0-\.1\), middle, output:0"):
+        select(parse(text), patcher())
+
+
+def test_excluding_everything_is_refused() -> None:
+    with pytest.raises(AddressError, match="excludes every block"):
+        select(parse("all, !all"), patcher())
+
+
+def test_a_model_without_blocks_takes_only_all() -> None:
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=SimpleNamespace()))
+    assert select(parse("all"), other) == []
+    for text in ("middle", "all self", "all, !input:1"):
+        with pytest.raises(AddressError, match="only 'all' works"):
+            select(parse(text), other)
