@@ -76,7 +76,7 @@ def linear_quadratic(sampling: ModelSamplingDiscrete, steps: int) -> Tensor:
 
 def kl_optimal(sampling: ModelSamplingDiscrete, steps: int) -> Tensor:
     """Space the arc tangent of sigma evenly (Sabour et al., 2024)."""
-    share = torch.arange(steps) / (steps - 1)
+    share = torch.arange(steps) / max(steps - 1, 1)
     return _close(torch.tan(share * math.atan(sampling.sigma_min) + (1 - share) * math.atan(sampling.sigma_max)))
 
 
