@@ -1,0 +1,1 @@
+"""The nodes: widgets to patch values to a clone of the model."""

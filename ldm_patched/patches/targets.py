@@ -79,6 +79,15 @@ class Address:
         inside = not included or any(term.matches(room, number, index) for term in included)
         return inside and not any(term.matches(room, number, index) for term in excluded)
 
+    def narrowed(self, kind: str) -> Address:
+        """Return the address for `self`- or `cross`-attention only, or itself for `all`.
+
+        Raises AddressError when it is narrowed to the other kind already.
+        """
+        if self.kind not in ("all", kind) and kind != "all":
+            raise AddressError(f"the address '{self}' says {self.kind}, the kind says {kind}; keep one of them")
+        return self if kind == "all" else Address(self.terms, kind)
+
     @property
     def everywhere(self) -> bool:
         """Tell whether the address names no block at all: it then fits every model."""

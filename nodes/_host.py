@@ -1,0 +1,106 @@
+"""The host of the nodes: ComfyUI where it is there, else this pack's own. The one file that imports ComfyUI."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..ldm_patched.ldm.modules.backends import dispatch, registry
+from ..ldm_patched.modules import demo, sd
+from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
+
+try:
+    from comfy_api.latest import ComfyExtension, io
+except ModuleNotFoundError as error:
+    if error.name != "comfy_api":
+        raise
+    from ..ldm_patched.headless import io
+    from ..ldm_patched.headless.io import ComfyExtension
+
+    IN_COMFYUI = False
+else:
+    IN_COMFYUI = True
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+
+__all__ = ["IN_COMFYUI", "ComfyExtension", "attend", "io", "load_demo_model", "register_host_backends"]
+
+
+def attend(*args: Any, **kwargs: Any) -> Tensor:
+    """Run the host's attention function, the one its own UNet would use; the override of the model holds."""
+    if IN_COMFYUI:
+        from comfy.ldm.modules.attention import optimized_attention
+    else:
+        optimized_attention = dispatch.optimized_attention
+    return optimized_attention(*args, **kwargs)
+
+
+def register_host_backends() -> None:
+    """Let ComfyUI run the kernels that it calls itself and found on this machine."""
+    if not IN_COMFYUI:
+        return
+    from comfy.ldm.modules.attention import get_attention_function
+
+    for name in ("sage3", "comfy_kitchen_int8"):
+        function = get_attention_function(name, None)
+        declared = registry.get(name)
+        if function is not None and declared is not None:
+            registry.register(replace(declared, function=function, missing=_present))
+
+
+def _present() -> str | None:
+    return None
+
+
+def load_demo_model() -> tuple[Any, Any, Any]:
+    """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
+    return _load_demo_in_comfyui() if IN_COMFYUI else sd.load_checkpoint(demo.CHECKPOINT)
+
+
+def _load_demo_in_comfyui() -> tuple[Any, Any, Any]:
+    """Build the demo model from ComfyUI's SD1 classes: it is too small for ComfyUI to recognise by itself."""
+    import comfy.model_detection
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.sd
+    import comfy.supported_models
+    import comfy.utils
+
+    weights = comfy.utils.load_torch_file(str(demo.CHECKPOINT), safe_load=True)
+    config = comfy.supported_models.SD15(comfy.model_detection.detect_unet_config(weights, UNET_PREFIX))
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    dtype = management.unet_dtype(supported_dtypes=config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device))
+    model = config.get_model(weights, UNET_PREFIX, device=offload)
+    model.load_model_weights(weights, UNET_PREFIX)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    vae_weights = comfy.utils.state_dict_prefix_replace(weights, {VAE_PREFIX: ""}, filter_keys=True)
+    vae_config = {"ddconfig": dict(demo.VAE), "embed_dim": demo.VAE["z_channels"]}
+    vae = comfy.sd.VAE(sd=vae_weights, config={"params": vae_config})
+    return patcher, _load_clip_in_comfyui(config.process_clip_state_dict(weights)), vae
+
+
+def _load_clip_in_comfyui(weights: dict[str, Tensor]) -> Any:
+    """Build the demo model's text encoder from ComfyUI's CLIP classes and this pack's tokenizer."""
+    import comfy.sd
+    from comfy import sd1_clip
+    from comfy.supported_models_base import ClipTarget
+
+    special = {"start": START, "end": END, "pad": END}
+    words = partial(
+        sd1_clip.SDTokenizer, tokenizer_path="", tokenizer_class=DemoTokenizer, embedding_size=demo.CLIP["hidden_size"]
+    )
+    encoder = partial(
+        sd1_clip.SDClipModel,
+        textmodel_json_config=dict(demo.CLIP),
+        special_tokens=special,
+        return_projected_pooled=False,
+    )
+    target = ClipTarget(
+        partial(sd1_clip.SD1Tokenizer, tokenizer=words), partial(sd1_clip.SD1ClipModel, clip_model=encoder)
+    )
+    return comfy.sd.CLIP(target, tokenizer_data=weights, state_dict=weights)

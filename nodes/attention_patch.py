@@ -1,0 +1,127 @@
+"""Elementary changes of attention, as a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ldm_patched.patches.attach import attach_patch
+from ..ldm_patched.patches.attention_patch import OPERATIONS, SLOTS, AttentionPatch
+from ..ldm_patched.patches.schedule import Schedule
+from ..ldm_patched.patches.targets import parse
+from ._host import attend, io
+from ._widgets import CATEGORY, blocks, check, window
+
+
+class AttentionPatchNode(io.ComfyNode):
+    """Change one slot of the attention in some blocks, over a schedule."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayAttentionPatch",
+            display_name="Attention Patch",
+            category=CATEGORY,
+            description="Change the queries, keys, values or outputs of attention in some blocks, over a part of "
+            "the run. Any number of patches stack in the order of the graph.",
+            search_aliases=[
+                "attn1 patch",
+                "attn2 patch",
+                "attention multiply",
+                "perturbed attention",
+                "attention temperature",
+            ],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to change; the input itself stays as it is."),
+                io.Combo.Input(
+                    "slot",
+                    options=list(SLOTS),
+                    default="attn1.out",
+                    tooltip="attn1 is self-attention, attn2 cross-attention to the text; q queries, k keys, v values, "
+                    "out the output.",
+                ),
+                io.Combo.Input(
+                    "operation",
+                    options=list(OPERATIONS),
+                    default="scale",
+                    tooltip="scale: times value. temperature: flatter attention above 1, sharper below (q or k). "
+                    "identity: each token attends to itself (attn1.out). mean: towards the mean over the tokens. "
+                    "zero: towards zero.",
+                ),
+                io.Float.Input(
+                    "value",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="The factor of scale or temperature; 1 changes nothing. Other operations do not use it.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of the operation is applied, 0 to 1; 0 changes nothing.",
+                ),
+                blocks(),
+                *window(),
+                io.String.Input(
+                    "curve",
+                    default="constant",
+                    tooltip="Strength inside the window: constant, linear (1 to 0), cosine (1 to 0), or points "
+                    "position:strength such as 0:0, 0.5:1, 1:0.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone of the model with this patch on top.")],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        slot: str,
+        operation: str,
+        value: float,
+        strength: float,
+        blocks: str,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+    ) -> bool | str:
+        """Check every widget before anything runs."""
+        return check(
+            make,
+            slot=slot,
+            operation=operation,
+            value=value,
+            strength=strength,
+            blocks=blocks,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            curve=curve,
+        )
+
+    @classmethod
+    def execute(cls, model: object, **widgets: Any) -> io.NodeOutput:
+        """Return the clone."""
+        return io.NodeOutput(attach_patch(model, make(**widgets), attend))
+
+
+def make(
+    slot: str = "attn1.out",
+    operation: str = "scale",
+    value: float = 1.0,
+    strength: float = 1.0,
+    blocks: str = "all",
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    curve: str = "constant",
+) -> AttentionPatch:
+    """Return the patch of the widgets.
+
+    Raises ValueError naming the value and the fix.
+    """
+    return AttentionPatch(slot, operation, value, strength, parse(blocks), Schedule(start_percent, end_percent, curve))
+
+
+NODES = [AttentionPatchNode]
