@@ -64,7 +64,32 @@ def process_conds(
         for other, other_group in list(resolved.items()):
             if other != name:
                 resolved[other] = other_group + _mirrored_areas(group, other_group)
+    for control in controls(resolved):
+        control.pre_run(model, model.model_sampling.percent_to_sigma)
+    positive = resolved.get("positive", [])
+    guided = [cond for cond in positive if cond.get("control_apply_to_uncond", False)]
+    for name, group in resolved.items():
+        if name != "positive":
+            resolved[name] = _shared(_shared(group, guided, "control"), positive, "gligen")
     return resolved
+
+
+def controls(conds: dict[str, list[Cond]]) -> list[Any]:
+    """Return every control of some groups once."""
+    return list(dict.fromkeys(cond["control"] for group in conds.values() for cond in group if "control" in cond))
+
+
+def _shared(group: list[Cond], source: list[Cond], name: str) -> list[Cond]:
+    """Give a group's conditionings the entry `name` of the positive ones, where none of them has one of its own."""
+    entries = [cond[name] for cond in source if "area" not in cond and cond.get(name) is not None]
+    places = [i for i, cond in enumerate(group) if "area" not in cond]
+    if not places or any(group[i].get(name) is not None for i in places):
+        return group
+    filled = list(group)
+    for i, entry in enumerate(entries):
+        place = places[i % len(places)]
+        filled[place] = {**group[place], name: entry}
+    return filled
 
 
 def _resolve_area(cond: Cond, size: tuple[int, ...]) -> Cond:
@@ -186,7 +211,17 @@ def cut(cond: Cond, x_in: Tensor, timestep: Tensor) -> Part | None:
     elif area is not None:
         _feather(mult, area, x_in)
     conds = {name: c.process_cond(batch_size=x_in.shape[0], area=area) for name, c in cond["model_conds"].items()}
-    return Part(input_x, mult, conds, area, cond.get("control"), cond.get("patches"), cond["uuid"])
+    return Part(input_x, mult, conds, area, cond.get("control"), _grounding(cond, input_x), cond["uuid"])
+
+
+def _grounding(cond: Cond, input_x: Tensor) -> dict[str, list[Any]] | None:
+    """Return the middle patch of a GLIGEN model that places phrases in boxes."""
+    if "gligen" not in cond:
+        return None
+    kind, patcher, boxes = cond["gligen"]
+    if kind == "position":
+        return {"middle_patch": [patcher.model.set_position(input_x.shape, boxes, input_x.device)]}
+    return {"middle_patch": [patcher.model.set_empty(input_x.shape, input_x.device)]}
 
 
 def _clip(area: Area, x_in: Tensor) -> list[int]:

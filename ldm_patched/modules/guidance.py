@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cond_batch import Cond, Conditioning, calc_cond_batch, convert_cond, process_conds
+from .cond_batch import Cond, Conditioning, calc_cond_batch, controls, convert_cond, process_conds
 from .conds import repeat_to_batch_size
 from .model_base import BaseModel
 from .model_patcher import ModelPatcher
@@ -164,6 +164,8 @@ class CFGGuider:
                     noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
                 )
             finally:
+                for control in controls(self.conds):
+                    control.cleanup()
                 patcher.cleanup()
         finally:
             patcher.unpatch_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -147,18 +148,20 @@ class WrapperExecutor:
 
 def copy_nested_dicts(value: dict) -> dict:
     """Copy the dicts, lists and sets of a nested options dict and share everything else."""
-    return {key: copy_containers(item) for key, item in value.items()}
+    return copy_containers(value)
 
 
 def copy_containers(value: Any) -> Any:
-    """Copy nested dicts, lists and sets; tensors, callables and other objects stay the same objects."""
-    if type(value) is dict:
-        return {key: copy_containers(item) for key, item in value.items()}
-    if type(value) is list:
-        return [copy_containers(item) for item in value]
-    if type(value) is set:
-        return set(value)
-    return value
+    """Copy nested dicts, lists and sets, subclasses too; tensors, callables and other objects stay the same objects."""
+    if isinstance(value, dict):
+        copied_dict = copy.copy(value)
+        copied_dict.update({key: copy_containers(item) for key, item in value.items()})
+        return copied_dict
+    if isinstance(value, list):
+        copied_list = copy.copy(value)
+        copied_list[:] = [copy_containers(item) for item in value]
+        return copied_list
+    return copy.copy(value) if isinstance(value, set) else value
 
 
 def merge_nested_dicts(base: dict, other: dict, copy_dict1: bool = True) -> dict:

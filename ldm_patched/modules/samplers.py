@@ -198,6 +198,6 @@ def sample(
     guider = CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         samples = guider.sample(noise, latent, sampler, sigmas, noise_mask, callback, seed=seed)
     return samples.to(model_management.intermediate_device())

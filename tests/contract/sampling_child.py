@@ -19,14 +19,18 @@ def main(job_path: str, result_path: str) -> None:
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     job = torch.load(job_path, weights_only=True)
-    config = comfy.supported_models.SD15(job["unet"])
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, device="cpu")
-    model.diffusion_model.load_state_dict(job["state"])
-    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+    def load(unet: dict[str, Any], state: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatcher:
+        config = comfy.supported_models.SD15(unet)
+        config.set_inference_dtype(torch.float32, None)
+        model = config.get_model({}, device="cpu")
+        model.diffusion_model.load_state_dict(state)
+        return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+    models = {channels: load(**model) for channels, model in job["models"].items()}
 
     def sample(case: dict[str, Any]) -> torch.Tensor:
-        chosen = patcher
+        patcher = chosen = models[case["in_channels"]]
         if "sampling" in case:
             chosen = ModelSamplingDiscrete().patch(patcher, *case["sampling"])[0]
         latent = case["latent"].clone()

@@ -61,6 +61,7 @@ def base(**changes: Any) -> dict[str, Any]:
         "positive": [[draw(1, 1, 7, 16), {}]],
         "negative": [[draw(2, 1, 7, 16), {}]],
         "latent": torch.zeros(1, 4, 8, 8),
+        "in_channels": 4,
     }
     return case | changes
 
@@ -104,20 +105,33 @@ CASES = {
     "x0": base(sampling=("x0", False)),
     "lcm": base(sampling=("lcm", False), sampler="lcm", scheduler="sgm_uniform", steps=4, cfg=1.5),
     "lcm normal": base(sampling=("lcm", False), sampler="lcm", steps=8, cfg=1.5),
+    "inpaint model without a picture": base(in_channels=9),
+    "inpaint model with a mask": base(in_channels=9, latent=draw(9, 2, 4, 8, 8), noise_mask=half_mask()),
+    "inpaint model with its own picture": base(
+        in_channels=9,
+        latent=draw(9, 1, 4, 8, 8),
+        positive=two({"concat_latent_image": draw(8, 1, 4, 6, 12), "concat_mask": half_mask()[None]}, {}),
+        noise_mask=half_mask(),
+    ),
     **{f"{name} in 2 steps": base(sampler=name, scheduler="sgm_uniform", steps=2) for name in SAMPLER_NAMES},
 }
 JOBS = GRID | CASES
 
 
-def build() -> UNetModel:
+def unet(in_channels: int) -> dict[str, Any]:
+    return UNET | {"in_channels": in_channels}
+
+
+def build(in_channels: int) -> UNetModel:
     torch.manual_seed(0)
-    return UNetModel(**UNET, operations=plain)
+    return UNetModel(**unet(in_channels), operations=plain)
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("sampling")
-    torch.save({"unet": UNET, "state": build().state_dict(), "cases": JOBS}, folder / "job.pt")
+    models = {channels: {"unet": unet(channels), "state": build(channels).state_dict()} for channels in (4, 9)}
+    torch.save({"models": models, "cases": JOBS}, folder / "job.pt")
     command = [os.environ.get("COMFYUI_PYTHON", sys.executable), sampling_child.__file__]
     command += [str(folder / "job.pt"), str(folder / "result.pt")]
     # not the checkout as working directory: nothing of ours may be importable there
@@ -128,16 +142,19 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def patcher() -> ModelPatcher:
-    model = BaseModel(ModelConfig("sd1", UNET))
-    model.diffusion_model.load_state_dict(build().state_dict())
-    return ModelPatcher(model, "cpu", "cpu")
+def patchers() -> dict[int, ModelPatcher]:
+    made = {}
+    for channels, concat in ((4, None), (9, "inpaint")):
+        model = BaseModel(ModelConfig("sd1", unet(channels), concat=concat))
+        model.diffusion_model.load_state_dict(build(channels).state_dict())
+        made[channels] = ModelPatcher(model, "cpu", "cpu")
+    return made
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_latents_equal_comfyui(name: str, patcher: ModelPatcher, theirs: dict[str, torch.Tensor]) -> None:
+def test_latents_equal_comfyui(name: str, patchers: dict[int, ModelPatcher], theirs: dict[str, torch.Tensor]) -> None:
     case = JOBS[name]
-    chosen = patcher
+    patcher = chosen = patchers[case["in_channels"]]
     if "sampling" in case:
         chosen = patcher.clone()
         chosen.add_object_patch("model_sampling", discrete_sampling(*case["sampling"]))

@@ -9,6 +9,7 @@ import torch
 from attention_patchbay.ldm_patched.modules.cond_batch import calc_cond_batch, convert_cond, process_conds
 from attention_patchbay.ldm_patched.modules.conds import CONDConstant, CONDCrossAttn, repeat_to_batch_size
 from attention_patchbay.ldm_patched.modules.model_base import BaseModel
+from attention_patchbay.ldm_patched.modules.samplers import sample
 from torch import Tensor
 
 from .tiny import conditioning, draw, patcher
@@ -137,10 +138,24 @@ def test_a_group_that_is_left_out_gives_zeros(model: Painter) -> None:
     assert torch.count_nonzero(out[1]) == 0
 
 
-def test_the_callers_options_stay_as_they_are(model: Painter) -> None:
-    options = {"transformer_options": {"patches": {"attn1_patch": [print]}}}
-    conds = process_conds(model, X, {"a": convert_cond([flat(1.0)])}, X.device)
-    conds["a"][0]["patches"] = {"attn1_patch": [len], "middle_patch": [max]}
+class Grounding:
+    """Stand for a GLIGEN model."""
+
+    model: Any
+
+    def __init__(self) -> None:
+        self.model = self
+
+    def set_position(self, shape: Any, boxes: Any, device: Any) -> Any:
+        return lambda n, options: n + boxes
+
+    def set_empty(self, shape: Any, device: Any) -> Any:
+        return lambda n, options: n
+
+
+def test_grounding_adds_a_middle_patch_and_leaves_the_callers_options_alone(model: Painter) -> None:
+    options = {"transformer_options": {"patches": {"attn1_patch": [print], "middle_patch": [len]}}}
+    conds = process_conds(model, X, {"a": convert_cond([flat(1.0, gligen=("position", Grounding(), 0.5))])}, X.device)
     seen: list[Any] = []
 
     def wrapper(apply_model: Any, call: dict[str, Any]) -> Tensor:
@@ -148,23 +163,47 @@ def test_the_callers_options_stay_as_they_are(model: Painter) -> None:
         return apply_model(call["input"], call["timestep"], **call["c"])
 
     calc_cond_batch(model, [conds["a"]], X, torch.ones(1), options | {"model_function_wrapper": wrapper})
-    assert seen == [{"attn1_patch": [print, len], "middle_patch": [max]}]
-    assert options == {"transformer_options": {"patches": {"attn1_patch": [print]}}}
+    assert seen[0]["attn1_patch"] == [print] and seen[0]["middle_patch"][0] is len
+    assert seen[0]["middle_patch"][1](1.0, {}) == 1.5
+    assert options == {"transformer_options": {"patches": {"attn1_patch": [print], "middle_patch": [len]}}}
 
 
-def test_controls_are_asked_for_the_joined_batch() -> None:
-    class Control:
-        def get_control(self, x: Tensor, t: Tensor, c: dict[str, Any], batched: int, options: dict[str, Any]) -> Any:
-            assert x.shape[0] == len(t) == batched == 2 and options["cond_or_uncond"] == [1, 0]
-            return {"middle": [torch.ones(2, 32, SIZE, SIZE)]}
+def test_grounding_of_the_positive_side_reaches_the_negative_one(model: Painter) -> None:
+    grounding = ("position", Grounding(), 0.5)
+    positive = [flat(1.0, gligen=grounding), flat(2.0, area=(8, 8, 0, 0))]
+    named = {"positive": convert_cond(positive), "negative": convert_cond([flat(3.0), flat(4.0, area=(8, 8, 0, 0))])}
+    conds = process_conds(model, X, named, X.device)
+    assert [cond.get("gligen") for cond in conds["negative"]] == [grounding, None]
 
-    model, control = patcher().model, Control()
-    results = []
-    for entries in ({}, {"control": control}):
-        named = {name: convert_cond(conditioning(i, **entries)) for i, name in enumerate(("positive", "negative"))}
-        conds = process_conds(model, X, named, X.device)
-        results.append(calc_cond_batch(model, list(conds.values()), X, torch.ones(1), {})[0])
-    assert (results[0] - results[1]).abs().max() > 0.01
+
+class Control:
+    """Stand for a ControlNet."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def pre_run(self, model: Any, percent_to_sigma: Any) -> None:
+        self.log.append(f"pre_run {percent_to_sigma(1.0)}")
+
+    def get_control(self, x: Tensor, t: Tensor, c: dict[str, Any], batched: int, options: dict[str, Any]) -> Any:
+        assert x.shape[0] == len(t) == batched == len(options["cond_or_uncond"])
+        self.log.append(f"control {batched}")
+        return {"middle": [torch.ones(batched, 32, x.shape[2], x.shape[3])]}
+
+    def cleanup(self) -> None:
+        self.log.append("cleanup")
+
+
+@pytest.mark.parametrize(("both", "batches"), [(True, ["control 2"]), (False, ["control 1"])])
+def test_a_control_applies_to_one_side_or_both(both: bool, batches: list[str]) -> None:
+    model, control = patcher(), Control()
+    positive = conditioning(1, control=control, control_apply_to_uncond=both)
+    with_control, without = (
+        sample(model, X, conds, conditioning(2), 2.0, 1, "euler", "normal", seed=0)
+        for conds in (positive, conditioning(1))
+    )
+    assert control.log == ["pre_run 0.0", *batches, "cleanup"]
+    assert (with_control - without).abs().max() > 0.01
 
 
 def test_small_pieces() -> None:

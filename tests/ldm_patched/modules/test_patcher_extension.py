@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 from attention_patchbay.ldm_patched.modules import patcher_extension as ext
@@ -54,6 +55,15 @@ def test_copies_share_no_container() -> None:
     copy["a"]["b"][1]["c"].append(3)
     copy["s"].add(2)
     assert original == {"a": {"b": [1, {"c": [2]}]}, "s": {1}, "f": print, "t": (1, [2])}
+
+
+def test_subclasses_of_containers_are_copied_as_what_they_are() -> None:
+    original = {"counts": defaultdict(list, a=[1]), "ordered": OrderedDict(b=2)}
+    copy = ext.copy_nested_dicts(original)
+    copy["counts"]["a"].append(2)
+    copy["counts"]["new"].append(3)
+    assert original["counts"] == {"a": [1]} and copy["counts"] == {"a": [1, 2], "new": [3]}
+    assert type(copy["ordered"]) is OrderedDict and copy["ordered"] is not original["ordered"]
 
 
 def test_merging_appends_lists_and_replaces_values() -> None:
