@@ -205,7 +205,8 @@ class SpatialTransformer(nn.Module):
     def to_image(self, tokens: Tensor, x_in: Tensor) -> Tensor:
         """Project tokens (b, h * w, inner) back to (b, c, h, w) and add the input."""
         x = self.proj_out(tokens) if self.use_linear else tokens
-        x = x.unflatten(1, x_in.shape[-2:]).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(x_in))
+        x = x.unflatten(1, x_in.shape[-2:]).permute(0, 3, 1, 2)
+        # the first operand decides the layout of the sum
         return x_in + (x if self.use_linear else self.proj_out(x))
 
     def forward(
@@ -344,11 +345,6 @@ class SpatialVideoTransformer(SpatialTransformer):
 def per_block(value: Any, depth: int) -> Sequence[Any]:
     """Give one value to each of `depth` blocks; a list or tuple already has one for each."""
     return value if isinstance(value, (list, tuple)) else [value] * depth
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Return the layout of a feature map (b, c, h, w)."""
-    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 def time_first(tokens: Tensor, t: int) -> Tensor:
