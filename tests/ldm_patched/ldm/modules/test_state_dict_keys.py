@@ -11,23 +11,28 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.controlnet import cldm, union
 from attention_patchbay.ldm_patched.ldm.modules import attention
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules import openaimodel, util
+from attention_patchbay.ldm_patched.modules import gligen
 
 FACTS = json.loads(gzip.decompress((Path(__file__).parents[3] / "data" / "state_dict_keys.json.gz").read_bytes()))
 MODULES: dict[str, ModuleType] = {
     "ldm.modules.attention": attention,
     "ldm.modules.diffusionmodules.openaimodel": openaimodel,
     "ldm.modules.diffusionmodules.util": util,
+    "cldm.cldm": cldm,
+    "gligen": gligen,
 }
-HERE = {name: fact for name, fact in FACTS.items() if fact["class"].rpartition(".")[0] in MODULES}
+HERE = {name: fact for name, fact in FACTS.items() if fact["class"].rpartition(".")[0] in MODULES and fact["init"]}
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_keys_and_shapes(name: str) -> None:
     fact = HERE[name]
     module, _, cls = fact["class"].rpartition(".")
-    build = getattr(MODULES[module], cls)
+    is_union = "union_controlnet_num_control_type" in fact["init"]
+    build = union.UnionControlNet if is_union else getattr(MODULES[module], cls)
     place: dict[str, Any] = {"device": "meta"} if "device" in inspect.signature(build).parameters else {}
     made = build(**fact["init"], **place)
     assert {key: list(tensor.shape) for key, tensor in made.state_dict().items()} == fact["keys"]

@@ -1,0 +1,152 @@
+"""Time every attention backend side by side on the shapes of real models, with the error of each against float64.
+
+    python benchmarks/attention.py [--json FILE] [--quick]
+
+All backends of a case run in turn, round after round, in one process; the median and the spread (interquartile range
+over the median) of the rounds are printed. `ratio` is the time over that of torch's `scaled_dot_product_attention`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends import registry
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention call of a model: `name`, batch, heads, query and key tokens, head dim and dtype."""
+
+    name: str
+    b: int
+    heads: int
+    n_q: int
+    n_k: int
+    dim_head: int
+    dtype: torch.dtype
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return unit-normal q (b, n_q, h * d), k and v (b, n_k, h * d)."""
+        gen = torch.Generator().manual_seed(0)
+        width = self.heads * self.dim_head
+        shapes = (self.b, self.n_q, width), (self.b, self.n_k, width), (self.b, self.n_k, width)
+        q, k, v = (torch.randn(s, generator=gen).to(self.dtype) for s in shapes)
+        return q, k, v
+
+
+def cases(quick: bool) -> list[Case]:
+    """Return the calls of SD1.5 at 512x512 and SDXL at 1024x1024, self- and cross-attention; a few when `quick`."""
+    shapes = [
+        ("tiny", 2, 8, 16, 16, 40),
+        ("sd15 self 8x8", 2, 8, 64, 64, 160),
+        ("sd15 self 32x32", 2, 8, 1024, 1024, 80),
+        ("sd15 cross 64x64", 2, 8, 4096, 77, 40),
+        ("sd15 self 64x64", 2, 8, 4096, 4096, 40),
+        ("sdxl self 32x32", 2, 20, 1024, 1024, 64),
+        ("sdxl self 64x64", 2, 10, 4096, 4096, 64),
+    ]
+    if quick:
+        shapes = shapes[:3]
+    return [Case(*shape, dtype) for shape in shapes for dtype in (torch.float32, torch.bfloat16)]
+
+
+def heads_first(x: Tensor, heads: int) -> Tensor:
+    """Reshape (b, n, h * d) to (b, h, n, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Run torch's fused attention on (b, n, h * d) tensors."""
+    out = torch.nn.functional.scaled_dot_product_attention(*(heads_first(x, heads) for x in (q, k, v)))
+    return out.transpose(1, 2).flatten(-2)
+
+
+def exact(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Return attention in float64, one head of one batch item at a time."""
+    q, k, v = (heads_first(x.double(), heads) for x in (q, k, v))
+    out = torch.empty_like(q)
+    for i, j in torch.cartesian_prod(torch.arange(q.shape[0]), torch.arange(heads)).tolist():
+        weights = (q[i, j] @ k[i, j].T * q.shape[-1] ** -0.5).softmax(-1)  # (n_q, n_k)
+        out[i, j] = weights @ v[i, j]
+    return out.transpose(1, 2).flatten(-2)
+
+
+def rounds_for(seconds: float, quick: bool) -> int:
+    """Return how many rounds fit about two seconds (half a second when `quick`), 5 to 200."""
+    return max(5, min(200, int((0.5 if quick else 2.0) / max(seconds, 1e-6))))
+
+
+def measure(case: Case, quick: bool) -> list[dict]:
+    """Time every backend that can run `case`; return one row each, SDPA first."""
+    q, k, v = case.tensors()
+    truth = exact(q, k, v, case.heads)
+    call = registry.AttentionCall.of(q, k, v, case.heads)
+    functions = {"sdpa": sdpa}
+    functions.update({backend.name: backend.function for backend in registry.available(call)})
+    errors, times = {}, {name: [] for name in functions}
+    slowest = 0.0
+    for name, fn in functions.items():  # warm-up
+        start = time.perf_counter()
+        errors[name] = (fn(q, k, v, case.heads).double() - truth).abs().max().item()
+        slowest = max(slowest, time.perf_counter() - start)
+    for _ in range(rounds_for(slowest * len(functions), quick)):
+        for name, fn in functions.items():
+            start = time.perf_counter()
+            fn(q, k, v, case.heads)
+            times[name].append((time.perf_counter() - start) * 1e3)
+    base = statistics.median(times["sdpa"])
+    return [row(case, name, times[name], base, errors[name]) for name in functions]
+
+
+def row(case: Case, backend: str, times: list[float], base: float, error: float) -> dict:
+    """Summarise the round times [ms] of one backend."""
+    low, median, high = statistics.quantiles(times, n=4)
+    return {
+        "case": case.name,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "backend": backend,
+        "median_ms": round(median, 4),
+        "spread": round((high - low) / median, 3),
+        "ratio": round(median / base, 3),
+        "error": float(f"{error:.2e}"),
+    }
+
+
+def write_json(path: Path, rows: list[dict]) -> None:
+    """Write the rows to `path`, complete or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
+        json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
+    os.replace(file.name, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--quick", action="store_true", help="only the small shapes, fewer rounds")
+    args = parser.parse_args()
+    rows = []
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(
+        "| case | dtype | backend | median ms | spread | ratio to SDPA | error |\n|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    with torch.inference_mode():
+        for case in cases(args.quick):
+            for entry in measure(case, args.quick):
+                rows.append(entry)
+                print("| " + " | ".join(str(value) for value in entry.values()) + " |", flush=True)
+    if args.json:
+        write_json(args.json, rows)
+
+
+if __name__ == "__main__":
+    main()
