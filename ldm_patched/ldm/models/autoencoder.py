@@ -30,7 +30,7 @@ class AutoencoderKL(nn.Module):
         operations: Any = ops.disable_weight_init,
     ) -> None:
         super().__init__()
-        factory = {"dtype": dtype, "device": device}
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
         shared = {name: ddconfig[name] for name in _SHARED}
         z = ddconfig["z_channels"]
         self.encoder = Encoder(in_channels=ddconfig.get("in_channels", 3), **shared, **factory, operations=operations)

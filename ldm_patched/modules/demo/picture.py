@@ -30,11 +30,11 @@ RADII = {1: (0.12, 0.18), 2: (0.10, 0.12)}  # by the number of objects, as a sha
 
 
 def _circle(x: Array, y: Array) -> Array:
-    return np.hypot(x, y) - 1.0
+    return (np.hypot(x, y) - 1.0).astype(np.float32)
 
 
 def _square(x: Array, y: Array) -> Array:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.9
+    return (np.maximum(np.abs(x), np.abs(y)) - 0.9).astype(np.float32)
 
 
 def _triangle(x: Array, y: Array) -> Array:
