@@ -10,7 +10,7 @@ from .backends.basic import attend, masked_scores
 from .backends.slices import SMALL, fill_slices, memory_budget, row_bytes
 
 # With room for fewer queries than this, splitting the keys as well makes better use of the memory.
-MIN_QUERY_CHUNK = 128
+MIN_QUERY_CHUNK = 32
 MIN_KEY_CHUNK = 256
 
 
@@ -90,7 +90,7 @@ def _stream(
         part = slice(start, start + keys)
         bias = mask if mask is None or mask.shape[-1] == 1 else mask[..., part]
         scores = masked_scores(q, key_t[..., part].transpose(-1, -2), scale, bias, dtype).to(wide)
-        peak = torch.maximum(top, scores.amax(-1, keepdim=True))
+        peak = torch.maximum(top, scores.detach().amax(-1, keepdim=True))
         # A row without any key so far has -inf for its peak; exp(-inf - 0) is the zero it needs.
         base = peak.masked_fill(peak == float("-inf"), 0.0)
         shrink = (top - base).exp()

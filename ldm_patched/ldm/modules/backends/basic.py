@@ -33,10 +33,14 @@ def masked_scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, dtype
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Return `softmax(scale * q k^T + mask) v` for (b, h, n, d) tensors; rows without any key give zeros."""
     scores = masked_scores(q, k, scale, mask, dtype)
-    weights = scores.softmax(-1, dtype=torch.float32 if dtype in HALF else dtype)
+    dead = None
     if mask is not None:
-        weights.masked_fill_((scores == float("-inf")).all(-1, keepdim=True), 0.0)
-    return torch.matmul(weights.to(dtype), v.to(dtype)).to(q.dtype)
+        # The softmax of a row of -inf is NaN, and so are its gradients.
+        dead = (scores == float("-inf")).all(-1, keepdim=True)
+        scores.masked_fill_(dead, 0.0)
+    weights = scores.softmax(-1, dtype=torch.float32 if dtype in HALF else dtype)
+    out = torch.matmul(weights.to(dtype), v.to(dtype)).to(q.dtype)
+    return out if dead is None else out.masked_fill(dead, 0.0)
 
 
 @wrap_attn

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ....modules import model_management
 
-BUDGET_CAP = 512 * model_management.MIB
+GPU_CAP = 512 * model_management.MIB
+# Scores that outgrow the caches and go back to the system after each slice make a CPU twice as slow.
+CPU_CAP = 64 * model_management.MIB
 # Scores below this size are not worth asking the system how much memory is free.
 SMALL = 16 * model_management.MIB
 # A score lives three times at the peak: itself, its softmax, and a copy for the mask or in the dtype of the values.
@@ -17,8 +19,9 @@ COPIES = 3
 
 
 def memory_budget(device: torch.device) -> int:
-    """Return the bytes that the scores of one call may take on `device`: a quarter of what is free, 512 MiB at most."""
-    return min(model_management.get_free_memory(device) // 4, BUDGET_CAP)
+    """Return the bytes that the scores of one call may take on `device`: a quarter of what is free, with a cap."""
+    cap = CPU_CAP if device.type == "cpu" else GPU_CAP
+    return min(model_management.get_free_memory(device) // 4, cap)
 
 
 def row_bytes(q: Tensor, n_k: int, dtype: torch.dtype) -> int:
