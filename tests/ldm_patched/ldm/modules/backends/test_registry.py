@@ -1,0 +1,221 @@
+"""Backends declare their limits; selection asks them."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends import registry
+from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall, Backend, NoBackendError
+
+CPU = AttentionCall(2, 8, 8, 64, 77, 40, torch.float32, "cpu")
+CUDA = dataclasses.replace(CPU, device="cuda", dtype=torch.float16, dim_head=64)
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """Let a test register backends of its own."""
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+
+
+def backend(name="mine", **limits) -> Backend:
+    return Backend(name, lambda q, k, v, heads, **kwargs: q, **limits)
+
+
+def test_the_known_names_are_registered_whatever_the_machine_has():
+    assert registry.KNOWN == (
+        "basic",
+        "sub_quad",
+        "split",
+        "pytorch",
+        "xformers",
+        "flash",
+        "sage",
+        "sage3",
+        "comfy_kitchen_int8",
+    )
+    assert all(registry.get(name).name == name for name in registry.KNOWN)
+    assert registry.get("nothing") is None
+
+
+def test_importing_the_library_imports_no_kernel_library():
+    code = (
+        "import sys, attention_patchbay.ldm_patched.ldm.modules.attention;"
+        "print([name for name in ('xformers', 'flash_attn', 'sageattention', 'comfy_kitchen') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# A call
+
+
+@pytest.mark.parametrize("skip_reshape", [False, True])
+def test_a_call_is_described_by_its_arguments(skip_reshape):
+    q, k = torch.empty(2, 6, 64, 40), torch.empty(2, 3, 77, 40)
+    if not skip_reshape:
+        q, k = (t.transpose(1, 2).flatten(2) for t in (q, k))
+    mask = torch.ones(77, dtype=torch.bool)
+    call = AttentionCall.of(
+        q,
+        k,
+        k,
+        6,
+        mask,
+        skip_reshape,
+        scale=0.5,
+        enable_gqa=True,
+        low_precision_attention=False,
+        transformer_options={},
+    )
+    assert call == AttentionCall(2, 6, 3, 64, 77, 40, torch.float32, "cpu", torch.bool, 0.5, True, False)
+    plain = AttentionCall.of(q[:, :, :, :] if skip_reshape else q, q, q, 6, skip_reshape=skip_reshape)
+    assert (plain.mask, plain.scale, plain.kv_heads, plain.low_precision) == (None, None, 6, True)
+
+
+def test_a_call_can_key_a_cache():
+    assert {CPU: 1}[dataclasses.replace(CPU)] == 1
+
+
+# Reasons
+
+
+@pytest.mark.parametrize(
+    ("limits", "change", "reason"),
+    [
+        ({"devices": frozenset({"cuda", "mps"})}, {}, "runs on cuda, mps, not cpu"),
+        ({"dtypes": frozenset({torch.float16})}, {}, "takes torch.float16, not torch.float32"),
+        ({"max_dim_head": 32}, {}, "takes heads of 32 channels at most, not 40"),
+        ({"dim_heads": frozenset({64, 128})}, {}, "takes heads of 128, 64 channels, not 40"),
+        ({"mask": False}, {"mask": torch.bool}, "takes no mask"),
+        ({"scale": False}, {"scale": 0.5}, "takes no scale"),
+        ({"gqa": False}, {"kv_heads": 2, "enable_gqa": True}, "takes no grouped-query keys"),
+        ({"exact": False}, {"low_precision": False}, "is quantised, and the call asks for an exact kernel"),
+        ({"missing": lambda: "mine is not installed"}, {}, "mine is not installed"),
+        ({"limit": lambda call: f"no {call.n_k} keys"}, {}, "no 77 keys"),
+    ],
+)
+def test_each_limit_is_a_reason(limits, change, reason):
+    call = dataclasses.replace(CPU, **change)
+    assert backend(**limits).reasons(call) == [reason]
+    assert backend().reasons(call) == []
+
+
+@pytest.mark.parametrize("change", [{}, {"mask": torch.float32}, {"dtype": torch.float16}, {"low_precision": False}])
+@pytest.mark.parametrize("name", ["basic", "sub_quad", "split", "pytorch"])
+def test_the_torch_functions_run_everything(name, change):
+    for call in (CPU, CUDA):
+        assert registry.get(name).reasons(dataclasses.replace(call, **change)) == []
+
+
+@pytest.mark.parametrize("name", ["xformers", "flash", "sage", "sage3", "comfy_kitchen_int8"])
+def test_kernels_that_are_missing_say_so(name, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    reasons = registry.get(name).reasons(CPU)
+    assert reasons[0].endswith("is not installed")
+    assert any(reason.startswith("runs on cuda") for reason in reasons)
+
+
+def test_a_kernel_that_needs_a_newer_gpu_says_so(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert registry.get("flash").reasons(CUDA) == ["flash-attn needs a GPU of compute capability 8.0"]
+    assert registry.get("sage3").reasons(CUDA) == ["sageattn3 needs a GPU of compute capability 10.0"]
+    assert registry.get("comfy_kitchen_int8").reasons(CUDA) == []
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Make every optional library look installed."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
+
+
+def test_kernel_limits(installed):
+    def reasons(name, **change):
+        return registry.get(name).reasons(dataclasses.replace(CUDA, **change))
+
+    assert [name for name in registry.KNOWN if reasons(name)] == []
+    assert reasons("flash", mask=torch.bool) == ["takes no mask"]
+    assert reasons("flash", dim_head=264) == ["takes heads of 256 channels at most, not 264"]
+    assert reasons("flash", dtype=torch.float32) == ["takes torch.bfloat16, torch.float16, not torch.float32"]
+    assert reasons("sage", dim_head=160) == ["takes heads of 128 channels at most, not 160"]
+    assert reasons("sage", low_precision=False) == ["is quantised, and the call asks for an exact kernel"]
+    assert reasons("sage3", mask=torch.float16) == ["takes no mask"]
+    assert reasons("comfy_kitchen_int8", mask=torch.bool) == []
+    assert reasons("xformers", dim_head=20) == [
+        "takes heads whose channels fill whole 16 bytes, not 20 of torch.float16"
+    ]
+
+
+@pytest.mark.parametrize(("b", "broken"), [(8191, False), (8192, True)])
+def test_the_broken_xformers_rule(installed, monkeypatch, b, broken):
+    call = dataclasses.replace(CUDA, b=b)
+    monkeypatch.setattr(registry.model_management, "BROKEN_XFORMERS", True)
+    assert registry.get("xformers").reasons(call) == ["this release fails for batch * heads > 65535"] * broken
+    monkeypatch.setattr(registry.model_management, "BROKEN_XFORMERS", False)
+    assert registry.get("xformers").reasons(call) == []
+
+
+# Selection
+
+
+@pytest.mark.parametrize("call", [CPU, CUDA])
+def test_auto_is_pytorch(call):
+    assert registry.select(call) == (registry.get("pytorch"), ())
+
+
+@pytest.mark.parametrize("name", ["basic", "sub_quad", "split", "pytorch"])
+def test_the_wanted_function_comes_first(name):
+    assert registry.select(CPU, name) == (registry.get(name), ())
+
+
+def test_a_missing_function_falls_back_and_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    selection = registry.select(CUDA, "sage")
+    assert selection.backend.name == "pytorch"
+    assert selection.skipped == (("sage", ("sageattention is not installed",)),)
+
+
+def test_the_fallback_walks_the_order_of_the_device():
+    registry.register(backend("pytorch", mask=False))
+    registry.register(backend("sub_quad", dtypes=frozenset({torch.float64})))
+    selection = registry.select(dataclasses.replace(CPU, mask=torch.bool), "pytorch")
+    assert selection.backend.name == "split"
+    assert [name for name, _ in selection.skipped] == ["pytorch", "sub_quad"]
+    assert set(registry.preference("cpu")) <= set(registry.KNOWN)
+    assert not {"sage", "sage3", "comfy_kitchen_int8"} & set(registry.preference("cuda"))
+
+
+def test_an_unregistered_known_name_is_a_valid_choice():
+    del registry._registry["sage3"]
+    assert registry.select(CPU, "sage3").skipped == (("sage3", ("is not registered",)),)
+
+
+def test_a_name_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="unknown attention function 'magic': choose auto or one of basic, sub_quad"):
+        registry.select(CPU, "magic")
+
+
+def test_a_registered_name_is_a_valid_choice_and_replaces_its_namesake():
+    registry.register(backend("host_own"))
+    assert registry.select(CPU, "host_own").backend is registry.get("host_own")
+    mine = backend("sage")
+    registry.register(mine)
+    assert registry.select(CPU, "sage").backend is mine
+    assert mine in registry.available(CPU)
+
+
+def test_the_error_lists_every_function_and_why_not():
+    call = dataclasses.replace(CPU, dtype=torch.int8, low_precision=False)
+    with pytest.raises(NoBackendError) as caught:
+        registry.select(call, "flash")
+    head, *lines = str(caught.value).splitlines()
+    assert "batch 2, 8 heads of 40, 64 queries, 77 keys, torch.int8 on cpu, mask None, exact kernels only" in head
+    assert [line.split(":")[0].strip() for line in lines] == list(registry.KNOWN)
+    assert all("not torch.int8" in line for line in lines)
+    assert "takes no" not in lines[0] and "runs on cuda, not cpu" in lines[5]
+    assert isinstance(caught.value, NotImplementedError)
