@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ldm_patched.ldm.modules.backends import dispatch, registry
-from ..ldm_patched.modules import demo, sd
+from ..ldm_patched.modules import demo
 from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
 
 try:
@@ -58,7 +58,13 @@ def _present() -> str | None:
 
 def load_demo_model() -> tuple[Any, Any, Any]:
     """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
-    return _load_demo_in_comfyui() if IN_COMFYUI else sd.load_checkpoint(demo.CHECKPOINT)
+    if not demo.CHECKPOINT.is_file():
+        raise FileNotFoundError(f"the demo model is missing: get {demo.CHECKPOINT.name} into {demo.CHECKPOINT.parent}")
+    if IN_COMFYUI:
+        return _load_demo_in_comfyui()
+    from ..ldm_patched.modules.sd import load_checkpoint
+
+    return load_checkpoint(demo.CHECKPOINT)
 
 
 def _load_demo_in_comfyui() -> tuple[Any, Any, Any]:
@@ -76,12 +82,20 @@ def _load_demo_in_comfyui() -> tuple[Any, Any, Any]:
     dtype = management.unet_dtype(supported_dtypes=config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device))
     model = config.get_model(weights, UNET_PREFIX, device=offload)
+    _widen_output(model.diffusion_model, weights[f"{UNET_PREFIX}out.2.weight"])
     model.load_model_weights(weights, UNET_PREFIX)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     vae_weights = comfy.utils.state_dict_prefix_replace(weights, {VAE_PREFIX: ""}, filter_keys=True)
     vae_config = {"ddconfig": dict(demo.VAE), "embed_dim": demo.VAE["z_channels"]}
     vae = comfy.sd.VAE(sd=vae_weights, config={"params": vae_config})
     return patcher, _load_clip_in_comfyui(config.process_clip_state_dict(weights)), vae
+
+
+def _widen_output(unet: Any, weight: Tensor) -> None:
+    """Give the last convolution as many inputs as the first level has channels; ComfyUI's has `model_channels`."""
+    narrow = unet.out[2]
+    layer, place = type(narrow), {"dtype": narrow.weight.dtype, "device": narrow.weight.device}
+    unet.out[2] = layer(weight.shape[1], weight.shape[0], weight.shape[2], padding=narrow.padding, **place)
 
 
 def _load_clip_in_comfyui(weights: dict[str, Tensor]) -> Any:
@@ -98,9 +112,20 @@ def _load_clip_in_comfyui(weights: dict[str, Tensor]) -> Any:
         sd1_clip.SDClipModel,
         textmodel_json_config=dict(demo.CLIP),
         special_tokens=special,
+        model_class=_text_model,
         return_projected_pooled=False,
     )
     target = ClipTarget(
         partial(sd1_clip.SD1Tokenizer, tokenizer=words), partial(sd1_clip.SD1ClipModel, clip_model=encoder)
     )
     return comfy.sd.CLIP(target, tokenizer_data=weights, state_dict=weights)
+
+
+def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> Any:
+    """Build ComfyUI's CLIP text model with a vocabulary of its own size."""
+    from comfy.clip_model import CLIPTextModel
+
+    model = CLIPTextModel(config, dtype, device, operations)
+    words = operations.Embedding(config["vocab_size"], config["hidden_size"], dtype=dtype, device=device)
+    model.set_input_embeddings(words)
+    return model

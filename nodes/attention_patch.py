@@ -79,16 +79,16 @@ class AttentionPatchNode(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        slot: str,
-        operation: str,
-        value: float,
-        strength: float,
-        blocks: str,
-        start_percent: float,
-        end_percent: float,
-        curve: str,
+        slot: str | None = None,
+        operation: str | None = None,
+        value: float | None = None,
+        strength: float | None = None,
+        blocks: str | None = None,
+        start_percent: float | None = None,
+        end_percent: float | None = None,
+        curve: str | None = None,
     ) -> bool | str:
-        """Check every widget before anything runs."""
+        """Check every widget before anything runs; a missing input is the host's to report."""
         return check(
             make,
             slot=slot,

@@ -52,8 +52,14 @@ class AttentionBackend(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, blocks: str, kind: str, start_percent: float, end_percent: float) -> bool | str:
-        """Check address and window before anything runs."""
+    def validate_inputs(
+        cls,
+        blocks: str | None = None,
+        kind: str | None = None,
+        start_percent: float | None = None,
+        end_percent: float | None = None,
+    ) -> bool | str:
+        """Check address and window before anything runs; a missing input is the host's to report."""
         return check(make, blocks=blocks, kind=kind, start_percent=start_percent, end_percent=end_percent)
 
     @classmethod

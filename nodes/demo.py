@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ._host import io, load_demo_model
-from ._widgets import CATEGORY
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -15,7 +14,7 @@ class LoadDemoModel(io.ComfyNode):
         return io.Schema(
             node_id="PatchbayLoadDemoModel",
             display_name="Load Demo Model",
-            category=CATEGORY,
+            category="loaders",
             description="Load the small text-to-image model that comes with Attention Patchbay: coloured shapes at "
             "128x128 pixels, from captions such as 'a red circle on the left and a blue square on the right'.",
             search_aliases=["demo checkpoint", "example model", "patchbay demo", "test model"],

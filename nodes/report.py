@@ -34,7 +34,7 @@ class PatchReport(io.ComfyNode):
         """Return the report, and show it in the node."""
         recorder = recorder_of(model)
         report = text(recorder)
-        return io.NodeOutput(report, ui={"text": [report], "patchbay_report": table(recorder)})
+        return io.NodeOutput(report, ui={"text": [report], "table": table(recorder)})
 
 
 NODES = [PatchReport]
