@@ -1,0 +1,23 @@
+"""Every node that the embedded host knows: ComfyUI's core names, and this pack's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from . import core_image, core_loaders, core_sampling
+from .io import ComfyNode
+
+
+def catalog() -> dict[str, type[ComfyNode]]:
+    """Return the node classes by id."""
+    from ...nodes.extension import PatchbayExtension
+
+    extension = PatchbayExtension()
+    own = asyncio.run(_nodes_of(extension))
+    core = [*core_loaders.NODES, *core_sampling.NODES, *core_image.NODES]
+    return {cls.GET_SCHEMA().node_id: cls for cls in [*core, *own]}
+
+
+async def _nodes_of(extension) -> list[type[ComfyNode]]:
+    await extension.on_load()
+    return await extension.get_node_list()

@@ -1,0 +1,171 @@
+"""The command `patchbay`: run workflows and list nodes without ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..modules.model_management import InterruptProcessingException
+from . import prompt as workflow
+from .api_graph import Executor, NodeError, Run
+from .folders import Folders
+from .session import Session, entered
+
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 a node failed, 2 the input is wrong, 130 Ctrl-C."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        return args.run(args)
+    except workflow.PromptError as error:
+        return _fail(args, USER_ERROR, str(error), {"error": error.error, "node_errors": error.node_errors})
+    except NodeError as error:
+        code = USER_ERROR if isinstance(error.__cause__, (ValueError, FileNotFoundError)) else FAILED
+        return _fail(args, code, str(error), {"error": {"type": "execution_error", "message": str(error)}})
+    except (KeyboardInterrupt, InterruptProcessingException):
+        return _fail(args, INTERRUPTED, "interrupted", {"error": {"type": "interrupted", "message": "interrupted"}})
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a workflow in API format")
+    run.add_argument("workflow", type=Path, help="JSON in API format (in ComfyUI: Workflow > Export (API))")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.input=value",
+        help="set an input; NODE is an id, or a class or title that only one node has",
+    )
+    run.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder, as ComfyUI's")
+    run.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    run.add_argument("--json", action="store_true", help="print the result as JSON")
+    run.add_argument("--quiet", action="store_true", help="no progress")
+    run.set_defaults(run=run_workflow)
+    nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
+    nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
+    nodes.set_defaults(run=list_nodes)
+    return top
+
+
+# patchbay run
+
+
+class Progress:
+    """The progress bar on stderr: the node that runs, its steps and the time left."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.name = ""
+        self._bar: tqdm | None = None
+
+    def node(self, name: str) -> None:
+        """Say which node runs next."""
+        self.close()
+        self.name = name
+
+    def step(self, value: int, total: int) -> None:
+        """Move the bar of the current node."""
+        if self._bar is None:
+            interval = 0.1 if sys.stderr.isatty() else 5.0
+            self._bar = tqdm(total=total, desc=self.name, unit="step", disable=self.quiet, mininterval=interval)
+        self._bar.update(value - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar of the current node."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def run_workflow(args: argparse.Namespace) -> int:
+    """Run `patchbay run`."""
+    prompt = workflow.load(args.workflow)
+    workflow.assign(prompt, args.set)
+    from .catalog import catalog
+
+    folders = Folders(args.models, args.input, args.output)
+    progress = Progress(args.quiet or args.json)
+    start = time.perf_counter()
+    try:
+        run = Executor(catalog(), Session(folders, progress.step)).run(prompt, on_node=progress.node)
+    finally:
+        progress.close()
+    seconds = round(time.perf_counter() - start, 3)
+    files = [str(_path(folders, entry)) for ui in run.ui.values() for entry in ui.get("images", [])]
+    if args.json:
+        print(json.dumps({"outputs": run.ui, "images": files, "ran": run.ran, "seconds": seconds}, indent=1))
+    else:
+        _print_run(run, files, seconds)
+    return 0
+
+
+def _print_run(run: Run, files: list[str], seconds: float) -> None:
+    for ui in run.ui.values():
+        for text in ui.get("text", []):
+            print(text, end="\n\n")
+    for file in files:
+        print(file)
+    print(f"{len(run.ran)} nodes in {seconds:.1f} s", file=sys.stderr)
+
+
+def _path(folders: Folders, entry: dict[str, str]) -> Path:
+    folder = folders.output if entry["type"] == "output" else folders.temp
+    return folder / entry["subfolder"] / entry["filename"]
+
+
+def _fail(args: argparse.Namespace, code: int, text: str, data: dict[str, Any]) -> int:
+    if args.json:
+        print(json.dumps(data, indent=1, default=repr))
+    print(f"patchbay: {text}", file=sys.stderr)
+    return code
+
+
+# patchbay nodes
+
+
+def list_nodes(args: argparse.Namespace) -> int:
+    """Run `patchbay nodes`."""
+    from .catalog import catalog
+
+    with entered(Session()):
+        infos = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
+    if args.json:
+        print(json.dumps(infos, indent=1))
+        return 0
+    for name, info in infos.items():
+        print(f"{name} - {info['display_name']}: {info['description']}")
+        for kind in ("required", "optional"):
+            for entry, (type, settings) in info["input"].get(kind, {}).items():
+                print(f"  {entry} ({_describe(type, settings)}): {settings.get('tooltip', '')}")
+        print(f"  -> {', '.join(info['output']) or 'nothing'}\n")
+    return 0
+
+
+def _describe(type: str, settings: dict[str, Any]) -> str:
+    parts = [type]
+    if "options" in settings:
+        parts.append("one of " + " ".join(map(str, settings["options"])))
+    if "min" in settings:
+        parts.append(f"{settings['min']} to {settings['max']}")
+    if "default" in settings:
+        parts.append(f"default {settings['default']!r}")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

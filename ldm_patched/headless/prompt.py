@@ -1,0 +1,122 @@
+"""A workflow in API format: its structure, its values by name, and the errors of both.
+
+An error is a dict with `type`, `message`, `details` and `extra_info`, as ComfyUI's /prompt gives it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+MAX_BYTES = 64 * 2**20
+
+
+class PromptError(ValueError):
+    """A workflow that cannot run: `error` is about the whole of it, `node_errors` about its nodes by id."""
+
+    def __init__(self, error: dict[str, Any], node_errors: Mapping[str, dict[str, Any]] | None = None) -> None:
+        self.error = error
+        self.node_errors = dict(node_errors or {})
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        lines = [f"{entry['message']}: {entry['details']}" for entry in [self.error] if not self.node_errors]
+        for id, node in self.node_errors.items():
+            lines += [f"{node['name']}: {entry['message']}: {entry['details']}" for entry in node["errors"]]
+            assert id in node["name"]
+        return "\n".join(line.rstrip(": ") for line in lines)
+
+
+def problem(type: str, message: str, details: str = "", **extra_info: Any) -> dict[str, Any]:
+    """Return an error in the shape of /prompt."""
+    return {"type": type, "message": message, "details": details, "extra_info": extra_info}
+
+
+def load(path: Path) -> Prompt:
+    """Read a workflow in API format from a file.
+
+    Raises PromptError when it is no JSON, too large, of the page's own format, or not a workflow at all.
+    """
+    if not path.is_file():
+        raise PromptError(problem("no_prompt", "No such workflow file", str(path)))
+    if path.stat().st_size > MAX_BYTES:
+        raise PromptError(problem("no_prompt", "The workflow file is too large", f"{path}: over {MAX_BYTES} bytes"))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PromptError(problem("no_prompt", "The workflow file is not JSON", f"{path}: {error}")) from None
+    return check(data)
+
+
+def check(data: Any) -> Prompt:
+    """Return a workflow after checking its structure; a `prompt` entry around it is taken off.
+
+    Raises PromptError.
+    """
+    if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
+        data = data["prompt"]
+    if isinstance(data, dict) and isinstance(data.get("nodes"), list):
+        how = "open it in ComfyUI and choose Workflow > Export (API), then run the exported file"
+        raise PromptError(problem("no_prompt", "This is the page's own workflow format, not the API format", how))
+    if not isinstance(data, dict) or not data:
+        how = "expected an object of nodes, {id: {class_type, inputs}}"
+        raise PromptError(problem("no_prompt", "This is not a workflow", how))
+    for id, node in data.items():
+        if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
+            how = f"node {_short(id)} is not an object with class_type and inputs"
+            raise PromptError(problem("no_prompt", "This is not a workflow", how))
+    return {id: {**node, "inputs": dict(node.get("inputs", {}))} for id, node in data.items()}
+
+
+def title(prompt: Prompt, id: str) -> str:
+    """Name a node for a message: its id, class, and title where it has one."""
+    node = prompt[id]
+    meta = node.get("_meta")
+    given = meta.get("title") if isinstance(meta, dict) else None
+    shown = f" ({given})" if isinstance(given, str) and given != node.get("class_type") else ""
+    return f"node {id} {node.get('class_type')}{shown}"
+
+
+def assign(prompt: Prompt, settings: Iterable[str]) -> None:
+    """Set inputs of a workflow from texts `NODE.input=value`.
+
+    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text. Raises PromptError.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        node, dot, name = key.rpartition(".")
+        if not (equals and dot and node and name):
+            raise _bad_set(setting, "write NODE.input=value, for example 3.seed=7")
+        matches = [node] if node in prompt else [id for id in prompt if node in _names(prompt[id])]
+        if len(matches) != 1:
+            nodes = ", ".join(f"{id} {prompt[id].get('class_type')}" for id in prompt)
+            how = "no node has that id, class or title" if not matches else f"{len(matches)} nodes match; give the id"
+            raise _bad_set(setting, f"{how}. The nodes are {nodes}")
+        inputs = prompt[matches[0]]["inputs"]
+        inputs[name] = _value(text)
+
+
+def _names(node: Mapping[str, Any]) -> tuple[Any, ...]:
+    meta = node.get("_meta")
+    return node.get("class_type"), meta.get("title") if isinstance(meta, dict) else None
+
+
+def _bad_set(setting: str, how: str) -> PromptError:
+    return PromptError(problem("bad_set", f"--set {setting} cannot be applied", how))
+
+
+def _value(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
