@@ -49,7 +49,9 @@ class Executor:
         """
         with entered(self.session):
             order = validate(prompt, self.catalog)
-            run, outputs, signatures = Run(), {}, {}
+            run = Run()
+            outputs: dict[str, NodeOutput] = {}
+            signatures: dict[str, str] = {}
             kept: dict[str, NodeOutput] = {}
             try:
                 for id in order:
@@ -81,10 +83,10 @@ class Executor:
         schema = cls.GET_SCHEMA()
         itself = id if schema.not_idempotent or schema.hidden else None
         whole = prompt if Hidden.prompt in schema.hidden else None  # it is written into the files that the node makes
-        text = json.dumps(
+        everything = json.dumps(
             [node["class_type"], constants, sources, outside, itself, whole], sort_keys=True, default=repr
         )
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(everything.encode()).hexdigest()
 
     def _execute(
         self, prompt: Prompt, id: str, outputs: Mapping[str, NodeOutput], extra_pnginfo: Mapping[str, Any] | None

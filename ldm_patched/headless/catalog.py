@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from . import core_image, core_loaders, core_sampling
 from .io import ComfyNode
@@ -15,9 +16,10 @@ def catalog() -> dict[str, type[ComfyNode]]:
     extension = PatchbayExtension()
     own = asyncio.run(_nodes_of(extension))
     core = [*core_loaders.NODES, *core_sampling.NODES, *core_image.NODES]
-    return {cls.GET_SCHEMA().node_id: cls for cls in [*core, *own]}
+    everything: list[type[ComfyNode]] = [*core, *own]
+    return {cls.GET_SCHEMA().node_id: cls for cls in everything}
 
 
-async def _nodes_of(extension) -> list[type[ComfyNode]]:
+async def _nodes_of(extension: Any) -> list[type[ComfyNode]]:
     await extension.on_load()
     return await extension.get_node_list()

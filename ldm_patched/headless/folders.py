@@ -82,8 +82,8 @@ def inside(folder: Path, name: str) -> Path:
 def numbered(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int]:
     """Return the subfolder of `folder` for a file name prefix, the bare name, and the next free number in it.
 
-    `%width%`, `%height%` and the date words `%year%` to `%second%` are filled in. Raises ValueError when the prefix leads
-    out of the folder.
+    `%width%`, `%height%` and the date words `%year%` to `%second%` are filled in. Raises ValueError when the prefix
+    leads out of the folder.
     """
     filled = _fill(prefix, width, height)
     target = inside(folder, filled)

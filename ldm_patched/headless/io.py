@@ -274,7 +274,7 @@ class ComfyNode:
         raise NotImplementedError(f"{cls.__name__} has no define_schema")
 
     @classmethod
-    def execute(cls, **kwargs: Any) -> NodeOutput:
+    def execute(cls, *args: Any, **kwargs: Any) -> NodeOutput:
         """Run the node."""
         raise NotImplementedError(f"{cls.__name__} has no execute")
 

@@ -25,9 +25,8 @@ class PromptError(ValueError):
 
     def _text(self) -> str:
         lines = [f"{entry['message']}: {entry['details']}" for entry in [self.error] if not self.node_errors]
-        for id, node in self.node_errors.items():
+        for node in self.node_errors.values():
             lines += [f"{node['name']}: {entry['message']}: {entry['details']}" for entry in node["errors"]]
-            assert id in node["name"]
         return "\n".join(line.rstrip(": ") for line in lines)
 
 
@@ -84,7 +83,8 @@ def title(prompt: Prompt, id: str) -> str:
 def assign(prompt: Prompt, settings: Iterable[str]) -> None:
     """Set inputs of a workflow from texts `NODE.input=value`.
 
-    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text. Raises PromptError.
+    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text.
+    Raises PromptError.
     """
     for setting in settings:
         key, equals, text = setting.partition("=")
