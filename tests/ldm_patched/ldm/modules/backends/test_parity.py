@@ -13,7 +13,6 @@ from .conftest import float64_attention
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-PROBE = registry.AttentionCall(1, 1, 1, 1, 1, 64, torch.float16, "cpu")
 RUNNABLE = [
     (device, backend.name)
     for device in DEVICES
