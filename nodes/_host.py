@@ -49,7 +49,8 @@ def register_host_backends() -> None:
         function = get_attention_function(name, None)
         declared = registry.get(name)
         if function is not None and declared is not None:
-            registry.register(replace(declared, function=function, missing=_present))
+            # ComfyUI's sage3 drops the scale of a call
+            registry.register(replace(declared, function=function, missing=_present, scale=name != "sage3"))
 
 
 def _present() -> str | None:

@@ -57,9 +57,10 @@ class Executor:
                 for id in order:
                     throw_exception_if_processing_interrupted()
                     signature = signatures[id] = self._signature(prompt, id, signatures)
-                    if signature in self._results:
+                    known = kept.get(signature) or self._results.get(signature)
+                    if known is not None:
                         run.cached.append(id)
-                        kept[signature] = self._results[signature]
+                        kept[signature] = known
                     else:
                         if on_node is not None:
                             on_node(title(prompt, id))
