@@ -1,0 +1,125 @@
+"""Run a real ComfyUI for the tests: on a free port, on the CPU, with this pack as the only one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NAME = "attention-patchbay"
+CLIENT = Path(__file__).with_name("prompt_client.py")
+START_SECONDS = 240
+STAMP = r"^\[([\d-]+ [\d:]+,\d+)\]"
+# urllib would ask a proxy of the environment for 127.0.0.1 too
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def python() -> str:
+    """Return the interpreter that ComfyUI runs in."""
+    return os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+class Server:
+    """A server with a base directory of its own; start and stop it with `with`."""
+
+    def __init__(self, base: Path, pack: Path = ROOT) -> None:
+        self.base = base
+        for folder in ("custom_nodes", "models", "input", "output", "temp", "user"):
+            (base / folder).mkdir(parents=True)
+        (base / "custom_nodes" / NAME).symlink_to(pack, target_is_directory=True)
+        self.log = base / "server.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Server:
+        command = [python(), "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base)]
+        command += ["--database-url", f"sqlite:///{self.base}/user/comfyui.db", "--disable-auto-launch"]
+        command += ["--disable-api-nodes", "--disable-all-custom-nodes", "--whitelist-custom-nodes", NAME]
+        command += ["--verbose", "DEBUG", str(self.log)]
+        with (self.base / "console.log").open("wb") as console:
+            self.process = subprocess.Popen(
+                command, cwd=os.environ["COMFYUI_PATH"], stdout=console, stderr=subprocess.STDOUT
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                self.get("/system_stats")
+            except OSError:
+                time.sleep(0.2)
+            else:
+                return
+        raise RuntimeError(f"ComfyUI did not start: {(self.base / 'console.log').read_text()[-3000:]}")
+
+    def _stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def read(self, path: str) -> str:
+        """Return what the server serves under a path."""
+        with _direct.open(self.url + path, timeout=30) as answer:
+            return answer.read().decode()
+
+    def get(self, path: str) -> Any:
+        """Return the JSON that the server serves under a path."""
+        return json.loads(self.read(path))
+
+    def post_prompt(self, workflow: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Queue a workflow; return the status and the answer."""
+        body = json.dumps({"prompt": workflow}).encode()
+        request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
+        try:
+            with _direct.open(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.load(refusal)
+
+    def run(self, workflow: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Run a workflow to the end, with its pictures put into a folder."""
+        job = folder / "workflow.json"
+        job.write_text(json.dumps(workflow))
+        command = [python(), str(CLIENT), self.url, str(job), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def import_seconds(self) -> float:
+        """Return how long the pack took to load, by the time stamps of the log."""
+        text = self.log.read_text()
+        begin = re.search(STAMP + rf".*Trying to load custom node .*{NAME}$", text, re.M)
+        end = re.search(STAMP + r" \[INFO\] \nImport times for custom nodes:", text, re.M)
+        assert begin is not None and end is not None, text[-3000:]
+        times = [datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S,%f") for stamp in (begin, end)]
+        return (times[1] - times[0]).total_seconds()
+
+    def errors(self) -> list[str]:
+        """Return the lines of the log that say that the pack did not load."""
+        signs = r"Cannot import|Error while calling comfy_entrypoint|did not return a|due to the lack of|IMPORT FAILED"
+        return [line for line in self.log.read_text().splitlines() if re.search(signs, line)]

@@ -1,0 +1,118 @@
+"""Run the pack in a real ComfyUI server: loading, node info, help, refusals, and the example workflows' pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .comfyui_server import NAME, ROOT, Server
+from .test_object_info import NODES, plain
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
+]
+
+EXAMPLES = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
+IMPORT_SECONDS = 0.3
+ONE_LEVEL = 1 / 255
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("comfyui") / "base") as running:
+        yield running
+
+
+def example(name: str = "demo", **changes: Any) -> dict[str, Any]:
+    """Return an example workflow with inputs changed, each named `node__input`."""
+    workflow = json.loads((ROOT / "example_workflows" / "api" / f"{name}.json").read_text())
+    for key, value in changes.items():
+        node, _, entry = key.partition("__")
+        (wanted,) = [item for item in workflow.values() if item["class_type"] == node]
+        if value is None:
+            del wanted["inputs"][entry]
+        else:
+            wanted["inputs"][entry] = value
+    return workflow
+
+
+def picture(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) / 255
+
+
+def test_the_pack_loads_without_an_error_and_fast(server: Server) -> None:
+    assert server.errors() == []
+    assert server.import_seconds() < IMPORT_SECONDS
+
+
+def test_node_info_equals_the_embedded_hosts(server: Server) -> None:
+    infos = server.get("/object_info")
+    assert set(NODES) == {name for name in infos if name.startswith("Patchbay")}
+    for name, mine in NODES.items():
+        shared = mine.keys() & infos[name].keys()
+        assert {"input", "input_order", "output", "output_name", "display_name", "category"} <= shared
+        assert {key: plain(infos[name][key]) for key in shared} == {key: mine[key] for key in shared}
+
+
+def test_the_page_and_the_help_are_served(server: Server) -> None:
+    scripts = [path for path in server.get("/extensions") if NAME in path]
+    assert scripts == [f"/extensions/{NAME}/index.js"]
+    assert "registerExtension" in server.read(scripts[0])
+    for name in NODES:
+        assert server.read(f"/extensions/{NAME}/docs/{name}.md").startswith("# ")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_gives_the_picture_of_the_embedded_host(path: Path, server: Server, tmp_path: Path) -> None:
+    record = server.run(json.loads(path.read_text()), tmp_path)
+    assert record["status"] == "success", record["error"]
+    command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli"]
+    command += ["run", str(path), "--output", str(tmp_path / "embedded")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (theirs,), (mine,) = record["images"], list((tmp_path / "embedded").glob("*.png"))
+    assert picture(theirs).std() > 0.05  # not blank
+    assert np.abs(picture(theirs) - picture(mine)).mean() < ONE_LEVEL
+
+
+def test_the_report_reaches_the_page(server: Server, tmp_path: Path) -> None:
+    record = server.run(example(KSampler__seed=11), tmp_path)
+    (output,) = [output for output in record["outputs"].values() if "table" in output]
+    assert "attention calls" in output["text"][0]
+    assert sum(row["calls"] for row in output["table"]) == 2 * 7 * 20  # self and cross, 7 blocks, 20 steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"PatchbayAttentionPatch__blocks": "middle, inptu:3"}, "column 9"),
+        ({"PatchbayAttentionPatch__strength": math.nan}, "strength is nan"),
+        ({"PatchbayAttentionPatch__value": math.inf}, "value is inf"),
+        ({"PatchbayAttentionBackend__end_percent": math.nan}, "end_percent is nan"),
+        ({"PatchbayAttentionPatch__slot": "attn1.v", "PatchbayAttentionPatch__operation": "temperature"}, "attn1.v"),
+        ({"PatchbayAttentionBackend__backend": "warp"}, "not in"),
+        ({"PatchbayAttentionBackend__blocks": None}, "Required input is missing"),
+    ],
+)
+def test_wrong_widgets_are_refused_before_anything_runs(changes: dict[str, Any], reason: str, server: Server) -> None:
+    status, answer = server.post_prompt(example(**changes))
+    assert status == 400
+    assert reason in json.dumps(answer["node_errors"])
+
+
+def test_a_block_that_the_model_lacks_is_refused_before_sampling(server: Server, tmp_path: Path) -> None:
+    record = server.run(example(PatchbayAttentionPatch__blocks="output:11"), tmp_path)
+    assert record["status"] == "error"
+    assert record["error"]["node_type"] == "PatchbayAttentionPatch"
+    assert "input:3, input:5, middle, output:0, output:1, output:2, output:3" in record["error"]["exception_message"]

@@ -1,0 +1,67 @@
+// Shows the text of a Patch Report in its node. The text is neither saved nor sent to the server.
+import { app } from '../../scripts/app.js'
+
+const NODE = 'PatchbayPatchReport'
+const WIDGET = 'patchbay_report'
+const SIZE = [760, 440]
+
+const STYLE = {
+  boxSizing: 'border-box',
+  contain: 'size', // its place decides how large it is, not the text
+  minHeight: '220px',
+  width: '100%',
+  margin: '0',
+  padding: '6px 8px',
+  overflow: 'auto',
+  font: '11px/1.4 monospace',
+  whiteSpace: 'pre',
+  userSelect: 'text',
+  color: 'var(--input-text)',
+  background: 'var(--comfy-input-bg)',
+  borderRadius: '6px'
+}
+
+function addText(node) {
+  const text = document.createElement('pre')
+  text.tabIndex = 0
+  text.setAttribute('aria-label', 'Patch report')
+  Object.assign(text.style, STYLE)
+  text.textContent = 'Run the workflow to see what the attention did.'
+  const widget = node.addDOMWidget(WIDGET, WIDGET, text, {
+    serialize: false,
+    hideOnZoom: false,
+    getValue: () => text.textContent,
+    setValue: () => {},
+    getMinHeight: () => 240
+  })
+  widget.serialize = false
+  node.setSize(SIZE)
+}
+
+function show(node, output) {
+  const widget = node.widgets?.find((candidate) => candidate.name === WIDGET)
+  if (widget && output?.text) widget.element.textContent = output.text.join('\n')
+}
+
+// Outputs are named by node id, and in a subgraph by `subgraph:node`.
+function showAll(outputs) {
+  const graphs = [['', app.rootGraph], ...[...app.rootGraph.subgraphs].map(([id, graph]) => [`${id}:`, graph])]
+  for (const [prefix, graph] of graphs)
+    for (const node of graph.nodes) if (node.comfyClass === NODE) show(node, outputs[prefix + node.id])
+}
+
+app.registerExtension({
+  name: 'attention.patchbay',
+
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return
+    addText(node)
+    const before = node.onExecuted
+    node.onExecuted = function (output) {
+      before?.call(this, output)
+      show(this, output)
+    }
+  },
+
+  onNodeOutputsUpdated: showAll
+})
