@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..ldm_patched.patches.attach import attach_rule
 from ..ldm_patched.patches.router import BACKENDS, Rule
 from ..ldm_patched.patches.schedule import Schedule
-from ..ldm_patched.patches.targets import parse
+from ..ldm_patched.patches.targets import KINDS, parse
 from ._host import io
 from ._widgets import CATEGORY, blocks, check, window
 
@@ -42,7 +42,7 @@ class AttentionBackend(io.ComfyNode):
                 blocks(),
                 io.Combo.Input(
                     "kind",
-                    options=["all", "self", "cross"],
+                    options=list(KINDS),
                     default="all",
                     tooltip="Self-attention (attn1), cross-attention to the text (attn2), or both.",
                 ),
@@ -77,6 +77,8 @@ def make(
 
     Raises ValueError naming the value and the fix.
     """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(KINDS)}")
     return Rule(backend, parse(blocks).narrowed(kind), Schedule(start_percent, end_percent))
 
 

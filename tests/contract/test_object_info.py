@@ -34,7 +34,8 @@ NODES = own_nodes()
 
 
 def test_nodes_equal_the_snapshot() -> None:
-    assert NODES == json.loads(SNAPSHOT.read_text())
+    infos = json.loads(SNAPSHOT.read_text())
+    assert infos == NODES
 
 
 def test_order_of_the_inputs_equals_the_snapshot() -> None:

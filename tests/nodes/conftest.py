@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.modules import samplers
+from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.modules.ops import plain
+from torch import Tensor
+
+UNET: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1],
+    "use_spatial_transformer": True,
+    "context_dim": 16,
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "legacy": False,
+}
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model() -> ModelPatcher:
+    """Give a random UNet with the blocks input:1, middle, output:0 and output:1."""
+    torch.manual_seed(0)
+    return ModelPatcher(MODEL_CLASSES["sd1"](ModelConfig("sd1", UNET), operations=plain), "cpu", "cpu")
+
+
+@pytest.fixture
+def run() -> Callable[[Any], Tensor]:
+    """Give a function that samples a model in 3 steps, with one call of the network in each."""
+    positive, negative = [[draw(1, 1, 7, 16), {}]], [[draw(2, 1, 7, 16), {}]]
+
+    def sample(model: Any) -> Tensor:
+        noise = draw(0, 1, 4, 8, 8)
+        return samplers.sample(model, noise, positive, negative, 4.0, 3, "euler", "normal", 1.0, seed=0)
+
+    return sample
