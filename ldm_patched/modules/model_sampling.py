@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..ldm.modules.diffusionmodules.util import make_beta_schedule
 
-SAMPLING_TYPES = ("eps", "v_prediction", "x0", "lcm")
+SAMPLING_TYPES = ("eps", "v_prediction", "lcm", "x0")
 
 # alpha_bar of the last step after rescaling; exactly zero would be an infinite sigma
 _TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
