@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from . import core_image, core_loaders, core_sampling
+from . import core_image, core_loaders, core_lora, core_sampling
 from .io import ComfyNode
 
 
@@ -15,7 +15,7 @@ def catalog() -> dict[str, type[ComfyNode]]:
 
     extension = PatchbayExtension()
     own = asyncio.run(_nodes_of(extension))
-    core = [*core_loaders.NODES, *core_sampling.NODES, *core_image.NODES]
+    core = [*core_loaders.NODES, *core_lora.NODES, *core_sampling.NODES, *core_image.NODES]
     everything: list[type[ComfyNode]] = [*core, *own]
     return {cls.GET_SCHEMA().node_id: cls for cls in everything}
 

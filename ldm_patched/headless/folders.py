@@ -14,6 +14,7 @@ DEMO_NAME = "patchbay_demo.safetensors"
 KINDS = {
     "checkpoints": ("checkpoints",),
     "diffusion_models": ("diffusion_models", "unet"),
+    "loras": ("loras",),
 }
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

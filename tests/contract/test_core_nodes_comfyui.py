@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless import core_image, core_loaders, core_sampling
+from attention_patchbay.ldm_patched.headless import core_image, core_loaders, core_lora, core_sampling
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -18,10 +18,10 @@ pytestmark = [
 ]
 OURS = {
     cls.GET_SCHEMA().node_id: cls.GET_NODE_INFO_V1()
-    for cls in [*core_loaders.NODES, *core_sampling.NODES, *core_image.NODES]
+    for cls in [*core_loaders.NODES, *core_lora.NODES, *core_sampling.NODES, *core_image.NODES]
 }
 SETTINGS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate", "image_upload")
-FILES = ("ckpt_name", "unet_name", "image")  # depend on the folders of the host
+FILES = ("ckpt_name", "unet_name", "lora_name", "image")  # depend on the folders of the host
 
 
 @pytest.fixture(scope="module")
