@@ -1,9 +1,12 @@
 """Patches of attention as values, and the one way to put them on a model.
 
-- `targets`: block addresses (`parse`, `model_blocks`, `select`)
-- `schedule`: when a patch acts (`Schedule`)
-- `attention_patch`: elementary changes (`AttentionPatch`)
-- `router`: which attention function runs (`Rule`)
-- `attach`: `attach_patch`, `attach_rule`, `recorder_of`
-- `report`: what ran (`text`, `table`)
+- `targets`: block addresses (`parse(text) -> Address`, `model_blocks(model)`, `select(address, model)`)
+- `schedule`: when a patch acts (`Schedule(start_percent, end_percent, curve)`)
+- `attention_patch`: elementary changes (`AttentionPatch(slot, operation, value, strength, address, schedule)`)
+- `router`: which attention function runs (`Rule(backend, address, schedule)`)
+- `attach`: `attach_patch(model, patch, attend)` and `attach_rule(model, rule)` give a patched clone,
+  `recorder_of(model)` what its last run recorded
+- `report`: what ran (`text(recorder)`, `table(recorder)`)
+
+Below these: `stack` composes the patches that replace an attention, `gate` tells a patch when to act, `recorder` counts.
 """

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..ldm.modules.backends.dispatch import optimized_attention
 from .attention_patch import AttentionPatch, InputPatch, OutputPatch, ReplaceLayer
 from .gate import Gate
 from .recorder import KEY, Entry, Marker, Recorder
-from .router import SLOT, Router, Rule
-from .stack import Attend, push
-from .targets import BlockId, BlockInfo, model_blocks, select
+from .router import SLOT, Route, Router, Rule
+from .stack import Attend, Stack, push, uncover_call
+from .targets import AddressError, BlockId, BlockInfo, family, model_blocks, select
 
+# Names that ComfyUI gives these moments.
 ON_PRE_RUN = "on_pre_run"
+ON_CLONE = "on_clone"
+APPLY_MODEL = "apply_model"
 
 
 def attach_patch(model: Any, patch: AttentionPatch, attend: Attend = optimized_attention) -> Any:
     """Return a clone of a model patcher with an attention patch.
 
     `attend` is the host's attention function, used where the patch takes its place. A neutral patch is listed in the
-    report and does nothing. Raises AddressError when the address does not fit the model.
+    report and does nothing. Raises AddressError when the address does not fit the model, or the model is not a UNet.
     """
+    if not model_blocks(model):
+        raise AddressError(f"attention patches need a UNet with transformer blocks; {family(model)} is none")
     address = patch.address if patch.address.kind != "all" else replace(patch.address, kind=patch.kind)
     if address.kind != patch.kind:
         raise ValueError(f"slot {patch.slot} belongs to {patch.kind}-attention, but the address says {address.kind}")
     chosen = select(address, model)
-    clone, entry = _with_entry(model, patch.name, tuple((info.id, patch.kind) for info in chosen))
+    slot = patch_slot(patch)
+    targets = tuple((info.id, patch.kind) for info in chosen)
+    clone, entry = _with_entry(model, Entry(patch.name, slot, targets, patch.schedule, neutral=patch.neutral))
     if patch.neutral:
         return clone
-    gate = Gate(entry, frozenset(info.id for info in chosen), patch.schedule)
+    gate = Gate(entry, frozenset(info.id for info in chosen))
     if patch.operation == "identity":
-        _replace(clone, chosen, ReplaceLayer(patch, gate), attend)
-    elif patch.part == "out":
-        clone.set_model_patch(OutputPatch(patch, gate), f"{patch.attention}_output_patch")
+        _replace(clone, slot, chosen, ReplaceLayer(patch, gate), attend)
     else:
-        clone.set_model_patch(InputPatch(patch, gate), f"{patch.attention}_patch")
+        clone.set_model_patch(OutputPatch(patch, gate) if patch.part == "out" else InputPatch(patch, gate), slot)
     return clone
+
+
+def patch_slot(patch: AttentionPatch) -> str:
+    """Return the key of `patches`, or of `patches_replace`, that a patch belongs to."""
+    if patch.operation == "identity":
+        return patch.attention
+    return f"{patch.attention}_output_patch" if patch.part == "out" else f"{patch.attention}_patch"
 
 
 def attach_rule(model: Any, rule: Rule) -> Any:
@@ -44,12 +58,12 @@ def attach_rule(model: Any, rule: Rule) -> Any:
 
     A foreign override stays behind them. Raises AddressError when the address does not fit the model.
     """
-    chosen = select(rule.address, model)
     kinds = ("self", "cross") if rule.address.kind == "all" else (rule.address.kind,)
-    clone, entry = _with_entry(model, rule.name, tuple((info.id, kind) for info in chosen for kind in kinds))
+    targets = tuple((info.id, kind) for info in select(rule.address, model) for kind in kinds)
+    clone, entry = _with_entry(model, Entry(rule.name, SLOT, targets, rule.schedule))
     options = clone.model_options["transformer_options"]
     router = options[SLOT]
-    options[SLOT] = Router(((rule, entry), *router.rules), router.previous)
+    options[SLOT] = Router((Route.of(rule, entry), *router.routes), router.previous)
     return clone
 
 
@@ -58,34 +72,68 @@ def recorder_of(model: Any) -> Recorder | None:
     return model.model_options.get("transformer_options", {}).get(KEY)
 
 
-def _replace(clone: Any, chosen: list[BlockInfo], layer: ReplaceLayer, attend: Attend) -> None:
+def _replace(clone: Any, name: str, chosen: Iterable[BlockInfo], layer: ReplaceLayer, attend: Attend) -> None:
     for info in chosen:
-        address = (info.id.room, info.id.number, info.id.index)
-        existing = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        clone.set_model_attn1_replace(push(existing, address, layer, attend), *address)
+        existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(name, {})
+        clone.set_model_patch_replace(push(existing, info.id, layer, attend), name, *info.id)
+    clone.remove_wrappers_with_key(APPLY_MODEL, KEY)
+    clone.add_wrapper_with_key(APPLY_MODEL, KEY, uncover_call)
 
 
-def _with_entry(model: Any, name: str, targets: tuple[tuple[BlockId, str], ...]) -> tuple[Any, Entry]:
-    """Clone a model and give the clone its own recorder and router, and once the marks of self- and cross-attention.
+def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
+    """Clone a model and give the clone a recorder, a router, and once the marks of self- and cross-attention.
 
-    Returns the clone and the new entry of its recorder.
+    Returns the clone and the entry with its number.
     """
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
     before: Recorder | None = options.get(KEY)
-    blocks = model_blocks(clone)
     earlier = before.entries if before else ()
-    entry = Entry(name, targets, len(earlier) + 1)
-    recorder = Recorder(
-        entries=(*earlier, entry),
-        blocks={info.id: (info.heads, info.dim_head) for info in blocks},
-    )
-    options[KEY] = recorder
-    clone.remove_callbacks_with_key(ON_PRE_RUN, KEY)
-    clone.add_callback_with_key(ON_PRE_RUN, KEY, recorder.start)
+    entry = replace(entry, number=len(earlier) + 1)
+    blocks = model_blocks(clone)
+    shapes = {info.id: (info.heads, info.dim_head) for info in blocks}
+    to_sigma = clone.get_model_object("model_sampling").percent_to_sigma
+    _record(clone, Recorder((*earlier, entry), shapes, percent_to_sigma=to_sigma))
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT))
     if blocks and before is None:
         clone.set_model_attn1_patch(Marker("self"))
         clone.set_model_attn2_patch(Marker("cross"))
     return clone, entry
+
+
+def _record(clone: Any, recorder: Recorder) -> None:
+    """Let a recorder belong to a clone: it starts again with every run, and clones of the clone get their own."""
+    clone.model_options["transformer_options"][KEY] = recorder
+    for moment, callback in ((ON_PRE_RUN, partial(_start, recorder)), (ON_CLONE, _fork)):
+        clone.remove_callbacks_with_key(moment, KEY)
+        clone.add_callback_with_key(moment, KEY, callback)
+
+
+def _fork(model: Any, clone: Any) -> None:
+    recorder = recorder_of(clone)
+    if recorder is not None:
+        _record(clone, recorder.fork())
+
+
+def _start(recorder: Recorder, patcher: Any) -> None:
+    options = patcher.model_options.get("transformer_options", {})
+    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, frozenset(_placed(options)))
+
+
+def _placed(options: Mapping[str, Any]) -> Iterator[tuple[int, BlockId | None]]:
+    """Yield which entries still have their slot, and in which block (None: all of them)."""
+    router = options.get(SLOT)
+    if isinstance(router, Router):
+        yield from ((route.entry.number, None) for route in router.routes)
+    for patches in options.get("patches", {}).values():
+        yield from ((gate.entry.number, None) for gate in map(_gate, patches) if gate is not None)
+    for slots in options.get("patches_replace", {}).values():
+        for address, stack in slots.items():
+            gates = map(_gate, stack.layers) if isinstance(stack, Stack) else ()
+            yield from ((gate.entry.number, BlockId(*address)) for gate in gates if gate is not None)
+
+
+def _gate(patch: Any) -> Gate | None:
+    gate = getattr(patch, "gate", None)
+    return gate if isinstance(gate, Gate) else None

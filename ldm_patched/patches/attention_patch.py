@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .gate import Gate
 from .schedule import Schedule
 from .stack import Inner
 from .targets import Address
@@ -106,7 +107,8 @@ class AttentionPatch:
     def name(self) -> str:
         """Describe the patch in one line."""
         value = f" {self.value:g}" if self.operation in ("scale", "temperature") else ""
-        return f"{self.operation}{value} {self.slot} on {self.address}"
+        strength = f" x {self.strength:g}" if self.strength != 1.0 else ""
+        return f"{self.operation}{value} {self.slot}{strength} on {self.address}{self.schedule.suffix}"
 
     def apply(self, x: Tensor, weight: float) -> Tensor:
         """Change a tensor (b, n, c) of the slot; `weight` is the curve of the schedule."""
@@ -114,10 +116,18 @@ class AttentionPatch:
         return x if weight == 0.0 else MATHS[self.operation](x, self.value, weight)
 
     def attend(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, weight: float) -> Tensor:
-        """Blend the result of self-attention towards v, what an identity attention matrix gives."""
+        """Blend the result of self-attention towards v, what an identity attention matrix gives.
+
+        Raises ValueError where queries and values are not the same tokens.
+        """
         weight *= self.strength
         if weight == 0.0:
             return inner(q, k, v)
+        if q.shape[:2] != v.shape[:2]:
+            raise ValueError(
+                f"{self.name}: an identity matrix needs one value for each query, but there are {tuple(q.shape[:2])} "
+                f"queries and {tuple(v.shape[:2])} values; take this block out of it or of the patch that changed them"
+            )
         return v if weight == 1.0 else torch.lerp(inner(q, k, v), v, weight)
 
 
@@ -126,19 +136,22 @@ class InputPatch:
     """An attention patch in the attn1_patch or attn2_patch slot of a UNet."""
 
     patch: AttentionPatch
-    gate: Any
+    gate: Gate
 
     def __call__(
-        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         weight = self.gate.weight(extra_options)
         if weight == 0.0:
             return n, context, value
+        # the three can be one tensor, or left out: each is given by itself so that only the slot's own changes
+        context = n if context is None else context
+        value = context if value is None else value
         if self.patch.part == "q":
             return self.patch.apply(n, weight), context, value
         if self.patch.part == "k":
-            return n, self.patch.apply(context, weight), context if value is None else value
-        return n, context, self.patch.apply(context if value is None else value, weight)
+            return n, self.patch.apply(context, weight), value
+        return n, context, self.patch.apply(value, weight)
 
 
 @dataclass(frozen=True)
@@ -146,7 +159,7 @@ class OutputPatch:
     """An attention patch in the attn1_output_patch or attn2_output_patch slot of a UNet."""
 
     patch: AttentionPatch
-    gate: Any
+    gate: Gate
 
     def __call__(self, n: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         weight = self.gate.weight(extra_options)
@@ -158,7 +171,7 @@ class ReplaceLayer:
     """An attention patch around the attention itself."""
 
     patch: AttentionPatch
-    gate: Any
+    gate: Gate
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         weight = self.gate.weight(extra_options)

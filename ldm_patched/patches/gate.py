@@ -13,18 +13,25 @@ from .targets import BlockId
 
 @dataclass(frozen=True)
 class Gate:
-    """Open in some blocks during a schedule; every opening is counted by the recorder of the run."""
+    """Open in some blocks during the schedule of an entry; every opening is counted by the recorder of the run."""
 
     entry: Entry
     blocks: frozenset[BlockId]
-    schedule: Schedule
 
     def weight(self, options: Mapping[str, Any]) -> float:
         """Return the strength of the curve for the current call, 0 where the patch must not act."""
-        if current_block(options) not in self.blocks:
+        block = current_block(options)
+        if block not in self.blocks:
             return 0.0
         recorder: Recorder | None = options.get(KEY)
-        weight = self.schedule.weight(recorder.percent(options) if recorder is not None else 0.0)
+        weight = current_weight(self.entry.schedule, recorder, options)
         if weight and recorder is not None:
-            recorder.count_patch(self.entry, options)
+            recorder.count_patch(self.entry.number, block)
         return weight
+
+
+def current_weight(schedule: Schedule, recorder: Recorder | None, options: Mapping[str, Any]) -> float:
+    """Return the strength of a schedule for the current call; without a recorder it is that of the first step."""
+    if schedule.always:
+        return 1.0
+    return schedule.weight(recorder.percent(options) if recorder is not None else 0.0)

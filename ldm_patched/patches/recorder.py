@@ -6,11 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .schedule import percent_of
+from .schedule import Schedule, percent_of
 from .targets import BlockId
 
 KEY = "patchbay"
@@ -18,15 +18,25 @@ KEY = "patchbay"
 
 @dataclass(frozen=True)
 class Entry:
-    """What one node attached: a name to show and the blocks and kinds it is meant for (none where it fits any call)."""
+    """What one node attached.
+
+    Args:
+        name: one line to show.
+        slot: where it was put: the key of `patches`, `patches_replace` or `transformer_options`.
+        targets: the blocks and kinds of attention it is meant for; none where it fits any call.
+        number: place in the order of the graph, from 1.
+        neutral: its settings change nothing, so it was not put anywhere.
+    """
 
     name: str
+    slot: str = ""
     targets: tuple[tuple[BlockId, str], ...] = ()
-    number: int = 1  # place in the order of the graph
+    schedule: Schedule = Schedule()
+    number: int = 1
+    neutral: bool = False
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A group of equal attention calls: where, self or cross, which function, and why not the one asked for."""
 
     block: BlockId | None
@@ -41,61 +51,84 @@ class Recorder:
 
     One instance belongs to one clone of a model; it travels in `transformer_options` by reference, whatever the host
     copies. Calls from several threads are counted exactly.
+
+    Args:
+        blocks: heads and head dim of each transformer block of the model.
+        seen: self- and cross-attentions that the model entered, whatever came of them.
+        calls: attention calls that took the override.
+        patched: uses of each entry (by number) in each block.
+        placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
     """
 
     entries: tuple[Entry, ...] = ()
-    blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict)  # id -> (heads, dim_head)
+    blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict)
+    seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     calls: Counter[Call] = field(default_factory=Counter)
-    patched: Counter[tuple[Entry, BlockId | None]] = field(default_factory=Counter)
+    patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    placed: frozenset[tuple[int, BlockId | None]] = frozenset()
+    percents: dict[float, float] = field(default_factory=dict)  # sigma -> how far the run is there
+    choices: dict[tuple, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     runs: int = 0
+    percent_to_sigma: Callable[[float], float] | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._thread = threading.local()
-        self._percents: dict[float, float] = {}
-        self._percent_to_sigma: Callable[[float], float] | None = None
 
-    def start(self, patcher: Any) -> None:
-        """Forget the last run; called with the patcher that samples, before it does."""
+    def __deepcopy__(self, memo: dict) -> Recorder:
+        """Stay one object in options that are copied through and through."""
+        return self
+
+    def fork(self) -> Recorder:
+        """Return an empty recorder of the same entries, for a clone of the model."""
+        return Recorder(self.entries, self.blocks, percent_to_sigma=self.percent_to_sigma)
+
+    def start(self, percent_to_sigma: Callable[[float], float], placed: frozenset[tuple[int, BlockId | None]]) -> None:
+        """Forget the last run before the next."""
         with self._lock:
-            self.calls.clear()
-            self.patched.clear()
-            self._percents.clear()
+            for counts in (self.seen, self.calls, self.patched, self.percents, self.choices):
+                counts.clear()
+            self._thread = threading.local()
+            self.percent_to_sigma = percent_to_sigma
+            self.placed = placed
             self.runs += 1
-        self._percent_to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
 
-    def count_call(self, call: Call) -> None:
-        """Count one attention call."""
+    def enter(self, kind: str, block: BlockId | None) -> None:
+        """Note that this thread begins the `self`- or `cross`-attention of a block."""
+        self._thread.kind = kind
         with self._lock:
-            self.calls[call] += 1
-
-    def count_patch(self, entry: Entry, options: Mapping[str, Any]) -> None:
-        """Count one use of a patch in the current block."""
-        with self._lock:
-            self.patched[entry, current_block(options)] += 1
+            self.seen[block, kind] += 1
 
     @property
     def kind(self) -> str | None:
         """Tell whether this thread is in `self`- or `cross`-attention; None where the model does not say."""
         return getattr(self._thread, "kind", None)
 
-    @kind.setter
-    def kind(self, kind: str | None) -> None:
-        self._thread.kind = kind
+    def count_call(self, call: Call, number: int | None = None) -> None:
+        """Count one attention call, and the rule (by the number of its entry) that chose its function."""
+        with self._lock:
+            self.calls[call] += 1
+            if number is not None:
+                self.patched[number, call.block] += 1
+
+    def count_patch(self, number: int, block: BlockId | None) -> None:
+        """Count one use of a patch in a block."""
+        with self._lock:
+            self.patched[number, block] += 1
 
     def percent(self, options: Mapping[str, Any]) -> float:
-        """Return how far the run is, 0..1, from the current sigma; the tensor is read once a step."""
+        """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
         sigmas: Tensor | None = options.get("sigmas")
-        if sigmas is None or self._percent_to_sigma is None:
+        if sigmas is None or self.percent_to_sigma is None:
             return 0.0
         cached = getattr(self._thread, "percent", None)
         if cached is not None and cached[0] is sigmas:
             return cached[1]
         sigma = float(sigmas.flatten()[0])
-        if sigma not in self._percents:
-            self._percents[sigma] = percent_of(sigma, self._percent_to_sigma)
-        self._thread.percent = (sigmas, self._percents[sigma])
-        return self._percents[sigma]
+        if sigma not in self.percents:
+            self.percents[sigma] = percent_of(sigma, self.percent_to_sigma)
+        self._thread.percent = (sigmas, self.percents[sigma])
+        return self.percents[sigma]
 
 
 def current_block(options: Mapping[str, Any]) -> BlockId | None:
@@ -115,8 +148,10 @@ class Marker:
 
     kind: str
 
-    def __call__(self, n: Tensor, context: Tensor, value: Tensor, extra_options: Mapping[str, Any]) -> tuple:
-        recorder = extra_options.get(KEY)
+    def __call__(
+        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        recorder: Recorder | None = extra_options.get(KEY)
         if recorder is not None:
-            recorder.kind = self.kind
+            recorder.enter(self.kind, current_block(extra_options))
         return n, context, value

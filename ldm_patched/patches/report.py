@@ -2,66 +2,87 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from .recorder import Call, Entry, Recorder
+from .router import SLOT
 from .targets import BlockId
 
 COLUMNS = ("block", "attention", "heads", "function", "calls", "patches", "note")
 NOTHING = "This model has no Patchbay patch or backend rule, so nothing was recorded."
+NOT_RUN = "No run was recorded: sample with this model first."
 ROOM_ORDER = {"input": 0, "middle": 1, "output": 2}
 
 
 def table(recorder: Recorder | None) -> list[dict[str, Any]]:
-    """Return a row for each block, kind of attention and function that ran, as plain values."""
+    """Return a row for each block, kind of attention and function that ran, as plain values.
+
+    Attentions that the model entered and that called no function have the function `none`.
+    """
     if recorder is None:
         return []
-    return [_row(recorder, call, recorder.calls[call]) for call in sorted(recorder.calls, key=_order)]
+    counts = Counter(recorder.calls)
+    counts.update({Call(block, kind, "none"): count for (block, kind), count in missed(recorder).items()})
+    return [_row(recorder, call, counts[call]) for call in sorted(counts, key=_order)]
 
 
 def text(recorder: Recorder | None) -> str:
     """Return the whole report for reading."""
     if recorder is None:
         return NOTHING
-    total = sum(recorder.calls.values())
-    if not total:
-        return "\n".join(["No attention call was recorded: sample with this model first.", *_entries(recorder)])
     rows = table(recorder)
-    return "\n".join([_summary(recorder, total), *_fallbacks(recorder), "", *_entries(recorder), "", *_layout(rows)])
+    if not rows:
+        return "\n".join([NOT_RUN, *(f"{entry.number}. {entry.name}" for entry in recorder.entries)])
+    return "\n".join([_summary(recorder), *_fallbacks(recorder), "", *_entries(recorder), "", *_layout(rows)])
+
+
+def missed(recorder: Recorder) -> dict[tuple[BlockId | None, str], int]:
+    """Return how many attentions of each block and kind the model entered without a call that took the override."""
+    called: Counter[tuple[BlockId | None, str | None]] = Counter()
+    for call, count in recorder.calls.items():
+        called[call.block, call.kind] += count
+    return {cell: count - called[cell] for cell, count in recorder.seen.items() if count > called[cell]}
 
 
 def _row(recorder: Recorder, call: Call, count: int) -> dict[str, Any]:
     heads = recorder.blocks.get(call.block) if call.block is not None else None
-    names = [
-        f"{entry.name} x{recorder.patched[entry, call.block]}"
-        for entry in recorder.entries
-        if recorder.patched[entry, call.block] and (call.block, call.kind) in entry.targets
-    ]
+    note = f"instead of {call.fallback.partition(':')[0]}" if call.fallback else ""
     return {
         "block": "-" if call.block is None else str(call.block),
         "attention": call.kind or "-",
         "heads": f"{heads[0]} x {heads[1]}" if heads else "-",
         "function": call.backend,
         "calls": count,
-        "patches": ", ".join(names),
-        "note": f"instead of {call.fallback.partition(':')[0]}" if call.fallback else "",
+        "patches": ", ".join(_uses(recorder, call)),
+        "note": "no call took the override" if call.backend == "none" else note,
     }
+
+
+def _uses(recorder: Recorder, call: Call) -> list[str]:
+    uses = []
+    for entry in recorder.entries:
+        count = recorder.patched[entry.number, call.block]
+        if count and (not entry.targets or (call.block, call.kind) in entry.targets):
+            uses.append(f"{entry.name} x{count}")
+    return uses
 
 
 def _order(call: Call) -> tuple:
     block = call.block or BlockId("", 0)
-    return (ROOM_ORDER.get(block.room, 3), block.room, block.number, block.index, call.kind != "self", call.backend)
+    return (ROOM_ORDER.get(block.room, 3), block, call.kind != "self", call.backend, call.fallback)
 
 
-def _summary(recorder: Recorder, total: int) -> str:
-    functions: dict[str, int] = {}
+def _summary(recorder: Recorder) -> str:
+    functions: Counter[str] = Counter()
     for call, count in recorder.calls.items():
-        functions[call.backend] = functions.get(call.backend, 0) + count
-    parts = [f"{name} {count}" for name, count in sorted(functions.items(), key=lambda item: -item[1])]
-    fallbacks = sum(count for call, count in recorder.calls.items() if call.fallback)
-    ruled = f"; {fallbacks} fell back" if fallbacks else ""
-    return f"{total} attention calls: {', '.join(parts)}{ruled}."
+        functions[call.backend] += count
+    took, lost = functions.total(), sum(missed(recorder).values())
+    fell = sum(count for call, count in recorder.calls.items() if call.fallback)
+    head = f"{took} of {took + lost} attention calls took the override" if lost else f"{took} attention calls"
+    parts = ", ".join(f"{name} {count}" for name, count in functions.most_common())
+    return head + (f": {parts}" if parts else "") + (f"; {fell} fell back" if fell else "") + "."
 
 
 def _fallbacks(recorder: Recorder) -> list[str]:
@@ -69,18 +90,36 @@ def _fallbacks(recorder: Recorder) -> list[str]:
     return [f"Fell back from {reason}." for reason in reasons]
 
 
+# What became of each patch
+
+
 def _entries(recorder: Recorder) -> list[str]:
     return [f"{entry.number}. {entry.name}: {_fate(recorder, entry)}" for entry in recorder.entries]
 
 
 def _fate(recorder: Recorder, entry: Entry) -> str:
-    ran = {block: count for (owner, block), count in recorder.patched.items() if owner == entry}
+    ran = {block: count for (number, block), count in recorder.patched.items() if number == entry.number}
     if not ran:
-        return "never ran"
+        return f"never ran, {_why_not(recorder, entry)}"
     wanted = list(dict.fromkeys(block for block, _ in entry.targets))
     missing = [str(block) for block in wanted if block not in ran]
     where = f"in {len(ran)} of {len(wanted)} blocks" if wanted else "everywhere"
     return f"ran {sum(ran.values())} times {where}" + (f"; never in {', '.join(missing)}" if missing else "")
+
+
+def _why_not(recorder: Recorder, entry: Entry) -> str:
+    """Tell the first reason that holds why an entry had no part in a run."""
+    if entry.neutral:
+        return "its settings change nothing"
+    if entry.number not in {number for number, _ in recorder.placed}:
+        if entry.slot == SLOT:
+            return "another node took the attention override after it"
+        return "another patch took its place after it"
+    if recorder.percents and not any(entry.schedule.weight(percent) for percent in recorder.percents.values()):
+        return "no step of the run lay in its window with a strength above 0"
+    if entry.slot == SLOT:
+        return "no call was left for it: rules of later nodes or patches that replace the attention came first"
+    return "the model did not enter its blocks"
 
 
 def _layout(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..ldm.modules.backends import registry
+from .gate import current_weight
 from .recorder import KEY, Call, Entry, Recorder, current_block
 from .schedule import Schedule
-from .targets import Address
+from .targets import Address, BlockId
 
 SLOT = "optimized_attention_override"
 BACKENDS = ("auto", *registry.KNOWN)
@@ -37,94 +38,100 @@ class Rule:
     @property
     def name(self) -> str:
         """Describe the rule in one line."""
-        return f"backend {self.backend} on {self.address}"
+        return f"backend {self.backend} on {self.address}{self.schedule.suffix}"
 
-    def matches(self, recorder: Recorder | None, options: Mapping[str, Any]) -> bool:
-        """Tell whether the current attention call belongs to this rule."""
-        if self.schedule != Schedule():
-            percent = recorder.percent(options) if recorder is not None else 0.0
-            if self.schedule.weight(percent) == 0.0:
-                return False
-        if self.address.everywhere and self.address.kind == "all":
-            return True
-        block = current_block(options)
+
+class Route(NamedTuple):
+    """A rule on one model: its backend, its entry, and the (block, kind) pairs it takes; None for every call."""
+
+    backend: str
+    entry: Entry
+    cells: frozenset[tuple[BlockId | None, str | None]] | None
+
+    @classmethod
+    def of(cls, rule: Rule, entry: Entry) -> Route:
+        """Resolve a rule for the model of its entry."""
+        if rule.address.everywhere:
+            return cls(rule.backend, entry, None)
+        cells: set[tuple[BlockId | None, str | None]] = set(entry.targets)
+        if rule.address.kind == "all":
+            cells |= {(block, None) for block, _ in entry.targets}
+        return cls(rule.backend, entry, frozenset(cells))
+
+    def takes(self, block: BlockId | None, recorder: Recorder | None, options: Mapping[str, Any]) -> bool:
+        """Tell whether the current attention call belongs to the rule."""
         kind = recorder.kind if recorder is not None else None
-        return block is not None and self.address.matches(block.room, block.number, block.index, kind)
+        if self.cells is not None and (block, kind) not in self.cells:
+            return False
+        return current_weight(self.entry.schedule, recorder, options) > 0.0
 
 
 class Router:
-    """The override of one model: the first rule that matches chooses the function.
+    """The override of one model: the first rule that takes a call chooses the function.
 
-    Without a match the override that was there before runs, else the host's own function. A router is never changed
-    after it is made: another node makes another router.
+    For a call that no rule takes, the override that was there before runs, else the host's own function. A router is
+    never changed after it is made: another node makes another router.
     """
 
-    def __init__(
-        self, rules: tuple[tuple[Rule, Entry], ...] = (), previous: Callable[..., Tensor] | None = None
-    ) -> None:
-        self.rules = rules
+    def __init__(self, routes: tuple[Route, ...] = (), previous: Callable[..., Tensor] | None = None) -> None:
+        self.routes = routes
         self.previous = previous
-        self._choices: dict[tuple, tuple[str, Callable[..., Tensor], str]] = {}
-        self._said: set[str] = set()
 
     def __call__(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
         options = kwargs.get("transformer_options") or {}
+        kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
         recorder: Recorder | None = options.get(KEY)
-        for rule, entry in self.rules:
-            if rule.matches(recorder, options):
+        block = current_block(options)
+        for route in self.routes:
+            if route.takes(block, recorder, options):
                 if args:
                     kwargs["mask"], args = args[0], args[1:]
-                name, chosen, fallback = self._choose(rule.backend, q, k, v, heads, kwargs)
-                self._record(recorder, options, name, fallback, entry)
+                name, chosen, fallback = choose(route.backend, recorder, q, k, v, heads, kwargs)
+                if recorder is not None:
+                    recorder.count_call(Call(block, recorder.kind, name, fallback), route.entry.number)
                 return chosen(q, k, v, heads, kwargs.pop("mask", None), *args, **kwargs)
+        if recorder is not None:
+            recorder.count_call(Call(block, recorder.kind, function_name(self.previous or func)))
         if self.previous is not None:
-            self._record(recorder, options, _name(self.previous))
             return self.previous(func, q, k, v, heads, *args, **kwargs)
-        self._record(recorder, options, _name(func))
         return func(q, k, v, heads, *args, **kwargs)
 
-    def _choose(
-        self, wanted: str, q: Tensor, k: Tensor, v: Tensor, heads: int, kwargs: Mapping[str, Any]
-    ) -> tuple[str, Callable[..., Tensor], str]:
-        """Return name and function of the backend for a call, and why it is not the wanted one."""
-        mask = kwargs.get("mask")
-        settings = tuple(
-            kwargs.get(name) for name in ("scale", "enable_gqa", "low_precision_attention", "skip_reshape")
-        )
-        key = (wanted, q.shape, k.shape, q.dtype, q.device.type, heads, None if mask is None else mask.dtype, settings)
-        if key not in self._choices:
-            call = registry.AttentionCall.of(
-                q, k, v, heads, **{k: v for k, v in kwargs.items() if k != "transformer_options"}
-            )
-            selection = registry.select(call, wanted)
-            fallback = ""
-            if wanted not in ("auto", selection.backend.name):
-                reasons = next(reasons for name, reasons in selection.skipped if name == wanted)
-                fallback = f"{wanted}: {'; '.join(reasons)}"
-                self._say(f"Attention Patchbay: {fallback}. Running {selection.backend.name} instead.")
-            self._choices[key] = selection.backend.name, selection.backend.function, fallback
-        return self._choices[key]
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            log.warning(text)
+def choose(
+    wanted: str,
+    recorder: Recorder | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    kwargs: Mapping[str, Any],
+) -> tuple[str, Callable[..., Tensor], str]:
+    """Return name and function of the backend for a call, and why it is not the wanted one.
 
-    @staticmethod
-    def _record(
-        recorder: Recorder | None, options: Mapping[str, Any], name: str, fallback: str = "", entry: Entry | None = None
-    ) -> None:
-        if recorder is None:
-            return
-        recorder.count_call(Call(current_block(options), recorder.kind, name, fallback))
-        if entry is not None:
-            recorder.count_patch(entry, options)
+    The choice is kept for the calls of the same kind in this run; a fallback is logged once a run for each reason.
+    """
+    choices = recorder.choices if recorder is not None else {}
+    get = kwargs.get
+    mask = get("mask")
+    settings = (get("scale"), get("enable_gqa"), get("low_precision_attention"), get("skip_reshape"))
+    kind = None if mask is None else mask.dtype
+    key = (wanted, heads, q.shape, k.shape, q.dtype, q.device, kind, settings)
+    if key not in choices:
+        call = registry.AttentionCall.of(q, k, v, heads, **kwargs)
+        selection = registry.select(call, wanted)
+        fallback = ""
+        if wanted not in ("auto", selection.backend.name):
+            fallback = f"{wanted}: {'; '.join(dict(selection.skipped)[wanted])}"
+            if fallback not in {known for _, _, known in choices.values()}:
+                log.warning("Attention Patchbay: %s. Running %s instead.", fallback, selection.backend.name)
+        choices[key] = selection.backend.name, selection.backend.function, fallback
+    return choices[key]
 
 
-def _name(func: Callable[..., Tensor]) -> str:
-    """Return the short name of an attention function, or where a foreign override comes from."""
+def function_name(func: Callable[..., Tensor]) -> str:
+    """Return the short name of an attention function or of a foreign override."""
     name = getattr(func, "__name__", type(func).__name__)
     return name.removeprefix("attention_")

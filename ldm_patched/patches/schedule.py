@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +10,22 @@ from dataclasses import dataclass
 CURVES = ("constant", "linear", "cosine")
 
 
+# Percents are compared on this grid: far finer than a step, far coarser than the rounding of a host's sigmas.
+DIGITS = 6
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A window from `start_percent` to `end_percent` of the run (0..1) and a curve over it.
 
+    How far a run is, is read off its sigma through the model's own `percent_to_sigma`, inverted: so a window means the
+    same noise levels in every host, with any sampler, scheduler and number of steps, and the extra calls of a
+    second-order sampler need no counting. The position inside the window is measured on the same scale: 0 at
+    `start_percent`, 1 at `end_percent`. A window holds its start and not its end, so that neighbours share no step;
+    1.0 is the end of the run and belongs to it.
+
     `curve` is `constant`, `linear` (1 down to 0), `cosine` (1 down to 0), or points `position: strength` such as
-    `0:0, 0.5:1, 1:0`, with positions inside the window from 0 to 1 in rising order.
+    `0:0, 0.5:1, 1:0`, both from 0 to 1, positions in rising order, with straight lines between.
 
     Raises ValueError naming the value and the fix.
     """
@@ -32,8 +43,21 @@ class Schedule:
             raise ValueError(f"start_percent {self.start_percent} lies after end_percent {self.end_percent}; swap them")
         parse_curve(self.curve)
 
+    @property
+    def always(self) -> bool:
+        """Tell whether the strength is 1 at any time."""
+        return self.start_percent == 0.0 and self.end_percent == 1.0 and self.curve == "constant"
+
+    @property
+    def suffix(self) -> str:
+        """Return how to name the schedule behind what it belongs to; empty for `always`."""
+        window = f" {100 * self.start_percent:g}-{100 * self.end_percent:g}%"
+        curve = "" if self.curve == "constant" else f" {self.curve}"
+        return "" if self.always else window + curve
+
     def weight(self, percent: float) -> float:
-        """Return the strength at `percent` of the run: 0 outside [start, end), the end included where the run ends."""
+        """Return the strength at `percent` of the run, 0 outside the window."""
+        percent = round(percent, DIGITS)
         if percent < self.start_percent or (percent >= self.end_percent and self.end_percent < 1.0):
             return 0.0
         width = self.end_percent - self.start_percent
@@ -42,6 +66,7 @@ class Schedule:
         return parse_curve(self.curve)(min(1.0, (percent - self.start_percent) / width))
 
 
+@functools.lru_cache(64)
 def parse_curve(text: str) -> Callable[[float], float]:
     """Return the strength as a function of the position (0..1) inside the window.
 
@@ -88,10 +113,8 @@ def _points(text: str) -> list[tuple[float, float]]:
             points.append((float(position), float(strength)))
         except ValueError:
             raise ValueError(f"curve: cannot read {part.strip()!r}; {how}") from None
-        if not (0.0 <= points[-1][0] <= 1.0 and math.isfinite(points[-1][1])):
-            raise ValueError(
-                f"curve: point {part.strip()!r} is out of range; positions go from 0 to 1, strengths are finite"
-            )
+        if not all(0.0 <= number <= 1.0 for number in points[-1]):
+            raise ValueError(f"curve: point {part.strip()!r} is out of range; positions and strengths go from 0 to 1")
         if len(points) > 1 and points[-1][0] <= points[-2][0]:
             raise ValueError(f"curve: positions must rise, {points[-2][0]} is followed by {points[-1][0]}")
     return points

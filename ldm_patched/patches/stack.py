@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..ldm.modules.backends.dispatch import optimized_attention
+from .targets import BlockId
 
 Attend = Callable[..., Tensor]  # the attention function of the host
 Inner = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -24,12 +25,14 @@ class Layer(Protocol):
 class Stack:
     """The replace patch of one slot: `layers` from the first attached (innermost) to the last.
 
-    Inside them runs the foreign patch that was there before, or else the host's attention.
+    Inside them runs the foreign patch of the slot, or else the host's attention. `exact` tells that the foreign patch
+    was addressed to this very transformer block, not to all of its (block, number).
     """
 
     layers: tuple[Layer, ...]
     foreign: Callable[..., Tensor] | None = None
     attend: Attend = optimized_attention
+    exact: bool = False
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         """Run the slot on q, k, v (b, n, h * d); the override and the rules of the model hold inside."""
@@ -50,12 +53,44 @@ class Stack:
         )
 
 
-def push(existing: Mapping[Any, Any], address: tuple[str, int, int], layer: Layer, attend: Attend) -> Stack:
+def push(existing: Mapping[Any, Any], address: BlockId, layer: Layer, attend: Attend) -> Stack:
     """Return the stack for a slot after `layer` was put on what `existing` (address -> patch) runs there now.
 
     The exact address (block, number, index) goes before (block, number), as the UNet looks them up.
     """
-    current = existing.get(address, existing.get(address[:2]))
+    exact = address in existing
+    current = existing[address] if exact else existing.get(address[:2])
     if isinstance(current, Stack):
-        return Stack((*current.layers, layer), current.foreign, current.attend)
-    return Stack((layer,), current, attend)
+        return replace(current, layers=(*current.layers, layer))
+    return Stack((layer,), current, attend, exact)
+
+
+def uncover(slots: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the entries of a slot (address -> patch) with every stack around what was put on its block after it.
+
+    A stack has an exact address, so it hides an entry for (block, number) that came later, such as that of a guidance
+    node's extra pass.
+    """
+    return {address: _around(patch, slots.get(address[:2])) for address, patch in slots.items()}
+
+
+def _around(patch: Any, pair: Any) -> Any:
+    if not isinstance(patch, Stack) or patch.exact or pair is None or isinstance(pair, Stack):
+        return patch
+    return patch if pair is patch.foreign else replace(patch, foreign=pair)
+
+
+def uncover_call(
+    executor: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> Tensor:
+    """Call the model with its stacks around later entries; a wrapper for APPLY_MODEL."""
+    slots = transformer_options.get("patches_replace", {})
+    options = {**transformer_options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

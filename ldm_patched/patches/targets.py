@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOMS = ("input", "middle", "output", "double", "single", "block")
 SHORT = {"i": "input", "m": "middle", "o": "output", "d": "double", "s": "single", "b": "block"}
@@ -19,17 +19,16 @@ class AddressError(ValueError):
     """An address that cannot be read, or that names blocks the model lacks."""
 
 
-@dataclass(frozen=True)
-class BlockId:
+class BlockId(NamedTuple):
     """One transformer block: its room, the number of the UNet block and its place within it."""
 
     room: str
     number: int
-    index: int = 0
+    inner: int = 0
 
     def __str__(self) -> str:
         name = self.room if self.room == "middle" else f"{self.room}:{self.number}"
-        return f"{name}.{self.index}" if self.index else name
+        return f"{name}.{self.inner}" if self.inner else name
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ class Address:
 
     @property
     def everywhere(self) -> bool:
-        """Tell whether the address names no block at all: it then fits every model."""
-        return all(term.room is None and not term.exclude for term in self.terms)
+        """Tell whether the address takes every call, of any kind and any block: it then fits every model."""
+        return self.kind == "all" and all(term.room is None and not term.exclude for term in self.terms)
 
     def __str__(self) -> str:
         text = ", ".join(map(str, self.terms))
@@ -149,7 +148,8 @@ def _term(text: str, column: int, word: str) -> Term:
 
 
 def _error(text: str, column: int, reason: str) -> AddressError:
-    return AddressError(f"block address, column {column + 1}: {reason}\n  {text}\n  {' ' * column}^")
+    shown = re.sub(r"\s", " ", text)
+    return AddressError(f"block address, column {column + 1}: {reason}\n  {shown}\n  {' ' * column}^")
 
 
 @dataclass(frozen=True)
@@ -191,19 +191,26 @@ def select(address: Address, model: Any) -> list[BlockInfo]:
     """
     blocks = model_blocks(model)
     if not blocks:
-        if address.everywhere and address.kind == "all":
+        if address.everywhere:
             return []
-        name = type(model.model.diffusion_model).__name__
         raise AddressError(
-            f"{name} gives no block information that '{address}' could select by; only 'all' works on it"
+            f"{family(model)} is not a UNet with transformer blocks that '{address}' could name; write 'all' for it"
         )
+    column = 0
     for term in address.terms:
-        if not any(term.matches(info.id.room, info.id.number, info.id.index) for info in blocks):
-            raise AddressError(f"this model has no block '{term}' with attention; it has {describe(blocks)}")
-    chosen = [info for info in blocks if address.matches(info.id.room, info.id.number, info.id.index, address.kind)]
+        if not any(term.matches(*info.id) for info in blocks):
+            reason = f"this model has no block '{term}' with attention; it has {describe(blocks)}"
+            raise _error(str(address), column, reason)
+        column += len(f"{term}, ")
+    chosen = [info for info in blocks if address.matches(*info.id, address.kind)]
     if not chosen:
         raise AddressError(f"'{address}' excludes every block; the model has {describe(blocks)}")
     return chosen
+
+
+def family(model: Any) -> str:
+    """Return the class name of the diffusion model of a patcher."""
+    return type(model.model.diffusion_model).__name__
 
 
 def describe(blocks: Sequence[BlockInfo]) -> str:

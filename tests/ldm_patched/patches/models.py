@@ -11,6 +11,10 @@ from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.targets import parse
 from torch import Tensor
 
 UNET: dict[str, Any] = {
@@ -32,6 +36,9 @@ UNET: dict[str, Any] = {
 BLOCKS = ["input:1", "input:3", "input:3.1", "middle", "output:0", "output:0.1", "output:1", "output:1.1", "output:2"]
 BLOCKS += ["output:3"]
 STEPS = 4
+ZERO = AttentionPatch("attn1.out", "zero", address=parse("middle"))
+IDENTITY = AttentionPatch("attn1.out", "identity", address=parse("input:3"))
+HALF = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3"))
 
 
 def patcher() -> ModelPatcher:
@@ -52,6 +59,11 @@ def run(model: Any, steps: int = STEPS) -> Tensor:
     """Sample 8x8 latents with cfg 4: cond and uncond share each of the `steps` model calls."""
     noise = draw(0, 1, 4, 8, 8)
     return samplers.sample(model, noise, conditioning(1), conditioning(2), 4.0, steps, "euler", "normal", 1.0, seed=0)
+
+
+def calls(model: Any) -> dict[tuple[str, str, str], int]:
+    """Return the counted calls as (block, kind, function) -> count."""
+    return {(row["block"], row["attention"], row["function"]): row["calls"] for row in report.table(recorder_of(model))}
 
 
 @contextmanager

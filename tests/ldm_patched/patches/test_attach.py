@@ -1,30 +1,16 @@
 from __future__ import annotations
 
-import logging
+import copy
 from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
-from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.router import SLOT, Router, Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 
-from .models import BLOCKS, STEPS, patcher, run, unchanged
-
-ZERO = AttentionPatch("attn1.out", "zero", address=parse("middle"))
-IDENTITY = AttentionPatch("attn1.out", "identity", address=parse("input:3"))
-
-
-def calls(model: Any) -> dict[tuple[str, str, str], int]:
-    """Return the counted calls as (block, kind, function) -> count."""
-    return {(row["block"], row["attention"], row["function"]): row["calls"] for row in report.table(recorder_of(model))}
-
-
-# No leaks
+from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, patcher, run, unchanged
 
 
 @pytest.mark.parametrize("patch", [ZERO, IDENTITY], ids=["list", "replace"])
@@ -60,175 +46,78 @@ def test_sampling_leaves_nothing_in_the_model() -> None:
         run(patched)
 
 
-def test_clones_do_not_share_a_recorder() -> None:
+def test_a_patch_that_is_taken_out_of_the_graph_is_gone() -> None:
+    upstream = attach_patch(patcher(), ZERO)
+    alone = run(upstream)
+    run(attach_patch(upstream, IDENTITY))
+    assert torch.equal(run(upstream), alone)
+
+
+def test_branches_do_not_share_a_recorder() -> None:
     upstream = attach_rule(patcher(), Rule("pytorch"))
-    left, right = attach_patch(upstream, ZERO), attach_patch(upstream, IDENTITY)
+    left, right, foreign = attach_patch(upstream, ZERO), attach_patch(upstream, IDENTITY), upstream.clone()
     run(left)
     assert sum(recorder_of(left).calls.values()) == len(BLOCKS) * 2 * STEPS
-    assert not recorder_of(right).calls
-    assert not recorder_of(upstream).calls
+    for other in (right, foreign, foreign.clone(), upstream):
+        assert not recorder_of(other).calls
+        assert not recorder_of(other).seen
 
 
-# Foreign patches
+def test_the_clone_of_another_node_records_by_itself() -> None:
+    patched = attach_patch(patcher(), ZERO)
+    foreign = patched.clone().clone()
+    run(foreign)
+    assert sum(recorder_of(foreign).patched.values()) == STEPS
+    assert recorder_of(foreign).entries == recorder_of(patched).entries
+    assert not recorder_of(patched).patched
 
 
-def test_a_foreign_replace_patch_becomes_the_innermost() -> None:
-    seen: list[str] = []
+def test_options_that_are_copied_through_and_through_still_record() -> None:
+    patched = attach_rule(attach_patch(patcher(), ZERO), Rule("basic"))
+    recorder = recorder_of(patched)
+    patched.model_options = copy.deepcopy(patched.model_options)
+    run(patched)
+    assert recorder_of(patched) is recorder
+    assert sum(recorder.patched.values()) == STEPS + len(BLOCKS) * 2 * STEPS
 
-    def foreign(q: Any, k: Any, v: Any, extra_options: dict) -> torch.Tensor:
-        seen.append("foreign")
-        return optimized_attention(q, k, v, extra_options["n_heads"], transformer_options=extra_options) * 0.5
 
-    for address in (("input", 3), ("input", 3, 1)):
+def test_marks_and_router_are_there_once() -> None:
+    model = patcher()
+    for _ in range(3):
+        model = attach_rule(attach_patch(model, ZERO), Rule("basic"))
+    options = model.model_options["transformer_options"]
+    assert len(options["patches"]["attn1_patch"]) == len(options["patches"]["attn2_patch"]) == 1
+    assert isinstance(options[SLOT], Router)
+    assert options[SLOT].previous is None
+
+
+def test_the_order_of_the_graph_is_the_order_of_the_patches() -> None:
+    double = AttentionPatch("attn1.out", "scale", 2.0, address=ZERO.address)
+    mean = AttentionPatch("attn1.out", "mean", strength=0.5, address=ZERO.address)
+    model = attach_patch(attach_patch(patcher(), double), mean)
+    patches = model.model_options["transformer_options"]["patches"]["attn1_output_patch"]
+    assert [patch.patch for patch in patches] == [double, mean]
+
+
+def test_the_host_gives_the_attention_inside_a_replaced_slot() -> None:
+    seen: list[Any] = []
+
+    def attend(q: Any, k: Any, v: Any, heads: int, **kwargs: Any) -> torch.Tensor:
+        seen.append((heads, sorted(kwargs), kwargs["transformer_options"]["block"]))
+        return v
+
+    run(attach_patch(patcher(), HALF, attend), steps=1)
+    assert seen == [(4, ["attn_precision", "transformer_options"], ("input", 3))] * 2
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_patches_of_several_slots_do_not_depend_on_their_order(order: tuple[int, ...]) -> None:
+    patches = [ZERO, HALF, AttentionPatch("attn2.k", "mean", strength=0.3)]
+
+    def patched(picked: list[AttentionPatch]) -> ModelPatcher:
         model = patcher()
-        model.set_model_attn1_replace(foreign, *address)
-        base = run(model)
-        seen.clear()
-        half = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3"))
-        out = run(attach_patch(model, half))
-        assert len(seen) == STEPS * (2 if len(address) == 2 else 1)
-        assert not torch.equal(out, base)
+        for patch in picked:
+            model = attach_patch(model, patch)
+        return model
 
-
-def test_the_longer_and_the_shorter_address_of_a_slot_both_run() -> None:
-    seen: list[tuple] = []
-
-    def foreign(name: str) -> Any:
-        def patch(q: Any, k: Any, v: Any, extra_options: dict) -> torch.Tensor:
-            seen.append((name, extra_options["block_index"]))
-            return v
-
-        return patch
-
-    model = patcher()
-    model.set_model_attn1_replace(foreign("pair"), "input", 3)
-    model.set_model_attn1_replace(foreign("triple"), "input", 3, 0)
-    run(attach_patch(model, AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3"))), steps=1)
-    assert sorted(seen) == [("pair", 1), ("triple", 0)]
-
-
-def test_a_foreign_override_stays_at_the_end_of_the_chain() -> None:
-    seen: list[tuple] = []
-
-    def foreign(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        seen.append(kwargs["transformer_options"]["block"])
-        return func(*args, **kwargs)
-
-    model = patcher()
-    model.model_options["transformer_options"][SLOT] = foreign
-    routed = attach_rule(attach_rule(model, Rule("basic", parse("middle"))), Rule("split", parse("output cross")))
-    base = run(patcher())
-    assert (run(routed) - base).abs().max() < 1e-4 * base.abs().max()
-    assert len(seen) == STEPS * (2 * len(BLOCKS) - 2 - 6)
-    assert ("middle", 0) not in seen
-    assert calls(routed)["input:1", "self", "foreign"] == STEPS
-    assert calls(routed)["output:0", "cross", "split"] == STEPS
-    assert calls(routed)["middle", "self", "basic"] == STEPS
-
-
-# Rules
-
-
-def test_a_later_rule_refines_an_earlier_one() -> None:
-    model = attach_rule(attach_rule(patcher(), Rule("split")), Rule("basic", parse("output:2 self")))
-    run(model)
-    counted = calls(model)
-    assert counted.pop(("output:2", "self", "basic")) == STEPS
-    assert {name for _, _, name in counted} == {"split"}
-    assert sum(counted.values()) == STEPS * (2 * len(BLOCKS) - 1)
-
-
-def test_rules_hold_inside_a_replaced_attention() -> None:
-    half = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("middle"))
-    model = attach_patch(attach_rule(patcher(), Rule("split", parse("middle self"))), half)
-    run(model)
-    assert calls(model)["middle", "self", "split"] == STEPS
-
-
-def test_a_rule_keeps_to_its_window() -> None:
-    model = attach_rule(patcher(), Rule("basic", parse("all"), Schedule(0.0, 0.5)))
-    run(model, steps=6)
-    counted = calls(model)
-    assert 0 < counted["middle", "self", "basic"] < 6
-    assert counted["middle", "self", "basic"] + counted["middle", "self", "pytorch"] == 6
-
-
-@pytest.mark.parametrize("backend", ["auto", "basic", "sub_quad", "split", "pytorch"])
-def test_every_exact_function_gives_the_same_latents(backend: str) -> None:
-    base = run(patcher())
-    out = run(attach_rule(patcher(), Rule(backend)))
-    assert (out - base).abs().max() < 1e-4 * base.abs().max()
-
-
-def test_a_function_that_cannot_run_falls_back_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    model = attach_rule(patcher(), Rule("sage"))
-    with caplog.at_level(logging.WARNING):
-        out = run(model)
-    assert torch.equal(out, run(patcher()))
-    assert len(caplog.records) == 1
-    assert "sage: sageattention is not installed" in caplog.text
-    assert "Running pytorch instead" in caplog.text
-    assert {row["note"] for row in report.table(recorder_of(model))} == {"instead of sage"}
-    assert "80 fell back" in report.text(recorder_of(model))
-
-
-def test_an_unknown_function_is_refused_before_sampling() -> None:
-    with pytest.raises(ValueError, match="unknown attention function 'turbo'; choose one of auto, basic"):
-        Rule("turbo")
-
-
-def test_a_rule_for_blocks_the_model_lacks_is_refused() -> None:
-    with pytest.raises(AddressError, match="no block 'output:11'"):
-        attach_rule(patcher(), Rule("basic", parse("output:11")))
-
-
-def test_the_router_has_no_container_function() -> None:
-    assert not hasattr(Router(), "container_function")
-
-
-# Report
-
-
-def test_the_report_counts_every_call_and_patch() -> None:
-    model = attach_patch(attach_patch(patcher(), ZERO), IDENTITY)
-    run(model)
-    recorder = recorder_of(model)
-    text = report.text(recorder)
-    assert text.startswith(f"{2 * len(BLOCKS) * STEPS - 2 * STEPS} attention calls: pytorch")
-    assert "1. zero attn1.out on middle: ran 4 times in 1 of 1 blocks" in text
-    assert "2. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks" in text
-    rows = {(row["block"], row["attention"]): row for row in report.table(recorder)}
-    assert rows["middle", "self"]["patches"] == "zero attn1.out on middle x4"
-    assert rows["middle", "self"]["heads"] == "4 x 16"
-    assert rows["middle", "cross"]["patches"] == ""
-
-
-def test_the_report_names_patches_that_never_ran() -> None:
-    late = AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.4, 0.5))
-    neutral = AttentionPatch("attn1.out", "zero", strength=0.0)
-    model = attach_patch(attach_patch(patcher(), late), neutral)
-    run(model)
-    text = report.text(recorder_of(model))
-    assert "1. zero attn1.out on middle: never ran" in text
-    assert "2. zero attn1.out on all: never ran" in text
-
-
-def test_a_replaced_slot_shows_as_a_patch_that_never_ran() -> None:
-    model = attach_patch(patcher(), IDENTITY)
-    for index in (0, 1):
-        model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "input", 3, index)
-    run(model)
-    assert "1. identity attn1.out on input:3: never ran" in report.text(recorder_of(model))
-
-
-def test_the_report_starts_again_with_every_run() -> None:
-    model = attach_patch(patcher(), ZERO)
-    assert "sample with this model first" in report.text(recorder_of(model))
-    for _ in range(2):
-        run(model)
-        assert "ran 4 times" in report.text(recorder_of(model))
-
-
-def test_the_report_of_an_untouched_model_says_so() -> None:
-    assert report.text(recorder_of(patcher())) == report.NOTHING
-    assert report.table(None) == []
+    assert torch.equal(run(patched([patches[i] for i in order])), run(patched(patches)))

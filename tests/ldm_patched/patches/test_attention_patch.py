@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 from types import SimpleNamespace
@@ -8,11 +9,21 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import BasicTransformerBlock
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.modules.model_sampling import discrete_sampling
 from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.patches.attach import attach_patch, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import OPERATIONS, SLOTS, AttentionPatch, operations_for
+from attention_patchbay.ldm_patched.patches.attention_patch import (
+    OPERATIONS,
+    SLOTS,
+    AttentionPatch,
+    InputPatch,
+    operations_for,
+)
+from attention_patchbay.ldm_patched.patches.gate import Gate
+from attention_patchbay.ldm_patched.patches.recorder import Entry
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, parse
+from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
 from torch import Tensor
 
 from .models import draw, patcher, run
@@ -35,35 +46,12 @@ def test_neutral_settings_are_bit_equal(slot: str, operation: str) -> None:
     assert not torch.equal(run(attach_patch(model, AttentionPatch(slot, operation, value=3.0))), plain_run)
 
 
-class OneBlock:
-    """A patcher around one transformer block in double precision, in the place `middle`."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
-        layer = SimpleNamespace(transformer_blocks=[block])
-        unet = SimpleNamespace(input_blocks=[], middle_block=[layer], output_blocks=[])
-        self.model = SimpleNamespace(diffusion_model=unet)
-        self.model_options: dict[str, Any] = {"transformer_options": {}}
-
-    def clone(self) -> OneBlock:
-        return self
-
-    def remove_callbacks_with_key(self, *args: Any) -> None: ...
-
-    def add_callback_with_key(self, *args: Any) -> None: ...
-
-    def set_model_patch(self, patch: Any, name: str) -> None:
-        self.model_options["transformer_options"].setdefault("patches", {}).setdefault(name, []).append(patch)
-
-    def set_model_attn1_patch(self, patch: Any) -> None:
-        self.set_model_patch(patch, "attn1_patch")
-
-    def set_model_attn2_patch(self, patch: Any) -> None:
-        self.set_model_patch(patch, "attn2_patch")
-
-    def set_model_attn1_replace(self, patch: Any, *address: Any) -> None:
-        self.model_options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn1", {})[address] = (
-            patch
-        )
+def one_block(block: BasicTransformerBlock) -> ModelPatcher:
+    """Return a patcher around one transformer block in the place `middle`."""
+    layer = SimpleNamespace(transformer_blocks=[block])
+    unet = SimpleNamespace(input_blocks=[], middle_block=[layer], output_blocks=[])
+    model: Any = SimpleNamespace(diffusion_model=unet, model_sampling=discrete_sampling("eps", False))
+    return ModelPatcher(model, "cpu", "cpu", size=1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, identity: float) -> Tensor:
@@ -123,9 +111,9 @@ def double_block() -> BasicTransformerBlock:
 def check(patches: list[AttentionPatch]) -> None:
     block = double_block()
     x, context = draw(0, 2, 9, 32).double(), draw(1, 2, 7, 16).double()
-    model = OneBlock(block)
+    model = one_block(block)
     for patch in patches:
-        attach_patch(model, patch)
+        model = attach_patch(model, patch)
     options = {**model.model_options["transformer_options"], "block": ("middle", 0), "block_index": 0}
     with torch.no_grad():
         out = block(x, context, options)
@@ -188,10 +176,38 @@ def test_a_block_the_model_lacks_is_refused() -> None:
         attach_patch(patcher(), AttentionPatch("attn1.q", "zero", address=parse("input:9")))
 
 
-def test_a_patch_is_a_value() -> None:
-    patch = AttentionPatch("attn1.q", "scale", 2.0, 0.5, Address(), Schedule(0.1, 0.9, "cosine"))
-    assert pickle.loads(pickle.dumps(patch)) == patch
-    assert hash(patch) == hash(pickle.loads(pickle.dumps(patch)))
+@pytest.mark.parametrize(("slot", "operation"), PAIRS)
+def test_a_patch_is_a_value(slot: str, operation: str) -> None:
+    patch = AttentionPatch(slot, operation, 2.0, 0.5, parse("middle, !output:3"), Schedule(0.1, 0.9, "cosine"))
+    copy = pickle.loads(pickle.dumps(patch))
+    assert copy == patch
+    assert hash(copy) == hash(patch)
+    assert copy != dataclasses.replace(patch, strength=0.6)
+
+
+def test_a_model_of_another_family_is_refused() -> None:
+    class Flux:
+        double_blocks = ()
+
+    model: Any = SimpleNamespace(diffusion_model=Flux(), model_sampling=None)
+    with pytest.raises(AddressError, match="need a UNet with transformer blocks; Flux is none"):
+        attach_patch(ModelPatcher(model, "cpu", "cpu", size=1), AttentionPatch("attn1.q", "zero"))
+
+
+def test_inputs_that_the_model_leaves_out_are_the_ones_it_would_use() -> None:
+    n, block = draw(0, 1, 5, 32), BlockId("middle", 0)
+    gate = Gate(Entry("any"), frozenset({block}))
+    options = {"block": ("middle", 0), "block_index": 0}
+    for part, wanted in (("q", (0 * n, n, n)), ("k", (n, 0 * n, n)), ("v", (n, n, 0 * n))):
+        out = InputPatch(AttentionPatch(f"attn2.{part}", "zero"), gate)(n, None, None, options)
+        assert all(torch.equal(a, b) for a, b in zip(out, wanted, strict=True))
+
+
+def test_an_identity_of_other_tokens_is_refused() -> None:
+    q, v = draw(0, 4, 5, 32), draw(1, 1, 20, 32)
+    patch = AttentionPatch("attn1.out", "identity", strength=0.5)
+    with pytest.raises(ValueError, match=r"there are \(4, 5\) queries and \(1, 20\) values"):
+        patch.attend(lambda q, k, v: q, q, v, v, 1.0)
 
 
 def test_the_window_limits_the_steps_that_are_changed() -> None:

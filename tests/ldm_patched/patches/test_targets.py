@@ -37,6 +37,12 @@ def test_parse_gives_the_canonical_text(text: str, canonical: str) -> None:
     assert str(parse(text)) == canonical
 
 
+def test_the_caret_stands_under_the_fault_behind_a_line_break() -> None:
+    with pytest.raises(AddressError) as caught:
+        parse("input:4,\nm9")
+    assert str(caught.value).split("\n")[1:] == ["  input:4, m9", "           ^"]
+
+
 @pytest.mark.parametrize(
     ("text", "column", "part"),
     [
@@ -132,10 +138,17 @@ def test_an_address_selects_blocks_of_a_model(text: str, chosen: list[str]) -> N
     assert [str(info.id) for info in select(parse(text), patcher())] == chosen
 
 
-@pytest.mark.parametrize("text", ["input:4", "output:7-9", "middle.1", "output:3.1", "double:0", "all, !input:2"])
-def test_an_impossible_block_is_refused_with_what_the_model_has(text: str) -> None:
-    with pytest.raises(AddressError, match=r"it has input:1, input:3 \(\.0-\.1\), middle, output:0"):
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [("input:4", 0), ("output:7-9", 0), ("middle.1", 0), ("output:3.1", 0), ("double:0", 0), ("all, m, !input:2", 13)],
+)
+def test_an_impossible_block_is_refused_with_what_the_model_has(text: str, column: int) -> None:
+    with pytest.raises(AddressError, match=r"it has input:1, input:3 \(\.0-\.1\), middle, output:0") as caught:
         select(parse(text), patcher())
+    first, shown, caret = str(caught.value).split("\n")
+    assert f"column {column + 1}:" in first
+    assert shown == f"  {parse(text)}"
+    assert caret.index("^") == column + 2
 
 
 def test_excluding_everything_is_refused() -> None:
@@ -147,5 +160,5 @@ def test_a_model_without_blocks_takes_only_all() -> None:
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=SimpleNamespace()))
     assert select(parse("all"), other) == []
     for text in ("middle", "all self", "all, !input:1"):
-        with pytest.raises(AddressError, match="only 'all' works"):
+        with pytest.raises(AddressError, match="SimpleNamespace is not a UNet .* write 'all'"):
             select(parse(text), other)

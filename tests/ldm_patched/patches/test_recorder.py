@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.recorder import Call, Marker, Recorder, current_block
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
+
+from .models import BLOCKS, STEPS, patcher, run
+
+HERE = BlockId("middle", 0)
+
+
+@pytest.fixture
+def quick_switching() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("quick_switching")
+def test_threads_count_exactly_and_do_not_see_each_others_kind() -> None:
+    recorder, wrong = Recorder(), []
+
+    def work(kind: str) -> None:
+        for _ in range(2000):
+            recorder.enter(kind, HERE)
+            recorder.count_patch(1, HERE)
+            recorder.count_call(Call(HERE, recorder.kind, "basic"), 2)
+            if recorder.kind != kind:
+                wrong.append(kind)
+
+    threads = [threading.Thread(target=work, args=(kind,)) for kind in ("self", "cross") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert recorder.seen == {(HERE, "self"): 4000, (HERE, "cross"): 4000}
+    assert recorder.calls == {Call(HERE, "self", "basic"): 4000, Call(HERE, "cross", "basic"): 4000}
+    assert recorder.patched == {(1, HERE): 8000, (2, HERE): 8000}
+
+
+class Sigmas:
+    """Stands for the sigmas of a step on a device; counts how often they are brought from there."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.reads = value, 0
+
+    def flatten(self) -> Sigmas:
+        return self
+
+    def __getitem__(self, index: int) -> Sigmas:
+        assert index == 0
+        return self
+
+    def __float__(self) -> float:
+        self.reads += 1
+        return self.value
+
+
+def test_the_sigma_of_a_step_is_read_once() -> None:
+    recorder = Recorder(percent_to_sigma=lambda percent: 1.0 - percent)
+    for value in (0.75, 0.25):
+        sigmas: Any = Sigmas(value)
+        for _ in range(5):
+            assert recorder.percent({"sigmas": sigmas}) == pytest.approx(1.0 - value)
+        assert sigmas.reads == 1
+
+
+def test_without_a_noise_level_it_is_the_first_step() -> None:
+    assert Recorder(percent_to_sigma=lambda percent: 1.0 - percent).percent({}) == 0.0
+    assert Recorder().percent({"sigmas": torch.tensor([0.5])}) == 0.0
+
+
+def test_the_percent_follows_the_model_that_samples() -> None:
+    """A schedule that a later node put on the model counts, not the one that was there when the patch was attached."""
+
+    class Late:
+        @staticmethod
+        def percent_to_sigma(percent: float) -> float:
+            return 0.0 if percent > 0.1 else 100.0
+
+    model = attach_patch(patcher(), AttentionPatch("attn1.q", "zero", schedule=Schedule(0.0, 0.5)))
+    recorder = recorder_of(model)
+    before = recorder.percent({"sigmas": torch.tensor([10.0])})
+    model.add_object_patch("model_sampling", Late())
+    for callback in model.get_all_callbacks("on_pre_run"):
+        callback(model)
+    assert before < 0.1
+    assert recorder.percent({"sigmas": torch.tensor([10.0])}) == pytest.approx(0.1)
+
+
+def test_every_attention_of_a_run_is_seen() -> None:
+    model = attach_rule(patcher(), Rule("auto", parse("middle"), Schedule(0.2, 0.4)))
+    run(model)
+    recorder = recorder_of(model)
+    assert {f"{block} {kind}" for block, kind in recorder.seen} == {
+        f"{b} {k}" for b in BLOCKS for k in ("self", "cross")
+    }
+    assert set(recorder.seen.values()) == {STEPS}
+    assert len(recorder.percents) == STEPS
+    assert recorder.runs == 1
+
+
+def test_a_marker_gives_back_what_it_got() -> None:
+    n, context = torch.zeros(1), torch.ones(1)
+    out = Marker("self")(n, context, None, {})
+    assert out[0] is n
+    assert out[1] is context
+    assert out[2] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "block"),
+    [
+        ({"block": ("input", 4), "block_index": 1}, BlockId("input", 4, 1)),
+        ({"block": ["middle", 0]}, BlockId("middle", 0)),
+        ({"block_type": "double", "block_index": 7}, BlockId("double", 7)),
+        ({"block_index": 7}, BlockId("block", 7)),
+        ({}, None),
+    ],
+)
+def test_the_block_is_read_as_each_family_writes_it(options: dict[str, Any], block: BlockId | None) -> None:
+    assert current_block(options) == block

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.router import SLOT, Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import parse
+
+from .models import BLOCKS, IDENTITY, STEPS, ZERO, patcher, run
+
+
+def entries(model: Any) -> list[str]:
+    """Return what the report says about each patch and rule."""
+    return [line for line in report.text(recorder_of(model)).split("\n") if line[:2] in ("1.", "2.", "3.")]
+
+
+def test_the_report_counts_every_call_and_patch() -> None:
+    model = attach_patch(attach_patch(patcher(), ZERO), IDENTITY)
+    run(model)
+    text = report.text(recorder_of(model))
+    assert text.startswith("72 of 80 attention calls took the override: pytorch 72.\n")
+    assert entries(model) == [
+        "1. zero attn1.out on middle: ran 4 times in 1 of 1 blocks",
+        "2. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks",
+    ]
+    rows = {(row["block"], row["attention"]): row for row in report.table(recorder_of(model))}
+    assert list(rows) == [(block, kind) for block in BLOCKS for kind in ("self", "cross")]
+    assert rows["middle", "self"] == {
+        "block": "middle",
+        "attention": "self",
+        "heads": "4 x 16",
+        "function": "pytorch",
+        "calls": STEPS,
+        "patches": "zero attn1.out on middle x4",
+        "note": "",
+    }
+    assert rows["middle", "cross"]["patches"] == ""
+    replaced = rows["input:3.1", "self"]
+    assert (replaced["function"], replaced["calls"]) == ("none", STEPS)
+    assert replaced["note"] == "no call took the override"
+    assert sum(row["calls"] for row in rows.values()) == 2 * len(BLOCKS) * STEPS
+
+
+def test_the_table_is_plain() -> None:
+    model = attach_rule(attach_patch(patcher(), ZERO), Rule("sage", parse("middle self")))
+    run(model, steps=1)
+    rows = report.table(recorder_of(model))
+    assert json.loads(json.dumps(rows)) == rows
+    assert {tuple(row) for row in rows} == {report.COLUMNS}
+
+
+def test_the_report_tells_why_a_patch_never_ran() -> None:
+    late = AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.4, 0.41, "linear"))
+    neutral = AttentionPatch("attn1.out", "zero", strength=0.0)
+    silent = AttentionPatch("attn2.out", "zero", address=parse("middle"), schedule=Schedule(curve="0:0"))
+    model = attach_patch(attach_patch(attach_patch(patcher(), late), neutral), silent)
+    run(model)
+    window = "never ran, no step of the run lay in its window with a strength above 0"
+    assert entries(model) == [
+        f"1. zero attn1.out on middle 40-41% linear: {window}",
+        "2. zero attn1.out x 0 on all: never ran, its settings change nothing",
+        f"3. zero attn2.out on middle 0-100% 0:0: {window}",
+    ]
+
+
+def test_the_report_tells_why_a_rule_never_ran() -> None:
+    model = attach_rule(attach_rule(patcher(), Rule("split", parse("middle"))), Rule("basic"))
+    run(model)
+    assert entries(model) == [
+        "1. backend split on middle: never ran, no call was left for it: rules of later nodes or patches that replace "
+        "the attention came first",
+        "2. backend basic on all: ran 80 times in 10 of 10 blocks",
+    ]
+
+
+def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
+    model = attach_rule(patcher(), Rule("basic"))
+
+    def foreign(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return func(*args, **kwargs)
+
+    model.model_options["transformer_options"][SLOT] = foreign
+    run(model)
+    assert report.text(recorder_of(model)).startswith("0 of 80 attention calls took the override.\n")
+    assert entries(model) == ["1. backend basic on all: never ran, another node took the attention override after it"]
+
+
+def test_the_report_starts_again_with_every_run() -> None:
+    model = attach_patch(patcher(), ZERO)
+    assert "sample with this model first" in report.text(recorder_of(model))
+    for _ in range(2):
+        run(model)
+        assert "ran 4 times" in report.text(recorder_of(model))
+
+
+def test_the_report_of_an_untouched_model_says_so() -> None:
+    assert report.text(recorder_of(patcher())) == report.NOTHING
+    assert report.table(None) == []
