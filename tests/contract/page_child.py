@@ -1,0 +1,84 @@
+"""Open ComfyUI's page with the example workflows: `python page_child.py CHROMIUM URL RENDERER FOLDER`.
+
+RENDERER is `classic` or `vue`. It runs in ComfyUI's environment, for its playwright, and prints as JSON: `api` (each
+example as the page would send it), `boxes` (the nodes of each on the screen), `status` and `report` of a run of the
+last one, and `errors` of the console.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+
+READY = "() => window.app?.isGraphReady && app.canvas?.canvas && app.extensionManager?.spinner === false"
+FRAMES = "n => new Promise(done => { const next = () => (n-- ? requestAnimationFrame(next) : done()); next() })"
+LOAD = "ui => app.loadGraphData(ui)"
+PROMPT = "async () => (await app.graphToPrompt()).output"
+# Every node in pixels of the graph: in Nodes 2.0 its element, else what litegraph draws.
+BOXES = """() => app.graph.nodes.map((node) => {
+  const element = document.querySelector(`[data-node-id="${node.id}"]`)
+  const { scale } = app.canvas.ds
+  const [width, height] = element
+    ? [element.getBoundingClientRect().width / scale, element.getBoundingClientRect().height / scale - 30]
+    : node.size
+  return [node.pos[0], node.pos[1], width, height]
+})"""
+RUN = """async () => {
+  const end = new Promise((done) => {
+    for (const name of ['execution_success', 'execution_error']) app.api.addEventListener(name, () => done(name))
+  })
+  return (await app.queuePrompt(0, 1)) === false ? 'refused' : await end
+}"""
+REPORT = """() => {
+  const { element } = app.graph.nodes.find((node) => node.type === 'PatchbayPatchReport').widgets.at(-1)
+  const { width, height } = element.getBoundingClientRect()
+  const { scale } = app.canvas.ds
+  return { text: element.textContent, width: width / scale, height: height / scale }
+}"""
+
+
+def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
+    """Load every example into the page, run the last one, and return what was seen."""
+    seen: dict[str, Any] = {"api": {}, "boxes": {}}
+    page.goto(url)
+    page.wait_for_function(READY, timeout=120_000)
+    for path in examples:
+        page.evaluate(LOAD, json.loads(path.read_text()))
+        page.evaluate(FRAMES, 20)
+        seen["api"][path.stem] = page.evaluate(PROMPT)
+        seen["boxes"][path.stem] = page.evaluate(BOXES)
+    seen["status"] = page.evaluate(RUN)
+    page.evaluate(FRAMES, 20)
+    return seen | {"report": page.evaluate(REPORT)}
+
+
+def main(chromium: str, url: str, renderer: str, folder: str) -> None:
+    """Set the page up and print what was seen."""
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "vue"}
+    request = urllib.request.Request(
+        f"{url}/api/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and "/extensions/" in (message.location or {}).get("url", ""):
+            errors.append(message.text)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.on("console", note)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        seen = visit(page, url, sorted(Path(folder).glob("*.json")))
+        browser.close()
+    json.dump(seen | {"errors": errors}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

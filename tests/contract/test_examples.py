@@ -1,0 +1,89 @@
+"""Check the example workflows: both forms say the same, nothing overlaps, and each runs in the embedded host."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attention_patchbay.ldm_patched.headless.api_graph import Executor
+from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.ldm_patched.headless.folders import Folders
+from attention_patchbay.ldm_patched.headless.session import Session
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+NODES = catalog()
+SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
+TITLE = 30  # pixels above a node
+
+each = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def api_form(path: Path) -> dict[str, Any]:
+    return json.loads((path.parent / "api" / path.name).read_text())
+
+
+def as_api(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Turn a workflow of the page into class and inputs by node id."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    api = {}
+    for node in workflow["nodes"]:
+        infos = NODES[node["type"]].GET_NODE_INFO_V1()["input"]["required"]
+        linked = {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
+        values = iter(node.get("widgets_values", []))
+        inputs: dict[str, Any] = {}
+        for name, (kind, settings) in infos.items():
+            if kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                inputs[name] = next(values)
+                if settings.get("control_after_generate"):
+                    assert next(values) == "fixed"
+            if name in linked:
+                inputs[name] = linked[name]
+        assert list(values) == []
+        api[str(node["id"])] = (node["type"], inputs)
+    return api
+
+
+@each
+def test_both_forms_are_the_same_workflow(path: Path) -> None:
+    wanted = {id: (node["class_type"], node["inputs"]) for id, node in api_form(path).items()}
+    assert as_api(json.loads(path.read_text())) == wanted
+
+
+@each
+def test_no_node_lies_on_another(path: Path) -> None:
+    boxes = [(*node["pos"], *node["size"]) for node in json.loads(path.read_text())["nodes"]]
+    for (x, y, width, height), (x2, y2, width2, height2) in itertools.combinations(boxes, 2):
+        apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 - TITLE or y2 + height2 <= y - TITLE
+        assert apart, ((x, y), (x2, y2))
+
+
+@each
+def test_the_thumbnail_is_small(path: Path) -> None:
+    thumbnail = path.with_suffix(".jpg")
+    assert thumbnail.stat().st_size < 60_000
+    with Image.open(thumbnail) as image:
+        assert image.format == "JPEG" and image.width >= 256
+
+
+@each
+def test_it_runs_in_the_embedded_host(path: Path, tmp_path: Path) -> None:
+    workflow = api_form(path)
+    (sampler,) = [node for node in workflow.values() if node["class_type"] == "KSampler"]
+    sampler["inputs"]["steps"] = 2
+    run = Executor(NODES, Session(Folders(output=tmp_path))).run(workflow)
+    assert len(run.ran) == len(workflow)
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+
+
+def test_every_node_of_the_pack_is_in_an_example() -> None:
+    used = {node["class_type"] for path in EXAMPLES for node in api_form(path).values()}
+    assert {name for name in NODES if name.startswith("Patchbay")} <= used
+
+
+def test_every_example_has_both_forms() -> None:
+    assert {path.name for path in EXAMPLES} == {path.name for path in (ROOT / "example_workflows" / "api").iterdir()}

@@ -1,0 +1,75 @@
+"""Open the example workflows in ComfyUI's own page, in both renderings, and run one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfyui_server import ROOT, Server, python
+
+CHILD = Path(__file__).with_name("page_child.py")
+FOLDER = ROOT / "example_workflows"
+CHROMIUM = shutil.which("chromium")
+TITLE = 30  # pixels above a node
+
+
+def can_drive_a_page() -> bool:
+    """Tell whether this machine has Chromium, and ComfyUI's environment playwright."""
+    if CHROMIUM is None or "COMFYUI_PATH" not in os.environ:
+        return False
+    return not subprocess.run([python(), "-c", "import playwright"], capture_output=True).returncode
+
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("page") / "base") as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["classic", "vue"])
+def seen(request: pytest.FixtureRequest, server: Server) -> dict[str, Any]:
+    command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(FOLDER)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_page_sends_the_api_form(seen: dict[str, Any]) -> None:
+    assert set(seen["api"]) == {path.stem for path in FOLDER.glob("*.json")}
+    for name, sent in seen["api"].items():
+        wanted = json.loads((FOLDER / "api" / f"{name}.json").read_text())
+        assert {id: (node["class_type"], node["inputs"]) for id, node in sent.items()} == {
+            id: (node["class_type"], node["inputs"]) for id, node in wanted.items()
+        }
+
+
+def test_no_node_covers_another(seen: dict[str, Any]) -> None:
+    for name, boxes in seen["boxes"].items():
+        for (x, y, width, height), (x2, y2, width2, height2) in itertools.combinations(boxes, 2):
+            beside = x + width <= x2 or x2 + width2 <= x
+            below = y + height <= y2 - TITLE or y2 + height2 <= y - TITLE
+            assert beside or below, (name, (x, y), (x2, y2))
+
+
+def test_the_node_shows_the_report(seen: dict[str, Any]) -> None:
+    assert seen["status"] == "execution_success"
+    assert "attention calls" in seen["report"]["text"]
+    assert seen["report"]["width"] > 400 and seen["report"]["height"] > 200
+
+
+def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
+    assert seen["errors"] == []
