@@ -37,12 +37,16 @@ class Entry:
 
 
 class Call(NamedTuple):
-    """A group of equal attention calls: where, self or cross, which function, and why not the one asked for."""
+    """A group of equal attention calls: where, self or cross, which function, why not the one asked for, whose rule.
+
+    `rule` is the number of the entry whose rule chose the function.
+    """
 
     block: BlockId | None
     kind: str | None
     backend: str
     fallback: str = ""
+    rule: int | None = None
 
 
 @dataclass(eq=False)
@@ -104,12 +108,12 @@ class Recorder:
         """Tell whether this thread is in `self`- or `cross`-attention; None where the model does not say."""
         return getattr(self._thread, "kind", None)
 
-    def count_call(self, call: Call, number: int | None = None) -> None:
-        """Count one attention call, and the rule (by the number of its entry) that chose its function."""
+    def count_call(self, call: Call) -> None:
+        """Count one attention call, and one use of the rule that chose its function."""
         with self._lock:
             self.calls[call] += 1
-            if number is not None:
-                self.patched[number, call.block] += 1
+            if call.rule is not None:
+                self.patched[call.rule, call.block] += 1
 
     def count_patch(self, number: int, block: BlockId | None) -> None:
         """Count one use of a patch in a block."""

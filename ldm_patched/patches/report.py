@@ -17,7 +17,7 @@ ROOM_ORDER = {"input": 0, "middle": 1, "output": 2}
 
 
 def table(recorder: Recorder | None) -> list[dict[str, Any]]:
-    """Return a row for each block, kind of attention and function that ran, as plain values.
+    """Return a row for each block, kind of attention, function that ran and rule that chose it, as plain values.
 
     Attentions that the model entered and that called no function have the function `none`.
     """
@@ -64,14 +64,17 @@ def _uses(recorder: Recorder, call: Call) -> list[str]:
     uses = []
     for entry in recorder.entries:
         count = recorder.patched[entry.number, call.block]
-        if count and (not entry.targets or (call.block, call.kind) in entry.targets):
+        if entry.slot == SLOT:
+            if entry.number == call.rule:
+                uses.append(entry.name)
+        elif count and (call.block, call.kind) in entry.targets:
             uses.append(f"{entry.name} x{count}")
     return uses
 
 
 def _order(call: Call) -> tuple:
     block = call.block or BlockId("", 0)
-    return (ROOM_ORDER.get(block.room, 3), block, call.kind != "self", call.backend, call.fallback)
+    return (ROOM_ORDER.get(block.room, 3), block, call.kind != "self", call.backend, call.fallback, call.rule or 0)
 
 
 def _summary(recorder: Recorder) -> str:

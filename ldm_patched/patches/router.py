@@ -91,7 +91,7 @@ class Router:
                     kwargs["mask"], args = args[0], args[1:]
                 name, chosen, fallback = choose(route.backend, recorder, q, k, v, heads, kwargs)
                 if recorder is not None:
-                    recorder.count_call(Call(block, recorder.kind, name, fallback), route.entry.number)
+                    recorder.count_call(Call(block, recorder.kind, name, fallback, route.entry.number))
                 return chosen(q, k, v, heads, kwargs.pop("mask", None), *args, **kwargs)
         if recorder is not None:
             recorder.count_call(Call(block, recorder.kind, function_name(self.previous or func)))

@@ -41,6 +41,17 @@ def test_the_last_node_that_fits_decides(model: Any, run: Callable) -> None:
     assert functions(patched)["input:1", "self"] == {"split"}
 
 
+def test_a_row_of_the_report_names_the_rule_that_chose_its_function(model: Any, run: Callable) -> None:
+    patched = apply(apply(model, backend="split"), backend="basic", blocks="middle", kind="cross")
+    run(patched)
+    rules = {
+        (row["block"], row["attention"]): (row["function"], row["patches"], row["calls"])
+        for row in report.table(recorder_of(patched))
+    }
+    assert rules["middle", "cross"] == ("basic", "backend basic on middle cross", 3)
+    assert rules["middle", "self"] == ("split", "backend split on all", 3)
+
+
 def test_the_window_switches_the_function_within_a_run(model: Any, run: Callable) -> None:
     patched = apply(model, backend="basic", end_percent=0.5)
     run(patched)

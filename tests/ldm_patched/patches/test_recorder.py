@@ -37,7 +37,7 @@ def test_threads_count_exactly_and_do_not_see_each_others_kind() -> None:
         for _ in range(2000):
             recorder.enter(kind, HERE)
             recorder.count_patch(1, HERE)
-            recorder.count_call(Call(HERE, recorder.kind, "basic"), 2)
+            recorder.count_call(Call(HERE, recorder.kind, "basic", rule=2))
             if recorder.kind != kind:
                 wrong.append(kind)
 
@@ -48,7 +48,10 @@ def test_threads_count_exactly_and_do_not_see_each_others_kind() -> None:
         thread.join()
     assert not wrong
     assert recorder.seen == {(HERE, "self"): 4000, (HERE, "cross"): 4000}
-    assert recorder.calls == {Call(HERE, "self", "basic"): 4000, Call(HERE, "cross", "basic"): 4000}
+    assert recorder.calls == {
+        Call(HERE, "self", "basic", rule=2): 4000,
+        Call(HERE, "cross", "basic", rule=2): 4000,
+    }
     assert recorder.patched == {(1, HERE): 8000, (2, HERE): 8000}
 
 
