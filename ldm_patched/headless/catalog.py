@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from . import core_image, core_loaders, core_lora, core_sampling
+from . import core_conditioning, core_custom_sampling, core_image, core_loaders, core_lora, core_sampling
 from .io import ComfyNode
+
+CORE = (core_loaders, core_lora, core_conditioning, core_sampling, core_custom_sampling, core_image)
 
 
 def catalog() -> dict[str, type[ComfyNode]]:
@@ -15,8 +17,7 @@ def catalog() -> dict[str, type[ComfyNode]]:
 
     extension = PatchbayExtension()
     own = asyncio.run(_nodes_of(extension))
-    core = [*core_loaders.NODES, *core_lora.NODES, *core_sampling.NODES, *core_image.NODES]
-    everything: list[type[ComfyNode]] = [*core, *own]
+    everything: list[type[ComfyNode]] = [*(node for room in CORE for node in room.NODES), *own]
     return {cls.GET_SCHEMA().node_id: cls for cls in everything}
 
 

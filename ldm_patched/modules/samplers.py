@@ -195,9 +195,28 @@ def sample(
         if start_step >= len(sigmas) - 1:
             return latent
         sigmas = sigmas[start_step:]
+    return sample_custom(model, noise, positive, negative, cfg, sampler, sigmas, latent, noise_mask, seed, callback)
+
+
+def sample_custom(
+    model: ModelPatcher,
+    noise: Tensor,
+    positive: Conditioning,
+    negative: Conditioning,
+    cfg: float,
+    sampler: KSampler,
+    sigmas: Tensor,
+    latent_image: Tensor,
+    noise_mask: Tensor | None = None,
+    seed: int | None = None,
+    callback: ProgressCallback | None = None,
+) -> Tensor:
+    """Sample latents (b, 4, h, w) on the CPU with a given sampler and sigmas; without sigmas nothing changes."""
+    if len(sigmas) == 0:
+        return latent_image
     guider = CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     with torch.no_grad():
-        samples = guider.sample(noise, latent, sampler, sigmas, noise_mask, callback, seed=seed)
+        samples = guider.sample(noise, latent_image, sampler, sigmas, noise_mask, callback, seed=seed)
     return samples.to(model_management.intermediate_device())

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless import core_image, core_loaders, core_lora, core_sampling
+from attention_patchbay.ldm_patched.headless.catalog import CORE
 
 pytestmark = [
     pytest.mark.comfyui,
     pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
 ]
-OURS = {
-    cls.GET_SCHEMA().node_id: cls.GET_NODE_INFO_V1()
-    for cls in [*core_loaders.NODES, *core_lora.NODES, *core_sampling.NODES, *core_image.NODES]
-}
+OURS = {cls.GET_SCHEMA().node_id: cls.GET_NODE_INFO_V1() for cls in [node for room in CORE for node in room.NODES]}
 SETTINGS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate", "image_upload")
 FILES = ("ckpt_name", "unet_name", "lora_name", "image")  # depend on the folders of the host
 
