@@ -29,6 +29,7 @@ EMPTY_SHARE = 0.1  # samples trained without a caption, for classifier-free guid
 SILENT_SHARE = 0.1  # attributes the caption leaves out
 MUTED_SHARE = 0.15  # samples with a word of weight 0
 SNR_LIMIT = 5.0
+BLANK_SHARE, BLANK_WEIGHT = 0.15, 2.0  # samples of pure noise
 WORDS_OF = {word: kind for kind in (COLOURS, SHAPES, tuple(PLACES)) for word in kind}
 
 
@@ -166,15 +167,24 @@ def loss_weight(alpha: Tensor) -> Tensor:
 
 
 def unet_loss(net: DemoNet, latents: Tensor, ids: Tensor, muted: Tensor, alphas: Tensor) -> Tensor:
-    """Give the weighted error of the predicted noise at random times."""
+    """Give the weighted error of the predicted noise at random times.
+
+    A share of the samples are pure noise at the last time, as when sampling starts (Lin et al. 2023, arXiv
+    2305.08891): with nothing to see in the latent, what is where can only come from the caption.
+    """
     t = draw_times(len(latents), len(alphas))
-    noise = torch.randn_like(latents)
+    blank = torch.rand(len(latents)) < BLANK_SHARE
+    t[blank] = len(alphas) - 1
     alpha = alphas[t]
     signal, spread = (x.sqrt()[:, None, None, None] for x in (alpha, 1.0 - alpha))
+    noise = torch.randn_like(latents)
+    noisy = torch.where(blank[:, None, None, None], noise, signal * latents + spread * noise)
     context = net.encode(ids, muted)
     with torch.autocast("cpu", torch.bfloat16):
-        out = net.unet(signal * latents + spread * noise, t, context, transformer_options=OPTIONS)
-    return ((out.float() - noise).square().mean(dim=(1, 2, 3)) * loss_weight(alpha)).mean()
+        out = net.unet(noisy, t, context, transformer_options=OPTIONS)
+    target = (noisy - signal * latents) / spread
+    weight = loss_weight(alpha) * torch.where(blank, BLANK_WEIGHT, 1.0)
+    return ((out.float() - target).square().mean(dim=(1, 2, 3)) * weight).mean()
 
 
 class Average:

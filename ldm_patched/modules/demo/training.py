@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable
@@ -34,9 +33,10 @@ class Budget:
         return min(1.0, self.elapsed() / self.seconds)
 
 
-def learning_rate(peak: float, step: int, share: float, warmup: int = 100) -> float:
-    """Warm up over the first steps, then follow a half cosine down to a hundredth of the peak."""
-    return peak * min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
+def learning_rate(peak: float, step: int, share: float, warmup: int = 100, hold: float = 0.7) -> float:
+    """Warm up over the first steps, hold, then fall linearly to a hundredth of the peak."""
+    fall = 1.0 - 0.99 * max(0.0, share - hold) / (1.0 - hold)
+    return peak * min(1.0, (step + 1) / warmup) * fall
 
 
 def save_atomic(path: Path, write: Callable[[Path], None]) -> None:
