@@ -8,5 +8,5 @@
   `recorder_of(model)` what its last run recorded
 - `report`: what ran (`text(recorder)`, `table(recorder)`)
 
-Below these: `stack` composes the patches that replace an attention, `gate` tells a patch when to act, `recorder` counts.
+Below these: `stack` composes patches that replace an attention, `gate` tells when one acts, `recorder` counts.
 """

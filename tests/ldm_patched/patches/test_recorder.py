@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import pytest
