@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -195,15 +193,13 @@ def write_png(path: Path, pixels: np.ndarray, texts: Mapping[str, str]) -> None:
     chunks = PngInfo()
     for key, value in texts.items():
         chunks.add_text(key, value)
-    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=4)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _texts(hidden: Any) -> dict[str, str]:

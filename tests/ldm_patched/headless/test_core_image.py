@@ -50,6 +50,9 @@ def test_numbers_go_on(session: Session) -> None:
     for _ in range(2):
         core_image.save(images, session.folders.output, "x", "output", {})
     assert len(list(session.folders.output.iterdir())) == 6
+    path = session.folders.output / "plain"
+    path.touch()
+    assert (session.folders.output / "x_00001_.png").stat().st_mode == path.stat().st_mode
     assert (session.folders.output / "x_00006_.png").is_file()
 
 
