@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,16 +182,17 @@ def test_nodes_are_listed_with_inputs_defaults_and_tooltips(capsys: pytest.Captu
 def test_ctrl_c_leaves_no_half_written_file(tmp_path: Path) -> None:
     file = write(tmp_path, demo(sampler={"steps": 10000}))
     command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "run", file]
-    process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, bufsize=1, cwd=tmp_path
-    )
-    assert process.stderr is not None
-    shown = ""
-    while "step" not in shown:
-        shown += process.stderr.read(1)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=30)
+    command += ["--output", str(tmp_path / "out")]
+    # a shell's background job is born deaf to SIGINT, and its children with it
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=hear) as process:
+        assert process.stderr is not None
+        shown = ""
+        while "step" not in shown:
+            shown += process.stderr.read(1)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
     assert process.returncode == 130
     assert "patchbay: interrupted" in rest
     assert "Traceback" not in rest

@@ -103,5 +103,5 @@ def test_noise_scaling_has_full_variance_at_the_top_only() -> None:
 
 
 def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="'edm'; known are eps, v_prediction, x0, lcm"):
+    with pytest.raises(ValueError, match="'edm'; known are eps, v_prediction, lcm, x0"):
         discrete_sampling("edm")
