@@ -211,7 +211,7 @@ class Average:
         self.weights = {name: saved[name] for name in self.weights}  # type: ignore[misc]
 
 
-def train_unet(directory: Path, minutes: float, seed: int, data: Data, batch: int = 64) -> tuple[DemoNet, Average]:
+def train_unet(directory: Path, minutes: float, seed: int, data: Data, batch: int = 32) -> tuple[DemoNet, Average]:
     """Train UNet and text encoder; gives the network and the average of its weights."""
     torch.manual_seed(seed)
     net = DemoNet().start()

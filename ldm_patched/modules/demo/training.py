@@ -110,16 +110,7 @@ class Run:
                 running += float(loss.detach())
                 after()
                 if self.step % every == 0:
-                    left = self.budget.seconds - self.budget.elapsed()
-                    pace = (time.monotonic() - since) / every
-                    log.info(
-                        "%s step %d: loss %.5f, %.3f s/step, %.0f s left",
-                        self.name,
-                        self.step,
-                        running / every,
-                        pace,
-                        left,
-                    )
+                    self.report(running / every, (time.monotonic() - since) / every)
                     running, since = 0.0, time.monotonic()
                     self.save()
         finally:
