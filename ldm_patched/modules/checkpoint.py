@@ -7,10 +7,26 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 MAX_HEADER = 100_000_000
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
@@ -31,18 +47,28 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        header = _read_header(self.path)
+        header, start = _read_header(self.path)
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self.shapes: dict[str, tuple[int, ...]] = {key: tuple(entry["shape"]) for key, entry in header.items()}
         try:
-            self._file = safe_open(self.path, framework="pt", device="cpu")
+            with safe_open(self.path, framework="pt", device="cpu"):
+                pass
         except SafetensorError as error:
             raise CheckpointError(f"{self.path}: not a valid safetensors file: {error}") from error
+        self._entries, self._start = header, start
 
     def __getitem__(self, key: str) -> Tensor:
-        if key not in self.shapes:
-            raise KeyError(key)
-        return self._file.get_tensor(key)
+        entry = self._entries[key]
+        begin, end = entry["data_offsets"]
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise CheckpointError(f"{self.path}: {key} has the dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
+        if begin == end:
+            return torch.empty(self.shapes[key], dtype=dtype)
+        # a mapping of its own for every tensor: its pages are given back as soon as the tensor has been converted
+        data = torch.from_numpy(np.memmap(self.path, np.uint8, "c", self._start + begin, (end - begin,)))
+        aligned = data if data.data_ptr() % dtype.itemsize == 0 else data.clone()
+        return aligned.view(dtype).reshape(self.shapes[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -51,7 +77,7 @@ class Checkpoint(Mapping[str, Tensor]):
         return len(self.shapes)
 
 
-def _read_header(path: Path) -> dict:
+def _read_header(path: Path) -> tuple[dict, int]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     size = path.stat().st_size
@@ -65,7 +91,7 @@ def _read_header(path: Path) -> dict:
         text = file.read(length)
     if len(text) < length:
         raise CheckpointError(f"{path}: truncated: its header has {length} bytes, the file ends after {size}")
-    return _parse_header(path, text, size - 8 - length)
+    return _parse_header(path, text, size - 8 - length), 8 + length
 
 
 def _parse_header(path: Path, text: bytes, data_size: int) -> dict:

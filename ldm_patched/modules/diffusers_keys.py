@@ -1,9 +1,10 @@
-"""The names that diffusers gives to the parameters of a latent diffusion UNet."""
+"""The names that diffusers gives to the parameters of a latent diffusion UNet, and the way back."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -13,6 +14,7 @@ RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+RESNET_BACK = {theirs: ours for ours, theirs in RESNET.items()}
 OUTSIDE = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -92,3 +94,60 @@ def _middle(layer: int, rest: str) -> str:
 def _resnet(rest: str) -> str:
     part, _, end = rest.rpartition(".")
     return f"{RESNET[part]}.{end}"
+
+
+def unet_from_diffusers(keys: Iterable[str]) -> dict[str, str]:
+    """Return {LDM key: diffusers key} for the state-dict keys of a UNet in diffusers' layout."""
+    names = sorted(keys)
+    levels = {side: _levels(names, side) for side in ("down", "up")}
+    mapped = ((_back(name, levels), name) for name in names)
+    return {here: there for here, there in mapped if here is not None}
+
+
+class _Level(NamedTuple):
+    """A level of diffusers' UNet: its first block's number, its blocks, and the upsampler's place in the last one."""
+
+    start: int
+    blocks: int
+    upsampler: int
+
+
+def _levels(names: list[str], side: str) -> dict[int, _Level]:
+    """Return the levels of one side; block 0 of the input side is a convolution."""
+    parts: dict[int, dict[str, int]] = {}
+    for name in names:
+        if match := re.match(rf"{side}_blocks\.(\d+)\.(\w+)\.(\d+)\.", name):
+            found = parts.setdefault(int(match[1]), {})
+            found[match[2]] = max(found.get(match[2], 0), int(match[3]) + 1)
+    levels, number = {}, 1 if side == "down" else 0
+    for level, found in sorted(parts.items()):
+        levels[level] = _Level(number, found["resnets"], 2 if "attentions" in found else 1)
+        number += found["resnets"] + found.get("downsamplers", 0)
+    return levels
+
+
+def _back(name: str, levels: dict[str, dict[int, _Level]]) -> str | None:
+    for ours, theirs in OUTSIDE.items():
+        if name.startswith(theirs + "."):
+            return ours + name.removeprefix(theirs)
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", name):
+        layer = 1 if match[1] == "attentions" else 2 * int(match[2])
+        return f"middle_block.{layer}.{_inner(match[1], match[3])}"
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|(?:down|up)samplers)\.(\d+)\.(.+)", name)
+    if match is None:
+        return None
+    side, level, kind, place, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    at = levels[side][level]
+    if kind == "downsamplers":
+        return f"input_blocks.{at.start + at.blocks}.0.op.{rest.rpartition('.')[2]}"
+    if kind == "upsamplers":
+        return f"output_blocks.{at.start + at.blocks - 1}.{at.upsampler}.conv.{rest.rpartition('.')[2]}"
+    room = "input_blocks" if side == "down" else "output_blocks"
+    return f"{room}.{at.start + place}.{0 if kind == 'resnets' else 1}.{_inner(kind, rest)}"
+
+
+def _inner(kind: str, rest: str) -> str:
+    if kind == "attentions":
+        return rest
+    part, _, end = rest.rpartition(".")
+    return f"{RESNET_BACK[part]}.{end}"

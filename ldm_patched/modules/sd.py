@@ -1,84 +1,138 @@
-"""Load checkpoints into the MODEL, CLIP and VAE objects of a graph."""
+"""Load checkpoints into the MODEL, CLIP and VAE objects of a graph: single files and diffusers folders."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from ..ldm.models.autoencoder import AutoencoderKL
 from . import model_management
 from .checkpoint import Checkpoint, CheckpointError
-from .clip import CLIP, TextEncoder
-from .clip_model import CLIPTextModel
-from .demo.tokenizer import VOCABULARY, DemoTokenizer
+from .clip import CLIP
+from .diffusers_folder import DiffusersFolder
+from .diffusers_keys import unet_from_diffusers
+from .diffusers_vae import vae_from_diffusers
 from .model_base import MODEL_CLASSES, BaseModel, ModelConfig
-from .model_detection import (
-    UNET_PREFIXES,
-    VAE_PREFIXES,
-    detect_clip,
-    detect_unet,
-    detect_vae,
-    find_prefix,
-    model_config,
-    strip_prefix,
-)
+from .model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, detect_vae, find_prefix, model_config
 from .model_patcher import ModelPatcher
-from .ops import disable_weight_init, manual_cast
-from .prompt import PromptTokenizer, Tokenizer
+from .ops import disable_weight_init
+from .text_encoders import build_clip, find_text_encoders, short_name, text_model
 from .vae import VAE
+from .weights import Source, Weights, WeightView, load_weights, under
 
-__all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_unet"]
+__all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_folder", "load_unet", "load_vae", "load_weights"]
 
-log = logging.getLogger(__name__)
-
-CLIP_PREFIXES = ("cond_stage_model.transformer.", "cond_stage_model.")
-TEXT_DTYPE = torch.float16  # of the weights; the layers cast them to the dtype of the activations, which is float32
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelPatcher, CLIP, VAE]:
-    """Load the UNet, text encoder and VAE of a single safetensors file."""
+    """Load the UNet, text encoder and VAE of a single safetensors file.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
     file = Checkpoint(path)
-    try:
-        unet_prefix = _prefix(file, UNET_PREFIXES[:2], "input_blocks.0.0.weight", "a UNet")
-        vae_prefix = _prefix(file, VAE_PREFIXES[:2], "decoder.conv_in.weight", "a VAE")
-        return _load_model(file, unet_prefix), _load_clip(file), _load_vae(file, vae_prefix)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from error
+    with naming(file.path):
+        unet, vae = find_unet(file, UNET_PREFIXES[:2]), find_vae(file, VAE_PREFIXES[:2])
+        texts = find_text_encoders(file)
+        return build_unet(unet, config_of(unet, file)), build_clip(texts), build_vae(vae)
 
 
-def load_unet(path: str | os.PathLike[str]) -> ModelPatcher:
-    """Load the UNet of a safetensors file, with or without a prefix."""
+def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ModelPatcher:
+    """Load the UNet of a safetensors file, with or without a prefix, or in diffusers' layout.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
     file = Checkpoint(path)
+    with naming(file.path):
+        unet = find_unet(file, UNET_PREFIXES)
+        return build_unet(unet, config_of(unet, file), dtype)
+
+
+def load_vae(path: str | os.PathLike[str]) -> VAE:
+    """Load the VAE of a safetensors file, with or without a prefix, or in diffusers' layout.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    file = Checkpoint(path)
+    with naming(file.path):
+        return build_vae(find_vae(file, VAE_PREFIXES))
+
+
+def load_folder(path: str | os.PathLike[str]) -> tuple[ModelPatcher, CLIP, VAE]:
+    """Load a folder in diffusers' layout: `unet`, `text_encoder`, `vae` and, if they are there, `tokenizer` and others.
+
+    Raises CheckpointError, naming the folder, for one that is not complete or not known.
+    """
+    folder = DiffusersFolder(Path(path))
+    with naming(folder.path):
+        unet, vae = find_unet(folder.weights("unet"), ("",)), find_vae(folder.weights("vae"), ("",))
+        parts = [text_model(folder.weights(part)) for part in ("text_encoder", "text_encoder_2") if folder.has(part)]
+        texts = {short_name(part): part for part in parts}
+        config = config_of(unet, unet)
+        if prediction := folder.prediction():
+            config = replace(config, prediction=prediction)
+        return build_unet(unet, config), build_clip(texts, folder.tokenizer), build_vae(vae)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path in front of the text of a CheckpointError."""
     try:
-        return _load_model(file, _prefix(file, UNET_PREFIXES, "input_blocks.0.0.weight", "a UNet"))
+        yield
     except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
-def _prefix(file: Checkpoint, prefixes: tuple[str, ...], key: str, what: str) -> str:
-    prefix = find_prefix(file.shapes, prefixes, key)
+# Finding
+
+
+def find_unet(file: Weights, prefixes: tuple[str, ...]) -> WeightView:
+    """Return a UNet in the LDM layout, without prefix."""
+    prefix = find_prefix(file.shapes, prefixes, "input_blocks.0.0.weight")
+    if prefix is not None:
+        return under(file, prefix)
+    names = unet_from_diffusers(file.shapes)
+    if "input_blocks.0.0.weight" in names and "" in prefixes:
+        return WeightView(file, {here: Source(there) for here, there in names.items()})
+    raise _nothing(file, "UNet", f"{prefixes[0]}input_blocks.0.0.weight")
+
+
+def find_vae(file: Weights, prefixes: tuple[str, ...]) -> WeightView:
+    """Return a VAE in the layout of single-file checkpoints, without prefix."""
+    prefix = find_prefix(file.shapes, prefixes, "decoder.conv_in.weight")
     if prefix is None:
-        found = ", ".join(sorted(file.shapes)[:3])
-        raise CheckpointError(f"no {what.split()[1]} found: expected {prefixes[0]}{key}, found {found}, ...")
-    return prefix
+        raise _nothing(file, "VAE", f"{prefixes[0]}decoder.conv_in.weight")
+    weights = under(file, prefix)
+    return vae_from_diffusers(weights) if "decoder.mid_block.resnets.0.conv1.weight" in weights else weights
 
 
-def _load_model(file: Checkpoint, prefix: str) -> ModelPatcher:
-    unet = detect_unet(file.shapes, prefix)
+def _nothing(file: Weights, what: str, key: str) -> CheckpointError:
+    found = ", ".join(sorted(file.shapes)[:3])
+    return CheckpointError(f"no {what} found: expected {key}, found {found}, ...")
+
+
+def config_of(unet: Weights, file: Weights) -> ModelConfig:
+    """Detect the configuration of a UNet; `file` is where a marker for velocity prediction may lie."""
     spread = None
-    if prefix + SPREAD_KEY in file:
-        spread = float(file[prefix + SPREAD_KEY].float().std(unbiased=False))
-    config = model_config(unet, file.shapes, spread)
+    if SPREAD_KEY in unet:
+        spread = float(unet[SPREAD_KEY].float().std(unbiased=False))
+    return model_config(detect_unet(unet.shapes), file.shapes, spread)
+
+
+# Building
+
+
+def build_unet(unet: Weights, config: ModelConfig, dtype: torch.dtype | None = None) -> ModelPatcher:
+    """Build the MODEL of a UNet; half weights compute in float32 on a CPU unless `dtype` says otherwise."""
     device = model_management.get_torch_device()
-    dtype = model_management.unet_dtype(device)
+    dtype = dtype or model_management.unet_dtype(device)
     model = build_model(config, dtype)
-    load_weights(model.diffusion_model, file, prefix, dtype)
+    load_weights(model.diffusion_model, unet, "", dtype)
     return ModelPatcher(model, device, model_management.unet_offload_device())
 
 
@@ -87,43 +141,11 @@ def build_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Base
     return MODEL_CLASSES[config.family](config, dtype, device="meta", operations=disable_weight_init)
 
 
-def _load_vae(file: Checkpoint, prefix: str) -> VAE:
-    config = detect_vae(file.shapes, prefix)
+def build_vae(weights: Weights) -> VAE:
+    """Build the VAE object of a VAE."""
+    config = detect_vae(weights.shapes)
     device = model_management.vae_device()
     dtype = model_management.vae_dtype(device)
     model = AutoencoderKL(config, config["embed_dim"], dtype, "meta", disable_weight_init)
-    load_weights(model, file, prefix, dtype)
+    load_weights(model, weights, "", dtype)
     return VAE(model, dtype, device, model_management.unet_offload_device())
-
-
-def _load_clip(file: Checkpoint) -> CLIP:
-    prefix = find_prefix(file.shapes, CLIP_PREFIXES, "text_model.embeddings.token_embedding.weight")
-    if prefix is None:
-        raise CheckpointError(f"no text encoder found: expected {CLIP_PREFIXES[0]}text_model.embeddings...")
-    config = detect_clip(strip_prefix(file.shapes, prefix))
-    device = model_management.text_encoder_device()
-    transformer = CLIPTextModel(config, TEXT_DTYPE, "meta", manual_cast)
-    load_weights(transformer, file, prefix, TEXT_DTYPE)
-    tokenizer = PromptTokenizer(tokenizer_for(config["vocab_size"]), config["max_position_embeddings"])
-    return CLIP({"l": TextEncoder(transformer)}, {"l": tokenizer}, device, model_management.unet_offload_device())
-
-
-def tokenizer_for(vocabulary: int) -> Tokenizer:
-    """Return the tokenizer of a text encoder with that many tokens."""
-    if vocabulary == len(VOCABULARY):
-        return DemoTokenizer()
-    raise CheckpointError(f"no tokenizer for a text encoder of {vocabulary} tokens; use its UNet with load_unet")
-
-
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> None:
-    """Give a module built on the meta device its weights, one tensor at a time; a missing one is an error."""
-    state: dict[str, Any] = {}
-    for key, empty in module.state_dict().items():
-        if prefix + key not in tensors:
-            raise CheckpointError(f"{prefix}{key} is missing; the file is incomplete or of another kind")
-        tensor = tensors[prefix + key]
-        if tensor.shape != empty.shape:
-            raise CheckpointError(f"{prefix}{key} has shape {tuple(tensor.shape)}, expected {tuple(empty.shape)}")
-        state[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    module.load_state_dict(state, assign=True)
-    module.requires_grad_(False).eval()

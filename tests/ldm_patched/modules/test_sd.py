@@ -101,8 +101,8 @@ def test_a_wrong_shape_is_named(tmp_path: Path, state: dict[str, Tensor]) -> Non
 
 def test_a_text_encoder_without_tokenizer_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
     key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
-    save_file(state | {key: torch.zeros(49408, 128)}, tmp_path / "clip.safetensors")
-    with pytest.raises(sd.CheckpointError, match="no tokenizer for a text encoder of 49408 tokens"):
+    save_file(state | {key: torch.zeros(1000, 128)}, tmp_path / "clip.safetensors")
+    with pytest.raises(sd.CheckpointError, match="no tokenizer for a text encoder of 1000 tokens"):
         sd.load_checkpoint(tmp_path / "clip.safetensors")
 
 
