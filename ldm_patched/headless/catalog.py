@@ -5,10 +5,26 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from . import core_conditioning, core_custom_sampling, core_image, core_loaders, core_lora, core_sampling
+from . import (
+    core_conditioning,
+    core_custom_sampling,
+    core_image,
+    core_loaders,
+    core_lora,
+    core_sampling,
+    core_text,
+)
 from .io import ComfyNode
 
-CORE = (core_loaders, core_lora, core_conditioning, core_sampling, core_custom_sampling, core_image)
+CORE = (
+    core_loaders,
+    core_lora,
+    core_text,
+    core_conditioning,
+    core_sampling,
+    core_custom_sampling,
+    core_image,
+)
 
 
 def catalog() -> dict[str, type[ComfyNode]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ..modules.model_management import InterruptProcessingException
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder, as ComfyUI's")
     run.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    run.add_argument(
+        "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
+    )
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.add_argument("--quiet", action="store_true", help="no progress")
     run.set_defaults(run=run_workflow)
@@ -102,7 +106,8 @@ def run_workflow(args: argparse.Namespace) -> int:
     progress = Progress(args.quiet or args.json)
     start = time.perf_counter()
     try:
-        run = Executor(catalog(), Session(folders, progress.step)).run(prompt, on_node=progress.node)
+        session = Session(folders, progress.step, torch.bfloat16 if args.bf16_unet else None)
+        run = Executor(catalog(), session).run(prompt, on_node=progress.node)
     finally:
         progress.close()
     seconds = round(time.perf_counter() - start, 3)

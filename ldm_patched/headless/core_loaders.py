@@ -34,7 +34,37 @@ class CheckpointLoaderSimple(io.ComfyNode):
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         """Load the file."""
-        return io.NodeOutput(*sd.load_checkpoint(current().folders.model("checkpoints", ckpt_name)))
+        return io.NodeOutput(
+            *sd.load_checkpoint(current().folders.model("checkpoints", ckpt_name), current().unet_dtype)
+        )
+
+
+class DiffusersLoader(io.ComfyNode):
+    """Load UNet, text encoder and VAE from a folder in diffusers' layout."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="DiffusersLoader",
+            display_name="DiffusersLoader",
+            category="model/loaders",
+            description="Load a model, its text encoder and its VAE from a folder in models/diffusers.",
+            inputs=[
+                io.Combo.Input(
+                    "model_path",
+                    options=current().folders.diffusers_names(),
+                    tooltip="A folder with a model_index.json in models/diffusers.",
+                )
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            is_deprecated=True,
+        )
+
+    @classmethod
+    def execute(cls, model_path: str) -> io.NodeOutput:
+        """Load the folder."""
+        return io.NodeOutput(*sd.load_folder(current().folders.diffusers(model_path), current().unet_dtype))
 
 
 class UNETLoader(io.ComfyNode):
@@ -69,7 +99,8 @@ class UNETLoader(io.ComfyNode):
         """Load the file."""
         if weight_dtype != "default":
             raise ValueError(f"weight_dtype {weight_dtype!r} needs ComfyUI; choose default")
-        return io.NodeOutput(sd.load_unet(current().folders.model("diffusion_models", unet_name)))
+        path = current().folders.model("diffusion_models", unet_name)
+        return io.NodeOutput(sd.load_unet(path, current().unet_dtype))
 
 
 class CLIPTextEncode(io.ComfyNode):
@@ -123,4 +154,4 @@ class ModelSamplingDiscrete(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
-NODES = [CheckpointLoaderSimple, UNETLoader, CLIPTextEncode, ModelSamplingDiscrete]
+NODES = [CheckpointLoaderSimple, DiffusersLoader, UNETLoader, CLIPTextEncode, ModelSamplingDiscrete]

@@ -50,6 +50,21 @@ class Folders:
             f"no file {name!r} in {searched}; put it there, or give the models folder with --models"
         )
 
+    def diffusers_names(self) -> list[str]:
+        """List the folders of models/diffusers that hold a model."""
+        found = (self.models / "diffusers").rglob("model_index.json")
+        return sorted(path.parent.relative_to(self.models / "diffusers").as_posix() for path in found)
+
+    def diffusers(self, name: str) -> Path:
+        """Return the path of a folder in models/diffusers.
+
+        Raises FileNotFoundError, and ValueError for a name that leads out of it.
+        """
+        path = inside(self.models / "diffusers", name)
+        if not (path / "model_index.json").is_file():
+            raise FileNotFoundError(f"no folder {name!r} with a model_index.json in {self.models / 'diffusers'}")
+        return path
+
     def input_names(self) -> list[str]:
         """List the pictures of the input folder."""
         return sorted(_files(self.input, IMAGE_ENDINGS))

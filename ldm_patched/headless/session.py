@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+import torch
+
 from .folders import Folders
 
 
@@ -16,10 +18,16 @@ def _silent(value: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """The surroundings of one run; `progress` is called with the steps done and their number."""
+    """The surroundings of one run.
+
+    Args:
+        progress: is called with the steps done and their number.
+        unet_dtype: to compute UNets in, or None for what suits the device.
+    """
 
     folders: Folders = field(default_factory=Folders)
     progress: Callable[[int, int], None] = _silent
+    unet_dtype: torch.dtype | None = None
 
 
 _current: ContextVar[Session] = ContextVar("session")

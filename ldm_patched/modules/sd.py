@@ -30,7 +30,7 @@ __all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_folder", "
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelPatcher, CLIP, VAE]:
+def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
     """Load the UNet, text encoder and VAE of a single safetensors file.
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
@@ -39,7 +39,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelPatcher, CLIP, V
     with naming(file.path):
         unet, vae = find_unet(file, UNET_PREFIXES[:2]), find_vae(file, VAE_PREFIXES[:2])
         texts = find_text_encoders(file)
-        return build_unet(unet, config_of(unet, file)), build_clip(texts), build_vae(vae)
+        return build_unet(unet, config_of(unet, file), dtype), build_clip(texts), build_vae(vae)
 
 
 def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ModelPatcher:
@@ -63,7 +63,7 @@ def load_vae(path: str | os.PathLike[str]) -> VAE:
         return build_vae(find_vae(file, VAE_PREFIXES))
 
 
-def load_folder(path: str | os.PathLike[str]) -> tuple[ModelPatcher, CLIP, VAE]:
+def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
     """Load a folder in diffusers' layout: `unet`, `text_encoder`, `vae` and, if they are there, `tokenizer` and others.
 
     Raises CheckpointError, naming the folder, for one that is not complete or not known.
@@ -76,7 +76,7 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[ModelPatcher, CLIP, VAE]:
         config = config_of(unet, unet)
         if prediction := folder.prediction():
             config = replace(config, prediction=prediction)
-        return build_unet(unet, config), build_clip(texts, folder.tokenizer), build_vae(vae)
+        return build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer), build_vae(vae)
 
 
 @contextmanager
