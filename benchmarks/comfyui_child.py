@@ -1,0 +1,47 @@
+"""Run workflows with ComfyUI: `python comfyui_child.py JOB.pt RESULT.pt`, ComfyUI on PYTHONPATH.
+
+A job is {"models": folder, "graphs": {name: graph}}; the result {name: latent of the node "sample"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(1, str(Path(__file__).parent))
+
+
+def call(name: str, inputs: dict[str, Any]) -> tuple[Any, ...]:
+    """Run one node."""
+    import nodes
+
+    cls = nodes.NODE_CLASS_MAPPINGS[name]
+    answer = getattr(cls(), cls.FUNCTION)(**inputs)
+    return tuple(getattr(answer, "args", answer))
+
+
+@torch.inference_mode()
+def main(job_path: str, result_path: str) -> None:
+    """Load a job, run it and save the latents."""
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import folder_paths
+    from graph import run_graphs
+
+    import nodes
+
+    job = torch.load(job_path, weights_only=True)
+    for kind in ("checkpoints", "controlnet", "loras"):
+        folder_paths.add_model_folder_path(kind, str(Path(job["models"]) / kind))
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    latents = {name: outputs["sample"][0]["samples"].clone() for name, outputs in run_graphs(job["graphs"], call)}
+    torch.save(latents, result_path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

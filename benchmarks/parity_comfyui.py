@@ -1,0 +1,80 @@
+"""Compare latents with ComfyUI's: the same checkpoint files, the same workflows in API format, 20 steps."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.ldm_patched.headless.folders import Folders
+from attention_patchbay.ldm_patched.headless.session import Session, entered
+from graph import run_graphs, text_to_image
+from random_checkpoint import write
+from torch import Tensor
+
+BOUND = 1e-3  # of the latent, largest absolute difference
+SAMPLERS = (
+    *("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde"),
+    *("ddim", "uni_pc", "uni_pc_bh2", "lcm"),
+)
+SCHEDULERS = ("normal", "karras", "exponential", "simple", "sgm_uniform", "ddim_uniform", "beta")
+FAMILIES = ("sd15", "sd21_v", "sdxl", "sdxl_refiner")
+
+Graphs = dict[str, dict[str, Any]]
+
+
+def graphs_of(family: str, file: str) -> Graphs:
+    """Return the workflows to run with one checkpoint."""
+    if family != "sd15_narrow":
+        return {family: text_to_image(file)}
+    size = {"width": 64, "height": 64, "cfg": 2.0}
+    return {
+        f"{sampler} {scheduler}": text_to_image(file, sampler_name=sampler, scheduler=scheduler, **size)
+        for sampler in SAMPLERS
+        for scheduler in SCHEDULERS
+    }
+
+
+@torch.inference_mode()
+def ours(models: str, graphs: Graphs) -> dict[str, Tensor]:
+    """Run the workflows in the embedded host."""
+    nodes = catalog()
+    with entered(Session(Folders(models=Path(models)))):
+        runs = run_graphs(graphs, lambda name, inputs: nodes[name].execute(**inputs).args)
+        return {name: outputs["sample"][0]["samples"].clone() for name, outputs in runs}
+
+
+def theirs(models: str, graphs: Graphs) -> dict[str, Tensor]:
+    """Run the workflows in ComfyUI."""
+    child = Path(__file__).with_name("comfyui_child.py")
+    with tempfile.TemporaryDirectory() as folder:
+        job, result = Path(folder) / "job.pt", Path(folder) / "result.pt"
+        torch.save({"models": models, "graphs": graphs}, job)
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(child), str(job), str(result)]
+        env = {**os.environ, "PYTHONPATH": os.environ["COMFYUI_PATH"]}
+        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"ComfyUI failed: {done.stderr[-2000:]}")
+        return torch.load(result, weights_only=True)
+
+
+def results(families: tuple[str, ...]) -> Iterator[tuple[str, float, float]]:
+    """Yield every comparison; both hosts run in processes of their own, one after the other."""
+    for family in families:
+        with tempfile.TemporaryDirectory() as models:
+            file = Path(models) / "checkpoints" / f"{family}.safetensors"
+            write(family, file)
+            graphs = graphs_of(family, file.name)
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                mine = pool.submit(ours, models, graphs).result()
+            real = theirs(models, graphs)
+        for name in graphs:
+            yield f"latent {name}", float((mine[name] - real[name]).abs().max()), BOUND
