@@ -7,12 +7,15 @@ from typing import Any
 
 from . import (
     core_conditioning,
+    core_controlnet,
     core_custom_sampling,
     core_image,
+    core_latent,
     core_loaders,
     core_lora,
     core_sampling,
     core_text,
+    core_vae,
 )
 from .io import ComfyNode
 
@@ -21,8 +24,11 @@ CORE = (
     core_lora,
     core_text,
     core_conditioning,
+    core_controlnet,
     core_sampling,
     core_custom_sampling,
+    core_latent,
+    core_vae,
     core_image,
 )
 

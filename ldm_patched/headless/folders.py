@@ -15,6 +15,8 @@ KINDS = {
     "checkpoints": ("checkpoints",),
     "diffusion_models": ("diffusion_models", "unet"),
     "loras": ("loras",),
+    "controlnet": ("controlnet", "t2i_adapter"),
+    "vae": ("vae",),
 }
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

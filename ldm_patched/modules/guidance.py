@@ -211,7 +211,11 @@ def _prepare_sampling(
     patcher: ModelPatcher, noise_shape: Sequence[int], conds: dict[str, list[Cond]], model_options: dict[str, Any]
 ) -> tuple[BaseModel, dict[str, list[Cond]], list[Any]]:
     patcher.model_patches_to(patcher.load_device)
-    return patcher.patch_model(patcher.load_device), conds, []
+    helpers = list(dict.fromkeys(model for control in controls(conds) for model in control.get_models()))
+    for helper in helpers:
+        helper.patch_model(helper.load_device)
+        helper.unpatch_model()
+    return patcher.patch_model(patcher.load_device), conds, helpers
 
 
 def _mask_for(mask: Tensor, latent: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ldm.models.autoencoder import AutoencoderKL
 from . import model_management
 from .model_patcher import ModelPatcher
+from .vae_tiles import averaged_tiles
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,19 @@ class VAE:
     def decode_tiled(self, samples: Tensor, tile: int = TILE, overlap: int = OVERLAP) -> Tensor:
         """Decode in overlapping tiles of that many latent pixels, blended where they overlap."""
         self._load()
-        return tiled(samples, self._decode_batch, tile, overlap, self.downscale_ratio)
+        return self._decode_tiles(samples, tile, overlap)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode pictures (b, h, w, 3 or more) to the means of their latents; sizes are cut to multiples of 8."""
         pixels = self.crop(pixels)
         return self._run(pixels, self._encode_batch, pixels.shape[1] * pixels.shape[2])
+
+    @torch.no_grad()
+    def encode_tiled(self, pixels: Tensor, tile: int = 512, overlap: int = 64) -> Tensor:
+        """Encode in overlapping tiles of that many picture pixels, blended where they overlap."""
+        self._load()
+        return self._encode_tiles(self.crop(pixels), tile, overlap)
 
     def crop(self, pixels: Tensor) -> Tensor:
         """Cut pictures (b, h, w, c) around their middle to whole latent pixels, and leave out an alpha channel."""
@@ -67,55 +74,33 @@ class VAE:
             log.warning("not enough memory for a whole picture; going on in tiles")
         model_management.soft_empty_cache()
         if function == self._decode_batch:
-            return tiled(batch, function, TILE, OVERLAP, self.downscale_ratio)
-        ratio = self.downscale_ratio
-        return tiled(batch.movedim(-1, 1), self._encode_tile, TILE * ratio, OVERLAP * ratio, 1 / ratio).movedim(-1, 1)
+            return self._decode_tiles(batch, TILE, OVERLAP)
+        return self._encode_tiles(batch, TILE * self.downscale_ratio, OVERLAP * self.downscale_ratio)
 
     def _load(self) -> None:
         self.patcher.patch_model(self.patcher.load_device)
         self.patcher.unpatch_model()
 
     def _decode_batch(self, samples: Tensor) -> Tensor:
-        pixels = self.first_stage_model.decode(samples.to(self.patcher.load_device, self.dtype))
-        return ((pixels.float().cpu() + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1)
+        return _pictures(self._decode(samples))
 
     def _encode_batch(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.movedim(-1, 1).to(self.patcher.load_device, self.dtype)
+        return self._encode(pixels.movedim(-1, 1))
+
+    def _decode_tiles(self, samples: Tensor, tile: int, overlap: int) -> Tensor:
+        return _pictures(averaged_tiles(samples, self._decode, tile, overlap, self.downscale_ratio))
+
+    def _encode_tiles(self, pixels: Tensor, tile: int, overlap: int) -> Tensor:
+        return averaged_tiles(pixels.movedim(-1, 1), self._encode, tile, overlap, 1 / self.downscale_ratio)
+
+    def _decode(self, samples: Tensor) -> Tensor:
+        return self.first_stage_model.decode(samples.to(self.patcher.load_device, self.dtype)).float().cpu()
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.patcher.load_device, self.dtype)
         return self.first_stage_model.encode(pixels * 2.0 - 1.0).float().cpu()
 
-    def _encode_tile(self, pixels: Tensor) -> Tensor:
-        return self._encode_batch(pixels.movedim(1, -1)).movedim(1, -1)
 
-
-def tiled(batch: Tensor, function: Callable[[Tensor], Tensor], tile: int, overlap: int, scale: float) -> Tensor:
-    """Apply a function of (b, c, h, w) to (b, h * scale, w * scale, c) tile by tile.
-
-    Every result is weighted by a ramp that rises over the overlap, so that neighbouring tiles fade into each other.
-    """
-    total, weight = None, None
-    for y in _starts(batch.shape[-2], tile, overlap):
-        for x in _starts(batch.shape[-1], tile, overlap):
-            part = function(batch[..., y : y + tile, x : x + tile])
-            if total is None or weight is None:
-                height, width = (round(size * scale) for size in batch.shape[-2:])
-                total = part.new_zeros(part.shape[0], height, width, part.shape[-1])
-                weight = torch.zeros_like(total[..., :1])
-            ramp = _ramp(part.shape[1], part.shape[2], max(1, round(overlap * scale)))
-            top, left = round(y * scale), round(x * scale)
-            total[:, top : top + part.shape[1], left : left + part.shape[2]] += part * ramp
-            weight[:, top : top + part.shape[1], left : left + part.shape[2]] += ramp
-    if total is None or weight is None:
-        raise ValueError(f"nothing to do for an empty batch of shape {tuple(batch.shape)}")
-    return total / weight
-
-
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    if length <= tile:
-        return [0]
-    return [*range(0, length - tile, tile - overlap), length - tile]
-
-
-def _ramp(height: int, width: int, overlap: int) -> Tensor:
-    """Return (h, w, 1) that rises from every edge over the overlap."""
-    rows, columns = (torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)) for n in (height, width))
-    return torch.minimum(rows[:, None], columns[None, :]).clamp(max=overlap).unsqueeze(-1) / overlap
+def _pictures(raw: Tensor) -> Tensor:
+    """Turn what the decoder gives, (b, 3, h, w) in -1..1, into pictures (b, h, w, 3) in 0..1."""
+    return ((raw + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1)

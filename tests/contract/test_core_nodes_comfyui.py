@@ -18,7 +18,15 @@ pytestmark = [
 ]
 OURS = {cls.GET_SCHEMA().node_id: cls.GET_NODE_INFO_V1() for cls in [node for room in CORE for node in room.NODES]}
 SETTINGS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate", "image_upload")
-FILES = ("ckpt_name", "unet_name", "lora_name", "model_path", "image")  # depend on the folders of the host
+FILES = (
+    "ckpt_name",
+    "unet_name",
+    "lora_name",
+    "model_path",
+    "image",
+    "control_net_name",
+    "vae_name",
+)  # depend on the folders of the host
 
 
 @pytest.fixture(scope="module")
