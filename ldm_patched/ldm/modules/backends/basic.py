@@ -38,8 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, d
         # The softmax of a row of -inf is NaN, and so are its gradients.
         dead = (scores == float("-inf")).all(-1, keepdim=True)
         scores.masked_fill_(dead, 0.0)
-    weights = scores.softmax(-1, dtype=torch.float32 if dtype in HALF else dtype)
-    out = torch.matmul(weights.to(dtype), v.to(dtype)).to(q.dtype)
+    out = torch.matmul(scores.softmax(-1), v.to(dtype)).to(q.dtype)
     return out if dead is None else out.masked_fill(dead, 0.0)
 
 

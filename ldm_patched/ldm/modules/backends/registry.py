@@ -15,7 +15,7 @@ from .basic import attention_basic
 from .flash import attention_flash
 from .pytorch import attention_pytorch
 from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
-from .split import attention_split
+from .split import attention_split, split_is_faster
 from .sub_quad import attention_sub_quad
 from .wrapper import AttentionFunction
 from .xformers import attention_xformers
@@ -199,9 +199,11 @@ def available(call: AttentionCall) -> tuple[Backend, ...]:
     return tuple(backend for backend in _registry.values() if not backend.reasons(call))
 
 
-def preference(device: str) -> tuple[str, ...]:
+def preference(call: AttentionCall) -> tuple[str, ...]:
     """Return the names in the order that `auto` tries them; quantised kernels are chosen by name only."""
-    return AUTO_CPU if device == "cpu" else AUTO_GPU
+    if call.mask is None and split_is_faster(call.device, call.dtype, call.n_q, call.n_k):
+        return ("split", *AUTO_CPU)
+    return AUTO_CPU if call.device == "cpu" else AUTO_GPU
 
 
 def select(call: AttentionCall, wanted: str = "auto") -> Selection:
@@ -209,7 +211,7 @@ def select(call: AttentionCall, wanted: str = "auto") -> Selection:
 
     Raises ValueError for a name that does not exist, and NoBackendError when nothing can run the call.
     """
-    order = preference(call.device)
+    order = tuple(dict.fromkeys(preference(call)))
     if wanted != "auto":
         if wanted not in KNOWN and wanted not in _registry:
             raise ValueError(f"unknown attention function {wanted!r}: choose auto or one of {', '.join(KNOWN)}")

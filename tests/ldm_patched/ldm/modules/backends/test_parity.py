@@ -28,6 +28,7 @@ SHAPES = [
     (2, 2, 160, 257, 130),
     (1, 8, 160, 64, 4096),
     (1, 1, 40, 4096, 4096),
+    (2, 3, 64, 300, 513),
     (1, 20, 8, 1024, 65),
 ]
 
@@ -81,6 +82,14 @@ def test_layouts_scale_and_grouped_keys(device, name, dtype):
     assert_close(name, run(device, name, q, k, v, 6, skip_reshape=True, **options), merged(truth))
     both = run(device, name, q, k, v, 6, skip_reshape=True, skip_output_reshape=True, **options)
     assert_close(name, both, truth)
+
+
+@pytest.mark.parametrize(("device", "name"), RUNNABLE)
+def test_peaked_bfloat16_scores_keep_their_digits(device, name):
+    q, k, v = inputs(1, 2, 64, 1024, 1024, torch.bfloat16)
+    q = q * 3
+    out = run(device, name, merged(q), merged(k), merged(v), 2)
+    assert_close(name, out, merged(float64_attention(q, k, v)))
 
 
 @pytest.mark.parametrize(("device", "name"), RUNNABLE)

@@ -186,8 +186,16 @@ def test_the_fallback_walks_the_order_of_the_device():
     selection = registry.select(dataclasses.replace(CPU, mask=torch.bool), "pytorch")
     assert selection.backend.name == "split"
     assert [name for name, _ in selection.skipped] == ["pytorch", "sub_quad"]
-    assert set(registry.preference("cpu")) <= set(registry.KNOWN)
-    assert not {"sage", "sage3", "comfy_kitchen_int8"} & set(registry.preference("cuda"))
+    assert set(registry.preference(CPU)) <= set(registry.KNOWN)
+    assert not {"sage", "sage3", "comfy_kitchen_int8"} & set(registry.preference(dataclasses.replace(CPU, device="cuda")))
+
+
+def test_slices_come_first_for_long_bfloat16_calls_on_a_cpu():
+    long = dataclasses.replace(CPU, dtype=torch.bfloat16, n_q=1024, n_k=1024)
+    assert registry.select(long).backend.name == "split"
+    for change in ({"n_k": 77}, {"mask": torch.bool}, {"dtype": torch.float32}):
+        assert registry.select(dataclasses.replace(long, **change)).backend.name == "pytorch"
+    assert registry.preference(dataclasses.replace(long, device="cuda"))[0] == "pytorch"
 
 
 def test_an_unregistered_known_name_is_a_valid_choice():

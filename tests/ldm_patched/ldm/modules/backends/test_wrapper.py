@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import dispatch, registry
@@ -87,3 +89,19 @@ def test_the_function_for_a_device():
     assert for_device("cpu", small_input=True) is registry.get("pytorch").function
     assert for_device(torch.device("cuda", 0)) is dispatch.optimized_attention
     assert for_device("cuda", mask=True) is dispatch.optimized_attention_masked
+
+
+@pytest.mark.parametrize(("dtype", "tokens", "name"), [(torch.bfloat16, 256, "split"), (torch.float32, 256, "pytorch")])
+def test_the_default_takes_slices_where_they_are_faster(dtype: torch.dtype, tokens: int, name: str) -> None:
+    seen = []
+
+    def override(func: Any, q: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(func.__name__)
+        return q
+
+    q = torch.zeros(1, tokens, 16, dtype=dtype)
+    options = {"optimized_attention_override": override}
+    dispatch.optimized_attention(q, q, q, 2, transformer_options=options)
+    dispatch.optimized_attention(q, q, q, 2, None, torch.float32, transformer_options=options)
+    dispatch.optimized_attention(q, q[:, :77], q[:, :77], 2, transformer_options=options)
+    assert seen == [f"attention_{name}", "attention_pytorch", "attention_pytorch"]
