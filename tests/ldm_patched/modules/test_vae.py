@@ -69,4 +69,4 @@ def test_running_out_of_memory_goes_on_in_tiles(vae: VAE, monkeypatch: pytest.Mo
     monkeypatch.setattr(vae.first_stage_model, direction, limited)
     in_tiles = getattr(vae, direction)(given)
     assert in_tiles.shape == whole.shape
-    assert (in_tiles - whole).abs().mean() < 0.2 * whole.std()
+    assert (in_tiles - whole).abs().mean() < 0.35 * whole.std()  # independent pictures: 1.1
