@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..ldm.models.autoencoder import AutoencoderKL, VideoAutoencoder
 from . import model_management
@@ -133,8 +132,7 @@ def build_unet(unet: Weights, config: ModelConfig, dtype: torch.dtype | None = N
     device = model_management.get_torch_device()
     dtype = dtype or model_management.unet_dtype(device)
     model = build_model(config, dtype)
-    load_weights(model.diffusion_model, unet, "", dtype)
-    order_channels(model.diffusion_model, device)
+    load_weights(model.diffusion_model, unet, "", dtype, image_format(device))
     return ModelPatcher(model, device, model_management.unet_offload_device())
 
 
@@ -150,12 +148,10 @@ def build_vae(weights: Weights) -> VAE:
     dtype = model_management.vae_dtype(device)
     kind = VideoAutoencoder if config["video"] else AutoencoderKL
     model = kind(config, config["embed_dim"], dtype, "meta", disable_weight_init)
-    load_weights(model, weights, "", dtype)
-    order_channels(model, device)
+    load_weights(model, weights, "", dtype, image_format(device))
     return VAE(model, dtype, device, model_management.unet_offload_device())
 
 
-def order_channels(module: nn.Module, device: torch.device) -> None:
-    """Put the channels of convolutions last in memory on a CPU, where they then run without reordering their input."""
-    if device.type == "cpu":
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def image_format(device: torch.device) -> torch.memory_format:
+    """Return how convolution weights lie in memory: on a CPU channels last, so that it need not reorder their input."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format

@@ -84,7 +84,13 @@ def under(weights: Weights, prefix: str) -> WeightView:
     return WeightView(weights, sources, prefix)
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor] | Weights, prefix: str, dtype: torch.dtype) -> None:
+def load_weights(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor] | Weights,
+    prefix: str,
+    dtype: torch.dtype,
+    image_format: torch.memory_format = torch.contiguous_format,
+) -> None:
     """Give a module built on the meta device its weights, one tensor at a time; a missing one is an error."""
     state: dict[str, Any] = {}
     before = getattr(tensors, "prefix", "") + prefix
@@ -94,6 +100,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor] | Weights, pre
         tensor = tensors[prefix + key]
         if tensor.shape != empty.shape:
             raise CheckpointError(f"{before}{key} has shape {tuple(tensor.shape)}, expected {tuple(empty.shape)}")
-        state[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        state[key] = tensor.contiguous(memory_format=image_format) if tensor.ndim == 4 else tensor
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.models.autoencoder import AutoencoderKL
+from attention_patchbay.ldm_patched.ldm.models.autoencoder import AutoencoderKL, VideoAutoencoder
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from attention_patchbay.ldm_patched.modules import demo
 from attention_patchbay.ldm_patched.modules.checkpoint import CheckpointError
@@ -59,6 +59,23 @@ def test_public_unets(name: str) -> None:
     assert found.latent_format.scale_factor == (0.13025 if "sdxl" in family else 0.18215)
 
 
+def test_the_public_video_unet() -> None:
+    keys = public("svd")
+    config = detect_unet(keys)
+    assert shapes(build(config)) == keys
+    assert (config["num_heads"], config["num_head_channels"], config["in_channels"]) == (-1, 64, 8)
+    assert config["video_kernel_size"] == [3, 1, 1] and config["merge_strategy"] == "learned_with_images"
+    assert not config["disable_temporal_crossattention"]
+    without = {key: shape for key, shape in keys.items() if not (".time_stack." in key and (".attn2." in key))}
+    without = {key: shape for key, shape in without.items() if ".time_stack.0.norm2." not in key}
+    assert detect_unet(without)["disable_temporal_crossattention"]
+    assert shapes(build(detect_unet(without))) == without
+    found = model_config(config)
+    assert (found.family, found.concat, found.prediction) == ("svd", None, "v_prediction")
+    assert found.unet["attn_precision"] == torch.float32
+    assert found.latent_format.scale_factor == 0.18215
+
+
 def test_a_prefix_is_left_out() -> None:
     keys = {f"model.diffusion_model.{key}": shape for key, shape in public("sd15").items()}
     keys["first_stage_model.encoder.conv_in.weight"] = (128, 3, 3, 3)
@@ -86,8 +103,8 @@ def test_what_cannot_be_used_is_refused() -> None:
         CheckpointError, match="no UNet found: expected keys such as input_blocks.0.0.weight, found a, b"
     ):
         detect_unet({"a": (1,), "b": (2,)})
-    with pytest.raises(CheckpointError, match="video UNet"):
-        detect_unet(public("svd"))
+    with pytest.raises(CheckpointError, match="unknown video UNet: vector conditioning 256, 8 input channels"):
+        model_config(detect_unet(public("svd")) | {"adm_in_channels": 256})
     with pytest.raises(CheckpointError, match="context 1024, vector conditioning 2048"):
         model_config(detect_unet(public("sd21_unclip_h")))
     with pytest.raises(CheckpointError, match="7 input and 4 output channels"):
@@ -108,6 +125,14 @@ def test_vaes(changes: dict[str, Any]) -> None:
     for name in ("ch", "num_res_blocks", "z_channels", "in_channels", "out_ch"):
         assert config[name] == wanted[name]
     assert list(config["ch_mult"]) == list(wanted["ch_mult"])
+
+
+def test_a_video_vae() -> None:
+    wanted = demo.VAE | {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    model = VideoAutoencoder(wanted, wanted["z_channels"], device="meta")
+    config = detect_vae(shapes(model))
+    assert config["video"] and not detect_vae(shapes(AutoencoderKL(wanted, device="meta")))["video"]
+    assert shapes(VideoAutoencoder(config, config["embed_dim"], device="meta")) == shapes(model)
 
 
 def test_no_vae() -> None:

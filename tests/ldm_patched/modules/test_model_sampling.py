@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.model_sampling import SAMPLING_TYPES, discrete_sampling
+from attention_patchbay.ldm_patched.modules.model_sampling import SAMPLING_TYPES, ContinuousV, discrete_sampling
 
 from .tiny import draw
 
@@ -100,6 +100,25 @@ def test_noise_scaling_has_full_variance_at_the_top_only() -> None:
     sampling, sigma = discrete_sampling(), torch.tensor(3.0)
     torch.testing.assert_close(sampling.noise_scaling(sigma, noise, latent), 3 * noise + latent)
     torch.testing.assert_close(sampling.noise_scaling(sigma, noise, latent, True), math.sqrt(10) * noise + latent)
+
+
+def test_continuous_levels_are_even_in_the_logarithm() -> None:
+    sampling = ContinuousV(sigma_min=0.002, sigma_max=700.0)
+    np.testing.assert_allclose(sampling.sigmas.numpy(), np.geomspace(0.002, 700.0, 1000), rtol=1e-5)
+    assert sampling.sigma_min == pytest.approx(0.002) and sampling.sigma_max == pytest.approx(700.0)
+    sigma = torch.tensor([0.002, 1.0, 33.0])
+    torch.testing.assert_close(sampling.timestep(sigma), torch.tensor([math.log(s) / 4 for s in (0.002, 1, 33)]))
+    torch.testing.assert_close(sampling.sigma(sampling.timestep(sigma)), sigma)
+    assert sampling.percent_to_sigma(0.5) == pytest.approx(math.sqrt(0.002 * 700), rel=1e-5)
+    assert sampling.percent_to_sigma(0.0) == 999999999.9 and sampling.percent_to_sigma(1.0) == 0.0
+
+
+def test_continuous_velocity_denoises_to_the_latent() -> None:
+    x0, noise, sigma = draw(0, 2, 4, 3, 3).double(), draw(1, 2, 4, 3, 3).double(), 20.0
+    alpha = 1 / math.sqrt(1 + sigma**2)
+    velocity = alpha * noise - sigma * alpha * x0
+    sigmas = torch.full((2,), sigma, dtype=torch.float64)
+    torch.testing.assert_close(ContinuousV().calculate_denoised(sigmas, velocity, x0 + sigma * noise), x0)
 
 
 def test_unknown_kind_is_refused() -> None:

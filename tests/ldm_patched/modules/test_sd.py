@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,15 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     for load in (sd.load_checkpoint, sd.load_unet):
         with pytest.raises(sd.CheckpointError, match="convert it once"):
             load(tmp_path / "model.ckpt")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident memory from /proc")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    wide = tensors(model_channels=320, channel_mult=[2])
+    save_file({key: value.to(dtype) for key, value in wide.items()}, tmp_path / "wide.safetensors")
+    child = Path(__file__).with_name("loading_memory_child.py")
+    command = [sys.executable, str(child), str(tmp_path / "wide.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    share, _, size, _ = done.stdout.split()
+    assert int(size) > 200 and float(share) < 1.2

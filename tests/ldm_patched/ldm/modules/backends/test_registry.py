@@ -187,7 +187,9 @@ def test_the_fallback_walks_the_order_of_the_device():
     assert selection.backend.name == "split"
     assert [name for name, _ in selection.skipped] == ["pytorch", "sub_quad"]
     assert set(registry.preference(CPU)) <= set(registry.KNOWN)
-    assert not {"sage", "sage3", "comfy_kitchen_int8"} & set(registry.preference(dataclasses.replace(CPU, device="cuda")))
+    assert not {"sage", "sage3", "comfy_kitchen_int8"} & set(
+        registry.preference(dataclasses.replace(CPU, device="cuda"))
+    )
 
 
 def test_slices_come_first_for_long_bfloat16_calls_on_a_cpu():
