@@ -16,6 +16,7 @@ from . import (
     core_sampling,
     core_text,
     core_vae,
+    core_video,
 )
 from .io import ComfyNode
 
@@ -29,6 +30,7 @@ CORE = (
     core_custom_sampling,
     core_latent,
     core_vae,
+    core_video,
     core_image,
 )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -145,7 +146,7 @@ class SaveImage(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, filename_prefix: str) -> io.NodeOutput:
         """Write the files and list them."""
-        texts = _texts(cls.hidden)
+        texts = metadata(cls.hidden)
         return io.NodeOutput(
             images, ui={"images": save(images, current().folders.output, filename_prefix, "output", texts)}
         )
@@ -170,7 +171,7 @@ class PreviewImage(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor) -> io.NodeOutput:
         """Write the files and list them."""
-        entries = save(images, current().folders.temp, "ComfyUI_temp", "temp", _texts(cls.hidden))
+        entries = save(images, current().folders.temp, "ComfyUI_temp", "temp", metadata(cls.hidden))
         return io.NodeOutput(images, ui={"images": entries})
 
 
@@ -193,16 +194,24 @@ def write_png(path: Path, pixels: np.ndarray, texts: Mapping[str, str]) -> None:
     chunks = PngInfo()
     for key, value in texts.items():
         chunks.add_text(key, value)
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=4)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` once it is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=4)
+            yield file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _texts(hidden: Any) -> dict[str, str]:
+def metadata(hidden: Any) -> dict[str, str]:
+    """Return the prompt and the workflow of a run as JSON, by the names under which they are saved."""
     if hidden is None:
         return {}
     texts = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}

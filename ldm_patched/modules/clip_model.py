@@ -35,7 +35,7 @@ class CLIPAttention(nn.Module):
         self.v_proj = operations.Linear(width, width, **factory)
         self.out_proj = operations.Linear(width, width, **factory)
 
-    def forward(self, x: Tensor, mask: Tensor, attention: Callable[..., Tensor]) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, attention: Callable[..., Tensor]) -> Tensor:
         """Keep the shape (b, tokens, width); `mask` is additive."""
         return self.out_proj(attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, mask))
 
@@ -65,7 +65,7 @@ class CLIPLayer(nn.Module):
         self.layer_norm2 = operations.LayerNorm(width, eps=eps, **factory)
         self.mlp = CLIPMLP(width, config["intermediate_size"], config["hidden_act"], operations, **factory)
 
-    def forward(self, x: Tensor, mask: Tensor, attention: Callable[..., Tensor]) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, attention: Callable[..., Tensor]) -> Tensor:
         """Keep the shape (b, tokens, width)."""
         x = x + self.self_attn(self.layer_norm1(x), mask, attention)
         return x + self.mlp(self.layer_norm2(x))
@@ -80,9 +80,9 @@ class CLIPEncoder(nn.Module):
             CLIPLayer(config, operations, **factory) for _ in range(config["num_hidden_layers"])
         )
 
-    def forward(self, x: Tensor, mask: Tensor, intermediate_output: int | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, mask: Tensor | None, intermediate_output: int | None) -> tuple[Tensor, Tensor | None]:
         """Give the last layer's output and that of layer `intermediate_output` (negative counts from the end)."""
-        attention = optimized_attention_for_device(x.device, mask=True, small_input=True)
+        attention = optimized_attention_for_device(x.device, mask=mask is not None, small_input=True)
         wanted = None if intermediate_output is None else intermediate_output % len(self.layers)
         intermediate = None
         for i, layer in enumerate(self.layers):

@@ -20,6 +20,18 @@ def repeat_to_batch_size(tensor: Tensor, batch_size: int) -> Tensor:
     return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch_size] if repeats > 1 else tensor[:batch_size]
 
 
+def spread_over_batch(tensor: Tensor, batch_size: int) -> Tensor:
+    """Stretch or thin out a tensor along its batch dimension, keeping the order, as for the frames of a video."""
+    have = tensor.shape[0]
+    if batch_size == 1 or have == batch_size:
+        return tensor[:batch_size]
+    if batch_size < have:
+        scale = (have - 1) / (batch_size - 1)
+        return tensor[[round(i * scale) for i in range(batch_size)]]
+    scale = have / batch_size
+    return tensor[[int((i + 0.5) * scale) for i in range(batch_size)]]
+
+
 def crop(tensor: Tensor, area: Area) -> Tensor:
     """Return the view of a tensor (b, c, h, w) inside an area."""
     dims = len(area) // 2

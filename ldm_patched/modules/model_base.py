@@ -13,11 +13,19 @@ from torch import Tensor, nn
 
 from ..ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ..ldm.modules.diffusionmodules.util import timestep_embedding
-from .conds import CONDCrossAttn, CONDNoiseShape, CONDRegular, repeat_to_batch_size
+from .conds import (
+    CONDConstant,
+    CONDCrossAttn,
+    CONDNoiseShape,
+    CONDRegular,
+    repeat_to_batch_size,
+    spread_over_batch,
+)
 from .latent_formats import SD15, LatentFormat
-from .model_sampling import discrete_sampling
+from .model_sampling import ContinuousV, discrete_sampling
 from .ops import disable_weight_init
 from .patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from .upscale import common_upscale
 
 if TYPE_CHECKING:
     from .model_patcher import ModelPatcher
@@ -33,7 +41,7 @@ BLANK_LATENT = (0.8223, -0.6876, 0.6364, 0.1380)
 class ModelConfig:
     """What a checkpoint says about its diffusion model."""
 
-    family: str  # sd1, sd2, sdxl, sdxl_refiner
+    family: str  # sd1, sd2, sdxl, sdxl_refiner, svd
     unet: Mapping[str, Any]
     prediction: str = "eps"
     zsnr: bool = False
@@ -60,10 +68,14 @@ class BaseModel(nn.Module):
         self.manual_cast_dtype = manual_cast_dtype
         self.diffusion_model = UNetModel(**config.unet, dtype=dtype, device=device, operations=operations)
         self.diffusion_model.requires_grad_(False).eval()
-        self.model_sampling: Any = discrete_sampling(config.prediction, config.zsnr)
+        self.model_sampling: Any = self.build_sampling(config)
         self.latent_format = config.latent_format
         self.current_patcher: ModelPatcher | None = None
         self.patched_by: ModelPatcher | None = None
+
+    def build_sampling(self, config: ModelConfig) -> Any:
+        """Return the noise levels the network was trained on."""
+        return discrete_sampling(config.prediction, config.zsnr)
 
     def get_dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
@@ -195,11 +207,42 @@ class SDXLRefiner(BaseModel):
         return _with_sizes(params["pooled_output"], [*sizes, params.get("aesthetic_score", score)])
 
 
+class SVD(BaseModel):
+    """Stable Video Diffusion: the batch is one video, steered by its first picture."""
+
+    def build_sampling(self, config: ModelConfig) -> Any:
+        """Return continuous noise levels from 0.002 to 700."""
+        return ContinuousV(sigma_min=0.002, sigma_max=700.0)
+
+    def extra_conds(self, **params: Any) -> dict[str, CONDRegular]:
+        """Add the context of the layers over time, if there is one of their own, and the number of frames."""
+        conds = super().extra_conds(**params)
+        if "time_conditioning" in params:
+            conds["time_context"] = CONDCrossAttn(params["time_conditioning"])
+        conds["num_video_frames"] = CONDConstant(params["noise"].shape[0])
+        return conds
+
+    def encode_adm(self, **params: Any) -> Tensor:
+        """Return (1, 3 * 256): frames per second less one, amount of motion, noise on the first picture."""
+        values = [params.get("fps", 6) - 1, params.get("motion_bucket_id", 127), params.get("augmentation_level", 0)]
+        return timestep_embedding(torch.tensor(values, dtype=torch.float32), 256).flatten()[None]
+
+    def concat_cond(self, **params: Any) -> Tensor:
+        """Return the first picture's latent, as the VAE gives it, for every frame (t, 4, h, w)."""
+        image, noise = params.get("concat_latent_image"), params["noise"]
+        if image is None:
+            return torch.zeros_like(noise)
+        if image.shape[1:] != noise.shape[1:]:
+            image = common_upscale(image, noise.shape[-1], noise.shape[-2], "bilinear", "center")
+        return spread_over_batch(image, noise.shape[0])
+
+
 MODEL_CLASSES: dict[str, type[BaseModel]] = {
     "sd1": BaseModel,
     "sd2": BaseModel,
     "sdxl": SDXL,
     "sdxl_refiner": SDXLRefiner,
+    "svd": SVD,
 }
 
 

@@ -1,12 +1,14 @@
 """Read a model's configuration from its state dict's keys and shapes.
 
-Two things are not in any shape and follow from a rule:
+Some things are not in any shape and follow from a rule:
 - the heads of a UNet: 8 where the projections into its transformers are convolutions (SD1), else 64 channels each;
-- the heads of a CLIP text model: 64 channels each, and 32 where the model is narrower than 512 channels.
+- the heads of a CLIP text model: 64 channels each, and 32 where the model is narrower than 512 channels;
+- the heads of a CLIP vision model: 16 in the large ones (ViT-L, H and bigG), else 64 channels each.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,8 +49,6 @@ def detect_unet(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
         raise CheckpointError(
             f"no UNet found: expected keys such as {prefix}input_blocks.0.0.weight, found {_sample(shapes)}"
         )
-    if any(".time_stack." in key for key in shapes):
-        raise CheckpointError("this is a video UNet (it has time_stack layers), which cannot be sampled yet")
     channels = first[0]
     count = _count(shapes, "input_blocks.")
     levels = _levels(shapes, count)
@@ -76,6 +76,23 @@ def detect_unet(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
         "num_classes": None if label is None else "sequential",
         "adm_in_channels": None if label is None else label[1],
         "legacy": False,
+        **_video(shapes),
+    }
+
+
+def _video(shapes: Shapes) -> dict[str, Any]:
+    """Return what a UNet with layers over the frames has besides, as all of Stable Video Diffusion's have it."""
+    if not any(".1.time_stack.0.attn1." in key for key in shapes):
+        return {}
+    return {
+        "use_temporal_resblock": True,
+        "use_temporal_attention": True,
+        "use_spatial_context": True,
+        "disable_temporal_crossattention": not any(".1.time_stack.0.attn2." in key for key in shapes),
+        "extra_ff_mix_layer": True,
+        "merge_strategy": "learned_with_images",
+        "merge_factor": 0.0,
+        "video_kernel_size": [3, 1, 1],
     }
 
 
@@ -118,6 +135,8 @@ def model_config(unet: Mapping[str, Any], keys: Iterable[str] = (), spread: floa
     """
     known = set(keys)
     context, vector = unet["context_dim"], unet["adm_in_channels"]
+    if unet.get("use_temporal_attention"):
+        return _video_config(unet)
     if context == 1280 and vector == 2560:
         family = "sdxl_refiner"
     elif vector == 2816:
@@ -137,6 +156,15 @@ def model_config(unet: Mapping[str, Any], keys: Iterable[str] = (), spread: floa
     )
 
 
+def _video_config(unet: Mapping[str, Any]) -> ModelConfig:
+    if unet["adm_in_channels"] != 768 or unet["in_channels"] != 8:
+        raise CheckpointError(
+            f"unknown video UNet: vector conditioning {unet['adm_in_channels']}, {unet['in_channels']} input channels;"
+            " Stable Video Diffusion has 768 and 8"
+        )
+    return ModelConfig("svd", {**unet, "attn_precision": torch.float32}, prediction="v_prediction")
+
+
 def _concat(unet: Mapping[str, Any]) -> str | None:
     extra = unet["in_channels"] - unet["out_channels"]
     kinds = {0: None, 5: "inpaint", 4: "ip2p"}
@@ -149,9 +177,11 @@ def _concat(unet: Mapping[str, Any]) -> str | None:
 
 
 def detect_vae(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
-    """Return AutoencoderKL's `ddconfig` and, under `embed_dim`, the latent's channels."""
+    """Return AutoencoderKL's `ddconfig`, under `embed_dim` the latent's channels, and whether it decodes videos."""
     shapes = strip_prefix(shapes, prefix)
-    needed = ("encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight", "decoder.conv_out.weight")
+    video = "decoder.mid.block_1.mix_factor" in shapes  # these have no convolutions around the latent
+    needed = ["encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"]
+    needed += [] if video else ["post_quant_conv.weight"]
     missing = [key for key in needed if key not in shapes]
     if missing:
         raise CheckpointError(f"no VAE found: {prefix}{missing[0]} is missing, found {_sample(shapes)}")
@@ -166,7 +196,8 @@ def detect_vae(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
         "in_channels": in_channels,
         "out_ch": shapes["decoder.conv_out.weight"][0],
         "double_z": shapes["encoder.conv_out.weight"][0] == 2 * z_channels,
-        "embed_dim": shapes["post_quant_conv.weight"][1],
+        "embed_dim": z_channels if video else shapes["post_quant_conv.weight"][1],
+        "video": video,
     }
 
 
@@ -192,6 +223,28 @@ def detect_clip(shapes: Shapes) -> dict[str, Any]:
         "eos_token_id": 49407 if vocabulary == 49408 else 1,
     }
     projection = shapes.get("text_projection.weight")
+    return config if projection is None else {**config, "projection_dim": projection[0]}
+
+
+def detect_clip_vision(shapes: Shapes) -> dict[str, Any]:
+    """Return CLIPVisionModel's configuration from keys that start with `vision_model.`."""
+    patch = shapes.get("vision_model.embeddings.patch_embedding.weight")
+    position = shapes.get("vision_model.embeddings.position_embedding.weight")
+    if patch is None or position is None:
+        raise CheckpointError(f"no CLIP vision model found: expected vision_model.embeddings, found {_sample(shapes)}")
+    width = patch[0]
+    config = {
+        "hidden_size": width,
+        "intermediate_size": shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": _count(shapes, "vision_model.encoder.layers."),
+        "num_attention_heads": 16 if width >= 1024 else width // 64,
+        "hidden_act": "quick_gelu" if width in (768, 1024) else "gelu",
+        "num_channels": patch[1],
+        "patch_size": patch[2],
+        "image_size": math.isqrt(position[0] - 1) * patch[2],
+        "layer_norm_eps": 1e-5,
+    }
+    projection = shapes.get("visual_projection.weight")
     return config if projection is None else {**config, "projection_dim": projection[0]}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -169,6 +171,51 @@ class ModelSamplingDiscreteDistilled(ModelSamplingDiscrete):
         return self._interpolate((timestep.float() - (self.skip_steps - 1)) / self.skip_steps, timestep)
 
 
+class ModelSamplingContinuousEDM(nn.Module):
+    """Any noise level between two ends, its timestep a quarter of its logarithm (Karras et al., 2022)."""
+
+    sigmas: Tensor
+    log_sigmas: Tensor
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 120.0, sigma_data: float = 1.0) -> None:
+        super().__init__()
+        self.set_parameters(sigma_min, sigma_max, sigma_data)
+
+    def set_parameters(self, sigma_min: float, sigma_max: float, sigma_data: float) -> None:
+        """Replace the ends; `sigmas` (1000,) is the table that some schedulers pick from."""
+        self.sigma_data = sigma_data
+        sigmas = torch.linspace(math.log(sigma_min), math.log(sigma_max), 1000).exp()
+        self.register_buffer("sigmas", sigmas)
+        self.register_buffer("log_sigmas", sigmas.log())
+
+    @property
+    def sigma_min(self) -> Tensor:
+        """The smallest noise level."""
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> Tensor:
+        """The largest noise level."""
+        return self.sigmas[-1]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Return what the network is told about a noise level."""
+        return 0.25 * sigma.log()
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Return the noise level of a timestep."""
+        return (timestep / 0.25).exp()
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """Return the sigma at a share of the schedule: 0 is before its start, 1 is its end."""
+        if percent <= 0.0:
+            return 999999999.9
+        if percent >= 1.0:
+            return 0.0
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return math.exp((high - low) * (1.0 - percent) + low)
+
+
 class DiscreteEPS(ModelSamplingDiscrete, EPS):
     """Noise prediction on a discrete schedule."""
 
@@ -183,6 +230,10 @@ class DiscreteX0(ModelSamplingDiscrete, X0):
 
 class DistilledLCM(ModelSamplingDiscreteDistilled, LCM):
     """Latent consistency on the distilled schedule."""
+
+
+class ContinuousV(ModelSamplingContinuousEDM, V_PREDICTION):
+    """Velocity prediction on continuous noise levels, as in Stable Video Diffusion."""
 
 
 _CLASSES: dict[str, type[ModelSamplingDiscrete]] = {

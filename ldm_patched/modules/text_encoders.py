@@ -56,7 +56,7 @@ def from_open_clip(weights: Weights) -> WeightView:
     for key in weights.shapes:
         layer = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", key)
         if layer:
-            sources |= _layer(key, f"text_model.encoder.layers.{layer[1]}.", layer[2])
+            sources |= open_clip_layer(key, f"text_model.encoder.layers.{layer[1]}.", layer[2])
         elif key in OPEN_CLIP_REST:
             sources[OPEN_CLIP_REST[key]] = Source(key)
         elif key == "text_projection":
@@ -64,7 +64,8 @@ def from_open_clip(weights: Weights) -> WeightView:
     return WeightView(weights, sources)
 
 
-def _layer(key: str, there: str, rest: str) -> dict[str, Source]:
+def open_clip_layer(key: str, there: str, rest: str) -> dict[str, Source]:
+    """Return where the parts of one tensor of an OpenCLIP layer go: `rest` of its key below `there`."""
     part, _, end = rest.rpartition(".")
     if rest.startswith("attn.in_proj_"):
         end = rest.removeprefix("attn.in_proj_")

@@ -58,6 +58,17 @@ VIDEO = {
     "merge_strategy": "learned_with_images",
     "video_kernel_size": [3, 1, 1],
 }
+VIDEO_FIXED = {**VIDEO, "merge_strategy": "fixed", "merge_factor": 0.3}
+VIDEO_LEARNED = {
+    **VIDEO,
+    "merge_strategy": "learned",
+    "extra_ff_mix_layer": False,
+    "video_kernel_size": 3,
+    "num_heads": -1,
+    "num_head_channels": 64,
+    "num_classes": "sequential",
+    "adm_in_channels": 56,
+}
 CASES = {
     "sd15": (SD15, False),
     "sd15 hooks": (SD15, True),
@@ -67,6 +78,8 @@ CASES = {
     "inpaint": (INPAINT, False),
     "video": (VIDEO, False),
     "video hooks": (VIDEO, True),
+    "video fixed": (VIDEO_FIXED, False),
+    "video learned": (VIDEO_LEARNED, True),
 }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...modules import ops
 from ..modules.diffusionmodules.model import Decoder, Encoder
+from ..modules.temporal_ae import VideoDecoder
 
 _SHARED = ("ch", "ch_mult", "num_res_blocks", "z_channels")
 
@@ -51,3 +52,21 @@ class AutoencoderKL(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Decode a latent (b, embed_dim, h, w) to a picture."""
         return self.decoder(self.post_quant_conv(z))
+
+
+class VideoAutoencoder(AutoencoderKL):
+    """Encode pictures one by one and decode a batch of latents as one video; no convolutions around the latent."""
+
+    def __init__(
+        self,
+        ddconfig: Mapping[str, Any],
+        embed_dim: int = 4,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = ops.disable_weight_init,
+    ) -> None:
+        super().__init__(ddconfig, embed_dim, dtype, device, operations)
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
+        shared = {name: ddconfig[name] for name in _SHARED}
+        self.decoder = VideoDecoder(out_ch=ddconfig.get("out_ch", 3), **shared, **factory, operations=operations)
+        self.quant_conv = self.post_quant_conv = nn.Identity()

@@ -85,11 +85,11 @@ class AttnBlock(nn.Module):
 class Mid(nn.Module):
     """The lowest resolution: residual block, attention, residual block."""
 
-    def __init__(self, channels: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, channels: int, operations: Any, resnet: type[nn.Module] = ResnetBlock, **factory: Any) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, operations, **factory)
+        self.block_1 = resnet(channels, channels, operations, **factory)
         self.attn_1 = AttnBlock(channels, operations, **factory)
-        self.block_2 = ResnetBlock(channels, channels, operations, **factory)
+        self.block_2 = resnet(channels, channels, operations, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (b, c, h, w)."""
@@ -100,11 +100,17 @@ class Level(nn.Module):
     """All blocks of one resolution, and the way to the next one."""
 
     def __init__(
-        self, widths: Sequence[int], resample: type[nn.Module] | None, name: str, operations: Any, **factory: Any
+        self,
+        widths: Sequence[int],
+        resample: type[nn.Module] | None,
+        name: str,
+        operations: Any,
+        resnet: type[nn.Module] = ResnetBlock,
+        **factory: Any,
     ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResnetBlock(a, b, operations, **factory) for a, b in zip(widths, widths[1:], strict=False)
+            resnet(a, b, operations, **factory) for a, b in zip(widths, widths[1:], strict=False)
         )
         self.resample_name = name if resample is not None else None
         if resample is not None:
@@ -164,7 +170,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Turn a latent into a picture."""
+    """Turn a latent into a picture; `resnet` is the class of its residual blocks."""
+
+    resnet: type[nn.Module] = ResnetBlock
 
     def __init__(
         self,
@@ -182,13 +190,14 @@ class Decoder(nn.Module):
         factory = {"dtype": dtype, "device": device}
         widths = [ch * mult for mult in (*ch_mult, ch_mult[-1])]
         self.conv_in = operations.Conv2d(z_channels, widths[-1], 3, padding=1, **factory)
-        self.mid = Mid(widths[-1], operations, **factory)
+        self.mid = Mid(widths[-1], operations, self.resnet, **factory)
         self.up = nn.ModuleList(
             Level(
                 [widths[i + 1]] + [widths[i]] * (num_res_blocks + 1),
                 Upsample if i > 0 else None,
                 "upsample",
                 operations,
+                self.resnet,
                 **factory,
             )
             for i in range(len(ch_mult))
