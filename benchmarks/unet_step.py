@@ -3,19 +3,22 @@
     python benchmarks/unet_step.py [--rounds N] [--threads N] [--latent N] [--json FILE]
 
 Every contender takes a step in turn, round after round, in one process. `ratio` is the median time over that of
-diffusers in float32; `error` is relative to our own output in float32.
+diffusers in float32; `error` is relative to our own output in float32. `peak GB` is the resident memory of a process
+of its own that holds only this contender and takes one step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +26,69 @@ import torch
 from attention_patchbay.ldm_patched.modules import sd
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, Tensors, filled, normal
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
+NAMES = ("diffusers float32", "ours float32", "diffusers bfloat16", "ours bfloat16")
 
 
-def contenders(dtype: torch.dtype, weights: Tensors) -> dict[str, Contender]:
-    """Return our UNet and diffusers' in a dtype; in float32 both use the very same tensors."""
+def contender(name: str, weights: Tensors) -> Contender:
+    """Return the UNet of a name."""
+    maker, dtype_name = name.split()
+    dtype = getattr(torch, dtype_name)
     tensors = Tensors({key: value.to(dtype) for key, value in weights.items()})
+    if maker == "ours":
+        found = sd.find_unet(tensors, ("",))
+        ours = sd.build_unet(found, sd.config_of(found, tensors), dtype).model.diffusion_model
+        return lambda x, t, c: ours(x.to(dtype), t, c.to(dtype))
     with torch.device("meta"):
         theirs: nn.Module = UNet2DConditionModel(**UNETS["SD1.5"])
     theirs.load_state_dict(tensors, assign=True)
     theirs.eval().requires_grad_(False)
-    found = sd.find_unet(tensors, ("",))
-    ours = sd.build_unet(found, sd.config_of(found, tensors), dtype).model.diffusion_model
-    name = str(dtype).removeprefix("torch.")
-    return {
-        f"diffusers {name}": lambda x, t, c: theirs(x.to(dtype), t, c.to(dtype)).sample,
-        f"ours {name}": lambda x, t, c: ours(x.to(dtype), t, c.to(dtype)),
-    }
+    return lambda x, t, c: theirs(x.to(dtype), t, c.to(dtype)).sample
+
+
+def inputs(latent: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a latent, times and a context."""
+    return normal(1, 2, 4, latent, latent), torch.tensor([20.0, 800.0]), normal(2, 2, 77, 768)
+
+
+@torch.no_grad()
+def peak_memory(name: str, latent: int, file: str) -> int:
+    """Return the peak of this process's resident bytes after one step of a contender."""
+    step = contender(name, Tensors(load_file(file)))
+    step(*inputs(latent))
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def peaks(weights: Tensors, latent: int) -> dict[str, float]:
+    """Return the peak memory of every contender in GB, each in a process of its own, with weights of its dtype."""
+    found = {}
+    for name in NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = f"{folder}/weights.safetensors"
+            dtype = getattr(torch, name.split()[1])
+            save_file({key: value.to(dtype) for key, value in weights.items()}, file)
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found[name] = pool.submit(peak_memory, name, latent, file).result() / 1e9
+    return found
 
 
 @torch.no_grad()
 def measure(rounds: int, latent: int) -> list[dict[str, Any]]:
     """Return a row for each contender."""
     _, weights = filled(lambda: UNet2DConditionModel(**UNETS["SD1.5"]))
-    entrants = contenders(torch.float32, weights) | contenders(torch.bfloat16, weights)
-    inputs = normal(1, 2, 4, latent, latent), torch.tensor([20.0, 800.0]), normal(2, 2, 77, 768)
-    outputs = {name: step(*inputs).float() for name, step in entrants.items()}  # the first call is not timed
+    memory = peaks(weights, latent)
+    entrants = {name: contender(name, weights) for name in NAMES}
+    arguments = inputs(latent)
+    outputs = {name: step(*arguments).float() for name, step in entrants.items()}  # the first call is not timed
     times: dict[str, list[float]] = {name: [] for name in entrants}
     for number in range(rounds):
         for name, step in entrants.items():
             start = time.perf_counter()
-            step(*inputs)
+            step(*arguments)
             times[name].append(time.perf_counter() - start)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     exact = outputs["ours float32"]
@@ -66,6 +99,7 @@ def measure(rounds: int, latent: int) -> list[dict[str, Any]]:
             "seconds": round(statistics.median(taken), 3),
             "ratio": round(statistics.median(taken) / base, 3),
             "spread": round((max(taken) - min(taken)) / statistics.median(taken), 3),
+            "peak GB": round(memory[name], 2),
             "error": float((outputs[name] - exact).norm() / exact.norm()),
         }
         for name, taken in times.items()
@@ -83,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = measure(options.rounds, options.latent)
     print(f"torch {torch.__version__}, {options.threads} threads, latent {options.latent}")
-    print("| contender | median s | ratio | spread | error |\n|---|--:|--:|--:|--:|")
+    print("| contender | median s | ratio | spread | peak GB | error |\n|---|--:|--:|--:|--:|--:|")
     for row in rows:
         print("| " + " | ".join(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()) + " |")
     if options.json is not None:
