@@ -93,14 +93,14 @@ def controlnet_config(shapes: Shapes) -> dict[str, Any]:
     first = shapes.get("input_blocks.0.0.weight", (0, 0))
     try:
         config = dict(model_config(detect_unet({**shapes, "out.2.weight": first[1:]})).unet)
+        if any(key.startswith(("task_embedding", "control_add_embedding.")) for key in shapes):
+            config["union_controlnet_num_control_type"] = shapes["task_embedding"][0]
     except KeyError as error:
         raise CheckpointError(f"{error.args[0]} is missing; the file is incomplete or of another kind") from error
     if config["transformer_depth_middle"] == -2:
         raise CheckpointError("middle_block.0.in_layers.0.weight is missing; the file is incomplete or of another kind")
     del config["out_channels"], config["transformer_depth_output"]
     config["hint_channels"] = shapes.get("input_hint_block.0.weight", (0, 3))[1]
-    if "task_embedding" in shapes:
-        config["union_controlnet_num_control_type"] = shapes["task_embedding"][0]
     return config
 
 
@@ -110,5 +110,14 @@ def build_controlnet(weights: Weights, config: Mapping[str, Any], dtype: torch.d
     dtype = dtype or model_management.unet_dtype(device)
     network = UnionControlNet if "union_controlnet_num_control_type" in config else ControlModel
     model = network(**config, dtype=dtype, device="meta", operations=disable_weight_init)
+    _check_unused(model, weights)
     load_weights(model, weights, "", dtype)
     return ModelPatcher(model, device, model_management.unet_offload_device())
+
+
+def _check_unused(model: ControlModel, weights: Weights) -> None:
+    """Refuse a file that has more in a room of the network than detection made of it: a key it looks at is missing."""
+    rooms, known = dict(model.named_children()), model.state_dict()
+    for key in weights.shapes:
+        if key not in known and key.partition(".")[0] in rooms:
+            raise CheckpointError(f"{key} has no place in the network; the file is incomplete or of another kind")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.controlnet import ControlNet, hint_for_batch, merge_controls
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.modules.patcher_extension import CallbacksMP
 from attention_patchbay.ldm_patched.modules.samplers import sample
 from torch import Tensor, nn
 
@@ -174,7 +175,7 @@ def test_strength_zero_is_no_control_bit_for_bit() -> None:
 def test_a_run_moves_the_weights_to_the_device_first() -> None:
     model = ModelPatcher(Fixed(), "cpu", "cpu")
     moved: list[Any] = []
-    model.add_callback("on_load", lambda *arguments: moved.append(arguments[1]))
+    model.add_callback(CallbacksMP.ON_LOAD, lambda *arguments: moved.append(arguments[1]))
     sampled(ControlNet(model).set_cond_hint(torch.rand(1, 3, 8, 8)))
     assert moved == [torch.device("cpu")]
     assert model.model.patched_by is None
