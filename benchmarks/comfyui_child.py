@@ -38,6 +38,7 @@ def main(job_path: str, result_path: str) -> None:
     job = torch.load(job_path, weights_only=True)
     for kind in ("checkpoints", "controlnet", "loras"):
         folder_paths.add_model_folder_path(kind, str(Path(job["models"]) / kind))
+    folder_paths.set_input_directory(str(Path(job["models"]) / "input"))
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     latents = {name: outputs["sample"][0]["samples"].clone() for name, outputs in run_graphs(job["graphs"], call)}
     torch.save(latents, result_path)

@@ -12,27 +12,33 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attention_patchbay.ldm_patched.headless.catalog import catalog
 from attention_patchbay.ldm_patched.headless.folders import Folders
 from attention_patchbay.ldm_patched.headless.session import Session, entered
-from graph import run_graphs, text_to_image
+from graph import node, run_graphs, text_to_image
+from PIL import Image
 from random_checkpoint import write
 from torch import Tensor
 
 BOUND = 1e-3  # of the latent, largest absolute difference
+EDITS = {"sd15_inpaint": ("InpaintModelConditioning", True), "sd15_ip2p": ("InstructPixToPixConditioning", False)}
 SAMPLERS = (
     *("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde"),
     *("ddim", "uni_pc", "uni_pc_bh2", "lcm"),
 )
 SCHEDULERS = ("normal", "karras", "exponential", "simple", "sgm_uniform", "ddim_uniform", "beta")
-FAMILIES = ("sd15", "sd21_v", "sdxl", "sdxl_refiner")
+FAMILIES = ("sd15", "sd15_inpaint", "sd15_ip2p", "sd21_v", "sdxl", "sdxl_refiner")
+PICTURE = "fox.png"
 
 Graphs = dict[str, dict[str, Any]]
 
 
 def graphs_of(family: str, file: str) -> Graphs:
     """Return the workflows to run with one checkpoint."""
+    if family in EDITS:
+        return {family: with_picture(text_to_image(file), *EDITS[family])}
     if family != "sd15_narrow":
         return {family: text_to_image(file)}
     size = {"width": 64, "height": 64, "cfg": 2.0}
@@ -43,11 +49,31 @@ def graphs_of(family: str, file: str) -> Graphs:
     }
 
 
+def with_picture(graph: dict[str, Any], name: str, with_mask: bool) -> dict[str, Any]:
+    """Return a workflow whose model also sees a picture."""
+    sample = graph.pop("sample")
+    mask = {"mask": ["picture", 1], "noise_mask": True} if with_mask else {}
+    prompts = {"positive": ["positive", 0], "negative": ["negative", 0]}
+    graph["picture"] = node("LoadImage", image=PICTURE)
+    graph["edit"] = node(name, **prompts, vae=["load", 2], pixels=["picture", 0], **mask)
+    links = {"positive": ["edit", 0], "negative": ["edit", 1], "latent_image": ["edit", 2]}
+    graph["sample"] = {**sample, "inputs": sample["inputs"] | links}
+    return graph
+
+
+def write_picture(folder: Path) -> None:
+    """Write a picture whose right half is transparent, which is the mask."""
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 136, 4), dtype=np.uint8)
+    pixels[:, :68, 3], pixels[:, 68:, 3] = 255, 0
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / PICTURE)
+
+
 @torch.inference_mode()
 def ours(models: str, graphs: Graphs) -> dict[str, Tensor]:
     """Run the workflows in the embedded host."""
     nodes = catalog()
-    with entered(Session(Folders(models=Path(models)))):
+    with entered(Session(Folders(models=Path(models), input=Path(models) / "input"))):
         runs = run_graphs(graphs, lambda name, inputs: nodes[name].execute(**inputs).args)
         return {name: outputs["sample"][0]["samples"].clone() for name, outputs in runs}
 
@@ -72,6 +98,7 @@ def results(families: tuple[str, ...]) -> Iterator[tuple[str, float, float]]:
         with tempfile.TemporaryDirectory() as models:
             file = Path(models) / "checkpoints" / f"{family}.safetensors"
             write(family, file)
+            write_picture(Path(models) / "input")
             graphs = graphs_of(family, file.name)
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 mine = pool.submit(ours, models, graphs).result()

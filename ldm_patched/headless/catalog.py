@@ -10,6 +10,7 @@ from . import (
     core_controlnet,
     core_custom_sampling,
     core_image,
+    core_inpaint,
     core_latent,
     core_loaders,
     core_lora,
@@ -32,6 +33,7 @@ CORE = (
     core_vae,
     core_video,
     core_image,
+    core_inpaint,
 )
 
 
