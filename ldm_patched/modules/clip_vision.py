@@ -164,7 +164,7 @@ def vision_from_open_clip(weights: Weights) -> WeightView:
             sources[OPEN_CLIP[key]] = Source(key)
         elif key == "proj":
             sources["visual_projection.weight"] = Source(key, transposed=True)
-    return WeightView(weights, sources, getattr(weights, "prefix", ""))
+    return WeightView(weights, sources)
 
 
 def build_clip_vision(weights: Weights) -> ClipVision:
@@ -173,5 +173,9 @@ def build_clip_vision(weights: Weights) -> ClipVision:
     Raises CheckpointError when a weight is missing.
     """
     model = CLIPVisionModel(detect_clip_vision(weights.shapes), TEXT_DTYPE, "meta", manual_cast)
-    load_weights(model, weights, "", TEXT_DTYPE)
+    # the outer norms and the projection are small and keep their precision, as in ComfyUI
+    for name, part in model.vision_model.named_children():
+        dtype = torch.float32 if name.endswith("norm") else TEXT_DTYPE
+        load_weights(part, weights, f"vision_model.{name}.", dtype)
+    load_weights(model.visual_projection, weights, "visual_projection.", torch.float32)
     return ClipVision(model, model_management.text_encoder_device(), model_management.unet_offload_device())

@@ -15,14 +15,6 @@ from . import tiny_video
 from .tiny import draw
 
 
-class Held(dict):
-    """Weights in memory, with the shapes a file has."""
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(value.shape) for key, value in self.items()}
-
-
 def pixels() -> torch.Tensor:
     return draw(3, 2, 3, 224, 224)
 
@@ -71,7 +63,7 @@ def open_clip_embeds(state: dict[str, torch.Tensor], x: torch.Tensor, heads: int
 
 def test_open_clip_weights_give_what_open_clip_gives() -> None:
     state = tiny_video.to_open_clip(tiny_video.vision().state_dict())
-    weights = clip_vision.vision_from_open_clip(Held(state))
+    weights = clip_vision.vision_from_open_clip(tiny_video.Held(state))
     config = detect_clip_vision(weights.shapes)
     assert config == tiny_video.VISION
     ours = clip_vision.CLIPVisionModel(config, torch.float32, "meta", disable_weight_init)
@@ -102,9 +94,9 @@ def test_public_configurations(width: int, layers: int, size: int, heads: int, a
         "projection_dim": 1024,
     }
     model = clip_vision.CLIPVisionModel(wanted, torch.float16, "meta", disable_weight_init)
-    assert detect_clip_vision(Held(model.state_dict()).shapes) == wanted
+    assert detect_clip_vision(tiny_video.Held(model.state_dict()).shapes) == wanted
     no_projection = {k: v for k, v in model.state_dict().items() if k != "visual_projection.weight"}
-    assert "projection_dim" not in detect_clip_vision(Held(no_projection).shapes)
+    assert "projection_dim" not in detect_clip_vision(tiny_video.Held(no_projection).shapes)
 
 
 def test_no_vision_model() -> None:
@@ -129,8 +121,10 @@ def test_preprocessing_takes_the_middle_and_normalises() -> None:
 
 def test_the_object_encodes_in_half_weights() -> None:
     model = tiny_video.vision()
-    held = clip_vision.build_clip_vision(Held(model.state_dict()))
-    assert next(held.model.parameters()).dtype == torch.float16
+    held = clip_vision.build_clip_vision(tiny_video.Held(model.state_dict()))
+    dtypes = {name: value.dtype for name, value in held.model.named_parameters()}
+    assert dtypes["vision_model.encoder.layers.0.mlp.fc1.weight"] == torch.float16
+    assert dtypes["vision_model.post_layernorm.weight"] == dtypes["visual_projection.weight"] == torch.float32
     image = torch.rand(2, 300, 260, 3)
     out = held.encode_image(image)
     with torch.no_grad():
@@ -146,7 +140,7 @@ def test_the_object_encodes_in_half_weights() -> None:
 
 
 def test_a_missing_weight_is_named() -> None:
-    weights = Held(tiny_video.vision().state_dict())
+    weights = tiny_video.Held(tiny_video.vision().state_dict())
     del weights["vision_model.post_layernorm.bias"]
     with pytest.raises(CheckpointError, match="vision_model.post_layernorm.bias is missing"):
         clip_vision.build_clip_vision(weights)

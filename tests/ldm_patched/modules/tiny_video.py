@@ -65,6 +65,14 @@ LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "at
 LAYER |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 
 
+class Held(dict):
+    """Weights in memory, with the shapes a file has."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {key: tuple(value.shape) for key, value in self.items()}
+
+
 def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Draw every norm and every mixing factor too: at their first values they would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
