@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from .model_patcher import ModelPatcher
 from .prompt import PromptTokenizer, TokenWeight
 
 Chunks = list[list[TokenWeight]]
+
+EMBEDDING = re.compile(r"(?<!\S)\(*embedding:[^\s,):]+")
 
 
 class TextEncoder(nn.Module):
@@ -88,7 +91,12 @@ class CLIP:
         return self.patcher.add_patches(patches, strength_patch, strength_model)
 
     def tokenize(self, text: str) -> dict[str, Chunks]:
-        """Return, for each encoder, chunks of `(id, weight)`."""
+        """Return, for each encoder, chunks of `(id, weight)`.
+
+        Raises ValueError for a textual-inversion embedding, which would be read as plain words.
+        """
+        if found := EMBEDDING.search(text):
+            raise ValueError(f"textual-inversion embeddings need ComfyUI; take {found[0]!r} out of the prompt")
         return {name: tokenizer.tokenize_with_weights(text) for name, tokenizer in self.tokenizers.items()}
 
     def encode_from_tokens_scheduled(

@@ -105,3 +105,15 @@ def test_weight_patches_of_a_clone_stay_there(clip: CLIP) -> None:
     assert patched.add_patches({key: (torch.ones(64, 32),)}) == [key]
     assert not torch.allclose(patched.encode("a red circle"), before)
     assert torch.equal(clip.encode("a red circle"), before)
+
+
+@pytest.mark.parametrize(
+    "text", ["embedding:easy", "a fox, embedding:easy, red", "(embedding:easy:1.2)", "fox\nembedding:a_b"]
+)
+def test_an_embedding_is_refused_by_name(clip: CLIP, text: str) -> None:
+    with pytest.raises(ValueError, match=r"take '.*embedding:(easy|a_b)' out of the prompt"):
+        clip.tokenize(text)
+
+
+def test_the_word_embedding_alone_is_a_word(clip: CLIP) -> None:
+    assert clip.tokenize("an embedding: of words") and clip.tokenize("imembedding:easy")
