@@ -145,7 +145,7 @@ def test_the_ldm_layout_gives_the_same_network(tmp_path: Path, prefix: str) -> N
     assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
     if ours.dtype == torch.float32:
         expected = theirs(*INPUTS)
-        assert_close(ours(*INPUTS), expected["output"], expected["middle"][0], 1e-6)
+        assert_close(ours(*INPUTS), expected["output"], expected["middle"][0], 1e-5)
 
 
 def test_half_weights_compute_in_the_dtype_of_the_device_or_the_given_one(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_weights_of_a_vector_model_and_of_a_hint_with_other_channels_fit(tmp
     ours = load_controlnet(saved(tmp_path / "c.safetensors", theirs), torch.float32).control_model.cpu()
     inputs = (INPUTS[0], draw(2, 2, 6, 64, 64), *INPUTS[2:], draw(4, 2, 2816))
     expected = theirs(*inputs)
-    assert_close(ours(*inputs), expected["output"], expected["middle"][0], 1e-6)
+    assert_close(ours(*inputs), expected["output"], expected["middle"][0], 1e-5)
 
 
 # Refusals
