@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer: the algorithm of the package `tokenizers`, the vocabulary of `open_clip` or a folder."""
+"""CLIP's byte-pair tokenizer: the algorithm of the package `tokenizers`, the vocabulary of `clip` or a folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .checkpoint import CheckpointError
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY_SIZE = 49408
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+MERGES_PACKAGES = ("clip", "open_clip")  # both hold the same file
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 
 INSTALL = "CLIP's vocabulary or tokenizer is not installed; install both: pip install 'attention-patchbay[clip]'"
@@ -59,10 +60,12 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 def _merge_lines() -> list[str]:
     """Read the part of the file that CLIP uses, without importing the package, which is slow."""
-    package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None or importlib.util.find_spec("tokenizers") is None:
+    found = [importlib.util.find_spec(package) for package in MERGES_PACKAGES]
+    files = [Path(package.origin).with_name(MERGES_FILE) for package in found if package and package.origin]
+    there = [file for file in files if file.is_file()]
+    if not there or importlib.util.find_spec("tokenizers") is None:
         raise CheckpointError(INSTALL)
-    with gzip.open(Path(package.origin).with_name(MERGES_FILE), "rt", encoding="utf-8") as file:
+    with gzip.open(there[0], "rt", encoding="utf-8") as file:
         return file.read().split("\n")[1 : VOCABULARY_SIZE - 2 * 256 - 2 + 1]
 
 

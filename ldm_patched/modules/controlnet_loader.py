@@ -18,7 +18,7 @@ from .diffusers_keys import unet_from_diffusers
 from .model_detection import Shapes, detect_unet, find_prefix, model_config
 from .model_patcher import ModelPatcher
 from .ops import disable_weight_init
-from .sd import naming
+from .sd import image_format, naming
 from .weights import Source, Weights, WeightView, load_weights, under
 
 LDM_KEY = "zero_convs.0.0.weight"
@@ -111,7 +111,7 @@ def build_controlnet(weights: Weights, config: Mapping[str, Any], dtype: torch.d
     network = UnionControlNet if "union_controlnet_num_control_type" in config else ControlModel
     model = network(**config, dtype=dtype, device="meta", operations=disable_weight_init)
     _check_unused(model, weights)
-    load_weights(model, weights, "", dtype)
+    load_weights(model, weights, "", dtype, image_format(device))
     return ModelPatcher(model, device, model_management.unet_offload_device())
 
 

@@ -24,11 +24,12 @@ OUTSIDE = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+OVER_TIME = (".time_stack.", ".time_mixer.", ".time_pos_embed.")
 
 
 def unet_to_diffusers(keys: Iterable[str]) -> dict[str, str]:
-    """Return {diffusers key: LDM key} for the state-dict keys of a UNet in LDM layout."""
-    names = sorted(keys)
+    """Return {diffusers key: LDM key} for the state-dict keys of a UNet in LDM layout; layers over time are left out."""
+    names = sorted(key for key in keys if not any(part in key for part in OVER_TIME))
     blocks = {**dict(_input_places(names)), **dict(_output_places(names))}
     mapped = ((_translate(name, blocks), name) for name in names)
     return {there: here for there, here in mapped if there is not None}

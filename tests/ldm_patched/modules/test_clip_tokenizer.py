@@ -54,10 +54,12 @@ def test_a_folder_with_vocabulary_and_merges(tmp_path: Path) -> None:
     assert module.folder_tokenizer(tmp_path)(text) == clip_tokenizer()(text)
 
 
-@pytest.mark.parametrize("missing", ["open_clip", "tokenizers"])
-def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+@pytest.mark.parametrize("missing", [("clip", "open_clip"), ("tokenizers",)])
+def test_a_missing_package_is_named_with_the_way_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == missing else find(name, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in missing else find(name, *a))
     clip_tokenizer.cache_clear()
     with pytest.raises(CheckpointError, match=r"pip install 'attention-patchbay\[clip\]'"):
         tokenizer_for(49408)

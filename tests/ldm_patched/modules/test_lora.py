@@ -14,7 +14,7 @@ from attention_patchbay.ldm_patched.modules.lora import LAYOUTS, clip_names, loa
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from . import tiny
+from . import tiny, tiny_video
 
 FACTS = json.loads(gzip.decompress((Path(__file__).parents[2] / "data" / "state_dict_keys.json.gz").read_bytes()))
 ATTENTION = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
@@ -120,3 +120,15 @@ def test_two_text_encoders_are_told_apart() -> None:
     assert names["text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj"] == f"clip_g.{layer}"
     alone = clip_names([f"clip_g.{layer}"])
     assert alone[f"lora_te_{flat}"] == f"clip_g.{layer}"
+
+
+def test_a_video_unets_layers_over_time_have_their_own_names_only() -> None:
+    facts = tiny_video.unet().state_dict()
+    names = unet_names([f"diffusion_model.{key}" for key in facts])
+    inside = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    over_time = "diffusion_model.input_blocks.1.1.time_stack.0.attn1.to_q.weight"
+    assert names["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"] == inside
+    assert [name for name, key in names.items() if key == over_time] == [
+        over_time.removesuffix(".weight"),
+        "lora_unet_input_blocks_1_1_time_stack_0_attn1_to_q",
+    ]
