@@ -28,7 +28,7 @@ OVER_TIME = (".time_stack.", ".time_mixer.", ".time_pos_embed.")
 
 
 def unet_to_diffusers(keys: Iterable[str]) -> dict[str, str]:
-    """Return {diffusers key: LDM key} for the state-dict keys of a UNet in LDM layout; layers over time are left out."""
+    """Return {diffusers key: LDM key} for the state-dict keys of a UNet in LDM layout, without layers over time."""
     names = sorted(key for key in keys if not any(part in key for part in OVER_TIME))
     blocks = {**dict(_input_places(names)), **dict(_output_places(names))}
     mapped = ((_translate(name, blocks), name) for name in names)
