@@ -85,7 +85,7 @@ def workflow(apply: str | None, **changes: Any) -> dict[str, Any]:
 
 def picture(home: Path, apply: str | None, **changes: Any) -> np.ndarray:
     folders = Folders(home / "models", home / "input", home / "output", home / "temp")
-    session = Session(folders)
+    session = Session(folders, unet_dtype=changes.pop("unet_dtype", None))
     with entered(session):
         run = Executor(catalog(), session).run(check(workflow(apply, **changes)))
     entry = run.ui["show"]["images"][0]
@@ -104,6 +104,13 @@ def test_the_hint_and_the_window_count(home: Path) -> None:
     assert not np.array_equal(picture(home, "ControlNetApplyAdvanced", hint="other.png"), steered)
     assert not np.array_equal(picture(home, "ControlNetApplyAdvanced", end_percent=0.4), steered)
     assert np.array_equal(picture(home, "ControlNetApplyAdvanced", start_percent=1.0), free)
+
+
+def test_it_computes_in_the_dtype_of_the_session(home: Path) -> None:
+    steered = picture(home, "ControlNetApplyAdvanced")
+    rounded = picture(home, "ControlNetApplyAdvanced", unet_dtype=torch.bfloat16)
+    assert not np.array_equal(rounded, steered)
+    assert np.abs(rounded.astype(int) - steered).mean() < 5
 
 
 def test_a_file_of_another_kind_is_refused_by_node_and_name(home: Path) -> None:

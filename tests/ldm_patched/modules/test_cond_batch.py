@@ -182,6 +182,9 @@ class Control:
     def __init__(self) -> None:
         self.log: list[str] = []
 
+    def get_models(self) -> list[Any]:
+        return []
+
     def pre_run(self, model: Any, percent_to_sigma: Any) -> None:
         self.log.append(f"pre_run {percent_to_sigma(1.0)}")
 
