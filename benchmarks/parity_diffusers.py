@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.modules import sd
+from attention_patchbay.ldm_patched.modules import controlnet_loader, sd
 from attention_patchbay.ldm_patched.modules.text_encoders import build_clip, short_name, text_model
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNetSpatioTemporalConditionModel
 from random_checkpoint import draw, shapes_of
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -100,6 +100,33 @@ def unet(name: str, config: Mapping[str, Any]) -> Result:
     return f"UNet {name}", relative(ours(x, t, context, y=y), theirs(x, t, context, **more).sample), BOUND
 
 
+def video() -> Result:
+    """Compare Stable Video Diffusion's UNet at three frames of 16x16 latents."""
+    theirs, weights = filled(UNetSpatioTemporalConditionModel)
+    found = sd.find_unet(weights, ("",))
+    ours = sd.build_unet(found, sd.config_of(found, weights), torch.float32).model.diffusion_model
+    frames = 3
+    x, context, ids = normal(1, 1, frames, 8, 16, 16), normal(2, 1, 1, 1024), torch.tensor([[5.0, 127.0, 0.02]])
+    y = theirs.add_time_proj(ids.flatten()).reshape(1, -1).repeat(frames, 1)
+    options = {"num_video_frames": frames, "image_only_indicator": torch.zeros(1, frames)}
+    out = ours(x[0], torch.full((frames,), 1.4), context.repeat(frames, 1, 1), y=y, **options)
+    return "UNet SVD", relative(out, theirs(x, torch.tensor(1.4), context, ids).sample[0]), BOUND
+
+
+def controlnet() -> Iterator[Result]:
+    """Compare the ControlNet of SD1.5 at a 16x16 latent: its worst block output, and the middle."""
+    theirs, weights = filled(lambda: ControlNetModel(cross_attention_dim=768))
+    found = controlnet_loader.find_controlnet(weights)
+    config = controlnet_loader.controlnet_config(found.shapes)
+    ours = controlnet_loader.build_controlnet(found, config, torch.float32).model
+    x, t, hint = normal(1, 2, 4, 16, 16), torch.tensor([20.0, 800.0]), normal(3, 2, 3, 128, 128).sigmoid()
+    context = normal(2, 2, 77, 768)
+    blocks, middle = theirs(x, t, context, hint, return_dict=False)
+    out = ours(x, hint, t, context)
+    yield "ControlNet SD1.5 blocks", max(map(relative, out["output"], blocks)), BOUND
+    yield "ControlNet SD1.5 middle", relative(out["middle"][0], middle), BOUND
+
+
 def vae() -> Iterator[Result]:
     """Compare the VAE of SD and SDXL at 64x64 pixels."""
     blocks = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
@@ -138,5 +165,7 @@ def results() -> Iterator[Result]:
     for name, config in TEXTS.items():
         yield from text(name, config)
     yield from vae()
+    yield from controlnet()
     for name, config in UNETS.items():
         yield unet(name, config)
+    yield video()

@@ -15,6 +15,12 @@ RESNET = {
     "skip_connection": "conv_shortcut",
 }
 RESNET_BACK = {theirs: ours for ours, theirs in RESNET.items()}
+VIDEO_RESNET = {"spatial_res_block.": "", "temporal_res_block.": "time_stack."}
+VIDEO_ATTENTION = {
+    "temporal_transformer_blocks.": "time_stack.",
+    "time_pos_embed.linear_1": "time_pos_embed.0",
+    "time_pos_embed.linear_2": "time_pos_embed.2",
+}
 OUTSIDE = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -149,6 +155,12 @@ def _back(name: str, levels: dict[str, dict[int, _Level]]) -> str | None:
 
 def _inner(kind: str, rest: str) -> str:
     if kind == "attentions":
+        for theirs, ours in VIDEO_ATTENTION.items():
+            rest = rest.replace(theirs, ours)
         return rest
+    room = ""
+    for theirs, ours in VIDEO_RESNET.items():
+        if rest.startswith(theirs):
+            room, rest = ours, rest.removeprefix(theirs)
     part, _, end = rest.rpartition(".")
-    return f"{RESNET_BACK[part]}.{end}"
+    return f"{room}{RESNET_BACK.get(part, part)}.{end}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.modules import sd
 from attention_patchbay.ldm_patched.modules.clip_tokenizer import VOCABULARY_SIZE, clip_tokenizer
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNetSpatioTemporalConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -153,3 +153,25 @@ def test_a_single_part_loads_alone(parts: dict[str, torch.nn.Module], tmp_path: 
     vae = sd.load_vae(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
     assert model.model.model_config.family in ("sd1", "sdxl") and vae.downscale_ratio == 2
     assert clip_tokenizer()("")["input_ids"] == [VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1]
+
+
+def test_a_video_unet_is_diffusers(tmp_path: Path) -> None:
+    theirs = UNetSpatioTemporalConditionModel(
+        block_out_channels=(64, 128),
+        layers_per_block=2,
+        num_attention_heads=(1, 2),
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+    )
+    whole(theirs).save_pretrained(tmp_path)
+    model = sd.load_unet(tmp_path / "diffusion_pytorch_model.safetensors").model
+    x, context, ids = draw(1, 1, 3, 8, 8, 8), draw(2, 1, 1, 32), torch.tensor([[5.0, 127.0, 0.02]])
+    with torch.no_grad():
+        expected = theirs(x, torch.tensor(1.4), context, ids).sample[0]
+        y = theirs.add_time_proj(ids.flatten()).reshape(1, -1).repeat(3, 1)
+        frames = {"num_video_frames": 3, "image_only_indicator": torch.zeros(1, 3)}
+        out = model.diffusion_model(x[0], torch.full((3,), 1.4), context.repeat(3, 1, 1), y=y, **frames)
+    assert model.model_config.family == "svd"
+    # diffusers has an epsilon of 1e-6 where the public model has 1e-5
+    assert (out - expected).norm() / expected.norm() < 1e-4
