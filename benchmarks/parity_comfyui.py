@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,16 +92,21 @@ def theirs(models: str, graphs: Graphs) -> dict[str, Tensor]:
         return torch.load(result, weights_only=True)
 
 
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a process of its own, whose memory is free again afterwards."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
 def results(families: tuple[str, ...]) -> Iterator[tuple[str, float, float]]:
     """Yield every comparison; both hosts run in processes of their own, one after the other."""
     for family in families:
         with tempfile.TemporaryDirectory() as models:
             file = Path(models) / "checkpoints" / f"{family}.safetensors"
-            write(family, file)
+            apart(write, family, file)
             write_picture(Path(models) / "input")
             graphs = graphs_of(family, file.name)
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                mine = pool.submit(ours, models, graphs).result()
+            mine = apart(ours, models, graphs)
             real = theirs(models, graphs)
         for name in graphs:
             yield f"latent {name}", float((mine[name] - real[name]).abs().max()), BOUND

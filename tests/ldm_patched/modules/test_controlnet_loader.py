@@ -13,7 +13,11 @@ from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel imp
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.util import timestep_embedding
 from attention_patchbay.ldm_patched.modules import model_management
 from attention_patchbay.ldm_patched.modules.checkpoint import CheckpointError
-from attention_patchbay.ldm_patched.modules.controlnet_loader import load_controlnet
+from attention_patchbay.ldm_patched.modules.controlnet_loader import (
+    controlnet_config,
+    controlnet_from_diffusers,
+    load_controlnet,
+)
 from attention_patchbay.ldm_patched.modules.ops import plain
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -172,6 +176,47 @@ def test_the_weights_of_a_vector_model_and_of_a_hint_with_other_channels_fit(tmp
     inputs = (INPUTS[0], draw(2, 2, 6, 64, 64), *INPUTS[2:], draw(4, 2, 2816))
     expected = theirs(*inputs)
     assert_close(ours(*inputs), expected["output"], expected["middle"][0], 1e-5)
+
+
+SD15_FULL: dict[str, Any] = {"cross_attention_dim": 768}
+SD21_FULL = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+SDXL_FULL = SDXL | {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+}
+SDXL_NO_ATTENTION = {
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+}
+FULL = {
+    "sd15": ("ControlNetModel", SD15_FULL, 8),
+    "sd21": ("ControlNetModel", SD21_FULL, -1),
+    "sdxl": ("ControlNetModel", SDXL_FULL, -1),
+    "sdxl small": ("ControlNetModel", SDXL_FULL | {"transformer_layers_per_block": [0, 0, 1], **SDXL_NO_ATTENTION}, -1),
+    "sdxl union": (
+        "ControlNetUnionModel",
+        SDXL_FULL | {"conditioning_embedding_out_channels": (16, 32, 96, 256), "num_control_type": 8},
+        -1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_published_sizes_are_detected_from_their_shapes(name: str) -> None:
+    kind, settings, heads = FULL[name]
+    with torch.device("meta"):
+        theirs = getattr(diffusers, kind)(**settings).state_dict()
+    shapes = {key: tuple(value.shape) for key, value in theirs.items()}
+    names = controlnet_from_diffusers(shapes)
+    config = controlnet_config({here: shapes[there] for here, there in names.items()})
+    assert config["num_heads"] == heads
+    network = UnionControlNet if "union" in name else ControlModel
+    ours = network(**config, device="meta").state_dict()
+    assert {key: tuple(value.shape) for key, value in ours.items()} == {k: shapes[names[k]] for k in names}
+    assert len(names) == len(shapes)
 
 
 # Refusals
