@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ldm_patched.ldm.modules.backends import dispatch, registry
-from ..ldm_patched.modules import demo
+from ..ldm_patched.modules import cond_batch, demo
 from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
 
 try:
@@ -27,7 +27,7 @@ else:
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 
-__all__ = ["IN_COMFYUI", "ComfyExtension", "attend", "io", "load_demo_model", "register_host_backends"]
+__all__ = ["IN_COMFYUI", "ComfyExtension", "attend", "io", "load_demo_model", "predict", "register_host_backends"]
 
 
 def attend(*args: Any, **kwargs: Any) -> Tensor:
@@ -37,6 +37,15 @@ def attend(*args: Any, **kwargs: Any) -> Tensor:
     else:
         optimized_attention = dispatch.optimized_attention
     return optimized_attention(*args, **kwargs)
+
+
+def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
+    """Return the host's predictions of some conditionings: `(model, conds, x, sigma, model_options)`."""
+    if IN_COMFYUI:
+        from comfy.samplers import calc_cond_batch
+    else:
+        calc_cond_batch = cond_batch.calc_cond_batch
+    return calc_cond_batch(*args, **kwargs)
 
 
 def register_host_backends() -> None:

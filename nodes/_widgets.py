@@ -10,11 +10,11 @@ from ._host import io
 CATEGORY = "model/patch/attention"
 
 
-def blocks() -> Any:
+def blocks(default: str = "all") -> Any:
     """Return the input for a block address."""
     return io.String.Input(
         "blocks",
-        default="all",
+        default=default,
         tooltip="Which transformer blocks: all, input:4, input:7-8, middle, output:3-5, output:3.1; short i4 m o3.1; "
         "join with commas, leave out with a leading ! (all, !middle).",
     )
@@ -40,6 +40,16 @@ def window() -> list[Any]:
             tooltip="Where in the sampling run it ends, as a part of the noise schedule: 1 is the last step.",
         ),
     ]
+
+
+def curve() -> Any:
+    """Return the input for the strength inside the window."""
+    return io.String.Input(
+        "curve",
+        default="constant",
+        tooltip="Strength inside the window: constant, linear (1 to 0), cosine (1 to 0), or points "
+        "position:strength such as 0:0, 0.5:1, 1:0.",
+    )
 
 
 def check(make: Callable[..., object], **widgets: Any) -> Literal[True] | str:

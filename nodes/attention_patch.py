@@ -9,7 +9,7 @@ from ..ldm_patched.patches.attention_patch import OPERATIONS, SLOTS, AttentionPa
 from ..ldm_patched.patches.schedule import Schedule
 from ..ldm_patched.patches.targets import parse
 from ._host import attend, io
-from ._widgets import CATEGORY, blocks, check, window
+from ._widgets import CATEGORY, blocks, check, curve, window
 
 
 class AttentionPatchNode(io.ComfyNode):
@@ -66,12 +66,7 @@ class AttentionPatchNode(io.ComfyNode):
                 ),
                 blocks(),
                 *window(),
-                io.String.Input(
-                    "curve",
-                    default="constant",
-                    tooltip="Strength inside the window: constant, linear (1 to 0), cosine (1 to 0), or points "
-                    "position:strength such as 0:0, 0.5:1, 1:0.",
-                ),
+                curve(),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone of the model with this patch on top.")],
         )

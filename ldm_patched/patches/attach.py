@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 from ..ldm.modules.backends.dispatch import optimized_attention
+from ..modules.cond_batch import calc_cond_batch
 from .attention_patch import AttentionPatch, InputPatch, OutputPatch, ReplaceLayer
 from .gate import Gate
+from .guidance import Guidance, GuidancePass, Predict
 from .recorder import KEY, Entry, Marker, Recorder
 from .router import SLOT, Route, Router, Rule
 from .stack import Attend, Stack, push, uncover_call
@@ -19,6 +21,7 @@ from .targets import AddressError, BlockId, BlockInfo, family, model_blocks, sel
 ON_PRE_RUN = "on_pre_run"
 ON_CLONE = "on_clone"
 APPLY_MODEL = "apply_model"
+POST_CFG = "sampler_post_cfg_function"
 
 
 def attach_patch(model: Any, patch: AttentionPatch, attend: Attend = optimized_attention) -> Any:
@@ -64,6 +67,27 @@ def attach_rule(model: Any, rule: Rule) -> Any:
     options = clone.model_options["transformer_options"]
     router = options[SLOT]
     options[SLOT] = Router((Route.of(rule, entry), *router.routes), router.previous)
+    return clone
+
+
+def attach_guidance(
+    model: Any, guidance: Guidance, attend: Attend = optimized_attention, predict: Predict = calc_cond_batch
+) -> Any:
+    """Return a clone of a model patcher that is guided away from a weakened self-attention.
+
+    `attend` and `predict` are the host's attention and its function for the predictions of some conditionings. A
+    guidance of scale 0 is listed in the report and does nothing. Raises AddressError when the address does not fit the
+    model, or the model is not a UNet.
+    """
+    if not model_blocks(model):
+        raise AddressError(f"this guidance needs a UNet with transformer blocks; {family(model)} is none")
+    chosen = select(guidance.address.narrowed("self"), model)
+    targets = tuple((info.id, "self") for info in chosen)
+    entry = Entry(guidance.name, POST_CFG, targets, guidance.schedule, neutral=guidance.neutral)
+    clone, entry = _with_entry(model, entry)
+    if not guidance.neutral:
+        gate = Gate(entry, frozenset(info.id for info in chosen))
+        clone.set_model_sampler_post_cfg_function(GuidancePass(guidance, gate, attend, predict))
     return clone
 
 
@@ -117,12 +141,15 @@ def _fork(model: Any, clone: Any) -> None:
 
 
 def _start(recorder: Recorder, patcher: Any) -> None:
-    options = patcher.model_options.get("transformer_options", {})
-    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, frozenset(_placed(options)))
+    placed = frozenset(_placed(patcher.model_options))
+    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, placed)
 
 
-def _placed(options: Mapping[str, Any]) -> Iterator[tuple[int, BlockId | None]]:
+def _placed(model_options: Mapping[str, Any]) -> Iterator[tuple[int, BlockId | None]]:
     """Yield which entries still have their slot, and in which block (None: all of them)."""
+    passes = map(_gate, model_options.get(POST_CFG, []))
+    yield from ((gate.entry.number, None) for gate in passes if gate is not None)
+    options = model_options.get("transformer_options", {})
     router = options.get(SLOT)
     if isinstance(router, Router):
         yield from ((route.entry.number, None) for route in router.routes)

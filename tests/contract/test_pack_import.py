@@ -49,6 +49,8 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
     assert done.stdout.split() == [
         "PatchbayAttentionBackend",
         "PatchbayAttentionPatch",
+        "PatchbayPerturbedGuidance",
+        "PatchbaySmoothedGuidance",
         "PatchbayPatchReport",
         "PatchbayLoadDemoModel",
     ]

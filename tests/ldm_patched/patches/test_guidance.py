@@ -1,0 +1,182 @@
+"""Guidance by weakened self-attention: the formula, the schedule, and what stays untouched."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.modules.cond_batch import calc_cond_batch
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import attach_guidance, attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy, blurred, token_grid
+
+from .models import STEPS, draw, patcher, run, unchanged
+
+WEAKENINGS = [Perturbed(), SmoothedEnergy(), SmoothedEnergy(1.5)]
+MIDDLE = parse("middle")
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+    q, k, v = (x.double().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def by_hand(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur a grid (h, w) in float64 with one sum over all pixels of the mirrored picture."""
+    height, width = x.shape
+    out = torch.zeros(height, width, dtype=torch.float64)
+
+    def weights(size: int, at: int) -> torch.Tensor:
+        radius = min(math.ceil(3 * sigma), size - 1)
+        row = torch.zeros(size, dtype=torch.float64)
+        for offset in range(-radius, radius + 1):
+            place = abs(at + offset)
+            row[place if place < size else 2 * (size - 1) - place] += math.exp(-0.5 * (offset / sigma) ** 2)
+        return row / row.sum()
+
+    for i in range(height):
+        for j in range(width):
+            out[i, j] = weights(height, i) @ x.double() @ weights(width, j)
+    return out
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, 40.0])
+def test_the_blur_is_a_gaussian_over_the_picture(sigma: float) -> None:
+    x = draw(0, 2, 5 * 7, 3)
+    out = blurred(x, (5, 7), sigma)
+    for b, c in ((0, 0), (1, 2)):
+        expected = by_hand(x[b, :, c].reshape(5, 7), sigma)
+        assert (out[b, :, c].reshape(5, 7).double() - expected).abs().max() < 1e-6
+
+
+def test_an_infinite_blur_is_the_mean() -> None:
+    q, k, v = draw(0, 2, 12, 8), draw(1, 2, 12, 8), draw(2, 2, 12, 8)
+    out = SmoothedEnergy().attend(lambda q, k, v: attend(q, k, v, 2), q, k, v, {})
+    mean = q.double().mean(1, keepdim=True).expand_as(q)
+    assert (out - attend(mean, k, v, 2)).abs().max() < 1e-6
+    assert (blurred(q, (3, 4), 1e4) - q.mean(1, keepdim=True)).abs().max() < 1.0
+
+
+def test_tokens_that_are_no_picture_are_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match="30 tokens are no 8x8 picture.*blur with inf"):
+        token_grid(30, {"activations_shape": [2, 4, 8, 8]})
+
+
+@pytest.mark.parametrize("weakening", WEAKENINGS, ids=lambda w: w.name)
+def test_the_guided_prediction_is_the_formula(weakening: Any) -> None:
+    """One step from the sampler's side, against the weak model built with plain hooks."""
+    seen: list[dict[str, Any]] = []
+    model = patcher()
+    model.set_model_sampler_post_cfg_function(lambda args: seen.append(args) or args["denoised"])
+    run(attach_guidance(model, Guidance(weakening, 2.5, MIDDLE)), steps=1)
+    args = seen[0]
+
+    def weak_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        heads = options["n_heads"]
+        if isinstance(weakening, Perturbed):
+            return v
+        if math.isinf(weakening.sigma):
+            q = q.mean(1, keepdim=True).expand_as(q)
+        else:
+            grid = options["activations_shape"][-2:]
+            rows = [
+                [by_hand(q[b, :, c].reshape(*grid), weakening.sigma).flatten() for c in range(q.shape[2])] for b in (0,)
+            ]
+            q = torch.stack([torch.stack(row, dim=-1) for row in rows])
+        return attend(q, k, v, heads).to(v.dtype)
+
+    plain = patcher()
+    plain.set_model_attn1_replace(weak_attention, "middle", 0)
+    options = {"transformer_options": plain.model_options["transformer_options"]}
+    (weak,) = calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
+    hook = attach_guidance(patcher(), Guidance(weakening, 2.5, MIDDLE)).model_options["sampler_post_cfg_function"][0]
+    out = hook(args)
+    expected = args["denoised"] + 2.5 * (args["cond_denoised"] - weak)
+    assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (out - args["denoised"]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("weakening", WEAKENINGS, ids=lambda w: w.name)
+def test_scale_0_is_bit_equal_and_the_input_model_is_left_alone(weakening: Any) -> None:
+    model = patcher()
+    base = run(model)
+    with unchanged(model):
+        guided = attach_guidance(model, Guidance(weakening, 2.0, MIDDLE))
+        changed = run(guided)
+        assert torch.equal(run(attach_guidance(model, Guidance(weakening, 0.0, MIDDLE))), base)
+    assert torch.equal(run(model), base) and not torch.equal(changed, base)
+    with unchanged(guided):
+        assert torch.equal(run(guided), changed)
+    assert torch.equal(run(guided.clone()), changed)
+
+
+def test_it_costs_one_call_a_step_and_none_outside_its_window() -> None:
+    def calls(schedule: Schedule) -> int:
+        count = 0
+        model = attach_guidance(patcher(), Guidance(Perturbed(), 2.0, MIDDLE, schedule))
+
+        def counting(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(counting)
+        run(model)
+        return count
+
+    assert calls(Schedule()) == 2 * STEPS
+    assert calls(Schedule(0.0, 0.5)) == STEPS + STEPS // 2
+    assert calls(Schedule(curve="0:0, 1:0")) == STEPS
+
+
+def test_the_curve_scales_the_push() -> None:
+    half = run(attach_guidance(patcher(), Guidance(Perturbed(), 4.0, MIDDLE, Schedule(curve="0:0.5, 1:0.5"))))
+    assert torch.allclose(half, run(attach_guidance(patcher(), Guidance(Perturbed(), 2.0, MIDDLE))), atol=1e-5)
+
+
+def test_the_report_shows_it_and_why_it_never_ran() -> None:
+    model = attach_guidance(patcher(), Guidance(SmoothedEnergy(), 2.0, MIDDLE))
+    run(model)
+    assert f"smoothed-energy inf guidance 2 on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(
+        recorder_of(model)
+    )
+    never = attach_guidance(model, Guidance(Perturbed(), 2.0, MIDDLE, Schedule(0.0, 0.0)))
+    run(never)
+    assert "never ran, no step of the run lay in its window" in report.text(recorder_of(never))
+
+
+def test_it_composes_with_patches_rules_and_another_guidance() -> None:
+    patch, rule = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3")), Rule("basic")
+    everything = attach_rule(attach_patch(patcher(), patch), rule)
+    for weakening in WEAKENINGS:
+        everything = attach_guidance(everything, Guidance(weakening, 1.0, parse("middle, input:3")))
+    run(everything)
+    lines = report.text(recorder_of(everything))
+    assert "never ran" not in lines and "pytorch" not in lines
+    assert lines.count(f"ran {3 * STEPS} times in 3 of 3 blocks") == len(WEAKENINGS)
+    # the patch runs in every call but those of the perturbed attention, which calls nothing below it
+    assert f"ran {(1 + 2) * 2 * STEPS} times in 2 of 2 blocks" in lines
+    one = attach_guidance(patcher(), Guidance(Perturbed(), 1.0, MIDDLE))
+    first = run(attach_guidance(one, Guidance(SmoothedEnergy(), 1.0, MIDDLE)))
+    other = attach_guidance(patcher(), Guidance(SmoothedEnergy(), 1.0, MIDDLE))
+    second = run(attach_guidance(other, Guidance(Perturbed(), 1.0, MIDDLE)))
+    assert torch.allclose(first, second, atol=1e-4)  # pushes add up
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="scale is nan"):
+        Guidance(Perturbed(), math.nan)
+    with pytest.raises(ValueError, match="the address says cross"):
+        Guidance(Perturbed(), 1.0, parse("middle cross"))
+    with pytest.raises(ValueError, match="blur is 0"):
+        SmoothedEnergy(0)
+    with pytest.raises(AddressError, match="no block 'input:9'"):
+        attach_guidance(patcher(), Guidance(Perturbed(), 1.0, parse("input:9")))
