@@ -55,18 +55,17 @@ def test_batches_follow_the_free_memory(vae: VAE, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_running_out_of_memory_goes_on_in_tiles(vae: VAE, monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
-    given = draw(0, 1, 4, 24, 16) if direction == "decode" else torch.rand(1, 192, 128, 3)
-    monkeypatch.setattr(vae_module, "TILE", 16)
-    monkeypatch.setattr(vae_module, "OVERLAP", 4)
+    given = draw(0, 1, 4, 80, 48) if direction == "decode" else torch.rand(1, 640, 384, 3)
+    largest = vae_module.TILE**2 if direction == "decode" else (8 * vae_module.TILE) ** 2
     whole = getattr(vae, direction)(given)
     run = getattr(vae.first_stage_model, direction)
 
     def limited(x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-2] * x.shape[-1] > (16 if direction == "decode" else 128) ** 2:
+        if x.shape[-2] * x.shape[-1] > largest:
             raise model_management.OOM_EXCEPTION("CUDA out of memory")
         return run(x)
 
     monkeypatch.setattr(vae.first_stage_model, direction, limited)
     in_tiles = getattr(vae, direction)(given)
     assert in_tiles.shape == whole.shape
-    assert (in_tiles - whole).abs().mean() < 0.35 * whole.std()  # independent pictures: 1.1
+    assert (in_tiles - whole).abs().mean() < 0.1 * whole.std()
