@@ -57,8 +57,12 @@ def inputs(latent: int) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def peak_memory(name: str, latent: int, file: str) -> int:
     """Return the peak of this process's resident bytes after one step of a contender."""
-    step = contender(name, Tensors(load_file(file)))
-    step(*inputs(latent))
+    dtype = getattr(torch, name.split()[1])
+    if name.startswith("ours"):
+        unet = sd.load_unet(file, dtype).model.diffusion_model
+        unet(*(x.to(dtype) for x in inputs(latent)))
+    else:
+        contender(name, Tensors(load_file(file)))(*inputs(latent))
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
