@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,8 @@ from .clip_model import CLIPEncoder
 from .model_detection import detect_clip_vision
 from .model_patcher import ModelPatcher
 from .ops import manual_cast
-from .text_encoders import TEXT_DTYPE, open_clip_layer
-from .weights import Source, Weights, WeightView, load_weights
+from .text_encoders import TEXT_DTYPE, from_open_clip
+from .weights import Weights, WeightView, load_weights
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -155,16 +154,7 @@ OPEN_CLIP = {
 
 def vision_from_open_clip(weights: Weights) -> WeightView:
     """Return an OpenCLIP vision model, without prefix, in the Hugging Face layout."""
-    sources: dict[str, Source] = {}
-    for key in weights.shapes:
-        layer = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", key)
-        if layer:
-            sources |= open_clip_layer(key, f"vision_model.encoder.layers.{layer[1]}.", layer[2])
-        elif key in OPEN_CLIP:
-            sources[OPEN_CLIP[key]] = Source(key)
-        elif key == "proj":
-            sources["visual_projection.weight"] = Source(key, transposed=True)
-    return WeightView(weights, sources)
+    return from_open_clip(weights, "vision_model.", OPEN_CLIP)
 
 
 def build_clip_vision(weights: Weights) -> ClipVision:

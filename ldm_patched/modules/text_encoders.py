@@ -50,21 +50,24 @@ OPEN_CLIP_REST = {
 }
 
 
-def from_open_clip(weights: Weights) -> WeightView:
-    """Return an OpenCLIP text model in the Hugging Face layout: the joint projection is cut in three."""
+PROJECTIONS = {"text_projection": "text_projection.weight", "proj": "visual_projection.weight"}
+
+
+def from_open_clip(weights: Weights, room: str = ROOM, rest: Mapping[str, str] = OPEN_CLIP_REST) -> WeightView:
+    """Return an OpenCLIP model, without prefix, in the Hugging Face layout: the joint projection is cut in three."""
     sources: dict[str, Source] = {}
     for key in weights.shapes:
         layer = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", key)
         if layer:
-            sources |= open_clip_layer(key, f"text_model.encoder.layers.{layer[1]}.", layer[2])
-        elif key in OPEN_CLIP_REST:
-            sources[OPEN_CLIP_REST[key]] = Source(key)
-        elif key == "text_projection":
-            sources["text_projection.weight"] = Source(key, transposed=True)
+            sources |= _layer(key, f"{room}encoder.layers.{layer[1]}.", layer[2])
+        elif key in rest:
+            sources[rest[key]] = Source(key)
+        elif key in PROJECTIONS:
+            sources[PROJECTIONS[key]] = Source(key, transposed=True)
     return WeightView(weights, sources)
 
 
-def open_clip_layer(key: str, there: str, rest: str) -> dict[str, Source]:
+def _layer(key: str, there: str, rest: str) -> dict[str, Source]:
     """Return where the parts of one tensor of an OpenCLIP layer go: `rest` of its key below `there`."""
     part, _, end = rest.rpartition(".")
     if rest.startswith("attn.in_proj_"):
