@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..modules.clip_vision import load_clip_vision
 from ..modules.upscale import common_upscale
 from ..modules.video import load_image_only_checkpoint
 from . import io
@@ -48,6 +49,33 @@ class ImageOnlyCheckpointLoader(io.ComfyNode):
         """Load the file."""
         path = current().folders.model("checkpoints", ckpt_name)
         return io.NodeOutput(*load_image_only_checkpoint(path, current().unet_dtype))
+
+
+class CLIPVisionLoader(io.ComfyNode):
+    """Load a picture encoder alone."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="CLIPVisionLoader",
+            display_name="Load CLIP Vision",
+            category="model/loaders",
+            description="Load a picture encoder from a safetensors file in models/clip_vision.",
+            inputs=[
+                io.Combo.Input(
+                    "clip_name",
+                    options=current().folders.model_names("clip_vision"),
+                    tooltip="A file in models/clip_vision.",
+                )
+            ],
+            outputs=[io.ClipVision.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip_name: str) -> io.NodeOutput:
+        """Load the file."""
+        return io.NodeOutput(load_clip_vision(current().folders.model("clip_vision", clip_name)))
 
 
 def _video_inputs() -> list[io.Input]:
@@ -222,4 +250,4 @@ def write_webp(path: Path, images: Tensor, duration: int, texts: Mapping[str, st
         first.save(file, "WEBP", save_all=True, append_images=others, duration=duration, exif=exif, **options)
 
 
-NODES = [ImageOnlyCheckpointLoader, SVDImg2vidConditioning, VideoLinearCFGGuidance, SaveAnimatedWEBP]
+NODES = [CLIPVisionLoader, ImageOnlyCheckpointLoader, SVDImg2vidConditioning, VideoLinearCFGGuidance, SaveAnimatedWEBP]

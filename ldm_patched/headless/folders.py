@@ -15,6 +15,7 @@ KINDS = {
     "checkpoints": ("checkpoints",),
     "diffusion_models": ("diffusion_models", "unet"),
     "loras": ("loras",),
+    "clip_vision": ("clip_vision",),
     "controlnet": ("controlnet", "t2i_adapter"),
     "vae": ("vae",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import model_management
+from .checkpoint import Checkpoint, CheckpointError
 from .clip_model import CLIPEncoder
 from .model_detection import detect_clip_vision
 from .model_patcher import ModelPatcher
@@ -155,6 +157,18 @@ OPEN_CLIP = {
 def vision_from_open_clip(weights: Weights) -> WeightView:
     """Return an OpenCLIP vision model, without prefix, in the Hugging Face layout."""
     return from_open_clip(weights, "vision_model.", OPEN_CLIP)
+
+
+def load_clip_vision(path: str | os.PathLike[str]) -> ClipVision:
+    """Load the picture encoder of a safetensors file in the Hugging Face layout.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    file = Checkpoint(path)
+    try:
+        return build_clip_vision(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from error
 
 
 def build_clip_vision(weights: Weights) -> ClipVision:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .diffusers_keys import RESNET_BACK
 from .weights import Source, Weights, WeightView
 
 ATTENTION = {
@@ -17,6 +18,11 @@ ATTENTION = {
     "value": "v",
     "proj_attn": "proj_out",
 }
+VIDEO = {
+    ".spatial_res_block.": ".",
+    ".time_mixer.mix_factor": ".mix_factor",
+    "decoder.time_conv_out.": "decoder.conv_out.time_mix_conv.",
+}
 REST = {"conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut"}
 
 
@@ -24,7 +30,14 @@ def vae_from_diffusers(weights: Weights) -> WeightView:
     """Return diffusers' AutoencoderKL in the layout of single files, where linear layers are 1x1 convolutions."""
     numbers = [int(match[1]) for key in weights.shapes if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", key))]
     top = max(numbers, default=0)
-    return WeightView(weights, {_name(key, top): _source(weights, key) for key in weights.shapes})
+    return WeightView(weights, {_over_time(_name(key, top)): _source(weights, key) for key in weights.shapes})
+
+
+def _over_time(name: str) -> str:
+    """Rename the layers over the frames of a video VAE."""
+    for theirs, ours in VIDEO.items():
+        name = name.replace(theirs, ours)
+    return re.sub(r"\.temporal_res_block\.(\w+)\.", lambda found: f".time_stack.{RESNET_BACK[found[1]]}.", name)
 
 
 def _name(key: str, top: int) -> str:

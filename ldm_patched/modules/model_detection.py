@@ -179,7 +179,7 @@ def _concat(unet: Mapping[str, Any]) -> str | None:
 def detect_vae(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
     """Return AutoencoderKL's `ddconfig`, under `embed_dim` the latent's channels, and whether it decodes videos."""
     shapes = strip_prefix(shapes, prefix)
-    video = "decoder.mid.block_1.mix_factor" in shapes  # these have no convolutions around the latent
+    video = "decoder.mid.block_1.mix_factor" in shapes  # these have no convolution in front of the decoder
     needed = ["encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"]
     needed += [] if video else ["post_quant_conv.weight"]
     missing = [key for key in needed if key not in shapes]
@@ -198,6 +198,7 @@ def detect_vae(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
         "double_z": shapes["encoder.conv_out.weight"][0] == 2 * z_channels,
         "embed_dim": z_channels if video else shapes["post_quant_conv.weight"][1],
         "video": video,
+        "quant": "quant_conv.weight" in shapes,
     }
 
 

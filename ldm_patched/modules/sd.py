@@ -108,7 +108,7 @@ def find_vae(file: Weights, prefixes: tuple[str, ...]) -> WeightView:
     if prefix is None:
         raise _nothing(file, "VAE", f"{prefixes[0]}decoder.conv_in.weight")
     weights = under(file, prefix)
-    return vae_from_diffusers(weights) if "decoder.mid_block.resnets.0.conv1.weight" in weights else weights
+    return vae_from_diffusers(weights) if any(key.startswith("decoder.mid_block.") for key in weights) else weights
 
 
 def _nothing(file: Weights, what: str, key: str) -> CheckpointError:

@@ -23,6 +23,7 @@ FILES = (
     "unet_name",
     "lora_name",
     "model_path",
+    "clip_name",
     "image",
     "control_net_name",
     "vae_name",

@@ -55,7 +55,10 @@ class AutoencoderKL(nn.Module):
 
 
 class VideoAutoencoder(AutoencoderKL):
-    """Encode pictures one by one and decode a batch of latents as one video; no convolutions around the latent."""
+    """Encode pictures one by one and decode a batch of latents as one video.
+
+    There is no convolution in front of the decoder, and one behind the encoder only with `quant` in `ddconfig`.
+    """
 
     def __init__(
         self,
@@ -69,4 +72,6 @@ class VideoAutoencoder(AutoencoderKL):
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
         shared = {name: ddconfig[name] for name in _SHARED}
         self.decoder = VideoDecoder(out_ch=ddconfig.get("out_ch", 3), **shared, **factory, operations=operations)
-        self.quant_conv = self.post_quant_conv = nn.Identity()
+        self.post_quant_conv = nn.Identity()
+        if not ddconfig.get("quant", False):
+            self.quant_conv = nn.Identity()

@@ -10,9 +10,21 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.modules import sd
 from attention_patchbay.ldm_patched.modules.clip_tokenizer import VOCABULARY_SIZE, clip_tokenizer
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNetSpatioTemporalConditionModel
+from attention_patchbay.ldm_patched.modules.clip_vision import clip_preprocess, load_clip_vision
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
+    UNet2DConditionModel,
+    UNetSpatioTemporalConditionModel,
+)
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from .tiny import draw
 
@@ -175,3 +187,38 @@ def test_a_video_unet_is_diffusers(tmp_path: Path) -> None:
     assert model.model_config.family == "svd"
     # diffusers has an epsilon of 1e-6 where the public model has 1e-5
     assert (out - expected).norm() / expected.norm() < 1e-4
+
+
+def test_a_video_vae_is_diffusers(tmp_path: Path) -> None:
+    theirs = AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=2
+    )
+    whole(theirs).save_pretrained(tmp_path)
+    vae = sd.load_vae(tmp_path / "diffusion_pytorch_model.safetensors")
+    z, pixels = draw(1, 3, 4, 4, 6), draw(2, 2, 16, 8, 3).sigmoid()
+    with torch.no_grad():
+        frames = theirs.decode(z, num_frames=3).sample.movedim(1, -1) / 2 + 0.5
+        latent = theirs.encode(pixels.movedim(-1, 1) * 2 - 1).latent_dist.mean
+    assert (vae.decode(z) - frames.clamp(0, 1)).abs().max() < 1e-5
+    assert (vae.encode(pixels) - latent).norm() / latent.norm() < 1e-5
+
+
+def test_a_picture_encoder_is_that_of_transformers(tmp_path: Path) -> None:
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "patch_size": 32,
+        "hidden_act": "gelu",
+    }
+    theirs = whole(CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, num_attention_heads=1, projection_dim=32)))
+    theirs.half().float().save_pretrained(tmp_path)
+    vision = load_clip_vision(tmp_path / "model.safetensors")
+    picture = draw(3, 1, 224, 224, 3).sigmoid()
+    with torch.no_grad():
+        expected = theirs(clip_preprocess(picture)).image_embeds
+    found = vision.encode_image(picture).image_embeds
+    assert (found - expected).norm() / expected.norm() < 1e-4
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(sd.CheckpointError, match="other.safetensors: no CLIP vision model found"):
+        load_clip_vision(tmp_path / "other.safetensors")
