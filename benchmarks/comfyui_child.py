@@ -1,6 +1,6 @@
 """Run workflows with ComfyUI: `python comfyui_child.py JOB.pt RESULT.pt`, ComfyUI on PYTHONPATH.
 
-A job is {"models": folder, "graphs": {name: graph}}; the result {name: latent of the node "sample"}.
+A job is {"models": folder, "graphs": {name: graph}, "unet": inputs}; the result is what `graph.outcomes` gives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(job_path: str, result_path: str) -> None:
 
     args.cpu = True
     import folder_paths
-    from graph import run_graphs
+    from graph import outcomes
 
     import nodes
 
@@ -40,8 +40,7 @@ def main(job_path: str, result_path: str) -> None:
         folder_paths.add_model_folder_path(kind, str(Path(job["models"]) / kind))
     folder_paths.set_input_directory(str(Path(job["models"]) / "input"))
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-    latents = {name: outputs["sample"][0]["samples"].clone() for name, outputs in run_graphs(job["graphs"], call)}
-    torch.save(latents, result_path)
+    torch.save(outcomes(job["graphs"], call, job["unet"]), result_path)
 
 
 if __name__ == "__main__":

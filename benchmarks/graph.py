@@ -30,6 +30,15 @@ def run_graphs(
         yield name, outputs
 
 
+def outcomes(graphs: Mapping[str, Graph], call: Callable[..., tuple[Any, ...]], unet: dict[str, Any]) -> dict[str, Any]:
+    """Return the latent of the node "sample" of each graph, and as "UNet" what one call on `unet` gives."""
+    found = {}
+    for name, outputs in run_graphs(graphs, call):
+        found[name] = outputs["sample"][0]["samples"].clone()
+    found["UNet"] = outputs["load"][0].model.diffusion_model(**unet).clone()
+    return found
+
+
 def text_to_image(checkpoint: str, **sampler: Any) -> dict[str, Any]:
     """Return the usual workflow up to the latent, in node "sample"."""
     settings = {"seed": 5, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}

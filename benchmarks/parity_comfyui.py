@@ -17,12 +17,13 @@ import torch
 from attention_patchbay.ldm_patched.headless.catalog import catalog
 from attention_patchbay.ldm_patched.headless.folders import Folders
 from attention_patchbay.ldm_patched.headless.session import Session, entered
-from graph import node, run_graphs, text_to_image
+from graph import node, outcomes, text_to_image
 from PIL import Image
-from random_checkpoint import write
+from random_checkpoint import UNETS, write
 from torch import Tensor
 
 BOUND = 1e-3  # of the latent, largest absolute difference
+UNET_BOUND = 1e-5  # relative error of one call
 EDITS = {"sd15_inpaint": ("InpaintModelConditioning", True), "sd15_ip2p": ("InstructPixToPixConditioning", False)}
 SAMPLERS = (
     *("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde"),
@@ -70,26 +71,34 @@ def write_picture(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def ours(models: str, graphs: Graphs) -> dict[str, Tensor]:
+def ours(models: str, graphs: Graphs, unet: dict[str, Any]) -> dict[str, Tensor]:
     """Run the workflows in the embedded host."""
     nodes = catalog()
     with entered(Session(Folders(models=Path(models), input=Path(models) / "input"))):
-        runs = run_graphs(graphs, lambda name, inputs: nodes[name].execute(**inputs).args)
-        return {name: outputs["sample"][0]["samples"].clone() for name, outputs in runs}
+        return outcomes(graphs, lambda name, inputs: nodes[name].execute(**inputs).args, unet)
 
 
-def theirs(models: str, graphs: Graphs) -> dict[str, Tensor]:
+def theirs(models: str, graphs: Graphs, unet: dict[str, Any]) -> dict[str, Tensor]:
     """Run the workflows in ComfyUI."""
     child = Path(__file__).with_name("comfyui_child.py")
     with tempfile.TemporaryDirectory() as folder:
         job, result = Path(folder) / "job.pt", Path(folder) / "result.pt"
-        torch.save({"models": models, "graphs": graphs}, job)
+        torch.save({"models": models, "graphs": graphs, "unet": unet}, job)
         command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(child), str(job), str(result)]
         env = {**os.environ, "PYTHONPATH": os.environ["COMFYUI_PATH"]}
         done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"ComfyUI failed: {done.stderr[-2000:]}")
         return torch.load(result, weights_only=True)
+
+
+def unet_inputs(family: str) -> dict[str, Any]:
+    """Return inputs for one call of a family's UNet: a 16x16 latent, batch 2, 77 tokens."""
+    config, generator = UNETS[family], torch.Generator().manual_seed(0)
+    shapes = {"x": (2, config["in_channels"], 16, 16), "context": (2, 77, config["context_dim"])}
+    shapes |= {"y": (2, config["adm_in_channels"])} if "adm_in_channels" in config else {}
+    drawn = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {**drawn, "timesteps": torch.tensor([20.0, 800.0])}
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:
@@ -106,7 +115,10 @@ def results(families: tuple[str, ...]) -> Iterator[tuple[str, float, float]]:
             apart(write, family, file)
             write_picture(Path(models) / "input")
             graphs = graphs_of(family, file.name)
-            mine = apart(ours, models, graphs)
-            real = theirs(models, graphs)
+            unet = unet_inputs(family)
+            mine = apart(ours, models, graphs, unet)
+            real = theirs(models, graphs, unet)
+        error = (mine["UNet"] - real["UNet"]).norm() / real["UNet"].norm()
+        yield f"UNet {family}", float(error), UNET_BOUND
         for name in graphs:
             yield f"latent {name}", float((mine[name] - real[name]).abs().max()), BOUND
