@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ldm_patched.ldm.modules.backends import dispatch, registry
 from ..ldm_patched.modules import cond_batch, demo
 from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
+from ..ldm_patched.patches.hook import Host
 
 try:
     from comfy_api.latest import ComfyExtension, io
@@ -27,7 +28,7 @@ else:
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 
-__all__ = ["IN_COMFYUI", "ComfyExtension", "attend", "io", "load_demo_model", "predict", "register_host_backends"]
+__all__ = ["HOST", "IN_COMFYUI", "ComfyExtension", "io", "load_demo_model", "register_host_backends"]
 
 
 def attend(*args: Any, **kwargs: Any) -> Tensor:
@@ -46,6 +47,9 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     else:
         calc_cond_batch = cond_batch.calc_cond_batch
     return calc_cond_batch(*args, **kwargs)
+
+
+HOST = Host(attend, predict)
 
 
 def register_host_backends() -> None:

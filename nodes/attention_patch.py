@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ldm_patched.patches.attach import attach_patch
+from ..ldm_patched.patches.attach import attach
 from ..ldm_patched.patches.attention_patch import OPERATIONS, SLOTS, AttentionPatch
 from ..ldm_patched.patches.schedule import Schedule
 from ..ldm_patched.patches.targets import parse
-from ._host import attend, io
+from ._host import HOST, io
 from ._widgets import CATEGORY, blocks, check, curve, window
 
 
@@ -99,7 +99,7 @@ class AttentionPatchNode(io.ComfyNode):
     @classmethod
     def execute(cls, model: object, **widgets: Any) -> io.NodeOutput:
         """Return the clone."""
-        return io.NodeOutput(attach_patch(model, make(**widgets), attend))
+        return io.NodeOutput(attach(model, make(**widgets), HOST))
 
 
 def make(

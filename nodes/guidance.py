@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..ldm_patched.patches.attach import attach_guidance
+from ..ldm_patched.patches.attach import attach
 from ..ldm_patched.patches.guidance import Guidance
 from ..ldm_patched.patches.schedule import Schedule
 from ..ldm_patched.patches.targets import parse
 from ..ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
-from ._host import attend, io, predict
+from ._host import HOST, io
 from ._widgets import CATEGORY, blocks, check, curve, window
 
 LARGEST_BLUR = 1000.0  # a picture has fewer tokens in a row
@@ -67,7 +67,7 @@ class PerturbedGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: object, **widgets: Any) -> io.NodeOutput:
         """Return the clone."""
-        return io.NodeOutput(attach_guidance(model, make(**widgets), attend, predict))
+        return io.NodeOutput(attach(model, make(**widgets), HOST))
 
 
 class SmoothedGuidance(io.ComfyNode):
@@ -119,7 +119,7 @@ class SmoothedGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: object, **widgets: Any) -> io.NodeOutput:
         """Return the clone."""
-        return io.NodeOutput(attach_guidance(model, make_smoothed(**widgets), attend, predict))
+        return io.NodeOutput(attach(model, make_smoothed(**widgets), HOST))
 
 
 def make(

@@ -4,9 +4,11 @@
 - `schedule`: when a patch acts (`Schedule(start_percent, end_percent, curve)`)
 - `attention_patch`: elementary changes (`AttentionPatch(slot, operation, value, strength, address, schedule)`)
 - `router`: which attention function runs (`Rule(backend, address, schedule)`)
-- `attach`: `attach_patch(model, patch, attend)` and `attach_rule(model, rule)` give a patched clone,
-  `recorder_of(model)` what its last run recorded
+- `attach`: `attach(model, method, host)` and `attach_rule(model, rule)` give a patched clone, `recorder_of(model)` what
+  its last run recorded
+- `hook`: what a method is made of (`Method`, `Around`, `Listed`, `AfterCfg`), and what it needs of the host (`Host`)
 - `report`: what ran (`text(recorder)`, `table(recorder)`)
 
-Below these: `stack` composes patches that replace an attention, `gate` tells when one acts, `recorder` counts.
+Below these: `stack` composes patches that replace an attention, `gate` tells when one acts, `recorder` counts; `grid`
+has the tokens as a picture, `context` more prompts for cross-attention.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .gate import Gate
+from .hook import Around, Hook, Host, Listed
 from .schedule import Schedule
 from .stack import Inner
 from .targets import Address
@@ -82,6 +83,7 @@ class AttentionPatch:
         if not math.isfinite(self.value) or (self.operation == "temperature" and self.value <= 0.0):
             above = ", above 0 for a temperature" if self.operation == "temperature" else ""
             raise ValueError(f"value is {self.value}; give a finite number{above}")
+        self.address.narrowed(self.kind)
 
     @property
     def attention(self) -> str:
@@ -109,6 +111,14 @@ class AttentionPatch:
         value = f" {self.value:g}" if self.operation in ("scale", "temperature") else ""
         strength = f" x {self.strength:g}" if self.strength != 1.0 else ""
         return f"{self.operation}{value} {self.slot}{strength} on {self.address}{self.schedule.suffix}"
+
+    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
+        """Return the one hook of the slot."""
+        if self.operation == "identity":
+            return [Around(self.attention, ReplaceLayer(self, gate))]
+        if self.part == "out":
+            return [Listed(f"{self.attention}_output_patch", OutputPatch(self, gate))]
+        return [Listed(f"{self.attention}_patch", InputPatch(self, gate))]
 
     def apply(self, x: Tensor, weight: float) -> Tensor:
         """Change a tensor (b, n, c) of the slot; `weight` is the curve of the schedule."""

@@ -7,19 +7,18 @@ A second prediction of the positive side, with the self-attention of some blocks
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from .gate import Gate, current_weight
+from .hook import POST_CFG, AfterCfg, Hook, Host
 from .recorder import KEY
 from .schedule import Schedule
-from .stack import Attend, Inner, push
+from .stack import Inner, push
 from .targets import Address, BlockId
-
-Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 
 
 class Weakening(Protocol):
@@ -46,12 +45,13 @@ class Guidance:
     scale: float = 3.0
     address: Address = Address()
     schedule: Schedule = Schedule()
+    kind: ClassVar[str] = "self"
+    slot: ClassVar[str] = POST_CFG
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
             raise ValueError(f"scale is {self.scale}; give a finite number")
-        if self.address.kind == "cross":
-            raise ValueError(f"{self.weakening.name} works on self-attention, but the address says cross")
+        self.address.narrowed(self.kind)
 
     @property
     def neutral(self) -> bool:
@@ -62,6 +62,10 @@ class Guidance:
     def name(self) -> str:
         """Describe the guidance in one line."""
         return f"{self.weakening.name} guidance {self.scale:g} on {self.address}{self.schedule.suffix}"
+
+    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
+        """Return the pass after the guidance of the prompts."""
+        return [AfterCfg(GuidancePass(self, gate, host))]
 
 
 def guided(denoised: Tensor, cond: Tensor, weak: Tensor, scale: float) -> Tensor:
@@ -88,8 +92,7 @@ class GuidancePass:
 
     guidance: Guidance
     gate: Gate
-    attend: Attend
-    predict: Predict
+    host: Host
 
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         options = args["model_options"].get("transformer_options", {})
@@ -98,12 +101,12 @@ class GuidancePass:
         if scale == 0.0:
             return args["denoised"]
         weakened = {**args["model_options"], "transformer_options": self._weakened(options)}
-        (weak,) = self.predict(args["model"], [args["cond"]], args["input"], args["sigma"], weakened)
+        (weak,) = self.host.predict(args["model"], [args["cond"]], args["input"], args["sigma"], weakened)
         return guided(args["denoised"], args["cond_denoised"], weak, scale)
 
     def _weakened(self, options: Mapping[str, Any]) -> dict[str, Any]:
         replaced = options.get("patches_replace", {})
         slots: dict[Any, Any] = dict(replaced.get("attn1", {}))
         layer = WeakLayer(self.guidance.weakening, self.gate)
-        stacks: dict[BlockId, Any] = {block: push(slots, block, layer, self.attend) for block in self.gate.blocks}
+        stacks: dict[BlockId, Any] = {block: push(slots, block, layer, self.host.attend) for block in self.gate.blocks}
         return {**options, "patches_replace": {**replaced, "attn1": slots | stacks}}

@@ -22,10 +22,11 @@ class Entry:
 
     Args:
         name: one line to show.
-        slot: where it was put: the key of `patches`, `patches_replace` or `transformer_options`.
+        slot: its main place on the model, to show.
         targets: the blocks and kinds of attention it is meant for; none where it fits any call.
         number: place in the order of the graph, from 1.
         neutral: its settings change nothing, so it was not put anywhere.
+        value: the method or rule itself, to attach it to another model.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Entry:
     schedule: Schedule = Schedule()
     number: int = 1
     neutral: bool = False
+    value: Any = None
 
 
 class Call(NamedTuple):
@@ -72,6 +74,7 @@ class Recorder:
     placed: frozenset[tuple[int, BlockId | None]] = frozenset()
     percents: dict[float, float] = field(default_factory=dict)  # sigma -> how far the run is there
     choices: dict[tuple, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
+    memories: dict[int, dict[str, Any]] = field(default_factory=dict)  # entry number -> what it keeps during the run
     runs: int = 0
     percent_to_sigma: Callable[[float], float] | None = None
 
@@ -90,7 +93,7 @@ class Recorder:
     def start(self, percent_to_sigma: Callable[[float], float], placed: frozenset[tuple[int, BlockId | None]]) -> None:
         """Forget the last run before the next."""
         with self._lock:
-            for counts in (self.seen, self.calls, self.patched, self.percents, self.choices):
+            for counts in (self.seen, self.calls, self.patched, self.percents, self.choices, self.memories):
                 counts.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma
@@ -119,6 +122,11 @@ class Recorder:
         """Count one use of a patch in a block."""
         with self._lock:
             self.patched[number, block] += 1
+
+    def memory(self, number: int) -> dict[str, Any]:
+        """Return what an entry keeps during the run."""
+        with self._lock:
+            return self.memories.setdefault(number, {})
 
     def percent(self, options: Mapping[str, Any]) -> float:
         """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""

@@ -79,13 +79,18 @@ class Address:
         return inside and not any(term.matches(room, number, index) for term in excluded)
 
     def narrowed(self, kind: str) -> Address:
-        """Return the address for `self`- or `cross`-attention only, or itself for `all`.
+        """Return the address for `self`- or `cross`-attention or whole `block`s only, or itself for `all`.
 
-        Raises AddressError when it is narrowed to the other kind already.
+        Raises AddressError when it is narrowed to another kind already.
         """
-        if self.kind not in ("all", kind) and kind != "all":
-            raise AddressError(f"the address '{self}' says {self.kind}, the kind says {kind}; keep one of them")
-        return self if kind == "all" else Address(self.terms, kind)
+        if kind == "all":
+            return self
+        if self.kind not in ("all", kind):
+            what = "whole blocks" if kind == "block" else f"{kind}-attention"
+            raise AddressError(
+                f"the address '{self}' says {self.kind}, but this is for {what}; leave '{self.kind}' out"
+            )
+        return Address(self.terms, kind)
 
     @property
     def everywhere(self) -> bool:
@@ -94,7 +99,7 @@ class Address:
 
     def __str__(self) -> str:
         text = ", ".join(map(str, self.terms))
-        return text if self.kind == "all" else f"{text} {self.kind}"
+        return text if self.kind in ("all", "block") else f"{text} {self.kind}"
 
 
 def parse(text: str) -> Address:
@@ -183,13 +188,26 @@ def _infos(room: str, number: int, block: Iterable[Any]) -> list[BlockInfo]:
     ]
 
 
+def whole_blocks(model: Any) -> list[BlockInfo]:
+    """List all blocks of a UNet patcher, with or without attention, in the order they run, as blocks of no heads."""
+    unet = model.model.diffusion_model
+    if not model_blocks(model):
+        return []
+    ids = [BlockId("input", number) for number in range(len(unet.input_blocks))]
+    ids += [BlockId("middle", 0)] if unet.middle_block is not None else []
+    ids += [BlockId("output", number) for number in range(len(unet.output_blocks))]
+    return [BlockInfo(id, 0, 0) for id in ids]
+
+
 def select(address: Address, model: Any) -> list[BlockInfo]:
     """Return the blocks of a model that an address selects, in the order they run.
+
+    These are transformer blocks, or the UNet's own where the address is narrowed to `block`.
 
     Raises AddressError when a part of it selects nothing, with the list of what the model has, or when the model has no
     block information.
     """
-    blocks = model_blocks(model)
+    blocks = whole_blocks(model) if address.kind == "block" else model_blocks(model)
     if not blocks:
         if address.everywhere:
             return []
@@ -199,7 +217,8 @@ def select(address: Address, model: Any) -> list[BlockInfo]:
     column = 0
     for term in address.terms:
         if not any(term.matches(*info.id) for info in blocks):
-            reason = f"this model has no block '{term}' with attention; it has {describe(blocks)}"
+            what = "" if address.kind == "block" else " with attention"
+            reason = f"this model has no block '{term}'{what}; it has {describe(blocks)}"
             raise _error(str(address), column, reason)
         column += len(f"{term}, ")
     chosen = [info for info in blocks if address.matches(*info.id, address.kind)]

@@ -71,7 +71,7 @@ def test_the_input_model_is_not_changed(model: Any, run: Callable) -> None:
     [
         ({"blocks": "input:1, midle"}, "column 10"),
         ({"blocks": ""}, "write 'all'"),
-        ({"blocks": "all self", "kind": "cross"}, "keep one"),
+        ({"blocks": "all self", "kind": "cross"}, "leave 'self' out"),
         ({"kind": "both"}, "all, self, cross"),
         ({"start_percent": math.nan}, "start_percent is nan"),
         ({"end_percent": math.inf}, "end_percent is inf"),

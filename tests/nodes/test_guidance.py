@@ -39,7 +39,7 @@ def test_scale_0_changes_no_bit_and_scale_2_changes_the_result(
     ("wrong", "reason"),
     [
         ({"blocks": "nowhere"}, "blocks|nowhere"),
-        ({"blocks": "middle cross"}, "the address says cross"),
+        ({"blocks": "middle cross"}, "says cross, but this is for self-attention"),
         ({"start_percent": 0.6, "end_percent": 0.2}, "swap them"),
         ({"curve": "zigzag"}, "curve"),
         ({"scale": float("nan")}, "scale is nan"),

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.hook import Host
 from attention_patchbay.ldm_patched.patches.router import SLOT, Router, Rule
 
 from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, patcher, run, unchanged
@@ -19,9 +20,9 @@ def test_the_input_model_and_its_other_clones_stay_as_they_were(patch: Attention
     base = run(model)
     other = model.clone()
     with unchanged(model), unchanged(other):
-        patched = attach_patch(model, patch)
+        patched = attach(model, patch)
         run(patched)
-        attach_patch(patched, patch)
+        attach(patched, patch)
         attach_rule(patched, Rule("split"))
     assert torch.equal(run(model), base)
     assert torch.equal(run(other), base)
@@ -30,10 +31,10 @@ def test_the_input_model_and_its_other_clones_stay_as_they_were(patch: Attention
 
 def test_running_a_node_again_on_a_cached_model_adds_nothing_up() -> None:
     model = patcher()
-    upstream = attach_patch(model, AttentionPatch("attn1.out", "scale", 1.5))
-    once = run(attach_patch(upstream, AttentionPatch("attn1.out", "scale", 1.5)))
+    upstream = attach(model, AttentionPatch("attn1.out", "scale", 1.5))
+    once = run(attach(upstream, AttentionPatch("attn1.out", "scale", 1.5)))
     for _ in range(3):
-        again = attach_patch(upstream, AttentionPatch("attn1.out", "scale", 1.5))
+        again = attach(upstream, AttentionPatch("attn1.out", "scale", 1.5))
         assert torch.equal(run(again), once)
         assert len(recorder_of(again).entries) == 2
         assert len(again.model_options["transformer_options"]["patches"]["attn1_output_patch"]) == 2
@@ -41,21 +42,21 @@ def test_running_a_node_again_on_a_cached_model_adds_nothing_up() -> None:
 
 
 def test_sampling_leaves_nothing_in_the_model() -> None:
-    patched = attach_rule(attach_patch(patcher(), IDENTITY), Rule("basic"))
+    patched = attach_rule(attach(patcher(), IDENTITY), Rule("basic"))
     with unchanged(patched):
         run(patched)
 
 
 def test_a_patch_that_is_taken_out_of_the_graph_is_gone() -> None:
-    upstream = attach_patch(patcher(), ZERO)
+    upstream = attach(patcher(), ZERO)
     alone = run(upstream)
-    run(attach_patch(upstream, IDENTITY))
+    run(attach(upstream, IDENTITY))
     assert torch.equal(run(upstream), alone)
 
 
 def test_branches_do_not_share_a_recorder() -> None:
     upstream = attach_rule(patcher(), Rule("pytorch"))
-    left, right, foreign = attach_patch(upstream, ZERO), attach_patch(upstream, IDENTITY), upstream.clone()
+    left, right, foreign = attach(upstream, ZERO), attach(upstream, IDENTITY), upstream.clone()
     run(left)
     assert sum(recorder_of(left).calls.values()) == len(BLOCKS) * 2 * STEPS
     for other in (right, foreign, foreign.clone(), upstream):
@@ -64,7 +65,7 @@ def test_branches_do_not_share_a_recorder() -> None:
 
 
 def test_the_clone_of_another_node_records_by_itself() -> None:
-    patched = attach_patch(patcher(), ZERO)
+    patched = attach(patcher(), ZERO)
     foreign = patched.clone().clone()
     run(foreign)
     assert sum(recorder_of(foreign).patched.values()) == STEPS
@@ -73,7 +74,7 @@ def test_the_clone_of_another_node_records_by_itself() -> None:
 
 
 def test_options_that_are_copied_through_and_through_still_record() -> None:
-    patched = attach_rule(attach_patch(patcher(), ZERO), Rule("basic"))
+    patched = attach_rule(attach(patcher(), ZERO), Rule("basic"))
     recorder = recorder_of(patched)
     patched.model_options = copy.deepcopy(patched.model_options)
     run(patched)
@@ -84,7 +85,7 @@ def test_options_that_are_copied_through_and_through_still_record() -> None:
 def test_marks_and_router_are_there_once() -> None:
     model = patcher()
     for _ in range(3):
-        model = attach_rule(attach_patch(model, ZERO), Rule("basic"))
+        model = attach_rule(attach(model, ZERO), Rule("basic"))
     options = model.model_options["transformer_options"]
     assert len(options["patches"]["attn1_patch"]) == len(options["patches"]["attn2_patch"]) == 1
     assert isinstance(options[SLOT], Router)
@@ -94,7 +95,7 @@ def test_marks_and_router_are_there_once() -> None:
 def test_the_order_of_the_graph_is_the_order_of_the_patches() -> None:
     double = AttentionPatch("attn1.out", "scale", 2.0, address=ZERO.address)
     mean = AttentionPatch("attn1.out", "mean", strength=0.5, address=ZERO.address)
-    model = attach_patch(attach_patch(patcher(), double), mean)
+    model = attach(attach(patcher(), double), mean)
     patches = model.model_options["transformer_options"]["patches"]["attn1_output_patch"]
     assert [patch.patch for patch in patches] == [double, mean]
 
@@ -106,7 +107,7 @@ def test_the_host_gives_the_attention_inside_a_replaced_slot() -> None:
         seen.append((heads, sorted(kwargs), kwargs["transformer_options"]["block"]))
         return v
 
-    run(attach_patch(patcher(), HALF, attend), steps=1)
+    run(attach(patcher(), HALF, Host(attend)), steps=1)
     assert seen == [(4, ["attn_precision", "transformer_options"], ("input", 3))] * 2
 
 
@@ -117,7 +118,7 @@ def test_patches_of_several_slots_do_not_depend_on_their_order(order: tuple[int,
     def patched(picked: list[AttentionPatch]) -> ModelPatcher:
         model = patcher()
         for patch in picked:
-            model = attach_patch(model, patch)
+            model = attach(model, patch)
         return model
 
     assert torch.equal(run(patched([patches[i] for i in order])), run(patched(patches)))

@@ -12,7 +12,7 @@ from attention_patchbay.ldm_patched.ldm.modules.attention import BasicTransforme
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.model_sampling import discrete_sampling
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.patches.attach import attach_patch, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import (
     OPERATIONS,
     SLOTS,
@@ -42,8 +42,8 @@ def test_neutral_settings_are_bit_equal(slot: str, operation: str) -> None:
     if operation in ("scale", "temperature"):
         neutral.append(AttentionPatch(slot, operation, value=1.0))
     for patch in neutral:
-        assert torch.equal(run(attach_patch(model, patch)), plain_run)
-    assert not torch.equal(run(attach_patch(model, AttentionPatch(slot, operation, value=3.0))), plain_run)
+        assert torch.equal(run(attach(model, patch)), plain_run)
+    assert not torch.equal(run(attach(model, AttentionPatch(slot, operation, value=3.0))), plain_run)
 
 
 def one_block(block: BasicTransformerBlock) -> ModelPatcher:
@@ -113,7 +113,7 @@ def check(patches: list[AttentionPatch]) -> None:
     x, context = draw(0, 2, 9, 32).double(), draw(1, 2, 7, 16).double()
     model = one_block(block)
     for patch in patches:
-        model = attach_patch(model, patch)
+        model = attach(model, patch)
     options = {**model.model_options["transformer_options"], "block": ("middle", 0), "block_index": 0}
     with torch.no_grad():
         out = block(x, context, options)
@@ -167,13 +167,13 @@ def test_an_impossible_patch_is_refused(arguments: tuple, message: str) -> None:
 
 
 def test_a_slot_and_an_address_of_another_kind_are_refused() -> None:
-    with pytest.raises(ValueError, match="slot attn1.q belongs to self-attention, but the address says cross"):
-        attach_patch(patcher(), AttentionPatch("attn1.q", "zero", address=parse("middle cross")))
+    with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
+        attach(patcher(), AttentionPatch("attn1.q", "zero", address=parse("middle cross")))
 
 
 def test_a_block_the_model_lacks_is_refused() -> None:
     with pytest.raises(AddressError, match="it has input:1"):
-        attach_patch(patcher(), AttentionPatch("attn1.q", "zero", address=parse("input:9")))
+        attach(patcher(), AttentionPatch("attn1.q", "zero", address=parse("input:9")))
 
 
 @pytest.mark.parametrize(("slot", "operation"), PAIRS)
@@ -190,8 +190,8 @@ def test_a_model_of_another_family_is_refused() -> None:
         double_blocks = ()
 
     model: Any = SimpleNamespace(diffusion_model=Flux(), model_sampling=None)
-    with pytest.raises(AddressError, match="need a UNet with transformer blocks; Flux is none"):
-        attach_patch(ModelPatcher(model, "cpu", "cpu", size=1), AttentionPatch("attn1.q", "zero"))
+    with pytest.raises(AddressError, match="needs a UNet with transformer blocks; Flux is none"):
+        attach(ModelPatcher(model, "cpu", "cpu", size=1), AttentionPatch("attn1.q", "zero"))
 
 
 def test_inputs_that_the_model_leaves_out_are_the_ones_it_would_use() -> None:
@@ -212,12 +212,8 @@ def test_an_identity_of_other_tokens_is_refused() -> None:
 
 def test_the_window_limits_the_steps_that_are_changed() -> None:
     model = patcher()
-    early = attach_patch(
-        model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.0, 0.5))
-    )
-    late = attach_patch(
-        model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.5, 1.0))
-    )
+    early = attach(model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.0, 0.5)))
+    late = attach(model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.5, 1.0)))
     counts = []
     for patched in (early, late):
         run(patched, steps=6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.cond_batch import calc_cond_batch
 from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach_guidance, attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.router import Rule
@@ -66,7 +66,7 @@ def test_an_infinite_blur_is_the_mean() -> None:
 
 
 def test_tokens_that_are_no_picture_are_refused_with_the_way_out() -> None:
-    with pytest.raises(ValueError, match="30 tokens are no 8x8 picture.*blur with inf"):
+    with pytest.raises(ValueError, match="30 tokens are no 8x8 picture.*behind that one"):
         token_grid(30, {"activations_shape": [2, 4, 8, 8]})
 
 
@@ -76,7 +76,7 @@ def test_the_guided_prediction_is_the_formula(weakening: Any) -> None:
     seen: list[dict[str, Any]] = []
     model = patcher()
     model.set_model_sampler_post_cfg_function(lambda args: seen.append(args) or args["denoised"])
-    run(attach_guidance(model, Guidance(weakening, 2.5, MIDDLE)), steps=1)
+    run(attach(model, Guidance(weakening, 2.5, MIDDLE)), steps=1)
     args = seen[0]
 
     def weak_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_the_guided_prediction_is_the_formula(weakening: Any) -> None:
     plain.set_model_attn1_replace(weak_attention, "middle", 0)
     options = {"transformer_options": plain.model_options["transformer_options"]}
     (weak,) = calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
-    hook = attach_guidance(patcher(), Guidance(weakening, 2.5, MIDDLE)).model_options["sampler_post_cfg_function"][0]
+    hook = attach(patcher(), Guidance(weakening, 2.5, MIDDLE)).model_options["sampler_post_cfg_function"][0]
     out = hook(args)
     expected = args["denoised"] + 2.5 * (args["cond_denoised"] - weak)
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -109,9 +109,9 @@ def test_scale_0_is_bit_equal_and_the_input_model_is_left_alone(weakening: Any) 
     model = patcher()
     base = run(model)
     with unchanged(model):
-        guided = attach_guidance(model, Guidance(weakening, 2.0, MIDDLE))
+        guided = attach(model, Guidance(weakening, 2.0, MIDDLE))
         changed = run(guided)
-        assert torch.equal(run(attach_guidance(model, Guidance(weakening, 0.0, MIDDLE))), base)
+        assert torch.equal(run(attach(model, Guidance(weakening, 0.0, MIDDLE))), base)
     assert torch.equal(run(model), base) and not torch.equal(changed, base)
     with unchanged(guided):
         assert torch.equal(run(guided), changed)
@@ -121,7 +121,7 @@ def test_scale_0_is_bit_equal_and_the_input_model_is_left_alone(weakening: Any) 
 def test_it_costs_one_call_a_step_and_none_outside_its_window() -> None:
     def calls(schedule: Schedule) -> int:
         count = 0
-        model = attach_guidance(patcher(), Guidance(Perturbed(), 2.0, MIDDLE, schedule))
+        model = attach(patcher(), Guidance(Perturbed(), 2.0, MIDDLE, schedule))
 
         def counting(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
             nonlocal count
@@ -138,45 +138,45 @@ def test_it_costs_one_call_a_step_and_none_outside_its_window() -> None:
 
 
 def test_the_curve_scales_the_push() -> None:
-    half = run(attach_guidance(patcher(), Guidance(Perturbed(), 4.0, MIDDLE, Schedule(curve="0:0.5, 1:0.5"))))
-    assert torch.allclose(half, run(attach_guidance(patcher(), Guidance(Perturbed(), 2.0, MIDDLE))), atol=1e-5)
+    half = run(attach(patcher(), Guidance(Perturbed(), 4.0, MIDDLE, Schedule(curve="0:0.5, 1:0.5"))))
+    assert torch.allclose(half, run(attach(patcher(), Guidance(Perturbed(), 2.0, MIDDLE))), atol=1e-5)
 
 
 def test_the_report_shows_it_and_why_it_never_ran() -> None:
-    model = attach_guidance(patcher(), Guidance(SmoothedEnergy(), 2.0, MIDDLE))
+    model = attach(patcher(), Guidance(SmoothedEnergy(), 2.0, MIDDLE))
     run(model)
     assert f"smoothed-energy inf guidance 2 on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(
         recorder_of(model)
     )
-    never = attach_guidance(model, Guidance(Perturbed(), 2.0, MIDDLE, Schedule(0.0, 0.0)))
+    never = attach(model, Guidance(Perturbed(), 2.0, MIDDLE, Schedule(0.0, 0.0)))
     run(never)
     assert "never ran, no step of the run lay in its window" in report.text(recorder_of(never))
 
 
 def test_it_composes_with_patches_rules_and_another_guidance() -> None:
     patch, rule = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3")), Rule("basic")
-    everything = attach_rule(attach_patch(patcher(), patch), rule)
+    everything = attach_rule(attach(patcher(), patch), rule)
     for weakening in WEAKENINGS:
-        everything = attach_guidance(everything, Guidance(weakening, 1.0, parse("middle, input:3")))
+        everything = attach(everything, Guidance(weakening, 1.0, parse("middle, input:3")))
     run(everything)
     lines = report.text(recorder_of(everything))
     assert "never ran" not in lines and "pytorch" not in lines
     assert lines.count(f"ran {3 * STEPS} times in 3 of 3 blocks") == len(WEAKENINGS)
     # the patch runs in every call but those of the perturbed attention, which calls nothing below it
     assert f"ran {(1 + 2) * 2 * STEPS} times in 2 of 2 blocks" in lines
-    one = attach_guidance(patcher(), Guidance(Perturbed(), 1.0, MIDDLE))
-    first = run(attach_guidance(one, Guidance(SmoothedEnergy(), 1.0, MIDDLE)))
-    other = attach_guidance(patcher(), Guidance(SmoothedEnergy(), 1.0, MIDDLE))
-    second = run(attach_guidance(other, Guidance(Perturbed(), 1.0, MIDDLE)))
+    one = attach(patcher(), Guidance(Perturbed(), 1.0, MIDDLE))
+    first = run(attach(one, Guidance(SmoothedEnergy(), 1.0, MIDDLE)))
+    other = attach(patcher(), Guidance(SmoothedEnergy(), 1.0, MIDDLE))
+    second = run(attach(other, Guidance(Perturbed(), 1.0, MIDDLE)))
     assert torch.allclose(first, second, atol=1e-4)  # pushes add up
 
 
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="scale is nan"):
         Guidance(Perturbed(), math.nan)
-    with pytest.raises(ValueError, match="the address says cross"):
+    with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
         Guidance(Perturbed(), 1.0, parse("middle cross"))
     with pytest.raises(ValueError, match="blur is 0"):
         SmoothedEnergy(0)
     with pytest.raises(AddressError, match="no block 'input:9'"):
-        attach_guidance(patcher(), Guidance(Perturbed(), 1.0, parse("input:9")))
+        attach(patcher(), Guidance(Perturbed(), 1.0, parse("input:9")))

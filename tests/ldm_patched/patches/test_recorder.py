@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.recorder import Call, Marker, Recorder, current_block
 from attention_patchbay.ldm_patched.patches.router import Rule
@@ -94,7 +94,7 @@ def test_the_percent_follows_the_model_that_samples() -> None:
         def percent_to_sigma(percent: float) -> float:
             return 0.0 if percent > 0.1 else 100.0
 
-    model = attach_patch(patcher(), AttentionPatch("attn1.q", "zero", schedule=Schedule(0.0, 0.5)))
+    model = attach(patcher(), AttentionPatch("attn1.q", "zero", schedule=Schedule(0.0, 0.5)))
     recorder = recorder_of(model)
     before = recorder.percent({"sigmas": torch.tensor([10.0])})
     model.add_object_patch("model_sampling", Late())

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.router import SLOT, Rule
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
@@ -20,7 +20,7 @@ def entries(model: Any) -> list[str]:
 
 
 def test_the_report_counts_every_call_and_patch() -> None:
-    model = attach_patch(attach_patch(patcher(), ZERO), IDENTITY)
+    model = attach(attach(patcher(), ZERO), IDENTITY)
     run(model)
     text = report.text(recorder_of(model))
     assert text.startswith("72 of 80 attention calls took the override: pytorch 72.\n")
@@ -47,7 +47,7 @@ def test_the_report_counts_every_call_and_patch() -> None:
 
 
 def test_the_table_is_plain() -> None:
-    model = attach_rule(attach_patch(patcher(), ZERO), Rule("sage", parse("middle self")))
+    model = attach_rule(attach(patcher(), ZERO), Rule("sage", parse("middle self")))
     run(model, steps=1)
     rows = report.table(recorder_of(model))
     assert json.loads(json.dumps(rows)) == rows
@@ -58,7 +58,7 @@ def test_the_report_tells_why_a_patch_never_ran() -> None:
     late = AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.4, 0.41, "linear"))
     neutral = AttentionPatch("attn1.out", "zero", strength=0.0)
     silent = AttentionPatch("attn2.out", "zero", address=parse("middle"), schedule=Schedule(curve="0:0"))
-    model = attach_patch(attach_patch(attach_patch(patcher(), late), neutral), silent)
+    model = attach(attach(attach(patcher(), late), neutral), silent)
     run(model)
     window = "never ran, no step of the run lay in its window with a strength above 0"
     assert entries(model) == [
@@ -91,7 +91,7 @@ def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
 
 
 def test_the_report_starts_again_with_every_run() -> None:
-    model = attach_patch(patcher(), ZERO)
+    model = attach(patcher(), ZERO)
     assert "sample with this model first" in report.text(recorder_of(model))
     for _ in range(2):
         run(model)

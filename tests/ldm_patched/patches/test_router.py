@@ -9,7 +9,7 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import attention_basic, optimized_attention
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach_patch, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.recorder import KEY, Entry, Recorder
 from attention_patchbay.ldm_patched.patches.router import BACKENDS, SLOT, Route, Router, Rule
@@ -49,7 +49,7 @@ def test_a_later_rule_refines_an_earlier_one() -> None:
 
 def test_rules_hold_inside_a_replaced_attention() -> None:
     half = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("middle"))
-    model = attach_patch(attach_rule(patcher(), Rule("split", parse("middle self"))), half)
+    model = attach(attach_rule(patcher(), Rule("split", parse("middle self"))), half)
     run(model)
     assert calls(model)["middle", "self", "split"] == STEPS
 

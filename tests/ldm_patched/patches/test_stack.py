@@ -6,7 +6,7 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach_patch, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.stack import Stack, push, uncover
 from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
@@ -28,7 +28,7 @@ def test_a_foreign_replace_patch_becomes_the_innermost() -> None:
         model.set_model_attn1_replace(foreign, *address)
         base = run(model)
         seen.clear()
-        out = run(attach_patch(model, HALF))
+        out = run(attach(model, HALF))
         assert len(seen) == STEPS * (2 if len(address) == 2 else 1)
         assert not torch.equal(out, base)
 
@@ -46,7 +46,7 @@ def test_the_longer_and_the_shorter_address_of_a_slot_both_run() -> None:
     model = patcher()
     model.set_model_attn1_replace(foreign("pair"), "input", 3)
     model.set_model_attn1_replace(foreign("triple"), "input", 3, 0)
-    run(attach_patch(model, HALF), steps=1)
+    run(attach(model, HALF), steps=1)
     assert sorted(seen) == [("pair", 1), ("triple", 0)]
 
 
@@ -110,16 +110,16 @@ def guided(model: ModelPatcher, seen: list[Any]) -> ModelPatcher:
 
 def test_a_later_patch_of_the_whole_block_runs_in_a_sampling_run() -> None:
     seen: list[Any] = []
-    both = guided(attach_patch(patcher(), HALF), seen)
+    both = guided(attach(patcher(), HALF), seen)
     out = run(both)
     assert seen == [0, 1] * STEPS
     assert sum(recorder_of(both).patched.values()) == 2 * STEPS
     # half of v and half of v: the same as v alone, which is the whole of the identity
-    assert (out - run(attach_patch(patcher(), IDENTITY))).abs().max() < 1e-4
+    assert (out - run(attach(patcher(), IDENTITY))).abs().max() < 1e-4
 
 
 def test_a_slot_that_was_taken_over_is_reported() -> None:
-    model = attach_patch(patcher(), IDENTITY)
+    model = attach(patcher(), IDENTITY)
     for index in (0, 1):
         model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "input", 3, index)
     run(model)
@@ -129,7 +129,7 @@ def test_a_slot_that_was_taken_over_is_reported() -> None:
 
 
 def test_one_block_of_two_taken_over_is_named() -> None:
-    model = attach_patch(patcher(), IDENTITY)
+    model = attach(patcher(), IDENTITY)
     model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "input", 3, 1)
     run(model)
     assert "ran 4 times in 1 of 2 blocks; never in input:3.1" in report.text(recorder_of(model))
@@ -137,7 +137,7 @@ def test_one_block_of_two_taken_over_is_named() -> None:
 
 def test_stacks_of_one_model_differ_only_where_they_are() -> None:
     patch = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("all"))
-    model = attach_patch(patcher(), patch)
+    model = attach(patcher(), patch)
     stacks = model.model_options["transformer_options"]["patches_replace"]["attn1"]
     assert len(stacks) == 10
     assert len(set(stacks.values())) == 1

@@ -1,0 +1,64 @@
+"""More prompts for cross-attention: their tokens go behind the context, so that the model projects them itself.
+
+An attn2_patch appends them; the layer of the same method, around the attention, takes their keys and values off again.
+Several such methods on one block nest like brackets: the last one appends last and takes off first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gate import Gate
+
+POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
+
+
+def prompt_tokens(conditioning: Sequence[Sequence[Any]]) -> Tensor:
+    """Return the text tokens (1, n, c) of a conditioning.
+
+    Raises ValueError where it holds several prompts.
+    """
+    if len(conditioning) != 1:
+        raise ValueError(f"this conditioning holds {len(conditioning)} prompts; give one without Combine nodes")
+    return conditioning[0][0]
+
+
+def rows(side: int, options: Mapping[str, Any], batch: int) -> list[slice]:
+    """Return the rows of a batch that belong to a side of the guidance: POSITIVE or NEGATIVE."""
+    sides = options.get("cond_or_uncond", [POSITIVE])
+    size = batch // len(sides)
+    return [slice(i * size, (i + 1) * size) for i, current in enumerate(sides) if current == side]
+
+
+@dataclass(frozen=True, eq=False)
+class ContextPatch:
+    """An attn2_patch that appends the tokens of more prompts (1, n, c) to the context (b, n, c) while the gate is open.
+
+    It does not count as a use of the gate; the layer that takes the tokens off does.
+    """
+
+    contexts: tuple[Tensor, ...]
+    gate: Gate
+
+    def __call__(
+        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.gate.peek(extra_options) == 0.0:
+            return n, context, value
+        return n, self._append(context), None if value is None else self._append(value)
+
+    def _append(self, context: Tensor) -> Tensor:
+        more = [extra.to(context).expand(len(context), -1, -1) for extra in self.contexts]
+        return torch.cat([context, *more], dim=1)
+
+
+def take_off(x: Tensor, contexts: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Split keys or values (b, n, c) into those of the context and those of each appended prompt."""
+    lengths = [extra.shape[1] for extra in contexts]
+    base, *more = x.split([x.shape[1] - sum(lengths), *lengths], dim=1)
+    return base, more

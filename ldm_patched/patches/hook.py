@@ -1,0 +1,101 @@
+"""Where a method enters a model: each hook puts one thing on a clone through the patcher's public methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..ldm.modules.backends.dispatch import optimized_attention
+from ..modules.cond_batch import calc_cond_batch
+from .gate import Gate
+from .recorder import KEY
+from .schedule import Schedule
+from .stack import Attend, Layer, push, uncover_call
+from .targets import Address
+
+Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
+
+# Names that ComfyUI gives these places.
+APPLY_MODEL = "apply_model"
+POST_CFG = "sampler_post_cfg_function"
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the host computes for a method: attention, and its predictions of some conditionings."""
+
+    attend: Attend = optimized_attention
+    predict: Predict = calc_cond_batch
+
+
+class Hook(Protocol):
+    """One thing to put on a clone."""
+
+    def put(self, clone: Any, gate: Gate, host: Host) -> None: ...
+
+
+class Method(Protocol):
+    """A patch as a value: frozen, picklable, with pure functions of tensors.
+
+    `kind` is what it works on: `self`- or `cross`-attention, `all` of them, or whole UNet `block`s. `slot` names its
+    main place for the report. A neutral method is listed in the report and put nowhere.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def slot(self) -> str: ...
+    @property
+    def address(self) -> Address: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def neutral(self) -> bool: ...
+
+    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
+        """Return what to put on the clone; everything in it that acts holds the gate as `gate`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Around:
+    """A layer around the attention of the gate's blocks; `slot` is attn1 or attn2."""
+
+    slot: str
+    layer: Layer
+
+    def put(self, clone: Any, gate: Gate, host: Host) -> None:
+        """Push the layer on the stack of every block."""
+        for block in gate.blocks:
+            existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
+            clone.set_model_patch_replace(push(existing, block, self.layer, host.attend), self.slot, *block)
+        clone.remove_wrappers_with_key(APPLY_MODEL, KEY)
+        clone.add_wrapper_with_key(APPLY_MODEL, KEY, uncover_call)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A function in a list of `patches`, such as attn2_patch, attn1_output_patch or output_block_patch."""
+
+    slot: str
+    patch: Callable[..., Any]
+
+    def put(self, clone: Any, gate: Gate, host: Host) -> None:
+        """Append the function."""
+        clone.set_model_patch(self.patch, self.slot)
+
+
+@dataclass(frozen=True)
+class AfterCfg:
+    """A function of the combined prediction."""
+
+    function: Callable[[Mapping[str, Any]], Tensor]
+
+    def put(self, clone: Any, gate: Gate, host: Host) -> None:
+        """Append the function."""
+        clone.set_model_sampler_post_cfg_function(self.function)
