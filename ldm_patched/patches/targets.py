@@ -10,13 +10,19 @@ from typing import Any, NamedTuple
 ROOMS = ("input", "middle", "output", "double", "single", "block")
 SHORT = {"i": "input", "m": "middle", "o": "output", "d": "double", "s": "single", "b": "block"}
 KINDS = ("all", "self", "cross")
+NARROWING = {"self": "self", "cross": "cross", "!self": "cross", "!cross": "self"}
 
 _RANGE = r":?(?P<first>\d+)(?:(?P<dash>-)(?P<last>\d*))?"
 _TERM = re.compile(rf"(?P<not>!?)(?:(?P<all>all|\*)|(?P<room>[a-z]+)(?:{_RANGE})?(?:\.(?P<index>\d+))?)")
 
 
 class AddressError(ValueError):
-    """An address that cannot be read, or that names blocks the model lacks."""
+    """An address that cannot be read, or that names blocks the model lacks; `column` (from 0) and `reason` if known."""
+
+    def __init__(self, message: str, column: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.column = column
+        self.reason = reason or message
 
 
 class BlockId(NamedTuple):
@@ -111,12 +117,12 @@ def parse(text: str) -> Address:
     kind = "all"
     for match in re.finditer(r"[^\s,]+", text):
         word = match.group().lower()
-        if word in ("self", "cross"):
-            if kind not in ("all", word):
+        if word in NARROWING:
+            if kind not in ("all", NARROWING[word]):
                 raise _error(
                     text, match.start(), "'self' and 'cross' exclude each other; leave both out for all attention"
                 )
-            kind = word
+            kind = NARROWING[word]
         else:
             terms.append(_term(text, match.start(), word))
     if not terms and kind == "all":
@@ -154,7 +160,7 @@ def _term(text: str, column: int, word: str) -> Term:
 
 def _error(text: str, column: int, reason: str) -> AddressError:
     shown = re.sub(r"\s", " ", text)
-    return AddressError(f"block address, column {column + 1}: {reason}\n  {shown}\n  {' ' * column}^")
+    return AddressError(f"block address, column {column + 1}: {reason}\n  {shown}\n  {' ' * column}^", column, reason)
 
 
 @dataclass(frozen=True)

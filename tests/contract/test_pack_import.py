@@ -48,6 +48,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.stdout.split() == [
         "PatchbayAttentionBackend",
+        "PatchbayBackendRules",
         "PatchbayAttentionPatch",
         "PatchbayPerturbedGuidance",
         "PatchbaySmoothedGuidance",
