@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, demo, guidance, report, rules
+from . import attention_patch, backend, demo, guidance, report, rules, sentinel
 from ._host import ComfyExtension, io, register_host_backends
 
-NODES = [*backend.NODES, *rules.NODES, *attention_patch.NODES, *guidance.NODES, *report.NODES, *demo.NODES]
+NODES = [
+    *backend.NODES,
+    *rules.NODES,
+    *sentinel.NODES,
+    *attention_patch.NODES,
+    *guidance.NODES,
+    *report.NODES,
+    *demo.NODES,
+]
 
 
 class PatchbayExtension(ComfyExtension):

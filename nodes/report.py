@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ldm_patched.patches.attach import recorder_of
-from ..ldm_patched.patches.report import table, text
+from ..ldm_patched.patches.report import steps, table, text
 from ._host import io
 from ._widgets import CATEGORY
 
@@ -34,7 +34,7 @@ class PatchReport(io.ComfyNode):
         """Return the report, and show it in the node."""
         recorder = recorder_of(model)
         report = text(recorder)
-        return io.NodeOutput(report, ui={"text": [report], "table": table(recorder)})
+        return io.NodeOutput(report, ui={"text": [report], "table": table(recorder), "steps": steps(recorder)})
 
 
 NODES = [PatchReport]

@@ -11,6 +11,7 @@ from .gate import Gate
 from .hook import POST_CFG, Host, Method
 from .recorder import KEY, Entry, Marker, Recorder
 from .router import SLOT, Route, Router, Rule
+from .sentinel import Sentinel, Watch
 from .stack import Stack
 from .targets import AddressError, BlockId, family, model_blocks, select
 
@@ -52,7 +53,23 @@ def attach_rule(model: Any, rule: Rule) -> Any:
     clone, entry = _with_entry(model, Entry(rule.name, SLOT, targets, rule.schedule, value=rule))
     options = clone.model_options["transformer_options"]
     router = options[SLOT]
-    options[SLOT] = Router((Route.of(rule, entry), *router.routes), router.previous)
+    options[SLOT] = Router((Route.of(rule, entry), *router.routes), router.previous, router.watch)
+    return clone
+
+
+def attach_sentinel(model: Any, sentinel: Sentinel) -> Any:
+    """Return a clone of a model patcher with a NaN sentinel in place of the one it had.
+
+    Raises AddressError when the address does not fit the model.
+    """
+    kinds = ("self", "cross") if sentinel.address.kind == "all" else (sentinel.address.kind,)
+    targets = tuple((info.id, kind) for info in select(sentinel.address, model) for kind in kinds)
+    off = sentinel.mode == "off"
+    clone, entry = _with_entry(model, Entry(sentinel.name, SLOT, targets, neutral=off, value=sentinel))
+    options = clone.model_options["transformer_options"]
+    router = options[SLOT]
+    watch = None if off else Watch(sentinel.mode, entry, None if sentinel.address.everywhere else frozenset(targets))
+    options[SLOT] = Router(router.routes, router.previous, watch)
     return clone
 
 
@@ -115,6 +132,8 @@ def _placed(model_options: Mapping[str, Any]) -> Iterator[tuple[int, BlockId | N
     router = options.get(SLOT)
     if isinstance(router, Router):
         yield from ((route.entry.number, None) for route in router.routes)
+        if router.watch is not None:
+            yield router.watch.entry.number, None
     for patches in options.get("patches", {}).values():
         yield from ((gate.entry.number, None) for gate in map(_gate, patches) if gate is not None)
     for slots in options.get("patches_replace", {}).values():

@@ -51,6 +51,24 @@ class Call(NamedTuple):
     rule: int | None = None
 
 
+class Fault(NamedTuple):
+    """Attention calls of one step whose result was not finite: where, on which function, and what was done."""
+
+    block: BlockId | None
+    kind: str | None
+    step: int
+    backend: str
+    outcome: str
+
+
+@dataclass
+class Tally:
+    """How many calls there were, and how long they took."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class Recorder:
     """Count what happens during one sampling run of one model.
@@ -61,7 +79,10 @@ class Recorder:
     Args:
         blocks: heads and head dim of each transformer block of the model.
         seen: self- and cross-attentions that the model entered, whatever came of them.
-        calls: attention calls that took the override.
+        tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
+            does not say. The seconds of a GPU are those of starting the kernels.
+        faults: results that were not finite.
+        downgraded: attentions that run an exact function for the rest of the run, and why.
         patched: uses of each entry (by number) in each block.
         placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
     """
@@ -69,8 +90,10 @@ class Recorder:
     entries: tuple[Entry, ...] = ()
     blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict)
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
-    calls: Counter[Call] = field(default_factory=Counter)
+    tallies: dict[tuple[Call, int], Tally] = field(default_factory=dict)
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    faults: Counter[Fault] = field(default_factory=Counter)
+    downgraded: dict[tuple[BlockId | None, str | None], str] = field(default_factory=dict)
     placed: frozenset[tuple[int, BlockId | None]] = frozenset()
     percents: dict[float, float] = field(default_factory=dict)  # sigma -> how far the run is there
     choices: dict[tuple, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
@@ -93,8 +116,10 @@ class Recorder:
     def start(self, percent_to_sigma: Callable[[float], float], placed: frozenset[tuple[int, BlockId | None]]) -> None:
         """Forget the last run before the next."""
         with self._lock:
-            for counts in (self.seen, self.calls, self.patched, self.percents, self.choices, self.memories):
+            for counts in (self.seen, self.tallies, self.patched, self.faults, self.downgraded):
                 counts.clear()
+            for kept in (self.percents, self.choices, self.memories):
+                kept.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma
             self.placed = placed
@@ -111,12 +136,32 @@ class Recorder:
         """Tell whether this thread is in `self`- or `cross`-attention; None where the model does not say."""
         return getattr(self._thread, "kind", None)
 
-    def count_call(self, call: Call) -> None:
+    @property
+    def calls(self) -> Counter[Call]:
+        """Return how often each group of calls ran, over all steps."""
+        counts: Counter[Call] = Counter()
+        for (call, _), tally in self.tallies.items():
+            counts[call] += tally.count
+        return counts
+
+    def count_call(self, call: Call, step: int = 0, seconds: float = 0.0) -> None:
         """Count one attention call, and one use of the rule that chose its function."""
         with self._lock:
-            self.calls[call] += 1
+            tally = self.tallies.setdefault((call, step), Tally())
+            tally.count += 1
+            tally.seconds += seconds
             if call.rule is not None:
                 self.patched[call.rule, call.block] += 1
+
+    def count_fault(self, fault: Fault) -> None:
+        """Count one result that was not finite."""
+        with self._lock:
+            self.faults[fault] += 1
+
+    def downgrade(self, block: BlockId | None, reason: str) -> None:
+        """Let an attention run an exact function from now on."""
+        with self._lock:
+            self.downgraded[block, self.kind] = reason
 
     def count_patch(self, number: int, block: BlockId | None) -> None:
         """Count one use of a patch in a block."""
@@ -130,17 +175,32 @@ class Recorder:
 
     def percent(self, options: Mapping[str, Any]) -> float:
         """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
+        return self._now(options)[0]
+
+    def step(self, options: Mapping[str, Any]) -> int:
+        """Return the step of the current call, from 1; 0 where the options do not say."""
+        return self._now(options)[1]
+
+    def _now(self, options: Mapping[str, Any]) -> tuple[float, int]:
         sigmas: Tensor | None = options.get("sigmas")
         if sigmas is None or self.percent_to_sigma is None:
-            return 0.0
-        cached = getattr(self._thread, "percent", None)
+            return 0.0, 0
+        cached = getattr(self._thread, "now", None)
         if cached is not None and cached[0] is sigmas:
             return cached[1]
         sigma = float(sigmas.flatten()[0])
         if sigma not in self.percents:
             self.percents[sigma] = percent_of(sigma, self.percent_to_sigma)
-        self._thread.percent = (sigmas, self.percents[sigma])
-        return self.percents[sigma]
+        now = self.percents[sigma], _step(sigma, options.get("sample_sigmas"))
+        self._thread.now = (sigmas, now)
+        return now
+
+
+def _step(sigma: float, schedule: Tensor | None) -> int:
+    """Return which of a run's falling sigmas a step at `sigma` started from, counted from 1."""
+    if schedule is None:
+        return 0
+    return max(1, int((schedule >= sigma * (1.0 - 1e-5)).sum()))
 
 
 def current_block(options: Mapping[str, Any]) -> BlockId | None:

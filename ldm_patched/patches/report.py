@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .recorder import Call, Entry, Recorder
+from .recorder import Call, Entry, Recorder, Tally
 from .router import SLOT
 from .targets import BlockId
 
-COLUMNS = ("block", "attention", "heads", "function", "calls", "patches", "note")
+COLUMNS = ("block", "attention", "heads", "function", "calls", "steps", "time", "patches", "note")
 NOTHING = "This model has no Patchbay patch or backend rule, so nothing was recorded."
 NOT_RUN = "No run was recorded: sample with this model first."
 ROOM_ORDER = {"input": 0, "middle": 1, "output": 2}
@@ -35,7 +35,25 @@ def text(recorder: Recorder | None) -> str:
     rows = table(recorder)
     if not rows:
         return "\n".join([NOT_RUN, *(f"{entry.number}. {entry.name}" for entry in recorder.entries)])
-    return "\n".join([_summary(recorder), *_fallbacks(recorder), "", *_entries(recorder), "", *_layout(rows)])
+    head = [_summary(recorder), *_fallbacks(recorder), *_faults(recorder)]
+    return "\n".join([*head, "", *_entries(recorder), "", *_layout(rows)])
+
+
+def steps(recorder: Recorder | None) -> list[dict[str, Any]]:
+    """Return a row for each step and function that ran in it: calls, how many of them fell back, and seconds."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for (call, step), tally in sorted(recorder.tallies.items(), key=_when) if recorder is not None else ():
+        new = {"step": step, "function": call.backend, "calls": 0, "fallbacks": 0, "seconds": 0.0}
+        row = rows.setdefault((step, call.backend), new)
+        row["calls"] += tally.count
+        row["fallbacks"] += tally.count if call.fallback else 0
+        row["seconds"] = round(row["seconds"] + tally.seconds, 6)
+    return list(rows.values())
+
+
+def _when(item: tuple[tuple[Call, int], Tally]) -> tuple[int, str]:
+    (call, step), _ = item
+    return step, call.backend
 
 
 def missed(recorder: Recorder) -> dict[tuple[BlockId | None, str], int]:
@@ -55,9 +73,29 @@ def _row(recorder: Recorder, call: Call, count: int) -> dict[str, Any]:
         "heads": f"{heads[0]} x {heads[1]}" if heads else "-",
         "function": call.backend,
         "calls": count,
+        "steps": _ranges([step for known, step in recorder.tallies if known == call]),
+        "time": _share(recorder, call),
         "patches": ", ".join(_uses(recorder, call)),
         "note": "no call took the override" if call.backend == "none" else note,
     }
+
+
+def _share(recorder: Recorder, call: Call) -> str:
+    """Return the part of the time of all attention calls that a group of calls took."""
+    seconds = sum(tally.seconds for (known, _), tally in recorder.tallies.items() if known == call)
+    total = sum(tally.seconds for tally in recorder.tallies.values())
+    return f"{100 * seconds / total:.0f} %" if total else "-"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Write numbers as ranges, such as 1-10, 12; a step of 0 is unknown."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers) - {0}):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or "-"
 
 
 def _uses(recorder: Recorder, call: Call) -> list[str]:
@@ -91,6 +129,14 @@ def _summary(recorder: Recorder) -> str:
 def _fallbacks(recorder: Recorder) -> list[str]:
     reasons = dict.fromkeys(call.fallback for call in recorder.calls if call.fallback)
     return [f"Fell back from {reason}." for reason in reasons]
+
+
+def _faults(recorder: Recorder) -> list[str]:
+    return [
+        f"Not finite in {'-' if fault.block is None else fault.block} {fault.kind or ''} at step {fault.step} on "
+        f"{fault.backend}, {count} times: {fault.outcome}."
+        for fault, count in recorder.faults.items()
+    ]
 
 
 # What became of each patch

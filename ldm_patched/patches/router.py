@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -13,6 +15,7 @@ from ..ldm.modules.backends import registry
 from .gate import current_weight
 from .recorder import KEY, Call, Entry, Recorder, current_block
 from .schedule import Schedule
+from .sentinel import REPAIR, Watch, exact
 from .targets import Address, BlockId
 
 SLOT = "optimized_attention_override"
@@ -66,6 +69,15 @@ class Route(NamedTuple):
         return current_weight(self.entry.schedule, recorder, options) > 0.0
 
 
+class Choice(NamedTuple):
+    """What runs a call: name and function, why it is not the one asked for, and the entry of the rule that chose."""
+
+    name: str
+    function: Callable[..., Tensor]
+    fallback: str = ""
+    rule: int | None = None
+
+
 class Router:
     """The override of one model: the first rule that takes a call chooses the function.
 
@@ -73,9 +85,15 @@ class Router:
     never changed after it is made: another node makes another router.
     """
 
-    def __init__(self, routes: tuple[Route, ...] = (), previous: Callable[..., Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        routes: tuple[Route, ...] = (),
+        previous: Callable[..., Tensor] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.routes = routes
         self.previous = previous
+        self.watch = watch
 
     def __call__(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
@@ -85,19 +103,38 @@ class Router:
         kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
         recorder: Recorder | None = options.get(KEY)
         block = current_block(options)
+        choice = self._choice(func, options, recorder, block, (q, k, v, heads, *args), kwargs)
+        if recorder is None:
+            return choice.function(q, k, v, heads, *args, **kwargs)
+        begin = time.perf_counter()
+        out = choice.function(q, k, v, heads, *args, **kwargs)
+        seconds, step = time.perf_counter() - begin, recorder.step(options)
+        recorder.count_call(Call(block, recorder.kind, choice.name, choice.fallback, choice.rule), step, seconds)
+        if self.watch is not None and choice.name != REPAIR and self.watch.takes(block, recorder.kind):
+            recorder.count_patch(self.watch.entry.number, block)
+            again = partial(exact, q, k, v, heads, *args, **kwargs)
+            return self.watch.settle(out, choice.name, block, step, recorder, again)
+        return out
+
+    def _choice(
+        self,
+        func: Callable[..., Tensor],
+        options: Mapping[str, Any],
+        recorder: Recorder | None,
+        block: BlockId | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Choice:
+        if recorder is not None and (block, recorder.kind) in recorder.downgraded:
+            return Choice(REPAIR, exact, recorder.downgraded[block, recorder.kind])
         for route in self.routes:
             if route.takes(block, recorder, options):
-                if args:
-                    kwargs["mask"], args = args[0], args[1:]
-                name, chosen, fallback = choose(route.backend, recorder, q, k, v, heads, kwargs)
-                if recorder is not None:
-                    recorder.count_call(Call(block, recorder.kind, name, fallback, route.entry.number))
-                return chosen(q, k, v, heads, kwargs.pop("mask", None), *args, **kwargs)
-        if recorder is not None:
-            recorder.count_call(Call(block, recorder.kind, function_name(self.previous or func)))
+                q, k, v, heads, *rest = args
+                kwargs = {**kwargs, "mask": rest[0]} if rest else kwargs
+                return Choice(*choose(route.backend, recorder, q, k, v, heads, kwargs), route.entry.number)
         if self.previous is not None:
-            return self.previous(func, q, k, v, heads, *args, **kwargs)
-        return func(q, k, v, heads, *args, **kwargs)
+            return Choice(function_name(self.previous), partial(self.previous, func))
+        return Choice(function_name(func), func)
 
 
 def choose(

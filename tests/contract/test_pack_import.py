@@ -49,6 +49,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
     assert done.stdout.split() == [
         "PatchbayAttentionBackend",
         "PatchbayBackendRules",
+        "PatchbayNaNGuard",
         "PatchbayAttentionPatch",
         "PatchbayPerturbedGuidance",
         "PatchbaySmoothedGuidance",

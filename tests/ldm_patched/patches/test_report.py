@@ -30,12 +30,15 @@ def test_the_report_counts_every_call_and_patch() -> None:
     ]
     rows = {(row["block"], row["attention"]): row for row in report.table(recorder_of(model))}
     assert list(rows) == [(block, kind) for block in BLOCKS for kind in ("self", "cross")]
-    assert rows["middle", "self"] == {
+    assert all(row["time"].endswith(" %") for row in rows.values() if row["function"] != "none")
+    assert rows["middle", "self"] | {"time": ""} == {
         "block": "middle",
         "attention": "self",
         "heads": "4 x 16",
         "function": "pytorch",
         "calls": STEPS,
+        "steps": f"1-{STEPS}",
+        "time": "",
         "patches": "zero attn1.out on middle x4",
         "note": "",
     }
@@ -44,6 +47,20 @@ def test_the_report_counts_every_call_and_patch() -> None:
     assert (replaced["function"], replaced["calls"]) == ("none", STEPS)
     assert replaced["note"] == "no call took the override"
     assert sum(row["calls"] for row in rows.values()) == 2 * len(BLOCKS) * STEPS
+
+
+def test_the_steps_say_what_ran_in_each() -> None:
+    half = Rule("basic", parse("middle self"), Schedule(0.0, 0.5))
+    model = attach_rule(patcher(), half)
+    run(model)
+    ran = [(row["step"], row["function"], row["calls"]) for row in report.steps(recorder_of(model))]
+    calls = 2 * len(BLOCKS)
+    assert ran[:4] == [(1, "basic", 1), (1, "pytorch", calls - 1), (2, "basic", 1), (2, "pytorch", calls - 1)]
+    assert ran[4:] == [(3, "pytorch", calls), (4, "pytorch", calls)]
+    assert all(row["seconds"] > 0 and row["fallbacks"] == 0 for row in report.steps(recorder_of(model)))
+    assert report.steps(None) == []
+    lines = [row["steps"] for row in report.table(recorder_of(model)) if row["block"] == "middle"]
+    assert lines == ["1-2", "3-4", "1-4"]
 
 
 def test_the_table_is_plain() -> None:
