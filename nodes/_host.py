@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..ldm_patched.ldm.modules.backends import dispatch, registry
-from ..ldm_patched.modules import cond_batch, demo
+from ..ldm_patched.modules import cond_batch, demo, model_management
 from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
+from ..ldm_patched.modules.sample import common_ksampler
 from ..ldm_patched.patches.hook import Host
 
 try:
@@ -18,7 +21,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "comfy_api":
         raise
-    from ..ldm_patched.headless import io
+    from ..ldm_patched.headless import io, session
     from ..ldm_patched.headless.io import ComfyExtension
 
     IN_COMFYUI = False
@@ -28,7 +31,18 @@ else:
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 
-__all__ = ["HOST", "IN_COMFYUI", "ComfyExtension", "io", "load_demo_model", "register_host_backends"]
+__all__ = [
+    "HOST",
+    "IN_COMFYUI",
+    "ComfyExtension",
+    "check_interrupt",
+    "io",
+    "load_demo_model",
+    "progress",
+    "register_host_backends",
+    "sample_once",
+    "user_file",
+]
 
 
 def attend(*args: Any, **kwargs: Any) -> Tensor:
@@ -50,6 +64,48 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
 
 
 HOST = Host(attend, predict)
+
+
+def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+    """Run one step of sampling with both prompts and forget the result."""
+    if IN_COMFYUI:
+        import comfy.sample
+
+        image = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        noise = comfy.sample.prepare_noise(image, 0, None)
+        comfy.sample.sample(
+            model, noise, 1, 2.0, "euler", "normal", positive, negative, image, disable_pbar=True, seed=0
+        )
+    else:
+        common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
+
+
+def check_interrupt() -> None:
+    """Raise the host's exception if the user wants to stop."""
+    if IN_COMFYUI:
+        from comfy.model_management import throw_exception_if_processing_interrupted
+    else:
+        throw_exception_if_processing_interrupted = model_management.throw_exception_if_processing_interrupted
+    throw_exception_if_processing_interrupted()
+
+
+def progress(value: int, total: int) -> None:
+    """Show how far the current node is."""
+    if IN_COMFYUI:
+        import comfy.utils
+
+        comfy.utils.ProgressBar(total).update_absolute(value, total)
+    else:
+        session.current().progress(value, total)
+
+
+def user_file(name: str) -> Path:
+    """Return where a file of the user's own belongs; it may not exist yet."""
+    if IN_COMFYUI:
+        import folder_paths
+
+        return Path(folder_paths.get_user_directory()) / "patchbay" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention_patchbay" / name
 
 
 def register_host_backends() -> None:

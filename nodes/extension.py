@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, demo, guidance, report, rules, sentinel
+from . import attention_patch, backend, demo, guidance, report, rules, sentinel, tuning
 from ._host import ComfyExtension, io, register_host_backends
 
 NODES = [
     *backend.NODES,
     *rules.NODES,
     *sentinel.NODES,
+    *tuning.NODES,
     *attention_patch.NODES,
     *guidance.NODES,
     *report.NODES,

@@ -1,7 +1,10 @@
-// Shows the text of a Patch Report in its node. The text is neither saved nor sent to the server.
+// Shows the text that some nodes give in the node itself. The text is neither saved nor sent to the server.
 import { app } from '../../scripts/app.js'
 
-const NODE = 'PatchbayPatchReport'
+const NODES = {
+  PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
+  PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
+}
 const WIDGET = 'patchbay_report'
 const SIZE = [760, 440]
 
@@ -24,9 +27,9 @@ const STYLE = {
 function addText(node) {
   const text = document.createElement('pre')
   text.tabIndex = 0
-  text.setAttribute('aria-label', 'Patch report')
+  text.setAttribute('aria-label', NODES[node.comfyClass].label)
   Object.assign(text.style, STYLE)
-  text.textContent = 'Run the workflow to see what the attention did.'
+  text.textContent = NODES[node.comfyClass].waiting
   const widget = node.addDOMWidget(WIDGET, WIDGET, text, {
     serialize: false,
     hideOnZoom: false,
@@ -47,14 +50,14 @@ function show(node, output) {
 function showAll(outputs) {
   const graphs = [['', app.rootGraph], ...[...app.rootGraph.subgraphs].map(([id, graph]) => [`${id}:`, graph])]
   for (const [prefix, graph] of graphs)
-    for (const node of graph.nodes) if (node.comfyClass === NODE) show(node, outputs[prefix + node.id])
+    for (const node of graph.nodes) if (node.comfyClass in NODES) show(node, outputs[prefix + node.id])
 }
 
 app.registerExtension({
   name: 'attention.patchbay',
 
   nodeCreated(node) {
-    if (node.comfyClass !== NODE) return
+    if (!(node.comfyClass in NODES)) return
     addText(node)
     const before = node.onExecuted
     node.onExecuted = function (output) {

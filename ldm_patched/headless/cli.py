@@ -51,19 +51,30 @@ def parser() -> argparse.ArgumentParser:
         metavar="NODE.input=value",
         help="set an input; NODE is an id, or a class or title that only one node has",
     )
-    run.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder, as ComfyUI's")
-    run.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
-    run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
-    run.add_argument(
-        "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
-    )
-    run.add_argument("--json", action="store_true", help="print the result as JSON")
-    run.add_argument("--quiet", action="store_true", help="no progress")
+    _add_surroundings(run)
     run.set_defaults(run=run_workflow)
+    tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
+    tune.add_argument("workflow", type=Path, help="JSON in API format with one KSampler")
+    tune.add_argument("--max-error", type=float, default=0.001, help="largest error against float64 (default 0.001)")
+    tune.add_argument("--seconds", type=float, default=30.0, help="about how long to measure (default 30)")
+    tune.add_argument("--again", action="store_true", help="measure again what is known already")
+    _add_surroundings(tune)
+    tune.set_defaults(run=tune_attention)
     nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
     nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
     nodes.set_defaults(run=list_nodes)
     return top
+
+
+def _add_surroundings(command: argparse.ArgumentParser) -> None:
+    for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
+        command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
+    command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    command.add_argument(
+        "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
 
 
 # patchbay run
@@ -100,16 +111,9 @@ def run_workflow(args: argparse.Namespace) -> int:
     """Run `patchbay run`."""
     prompt = workflow.load(args.workflow)
     workflow.assign(prompt, args.set)
-    from .catalog import catalog
-
     folders = Folders(args.models, args.input, args.output)
-    progress = Progress(args.quiet or args.json)
     start = time.perf_counter()
-    try:
-        session = Session(folders, progress.step, torch.bfloat16 if args.bf16_unet else None)
-        run = Executor(catalog(), session).run(prompt, on_node=progress.node)
-    finally:
-        progress.close()
+    run = _execute(args, folders, prompt)
     seconds = round(time.perf_counter() - start, 3)
     files = [str(_path(folders, entry)) for ui in run.ui.values() for entry in ui.get("images", [])]
     if args.json:
@@ -117,6 +121,17 @@ def run_workflow(args: argparse.Namespace) -> int:
     else:
         _print_run(run, files, seconds)
     return 0
+
+
+def _execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt) -> Run:
+    from .catalog import catalog
+
+    progress = Progress(args.quiet or args.json)
+    try:
+        session = Session(folders, progress.step, torch.bfloat16 if args.bf16_unet else None)
+        return Executor(catalog(), session).run(prompt, on_node=progress.node)
+    finally:
+        progress.close()
 
 
 def _print_run(run: Run, files: list[str], seconds: float) -> None:
@@ -138,6 +153,19 @@ def _fail(args: argparse.Namespace, code: int, text: str, data: dict[str, Any]) 
         print(json.dumps(data, indent=1, default=repr))
     print(f"patchbay: {text}", file=sys.stderr)
     return code
+
+
+# patchbay tune
+
+
+def tune_attention(args: argparse.Namespace) -> int:
+    """Run `patchbay tune`."""
+    widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
+    prompt = workflow.tuning(workflow.load(args.workflow), widgets)
+    run = _execute(args, Folders(args.models, args.input, args.output), prompt)
+    (ui,) = run.ui.values()
+    print(json.dumps({"rules": ui["rules"][0], "text": ui["text"][0]}, indent=1) if args.json else ui["text"][0])
+    return 0
 
 
 # patchbay nodes

@@ -100,6 +100,35 @@ def assign(prompt: Prompt, settings: Iterable[str]) -> None:
         inputs[name] = _value(text)
 
 
+def tuning(prompt: Prompt, widgets: Mapping[str, Any]) -> Prompt:
+    """Return the part of a workflow that leads to its KSampler, with a tuning node in the sampler's place.
+
+    Raises PromptError where there is not exactly one KSampler.
+    """
+    samplers = [id for id, node in prompt.items() if node.get("class_type") in ("KSampler", "KSamplerAdvanced")]
+    if len(samplers) != 1:
+        how = f"expected one KSampler or KSamplerAdvanced, found {len(samplers)}"
+        raise PromptError(problem("no_sampler", "This workflow cannot be tuned", how))
+    given = prompt[samplers[0]]["inputs"]
+    linked = {"model": "model", "positive": "positive", "negative": "negative", "latent": "latent_image"}
+    inputs = {name: given[source] for name, source in linked.items() if source in given}
+    node = {"class_type": "PatchbayTuneAttention", "inputs": {**inputs, **widgets}}
+    return {id: prompt[id] for id in _sources(prompt, inputs) if id != samplers[0]} | {samplers[0]: node}
+
+
+def _sources(prompt: Prompt, inputs: Mapping[str, Any]) -> list[str]:
+    """List the nodes that inputs come from, and those behind them."""
+    found: list[str] = []
+    waiting = list(inputs.values())
+    while waiting:
+        value = waiting.pop()
+        source = value[0] if isinstance(value, list) and value else None
+        if isinstance(source, str) and source in prompt and source not in found:
+            found.append(source)
+            waiting += prompt[source]["inputs"].values()
+    return found
+
+
 def _names(node: Mapping[str, Any]) -> tuple[Any, ...]:
     meta = node.get("_meta")
     return node.get("class_type"), meta.get("title") if isinstance(meta, dict) else None

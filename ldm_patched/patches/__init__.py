@@ -5,6 +5,9 @@
 - `attention_patch`: elementary changes (`AttentionPatch(slot, operation, value, strength, address, schedule)`)
 - `router`: which attention function runs (`Rule(backend, address, schedule)`)
 - `rules`: the same as text (`parse_rules(text)`, `attach_rules(model, rules)`)
+- `sentinel`: results that are not finite (`Sentinel(mode, address)`)
+- `tuning`: the fastest functions of a machine (`tune(call, seconds, check)`, `write_rules(...)`); `tuning_store` keeps
+  what was measured
 - `attach`: `attach(model, method, host)` and `attach_rule(model, rule)` give a patched clone, `recorder_of(model)` what
   its last run recorded
 - `hook`: what a method is made of (`Method`, `Around`, `Listed`, `AfterCfg`), and what it needs of the host (`Host`)

@@ -50,6 +50,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbayAttentionBackend",
         "PatchbayBackendRules",
         "PatchbayNaNGuard",
+        "PatchbayTuneAttention",
         "PatchbayAttentionPatch",
         "PatchbayPerturbedGuidance",
         "PatchbaySmoothedGuidance",

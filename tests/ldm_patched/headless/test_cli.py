@@ -197,3 +197,21 @@ def test_ctrl_c_leaves_no_half_written_file(tmp_path: Path) -> None:
     assert "patchbay: interrupted" in rest
     assert "Traceback" not in rest
     assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.png"))
+
+
+def test_tuning_prints_rules_for_the_model_of_the_sampler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    demo = str(ROOT / "example_workflows" / "api" / "demo.json")
+    assert main(["tune", demo, "--seconds", "1", "--output", str(tmp_path / "out"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rules"].endswith("all -> auto") and "batch 2, 8 heads of 12" in result["text"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_workflow_without_one_sampler_cannot_be_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "w.json"
+    file.write_text(json.dumps({"1": {"class_type": "PatchbayLoadDemoModel", "inputs": {}}}))
+    assert main(["tune", str(file)]) == 2
+    assert "expected one KSampler or KSamplerAdvanced, found 0" in capsys.readouterr().err

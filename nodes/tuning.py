@@ -1,0 +1,96 @@
+"""Tuning of the attention functions, as a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ldm_patched.patches.observe import observed
+from ..ldm_patched.patches.rules import attach_rules, rules_text
+from ..ldm_patched.patches.tuning import Tuned, tune, tuning_table, write_rules
+from ..ldm_patched.patches.tuning_store import TuningStore, machine
+from ._host import check_interrupt, io, progress, sample_once, user_file
+from ._widgets import CATEGORY
+
+
+class TuneAttention(io.ComfyNode):
+    """Time the attention functions of this machine on the calls of a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayTuneAttention",
+            display_name="Tune Attention",
+            category=CATEGORY,
+            description="Run one step, time every attention function of this machine on the calls that the model "
+            "makes, and put rules for the fastest ones on it. What was measured is kept: the second time is instant.",
+            search_aliases=["attention benchmark", "fastest attention", "autotune", "sage attention speed"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to tune; the input itself stays as it is."),
+                io.Conditioning.Input("positive", tooltip="The positive prompt of the sampler."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt of the sampler."),
+                io.Latent.Input("latent", tooltip="The latents of the sampler: size and batch decide the shapes."),
+                io.Float.Input(
+                    "max_error",
+                    default=0.001,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="The largest error against float64 that a function may make, on unit-normal inputs. "
+                    "float32 functions stay below 0.00001, bfloat16 about 0.02, quantised ones 0.05.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=30.0,
+                    min=1.0,
+                    max=3600.0,
+                    step=1.0,
+                    tooltip="The time to spend on measuring, about; every function is timed at least once.",
+                ),
+                io.Boolean.Input(
+                    "again", default=False, tooltip="Measure again what is known already, and keep the new results."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="A clone of the model with the rules in front."),
+                io.String.Output(display_name="rules", tooltip="The rules as text, for Attention Backend Rules."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: object,
+        positive: object,
+        negative: object,
+        latent: dict[str, Any],
+        max_error: float,
+        seconds: float,
+        again: bool,
+    ) -> io.NodeOutput:
+        """Return the clone and its rules, and show what was measured."""
+        clone, observer = observed(model)
+        sample_once(clone, positive, negative, latent)
+        results = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
+        rules = write_rules(observer.calls, results, max_error)
+        text, rows = rules_text(rules), tuning_table(results, max_error)
+        ui = {"text": [f"{text}\n\n{rows}"], "rules": [text]}
+        return io.NodeOutput(attach_rules(model, rules), text, ui=ui)
+
+
+def _measured(calls: list[Any], seconds: float, again: bool) -> list[Tuned]:
+    """Return what is known about the calls, measuring and keeping what is not."""
+    store = TuningStore(user_file("tuning.json"), machine(calls[0].device if calls else "cpu"))
+    known = {} if again else store.load()
+    missing = [call for call in calls if call not in known]
+    for number, call in enumerate(missing):
+        progress(number, len(missing))
+        known[call] = tune(call, seconds / len(missing), check_interrupt)
+        store.save([known[call]])
+        progress(number + 1, len(missing))
+    return [known[call] for call in calls]
+
+
+NODES = [TuneAttention]

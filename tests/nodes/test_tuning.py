@@ -1,0 +1,75 @@
+"""The tuning node: rules on the model, and results that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.patches import report, tuning
+from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.nodes.tuning import TuneAttention
+
+
+@pytest.fixture
+def put(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    prompt = [[torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(1)), {}]]
+
+    def execute(**widgets: Any) -> Any:
+        given = {"max_error": 0.001, "seconds": 1.0, "again": False, **widgets}
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        return TuneAttention.execute(model=model, positive=prompt, negative=prompt, latent=latent, **given)
+
+    return execute
+
+
+def test_the_rules_are_on_the_model_and_in_the_text(put: Callable[..., Any], run: Callable, model: Any) -> None:
+    base = run(model)
+    out = put()
+    tuned, rules = out.args
+    assert rules.endswith("all -> auto")
+    assert (run(tuned) - base).abs().max() < 1e-3
+    assert "all -> auto" in out.ui["text"][0] and "fastest within the bound" in out.ui["text"][0]
+    lines = report.text(recorder_of(tuned))
+    assert all(f"backend {line.partition(' -> ')[2]} on" in lines for line in rules.splitlines())
+    assert torch.equal(run(model), base)
+
+
+def test_the_second_time_nothing_is_measured(put: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = put().args[1]
+    measured: list[Any] = []
+
+    def counted(*args: Any) -> Any:
+        measured.append(args)
+        return tuning.tune(*args)
+
+    monkeypatch.setattr("attention_patchbay.nodes.tuning.tune", counted)
+    assert put().args[1] == first and measured == []
+    put(again=True)
+    assert len(measured) == 2  # self- and cross-attention of one shape each
+
+
+def test_stopping_it_keeps_what_is_done(put: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(BaseException):
+        pass
+
+    calls: list[int] = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 400:
+            raise Stop
+
+    monkeypatch.setattr("attention_patchbay.nodes.tuning.check_interrupt", stop)
+    with pytest.raises(Stop):
+        put()
+    assert {path.suffix for path in tmp_path.rglob("*.*")} <= {".json"}
+    before = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert len(before) == 1 and before[0].count('"timings"') == 1  # the first call was done
+
+
+def test_no_function_is_exact_enough_for_a_bound_of_nothing(put: Callable[..., Any]) -> None:
+    assert put(max_error=0.0).args[1] == "all -> auto"
