@@ -10,6 +10,33 @@ from ._host import io
 CATEGORY = "model/patch/attention"
 
 
+def model(what: str = "change") -> Any:
+    """Return the input for the model."""
+    return io.Model.Input("model", tooltip=f"The model to {what}; the input itself stays as it is.")
+
+
+def patched(what: str) -> Any:
+    """Return the output for the clone with `what` on it."""
+    return io.Model.Output(display_name="MODEL", tooltip=f"A clone of the model with {what}.")
+
+
+def strength(default: float = 1.0, effect: str = "the method is applied") -> Any:
+    """Return the input for how much of a method is applied."""
+    return io.Float.Input(
+        "strength",
+        default=default,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip=f"How much of {effect}, 0 to 1; 0 changes nothing.",
+    )
+
+
+def number(name: str, default: float, low: float, high: float, tooltip: str, step: float = 0.05) -> Any:
+    """Return an input for a number."""
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip)
+
+
 def blocks(default: str = "all") -> Any:
     """Return the input for a block address."""
     return io.String.Input(

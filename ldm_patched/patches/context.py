@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from .gate import Gate
+from .stack import Inner
 
 POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
+# In the options of one block call:
+LENGTH = "patchbay_context"  # how many tokens are the context's own
+OTHER = "patchbay_other_prompt"  # another prompt stands in the place of the sampler's
 
 
 def prompt_tokens(conditioning: Sequence[Sequence[Any]]) -> Tensor:
@@ -46,10 +50,11 @@ class ContextPatch:
     gate: Gate
 
     def __call__(
-        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: Mapping[str, Any]
+        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.gate.peek(extra_options) == 0.0:
             return n, context, value
+        extra_options.setdefault(LENGTH, context.shape[1])
         return n, self._append(context), None if value is None else self._append(value)
 
     def _append(self, context: Tensor) -> Tensor:
@@ -62,3 +67,15 @@ def take_off(x: Tensor, contexts: Sequence[Tensor]) -> tuple[Tensor, list[Tensor
     lengths = [extra.shape[1] for extra in contexts]
     base, *more = x.split([x.shape[1] - sum(lengths), *lengths], dim=1)
     return base, more
+
+
+def attend_to(
+    inner: Inner, q: Tensor, k: Tensor, v: Tensor, other: Sequence[Tensor], options: Mapping[str, Any]
+) -> Tensor:
+    """Attend with the keys and values of another prompt in the place of the context's own.
+
+    What methods further in have appended stays behind them.
+    """
+    other_k, other_v = other
+    k, v = (torch.cat([new, x[:, options[LENGTH] :]], dim=1) for new, x in ((other_k, k), (other_v, v)))
+    return inner(q, k, v, **{LENGTH: other_k.shape[1], OTHER: True})

@@ -20,6 +20,8 @@ from .schedule import Schedule
 from .stack import Inner, push
 from .targets import Address, BlockId
 
+EXTRA = "patchbay_extra_call"  # in the options of a call that only serves a guidance
+
 
 class Weakening(Protocol):
     """A way to weaken self-attention; a frozen value."""
@@ -109,4 +111,4 @@ class GuidancePass:
         slots: dict[Any, Any] = dict(replaced.get("attn1", {}))
         layer = WeakLayer(self.guidance.weakening, self.gate)
         stacks: dict[BlockId, Any] = {block: push(slots, block, layer, self.host.attend) for block in self.gate.blocks}
-        return {**options, "patches_replace": {**replaced, "attn1": slots | stacks}}
+        return {**options, EXTRA: True, "patches_replace": {**replaced, "attn1": slots | stacks}}

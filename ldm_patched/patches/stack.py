@@ -12,11 +12,14 @@ from ..ldm.modules.backends.dispatch import optimized_attention
 from .targets import BlockId
 
 Attend = Callable[..., Tensor]  # the attention function of the host
-Inner = Callable[[Tensor, Tensor, Tensor], Tensor]
+Inner = Callable[..., Tensor]  # (q, k, v, **notes)
 
 
 class Layer(Protocol):
-    """One owner of the slot: gets q, k, v and the call below it, gives what comes out of the attention."""
+    """One owner of the slot: gets q, k, v and the call below it, gives what comes out of the attention.
+
+    What it hands to `inner` as keywords stands in the options of the layers further in, and of the attention.
+    """
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor: ...
 
@@ -41,8 +44,8 @@ class Stack:
     def _run(self, depth: int, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         if depth:
 
-            def inner(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                return self._run(depth - 1, q, k, v, extra_options)
+            def inner(q: Tensor, k: Tensor, v: Tensor, **notes: Any) -> Tensor:
+                return self._run(depth - 1, q, k, v, {**extra_options, **notes} if notes else extra_options)
 
             return self.layers[depth - 1].around(inner, q, k, v, extra_options)
         if self.foreign is not None:
