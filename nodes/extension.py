@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, demo, guidance, report, rules, sentinel, tuning
+from . import (
+    attention_patch,
+    backend,
+    cross_attention_guidance,
+    demo,
+    guidance,
+    report,
+    rules,
+    self_attention_guidance,
+    sentinel,
+    tuning,
+)
 from ._host import ComfyExtension, io, register_host_backends
 
 NODES = [
@@ -12,6 +23,8 @@ NODES = [
     *tuning.NODES,
     *attention_patch.NODES,
     *guidance.NODES,
+    *self_attention_guidance.NODES,
+    *cross_attention_guidance.NODES,
     *report.NODES,
     *demo.NODES,
 ]

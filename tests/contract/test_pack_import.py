@@ -54,6 +54,10 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbayAttentionPatch",
         "PatchbayPerturbedGuidance",
         "PatchbaySmoothedGuidance",
+        "PatchbaySelfAttentionGuidance",
+        "PatchbaySlidingWindowGuidance",
+        "PatchbayNormalizedGuidance",
+        "PatchbaySparseAttention",
         "PatchbayPatchReport",
         "PatchbayLoadDemoModel",
     ]
