@@ -8,6 +8,7 @@ from . import (
     cross_attention_guidance,
     demo,
     guidance,
+    regions,
     report,
     rules,
     self_attention_guidance,
@@ -25,6 +26,7 @@ NODES = [
     *guidance.NODES,
     *self_attention_guidance.NODES,
     *cross_attention_guidance.NODES,
+    *regions.NODES,
     *report.NODES,
     *demo.NODES,
 ]

@@ -14,6 +14,7 @@ from . import (
     core_latent,
     core_loaders,
     core_lora,
+    core_mask,
     core_sampling,
     core_text,
     core_vae,
@@ -34,6 +35,7 @@ CORE = (
     core_video,
     core_image,
     core_inpaint,
+    core_mask,
 )
 
 

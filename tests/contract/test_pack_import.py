@@ -58,6 +58,8 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbaySlidingWindowGuidance",
         "PatchbayNormalizedGuidance",
         "PatchbaySparseAttention",
+        "PatchbayRegion",
+        "PatchbayRegionalPrompt",
         "PatchbayPatchReport",
         "PatchbayLoadDemoModel",
     ]

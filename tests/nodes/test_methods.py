@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from attention_patchbay.nodes import cross_attention_guidance, self_attention_guidance
+from attention_patchbay.ldm_patched.patches.regions import Region
+from attention_patchbay.nodes import cross_attention_guidance, regions, self_attention_guidance
 
 WINDOW: dict[str, Any] = {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
 PROMPT = [[torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(3)), {}]]
@@ -50,6 +51,14 @@ CASES = {
         {"form": ("softmax", "choose one of entmax, sparsemax"), "scale": (float("inf"), "scale is inf")},
     ),
 }
+REGION = Region(PROMPT[0][0], torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], 2))
+CASES["regional prompt"] = Case(
+    regions.RegionalPromptNode,
+    {"base": 0.1, "overlap": "average", "strength": 1.0, "blocks": "all"},
+    {"strength": 0.0},
+    {"base": (2.0, "base is 2"), "overlap": ("mix", "average, last on top"), "strength": (-1.0, "strength is -1")},
+    {"regions": (REGION,)},
+)
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ALWAYS_WRONG: dict[str, tuple[Any, str]] = {"curve": ("zigzag", "curve"), "start_percent": (2.0, "start_percent is 2")}
 
