@@ -32,7 +32,8 @@ def as_api(workflow: dict[str, Any]) -> dict[str, Any]:
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     api = {}
     for node in workflow["nodes"]:
-        infos = NODES[node["type"]].GET_NODE_INFO_V1()["input"]["required"]
+        given = NODES[node["type"]].GET_NODE_INFO_V1()["input"]
+        infos = given["required"] | given.get("optional", {})
         linked = {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
         values = iter(node.get("widgets_values", []))
         inputs: dict[str, Any] = {}
