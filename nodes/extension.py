@@ -14,6 +14,7 @@ from . import (
     self_attention_guidance,
     sentinel,
     tuning,
+    word_mask,
 )
 from ._host import ComfyExtension, io, register_host_backends
 
@@ -27,6 +28,7 @@ NODES = [
     *self_attention_guidance.NODES,
     *cross_attention_guidance.NODES,
     *regions.NODES,
+    *word_mask.NODES,
     *report.NODES,
     *demo.NODES,
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NodeError as error:
         code = USER_ERROR if isinstance(error.__cause__, (ValueError, FileNotFoundError)) else FAILED
         return _fail(args, code, str(error), {"error": {"type": "execution_error", "message": str(error)}})
+    except BrokenPipeError:  # the reader of the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (KeyboardInterrupt, InterruptProcessingException):
         return _fail(args, INTERRUPTED, "interrupted", {"error": {"type": "interrupted", "message": "interrupted"}})
 

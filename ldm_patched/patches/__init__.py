@@ -4,7 +4,7 @@
 - `schedule`: when a patch acts (`Schedule(start_percent, end_percent, curve)`)
 - `attention_patch`: elementary changes (`AttentionPatch(slot, operation, value, strength, address, schedule)`)
 - `guidance` (by `weak_attention`, `sliding_window`), `self_attention_guidance`, `normalized_guidance`,
-  `sparse_attention`, `regions`, `reweighting` of `words`: one method each
+  `sparse_attention`, `regions`, `reweighting` and `word_mask` of `words`: one method each
 - `router`: which attention function runs (`Rule(backend, address, schedule)`)
 - `rules`: the same as text (`parse_rules(text)`, `attach_rules(model, rules)`)
 - `sentinel`: results that are not finite (`Sentinel(mode, address)`)

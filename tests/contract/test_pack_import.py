@@ -60,6 +60,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbaySparseAttention",
         "PatchbayRegion",
         "PatchbayRegionalPrompt",
+        "PatchbayWordMask",
         "PatchbayPatchReport",
         "PatchbayLoadDemoModel",
     ]

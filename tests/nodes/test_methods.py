@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.regions import Region
-from attention_patchbay.nodes import cross_attention_guidance, regions, self_attention_guidance
+from attention_patchbay.nodes import cross_attention_guidance, regions, self_attention_guidance, word_mask
 
 WINDOW: dict[str, Any] = {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
 PROMPT = [[torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(3)), {}]]
@@ -22,6 +22,13 @@ class Case(NamedTuple):
     neutral: dict[str, Any]
     wrong: dict[str, tuple[Any, str]]
     sockets: dict[str, Any] = {}
+
+
+class Letters:
+    """A text encoder whose tokens are letters, behind a start token."""
+
+    def tokenize(self, text: str) -> dict[str, Any]:
+        return {"l": [[("<", 1.0), *((letter, 1.0) for letter in text), (">", 1.0)]]}
 
 
 CASES = {
@@ -58,6 +65,13 @@ CASES["regional prompt"] = Case(
     {"strength": 0.0},
     {"base": (2.0, "base is 2"), "overlap": ("mix", "average, last on top"), "strength": (-1.0, "strength is -1")},
     {"regions": (REGION,)},
+)
+CASES["word mask"] = Case(
+    word_mask.WordMaskNode,
+    {"strength": 1.0, "blocks": "all"},
+    {"strength": 0.0},
+    {"strength": (2.0, "strength is 2"), "blocks": ("all self", "for cross-attention")},
+    {"clip": Letters(), "prompt": "abc", "words": "b", "mask": REGION.mask},
 )
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ALWAYS_WRONG: dict[str, tuple[Any, str]] = {"curve": ("zigzag", "curve"), "start_percent": (2.0, "start_percent is 2")}
