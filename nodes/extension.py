@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, block_scaling, demo, guidance, report
+from . import attention_patch, backend, block_scaling, block_skip, demo, guidance, report
 from ._host import ComfyExtension, io, register_host_backends
 
-NODES = [*backend.NODES, *attention_patch.NODES, *guidance.NODES, *block_scaling.NODES, *report.NODES, *demo.NODES]
+NODES = [
+    *backend.NODES,
+    *attention_patch.NODES,
+    *guidance.NODES,
+    *block_scaling.NODES,
+    *block_skip.NODES,
+    *report.NODES,
+    *demo.NODES,
+]
 
 
 class PatchbayExtension(ComfyExtension):
