@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, block_scaling, block_skip, demo, guidance, report
+from . import attention_patch, backend, block_scaling, block_skip, demo, guidance, report, sharing
 from ._host import ComfyExtension, io, register_host_backends
 
 NODES = [
@@ -11,6 +11,7 @@ NODES = [
     *guidance.NODES,
     *block_scaling.NODES,
     *block_skip.NODES,
+    *sharing.NODES,
     *report.NODES,
     *demo.NODES,
 ]
