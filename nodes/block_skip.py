@@ -9,6 +9,7 @@ from ..ldm_patched.patches.block_skip import BlockSkip, Skipped
 from ..ldm_patched.patches.guidance import Guidance
 from ..ldm_patched.patches.schedule import Schedule
 from ..ldm_patched.patches.targets import KINDS, parse
+from ..ldm_patched.patches.whole_block_skip import WholeBlockSkip
 from ._host import HOST, io
 from ._widgets import CATEGORY, blocks, check, curve, strength, window
 from .guidance import scale
@@ -24,8 +25,8 @@ class BlockSkipNode(io.ComfyNode):
             node_id="PatchbayBlockSkip",
             display_name="Block Skip",
             category=CATEGORY,
-            description="Leave the attention of some transformer blocks out, over a part of the run: to find out what "
-            "a block does, or to save its time. What passes the block stays as it is.",
+            description="Leave the attention of some blocks, or the blocks themselves, out over a part of the run: to "
+            "find out what a block does. What passes it stays as it is.",
             search_aliases=["skip layer", "disable attention", "block ablation"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to change; the input itself stays as it is."),
@@ -33,9 +34,10 @@ class BlockSkipNode(io.ComfyNode):
                 blocks("middle"),
                 io.Combo.Input(
                     "kind",
-                    options=list(KINDS),
+                    options=[*KINDS, "block"],
                     default="self",
-                    tooltip="self: attention among the picture's tokens. cross: attention to the text. all: both.",
+                    tooltip="self: attention among the picture's tokens. cross: attention to the text. all: both. "
+                    "block: the whole UNet block, where it changes neither size nor channels.",
                 ),
                 *window(),
                 curve(),
@@ -112,11 +114,13 @@ def make(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     curve: str = "constant",
-) -> BlockSkip:
+) -> BlockSkip | WholeBlockSkip:
     """Return the block skip of the widgets.
 
     Raises ValueError naming the value and the fix.
     """
+    if kind == "block":
+        return WholeBlockSkip(strength, parse(blocks), Schedule(start_percent, end_percent, curve))
     return BlockSkip(kind, strength, parse(blocks), Schedule(start_percent, end_percent, curve))
 
 

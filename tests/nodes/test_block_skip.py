@@ -12,9 +12,10 @@ from attention_patchbay.nodes.block_skip import BlockSkipNode, SkipGuidance
 WIDGETS: dict[str, Any] = {"blocks": "middle", "start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
 NODES = [
     (BlockSkipNode, {**WIDGETS, "strength": 1.0, "kind": "self"}, "strength"),
+    (BlockSkipNode, {**WIDGETS, "strength": 1.0, "kind": "block"}, "strength"),
     (SkipGuidance, {**WIDGETS, "scale": 2.0}, "scale"),
 ]
-each = pytest.mark.parametrize(("node", "widgets", "amount"), NODES, ids=["skip", "guidance"])
+each = pytest.mark.parametrize(("node", "widgets", "amount"), NODES, ids=["skip", "block", "guidance"])
 
 
 def put(node: Any, model: Any, widgets: dict[str, Any]) -> Any:
@@ -35,7 +36,7 @@ def test_0_changes_no_bit_and_the_example_value_changes_the_result(
 def test_wrong_widgets_are_refused_with_the_reason(node: Any, widgets: dict[str, Any], amount: str) -> None:
     wrong = [
         ({"blocks": "nowhere"}, "unknown block 'nowhere'"),
-        ({"blocks": "middle cross"}, "says cross, but this is for self-attention"),
+        ({"blocks": "middle cross"}, "says cross, but this is for "),
         ({"start_percent": 0.6, "end_percent": 0.2}, "swap them"),
         ({"curve": "zigzag"}, "curve"),
         ({amount: float("nan")}, f"{amount} is nan"),
