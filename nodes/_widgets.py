@@ -47,6 +47,16 @@ def blocks(default: str = "all") -> Any:
     )
 
 
+def unet_blocks(default: str) -> Any:
+    """Return the input for an address of whole UNet blocks, with or without attention."""
+    return io.String.Input(
+        "blocks",
+        default=default,
+        tooltip="Which blocks of the UNet, with or without attention: output, output:0-5, middle, input:1; short i1 m "
+        "o0-5; join with commas, leave out with a leading ! (output, !output:3).",
+    )
+
+
 def window() -> list[Any]:
     """Return the inputs for the part of the run in which a patch acts."""
     return [

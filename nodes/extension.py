@@ -5,6 +5,8 @@ from __future__ import annotations
 from . import (
     attention_patch,
     backend,
+    block_scaling,
+    block_skip,
     cross_attention_guidance,
     demo,
     guidance,
@@ -13,6 +15,7 @@ from . import (
     rules,
     self_attention_guidance,
     sentinel,
+    sharing,
     tuning,
     word_mask,
 )
@@ -29,6 +32,9 @@ NODES = [
     *cross_attention_guidance.NODES,
     *regions.NODES,
     *word_mask.NODES,
+    *block_scaling.NODES,
+    *block_skip.NODES,
+    *sharing.NODES,
     *report.NODES,
     *demo.NODES,
 ]

@@ -99,3 +99,14 @@ class AfterCfg:
     def put(self, clone: Any, gate: Gate, host: Host) -> None:
         """Append the function."""
         clone.set_model_sampler_post_cfg_function(self.function)
+
+
+@dataclass(frozen=True)
+class AroundModel:
+    """A wrapper around each call of the model: `(executor, x, t, ..., options, **kwargs)`, in the graph's order."""
+
+    wrapper: Callable[..., Tensor]
+
+    def put(self, clone: Any, gate: Gate, host: Host) -> None:
+        """Add the wrapper under a key of its own."""
+        clone.add_wrapper_with_key(APPLY_MODEL, f"{KEY} {gate.entry.number}", self.wrapper)
