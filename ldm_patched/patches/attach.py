@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
+from .compiled import call_compiled, compiles
 from .gate import Gate
-from .hook import POST_CFG, Host, Method
+from .hook import APPLY_MODEL, POST_CFG, Host, Method
 from .recorder import KEY, Entry, Marker, Recorder
 from .router import SLOT, Route, Router, Rule
 from .sentinel import Sentinel, Watch
-from .stack import Stack
+from .stack import Stack, uncover
 from .targets import AddressError, BlockId, family, model_blocks, select
 
 # Names that ComfyUI gives these moments.
@@ -94,10 +97,31 @@ def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
     _record(clone, Recorder((*earlier, entry), shapes, percent_to_sigma=to_sigma))
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT))
+    clone.remove_wrappers_with_key(APPLY_MODEL, KEY)
+    clone.add_wrapper_with_key(APPLY_MODEL, KEY, call_model)
     if blocks and before is None:
         clone.set_model_attn1_patch(Marker("self"))
         clone.set_model_attn2_patch(Marker("cross"))
     return clone, entry
+
+
+def call_model(
+    executor: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> Tensor:
+    """Call the model with its stacks around later entries, and no stale graph; a wrapper for APPLY_MODEL."""
+    options, slots = transformer_options, transformer_options.get("patches_replace")
+    if slots:
+        options = {**options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    if compiles(options, APPLY_MODEL):
+        return call_compiled(executor, options, x, t, c_concat, c_crossattn, control, **kwargs)
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
 def _record(clone: Any, recorder: Recorder) -> None:

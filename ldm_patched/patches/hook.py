@@ -13,7 +13,7 @@ from ..modules.cond_batch import calc_cond_batch
 from .gate import Gate
 from .recorder import KEY
 from .schedule import Schedule
-from .stack import Attend, Layer, push, uncover_call
+from .stack import Attend, Layer, push
 from .targets import Address
 
 Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
@@ -74,8 +74,6 @@ class Around:
         for block in gate.blocks:
             existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
             clone.set_model_patch_replace(push(existing, block, self.layer, host.attend), self.slot, *block)
-        clone.remove_wrappers_with_key(APPLY_MODEL, KEY)
-        clone.add_wrapper_with_key(APPLY_MODEL, KEY, uncover_call)
 
 
 @dataclass(frozen=True)

@@ -81,19 +81,3 @@ def _around(patch: Any, pair: Any) -> Any:
     if not isinstance(patch, Stack) or patch.exact or pair is None or isinstance(pair, Stack):
         return patch
     return patch if pair is patch.foreign else replace(patch, foreign=pair)
-
-
-def uncover_call(
-    executor: Callable[..., Tensor],
-    x: Tensor,
-    t: Tensor,
-    c_concat: Tensor | None,
-    c_crossattn: Tensor | None,
-    control: Any,
-    transformer_options: dict[str, Any],
-    **kwargs: Any,
-) -> Tensor:
-    """Call the model with its stacks around later entries; a wrapper for APPLY_MODEL."""
-    slots = transformer_options.get("patches_replace", {})
-    options = {**transformer_options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

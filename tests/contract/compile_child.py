@@ -1,0 +1,134 @@
+"""Run patched models behind ComfyUI's compile node: `python compile_child.py RESULT.json`, with both on PYTHONPATH.
+
+For each case: the error of the patched compiled model against the patched plain one, in both orders of the nodes, after
+a change of its setting and after an unpatched run; and the error of an unpatched compiled model afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+UNET: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1],
+    "use_spatial_transformer": True,
+    "context_dim": 16,
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "legacy": False,
+}
+Put = Callable[[Any], Any]
+
+
+def cases() -> dict[str, tuple[Put, Put]]:
+    """Return two settings of each case."""
+    from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
+    from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+    from attention_patchbay.ldm_patched.patches.guidance import Guidance
+    from attention_patchbay.ldm_patched.patches.router import Rule
+    from attention_patchbay.ldm_patched.patches.schedule import Schedule
+    from attention_patchbay.ldm_patched.patches.targets import parse
+    from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+    from attention_patchbay.nodes._host import HOST
+
+    middle, first = parse("middle"), parse("input:1")
+
+    def patch(*settings: Any, **given: Any) -> Put:
+        return lambda model: attach(model, AttentionPatch(*settings, **{"address": middle, **given}), HOST)
+
+    def pair(schedule: Schedule) -> Put:
+        return patch("attn1.out", "scale", 3.0, schedule=schedule)
+
+    return {
+        "output": (patch("attn1.out", "scale", 2.0), patch("attn1.out", "scale", 4.0)),
+        "input": (patch("attn2.v", "zero"), patch("attn2.v", "zero", strength=0.5)),
+        "window and curve": (pair(Schedule(0.4, 1.0)), pair(Schedule(curve="linear"))),
+        "replace": (patch("attn1.out", "identity"), patch("attn1.out", "identity", address=first)),
+        "rule": (
+            lambda model: attach_rule(model, Rule("basic", middle)),
+            lambda model: attach_rule(model, Rule("split")),
+        ),
+        "guidance": (
+            lambda model: attach(model, Guidance(Perturbed(), 2.0, middle), HOST),
+            lambda model: attach(model, Guidance(Perturbed(), 1.0, first), HOST),
+        ),
+    }
+
+
+def main(result: str) -> None:
+    """Run every case and write the errors."""
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.model_patcher
+    import comfy.sample
+    import comfy.supported_models
+    from attention_patchbay.ldm_patched.patches.attach import recorder_of
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    torch.manual_seed(0)
+    config = comfy.supported_models.SD15(UNET)
+    config.set_inference_dtype(torch.float32, None)
+    network = config.get_model({}, device="cpu")
+    for name, weight in network.diffusion_model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.1)
+        else:
+            torch.nn.init.constant_(weight, float(name.endswith("weight")))
+    base = comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
+    positive, negative = ([[torch.randn(1, 7, 16), {}]] for _ in range(2))
+    noise = torch.randn(1, 4, 8, 8)
+
+    def run(model: Any) -> torch.Tensor:
+        latent = torch.zeros(1, 4, 8, 8)
+        arguments = (4, 4.0, "euler", "normal", positive, negative, latent)
+        return comfy.sample.sample(model, noise, *arguments, disable_pbar=True, seed=0)
+
+    def compiled(model: Any) -> Any:
+        clone = model.clone()
+        options = {"guard_filter_fn": skip_torch_compile_dict}
+        set_torch_compile_wrapper(model=clone, backend="eager", options=options)
+        return clone
+
+    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).abs().max() / other.abs().max())
+
+    def functions(model: Any) -> list[list[Any]]:
+        calls = recorder_of(model).calls
+        return sorted([str(call.block), call.kind, call.backend, count] for call, count in calls.items())
+
+    def measure(put: Put) -> dict[str, Any]:
+        plain = put(base)
+        expected = run(plain)
+        results = {"effect": apart(expected, unpatched)}
+        for order, model in (("patched first", compiled(put(base))), ("compiled first", put(compiled(base)))):
+            results[order] = apart(run(model), expected)
+            results[f"{order}, functions"] = functions(model) == functions(plain)
+        results["removed"] = apart(run(compiled(base)), unpatched)
+        return results
+
+    unpatched = run(base)
+    found = {}
+    torch._dynamo.config.recompile_limit = 100  # beyond it torch runs the frame plainly, and no graph could be stale
+    run(compiled(base))
+    for name, puts in cases().items():
+        found[name] = [measure(put) for put in puts]
+    with open(result, "w") as file:
+        json.dump(found, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
