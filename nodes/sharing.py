@@ -75,7 +75,7 @@ class ReferenceAttention(io.ComfyNode):
             display_name="Reference Attention",
             category=CATEGORY,
             description="Let self-attention also look at a reference picture, which brings its colours and look "
-            "without any other model. One more model call beside each in the window, of one row a side.",
+            "without any other model. One more model call beside each in the window, for the reference alone.",
             search_aliases=["reference only", "reference_only", "reference controlnet"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to change; the input itself stays as it is."),
@@ -87,6 +87,12 @@ class ReferenceAttention(io.ComfyNode):
                     max=2**64 - 1,
                     control_after_generate=True,
                     tooltip="Draws the noise that is put on the reference.",
+                ),
+                io.Boolean.Input(
+                    "negative",
+                    default=False,
+                    tooltip="Let the negative side see the reference too: weaker. Without it guidance pushes towards "
+                    "the reference.",
                 ),
                 strength(),
                 blocks(),
@@ -100,6 +106,7 @@ class ReferenceAttention(io.ComfyNode):
     def validate_inputs(
         cls,
         seed: int | None = None,
+        negative: bool | None = None,
         strength: float | None = None,
         blocks: str | None = None,
         start_percent: float | None = None,
@@ -107,7 +114,7 @@ class ReferenceAttention(io.ComfyNode):
         curve: str | None = None,
     ) -> bool | str:
         """Check every widget before anything runs; a missing input is the host's to report."""
-        widgets = {"seed": seed, "strength": strength, "blocks": blocks, "curve": curve}
+        widgets = {"seed": seed, "negative": negative, "strength": strength, "blocks": blocks, "curve": curve}
         return check(_make_blank, start_percent=start_percent, end_percent=end_percent, **widgets)
 
     @classmethod
@@ -134,6 +141,7 @@ def make(
 def make_reference(
     latent: Tensor,
     seed: int = 0,
+    negative: bool = False,
     strength: float = 1.0,
     blocks: str = "all",
     start_percent: float = 0.0,
@@ -144,7 +152,7 @@ def make_reference(
 
     Raises ValueError naming the value and the fix.
     """
-    return Reference(latent, seed, strength, parse(blocks), Schedule(start_percent, end_percent, curve))
+    return Reference(latent, seed, negative, strength, parse(blocks), Schedule(start_percent, end_percent, curve))
 
 
 def _make_blank(**widgets: Any) -> Reference:

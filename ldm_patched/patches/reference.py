@@ -6,7 +6,7 @@ values of its self-attention then stand behind those of the main picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .context import POSITIVE
 from .gate import Gate, current_weight
 from .hook import Around, AroundModel, Hook, Host
 from .recorder import KEY, current_block
@@ -32,7 +33,8 @@ class Reference:
     """Let self-attention attend also to the tokens of `latent` (r, c, h, w), one or several reference pictures.
 
     The latent is in the VAE's scale and may have another size than the picture. `seed` draws its noise, which stays
-    the same in all steps. `strength` (0..1) times the curve blends between the attention without and with it; between
+    the same in all steps. With `negative` the negative side of the guidance sees it too; without it guidance pushes
+    towards the reference. `strength` (0..1) times the curve blends between the attention without and with it; between
     the two both are computed. 0 changes nothing, to the bit.
 
     Raises ValueError naming the value and the fix.
@@ -40,6 +42,7 @@ class Reference:
 
     latent: Tensor
     seed: int = 0
+    negative: bool = False
     strength: float = 1.0
     address: Address = Address()
     schedule: Schedule = Schedule()
@@ -63,11 +66,17 @@ class Reference:
     def name(self) -> str:
         """Describe it in one line."""
         strength = f" x {self.strength:g}" if self.strength != 1.0 else ""
-        return f"reference attention{strength} on {self.address}{self.schedule.suffix}"
+        both = " on both sides" if self.negative else ""
+        return f"reference attention{both}{strength} on {self.address}{self.schedule.suffix}"
 
     def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
         """Return the run of the reference, and the layer that keeps and uses its tokens."""
         return [AroundModel(ReferencePass(self, gate)), Around(self.slot, ReferenceLayer(self, gate))]
+
+    def places(self, options: Mapping[str, Any]) -> list[int]:
+        """Return which of the sides in a call of the model see the reference."""
+        sides = options.get("cond_or_uncond", [POSITIVE])
+        return [i for i, side in enumerate(sides) if self.negative or side == POSITIVE]
 
     def noise(self) -> Tensor:
         """Draw the noise of the reference."""
@@ -76,21 +85,25 @@ class Reference:
 
 @dataclass(eq=False)
 class Tokens:
-    """Keys and values (sides * r, n, c) of the reference of an entry in one call of the model, by block."""
+    """Keys and values (places * r, n, c) of the reference of an entry in one call of the model, by block."""
 
     number: int
     kept: dict[BlockId, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-def behind(x: Tensor, sides: int, batch: int) -> Tensor:
-    """Lay out the tokens (sides * r, n, c) of r references for every row of a batch of as many sides: (b, r * n, c)."""
-    together = x.unflatten(0, (sides, -1)).flatten(1, 2)  # (sides, r * n, c)
-    return together.repeat_interleave(batch // sides, dim=0)
+def behind(x: Tensor, places: Sequence[int], sides: int, batch: int) -> Tensor:
+    """Lay out tokens (places * r, n, c) of r references for every row of a batch of `sides`: (b, r * n, c).
+
+    A side that is at none of the places gets those of the first.
+    """
+    together = x.unflatten(0, (len(places), -1)).flatten(1, 2)  # (places, r * n, c)
+    order = [places.index(side) if side in places else 0 for side in range(sides)]
+    return together[order].repeat_interleave(batch // sides, dim=0)
 
 
 @dataclass(frozen=True, eq=False)
 class ReferencePass:
-    """A wrapper for APPLY_MODEL: one more call, of the references with the prompt of each side's first row."""
+    """A wrapper for APPLY_MODEL: one more call, of the references with the first prompt of each side that sees them."""
 
     reference: Reference
     gate: Gate
@@ -108,18 +121,20 @@ class ReferencePass:
     ) -> Tensor:
         options = transformer_options
         weight = current_weight(self.gate.entry.schedule, options.get(KEY), options)
-        if weight == 0.0 or RECORDING in options:
+        places = self.reference.places(options)
+        if weight == 0.0 or not places or RECORDING in options:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self._check(x, kwargs)
         tokens = Tokens(self.gate.entry.number)
-        size = len(x) // len(options.get("cond_or_uncond", [0]))
-        more = {name: self._rows(value, len(x), size) for name, value in kwargs.items()}
-        sigmas, context = self._rows(t, len(x), size), self._rows(c_crossattn, len(x), size)
+        sides = options.get("cond_or_uncond", [POSITIVE])
+        rows = [place * (len(x) // len(sides)) for place in places]
+        more = {name: self._rows(value, len(x), rows) for name, value in kwargs.items()}
+        sigmas, concat, context = (self._rows(value, len(x), rows) for value in (t, c_concat, c_crossattn))
         noisy = self._noisy(executor.class_obj, x, sigmas, options)  # type: ignore[attr-defined]
-        concat = self._rows(c_concat, len(x), size)
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
-        executor(noisy, sigmas, concat, context, None, {**options, RECORDING: tokens}, **more)
+        aside = {**options, RECORDING: tokens, "cond_or_uncond": [sides[place] for place in places]}
+        executor(noisy, sigmas, concat, context, None, aside, **more)
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
 
@@ -132,14 +147,14 @@ class ReferencePass:
                 "encode it with the VAE of this model"
             )
 
-    def _rows(self, value: Any, batch: int, size: int) -> Any:
-        """Take the first row of each side for every reference, of what has a row for each of the batch."""
+    def _rows(self, value: Any, batch: int, rows: Sequence[int]) -> Any:
+        """Take some rows for every reference, of what has a row for each of the batch."""
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
             return value
-        return value[::size].repeat_interleave(len(self.reference.latent), dim=0)
+        return value[list(rows)].repeat_interleave(len(self.reference.latent), dim=0)
 
     def _noisy(self, model: Any, x: Tensor, sigmas: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Return the references with the noise of the step, once for each side."""
+        """Return the references with the noise of the step, once for each place."""
         sources, device = self.gate.memory(options), str(x.device)
         if device not in sources:
             latent = model.process_latent_in(self.reference.latent)
@@ -167,9 +182,10 @@ class ReferenceLayer:
         if tokens is None or block not in tokens.kept:
             return inner(q, k, v)
         weight = self.gate.weight(extra_options) * self.reference.strength
-        if weight == 0.0:
-            return inner(q, k, v)
-        sides = len(extra_options.get("cond_or_uncond", [0]))
-        more_k, more_v = (behind(kept, sides, len(q)) for kept in tokens.kept[block])
+        places, sides = self.reference.places(extra_options), len(extra_options.get("cond_or_uncond", [POSITIVE]))
+        more_k, more_v = (behind(kept, places, sides, len(q)) for kept in tokens.kept[block])
         heard = attend_also(inner, q, k, v, more_k, more_v)
-        return heard if weight == 1.0 else torch.lerp(inner(q, k, v), heard, weight)
+        if weight == 1.0 and len(places) == sides:
+            return heard
+        weights = q.new_tensor([weight if side in places else 0.0 for side in range(sides)])
+        return torch.lerp(inner(q, k, v), heard, weights.repeat_interleave(len(q) // sides)[:, None, None])

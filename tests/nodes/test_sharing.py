@@ -23,7 +23,7 @@ each = pytest.mark.parametrize(
     ("node", "widgets", "sockets"),
     [
         (StyleAlignedNode, {**WIDGETS, "adain": True}, {}),
-        (ReferenceAttention, {**WIDGETS, "seed": 3}, {"reference": REFERENCE}),
+        (ReferenceAttention, {**WIDGETS, "seed": 3, "negative": False}, {"reference": REFERENCE}),
     ],
     ids=["style", "reference"],
 )
@@ -66,4 +66,6 @@ def test_wrong_widgets_are_refused_with_the_reason(node: Any, widgets: dict[str,
 
 def test_a_reference_that_is_no_picture_is_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="give a latent of pictures"):
-        ReferenceAttention.execute(model=model, reference={"samples": draw(0, 1, 4, 2, 8, 8)}, seed=0, **WIDGETS)
+        ReferenceAttention.execute(
+            model=model, reference={"samples": draw(0, 1, 4, 2, 8, 8)}, seed=0, negative=False, **WIDGETS
+        )

@@ -60,19 +60,22 @@ def by_hand(x: torch.Tensor, context: torch.Tensor, latents: list[torch.Tensor],
     return call(appending, x, context, [0])
 
 
+@pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_it_attends_to_the_tokens_of_the_noisy_reference(count: int, strength: float) -> None:
-    reference = Reference(draw(9, count, 4, 6, 8), 5, strength, MIDDLE)
+def test_it_attends_to_the_tokens_of_the_noisy_reference(count: int, strength: float, negative: bool) -> None:
+    reference = Reference(draw(9, count, 4, 6, 8), 5, negative, strength, MIDDLE)
     base = patcher()
     scaled = base.model.process_latent_in(reference.latent)
     noise = torch.randn(count, 4, 6, 8, generator=torch.Generator().manual_seed(5))
     noisy = [scaled[i : i + 1] + SIGMA * noise[i : i + 1] for i in range(count)]
     x, contexts = draw(0, 4, 4, 8, 8), draw(1, 2, 7, 16).repeat_interleave(2, dim=0)
     out = call(attach(base, reference), x, contexts, [1, 0])
-    expected = torch.cat([by_hand(x[i : i + 1], contexts[i : i + 1], noisy, strength) for i in range(4)])
+    strengths = [strength * negative] * 2 + [strength] * 2
+    expected = torch.cat([by_hand(x[i : i + 1], contexts[i : i + 1], noisy, strengths[i]) for i in range(4)])
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert (out - call(base, x, contexts, [1, 0])).abs().max() > 1e-3 * expected.abs().max()
+    changed = (out - call(base, x, contexts, [1, 0])).abs().amax((1, 2, 3)) > 1e-3 * expected.abs().max()
+    assert changed.tolist() == [negative, negative, True, True]
     apart = [call(attach(base, reference), x[i : i + 2], contexts[i : i + 2], [side]) for i, side in ((2, 0), (0, 1))]
     assert torch.allclose(torch.cat(apart[::-1]), out, atol=1e-5 * float(out.abs().max()))
 
@@ -106,11 +109,12 @@ def calls(*methods: Any) -> list[int]:
     return batches
 
 
-def test_it_costs_one_call_with_a_row_a_side_and_none_outside_its_window() -> None:
+def test_it_costs_one_call_with_a_row_for_each_side_that_sees_it_and_none_outside_its_window() -> None:
     assert calls() == [2] * STEPS
-    assert calls(Reference(LATENT, address=MIDDLE)) == [2] * 2 * STEPS
-    assert calls(Reference(LATENT, schedule=Schedule(0.0, 0.5))) == [2] * (STEPS + STEPS // 2)
-    assert calls(Reference(LATENT), Reference(LATENT, 1)) == [2] * 3 * STEPS
+    assert calls(Reference(LATENT, address=MIDDLE)) == [1, 2] * STEPS
+    assert calls(Reference(LATENT, negative=True)) == [2, 2] * STEPS
+    assert calls(Reference(LATENT, schedule=Schedule(0.0, 0.5))) == [1, 2] * (STEPS // 2) + [2] * (STEPS // 2)
+    assert calls(Reference(LATENT), Reference(LATENT, 1)) == [1, 1, 2] * STEPS
 
 
 def test_window_and_curve() -> None:
@@ -135,7 +139,7 @@ def test_it_composes_with_guidance_a_patch_and_sharing() -> None:
     methods = [
         AttentionPatch("attn1.q", "scale", 0.8, address=MIDDLE),
         StyleAligned(address=MIDDLE),
-        Reference(LATENT, address=MIDDLE),
+        Reference(LATENT, negative=True, address=MIDDLE),
         Guidance(SmoothedEnergy(), 1.0, MIDDLE),
     ]
     for order in (methods, methods[::-1]):
@@ -144,7 +148,7 @@ def test_it_composes_with_guidance_a_patch_and_sharing() -> None:
             model = attach(model, method)
         assert run(model).isfinite().all()
         text = report.text(recorder_of(model))
-        assert f"reference attention on middle: ran {2 * STEPS} times in 1 of 1 blocks" in text
+        assert f"reference attention on both sides on middle: ran {2 * STEPS} times in 1 of 1 blocks" in text
 
 
 def test_wrong_settings_are_refused() -> None:
