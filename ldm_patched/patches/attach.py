@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from .gate import Gate
-from .hook import POST_CFG, Host, Method
+from .hook import Host, Method
+from .inventory import placed, recorder_of
 from .recorder import KEY, Entry, Marker, Recorder
 from .router import SLOT, Route, Router, Rule
-from .stack import Stack
-from .targets import AddressError, BlockId, family, model_blocks, select
+from .targets import AddressError, family, model_blocks, select
 
 # Names that ComfyUI gives these moments.
 ON_PRE_RUN = "on_pre_run"
@@ -56,11 +55,6 @@ def attach_rule(model: Any, rule: Rule) -> Any:
     return clone
 
 
-def recorder_of(model: Any) -> Recorder | None:
-    """Return what the last sampling run of a model recorded; None if no patch or rule of this library is on it."""
-    return model.model_options.get("transformer_options", {}).get(KEY)
-
-
 def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
     """Clone a model and give the clone a recorder, a router, and once the marks of self- and cross-attention.
 
@@ -99,30 +93,9 @@ def _fork(model: Any, clone: Any) -> None:
 
 
 def _start(recorder: Recorder, patcher: Any) -> None:
-    placed = frozenset(_placed(patcher.model_options))
-    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, placed)
+    still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
+    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, still)
 
 
 def _forget(recorder: Recorder, patcher: Any) -> None:
     recorder.memories.clear()
-
-
-def _placed(model_options: Mapping[str, Any]) -> Iterator[tuple[int, BlockId | None]]:
-    """Yield which entries still have their slot, and in which block (None: all of them)."""
-    passes = map(_gate, model_options.get(POST_CFG, []))
-    yield from ((gate.entry.number, None) for gate in passes if gate is not None)
-    options = model_options.get("transformer_options", {})
-    router = options.get(SLOT)
-    if isinstance(router, Router):
-        yield from ((route.entry.number, None) for route in router.routes)
-    for patches in options.get("patches", {}).values():
-        yield from ((gate.entry.number, None) for gate in map(_gate, patches) if gate is not None)
-    for slots in options.get("patches_replace", {}).values():
-        for address, stack in slots.items():
-            gates = map(_gate, stack.layers) if isinstance(stack, Stack) else ()
-            yield from ((gate.entry.number, BlockId(*address)) for gate in gates if gate is not None)
-
-
-def _gate(patch: Any) -> Gate | None:
-    gate = getattr(patch, "gate", None)
-    return gate if isinstance(gate, Gate) else None
