@@ -114,7 +114,7 @@ def _saved(value: Any, where: str) -> Any:
 # From text
 
 
-def from_json(text: str) -> Preset:
+def from_json(text: str = "") -> Preset:
     """Read a preset; an empty text is one without patches.
 
     Raises ValueError naming what is wrong and where.
