@@ -10,6 +10,7 @@ from . import (
     cross_attention_guidance,
     demo,
     guidance,
+    manage,
     regions,
     report,
     rules,
@@ -35,6 +36,7 @@ NODES = [
     *block_scaling.NODES,
     *block_skip.NODES,
     *sharing.NODES,
+    *manage.NODES,
     *report.NODES,
     *demo.NODES,
 ]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
-from .compiled import call_compiled, compiles
+from .compiled import APPLY_MODEL, call_model
 from .gate import Gate
-from .hook import APPLY_MODEL, POST_CFG, Host, Method
+from .hook import Host, Method
+from .inventory import placed, recorder_of
 from .recorder import KEY, Entry, Marker, Recorder
 from .router import SLOT, Route, Router, Rule
 from .sentinel import Sentinel, Watch
-from .stack import Stack, uncover
-from .targets import AddressError, BlockId, family, model_blocks, select
+from .targets import AddressError, family, model_blocks, select
 
 # Names that ComfyUI gives these moments.
 ON_PRE_RUN = "on_pre_run"
@@ -76,11 +73,6 @@ def attach_sentinel(model: Any, sentinel: Sentinel) -> Any:
     return clone
 
 
-def recorder_of(model: Any) -> Recorder | None:
-    """Return what the last sampling run of a model recorded; None if no patch or rule of this library is on it."""
-    return model.model_options.get("transformer_options", {}).get(KEY)
-
-
 def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
     """Clone a model and give the clone a recorder, a router, and once the marks of self- and cross-attention.
 
@@ -105,25 +97,6 @@ def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
     return clone, entry
 
 
-def call_model(
-    executor: Callable[..., Tensor],
-    x: Tensor,
-    t: Tensor,
-    c_concat: Tensor | None,
-    c_crossattn: Tensor | None,
-    control: Any,
-    transformer_options: dict[str, Any],
-    **kwargs: Any,
-) -> Tensor:
-    """Call the model with its stacks around later entries, and no stale graph; a wrapper for APPLY_MODEL."""
-    options, slots = transformer_options, transformer_options.get("patches_replace")
-    if slots:
-        options = {**options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
-    if compiles(options, APPLY_MODEL):
-        return call_compiled(executor, options, x, t, c_concat, c_crossattn, control, **kwargs)
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-
 def _record(clone: Any, recorder: Recorder) -> None:
     """Let a recorder belong to a clone: it starts again with every run, and clones of the clone get their own."""
     clone.model_options["transformer_options"][KEY] = recorder
@@ -140,32 +113,9 @@ def _fork(model: Any, clone: Any) -> None:
 
 
 def _start(recorder: Recorder, patcher: Any) -> None:
-    placed = frozenset(_placed(patcher.model_options))
-    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, placed)
+    still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
+    recorder.start(patcher.get_model_object("model_sampling").percent_to_sigma, still)
 
 
 def _forget(recorder: Recorder, patcher: Any) -> None:
     recorder.memories.clear()
-
-
-def _placed(model_options: Mapping[str, Any]) -> Iterator[tuple[int, BlockId | None]]:
-    """Yield which entries still have their slot, and in which block (None: all of them)."""
-    passes = map(_gate, model_options.get(POST_CFG, []))
-    yield from ((gate.entry.number, None) for gate in passes if gate is not None)
-    options = model_options.get("transformer_options", {})
-    router = options.get(SLOT)
-    if isinstance(router, Router):
-        yield from ((route.entry.number, None) for route in router.routes)
-        if router.watch is not None:
-            yield router.watch.entry.number, None
-    for patches in options.get("patches", {}).values():
-        yield from ((gate.entry.number, None) for gate in map(_gate, patches) if gate is not None)
-    for slots in options.get("patches_replace", {}).values():
-        for address, stack in slots.items():
-            gates = map(_gate, stack.layers) if isinstance(stack, Stack) else ()
-            yield from ((gate.entry.number, BlockId(*address)) for gate in gates if gate is not None)
-
-
-def _gate(patch: Any) -> Gate | None:
-    gate = getattr(patch, "gate", None)
-    return gate if isinstance(gate, Gate) else None

@@ -16,21 +16,38 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-COMPILE = "torch.compile"  # the key of ComfyUI's wrapper
+from .stack import uncover
+
+APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
+COMPILE = "torch.compile"  # the key of its wrapper there
 
 
-def compiles(options: Mapping[str, Any], place: str) -> bool:
-    """Tell whether a compile node is on the model of these options."""
-    return bool(options.get("wrappers", {}).get(place, {}).get(COMPILE))
-
-
-def call_compiled(executor: Callable[..., Tensor], options: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-    """Call a model whose network is compiled, with graphs of its own for what is patched where."""
+def call_model(
+    executor: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> Tensor:
+    """Call the model with its stacks around later entries, and no stale graph; a wrapper for APPLY_MODEL."""
+    options, slots = transformer_options, transformer_options.get("patches_replace")
+    if slots:
+        options = {**options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    if not compiles(options):
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     with marker(structure(options))():
-        return executor(*args, untraced(options), **kwargs)
+        return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
 
 
-class Marker(TorchFunctionMode):
+def compiles(options: Mapping[str, Any]) -> bool:
+    """Tell whether a compile node is on the model of these options."""
+    return bool(options.get("wrappers", {}).get(APPLY_MODEL, {}).get(COMPILE))
+
+
+class CompileMarker(TorchFunctionMode):
     """A mode that changes no function; torch keeps apart what was traced under another type of it, or under none."""
 
     def __torch_function__(
@@ -40,9 +57,9 @@ class Marker(TorchFunctionMode):
 
 
 @functools.cache
-def marker(name: str) -> type[Marker]:
+def marker(name: str) -> type[CompileMarker]:
     """Return the one type of marker for a structure."""
-    return type(f"Marker_{name}", (Marker,), {})
+    return type(f"Marker_{name}", (CompileMarker,), {})
 
 
 def structure(options: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ldm.modules.backends.dispatch import optimized_attention
 from ..modules.cond_batch import calc_cond_batch
+from .compiled import APPLY_MODEL
 from .gate import Gate
 from .recorder import KEY
 from .schedule import Schedule
@@ -18,9 +19,7 @@ from .targets import Address
 
 Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 
-# Names that ComfyUI gives these places.
-APPLY_MODEL = "apply_model"
-POST_CFG = "sampler_post_cfg_function"
+POST_CFG = "sampler_post_cfg_function"  # ComfyUI's name of the place
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ def python() -> str:
 class Server:
     """A server with a base directory of its own; start and stop it with `with`."""
 
-    def __init__(self, base: Path, pack: Path = ROOT) -> None:
-        self.base = base
+    def __init__(self, base: Path, *arguments: str, pack: Path = ROOT) -> None:
+        self.base, self.arguments = base, arguments
         for folder in ("custom_nodes", "models", "input", "output", "temp", "user"):
             (base / folder).mkdir(parents=True)
         (base / "custom_nodes" / NAME).symlink_to(pack, target_is_directory=True)
@@ -47,7 +47,7 @@ class Server:
         command = [python(), "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{self.base}/user/comfyui.db", "--disable-auto-launch"]
         command += ["--disable-api-nodes", "--disable-all-custom-nodes", "--whitelist-custom-nodes", NAME]
-        command += ["--verbose", "DEBUG", str(self.log)]
+        command += ["--verbose", "DEBUG", str(self.log), *self.arguments]
         with (self.base / "console.log").open("wb") as console:
             self.process = subprocess.Popen(
                 command, cwd=os.environ["COMFYUI_PATH"], stdout=console, stderr=subprocess.STDOUT

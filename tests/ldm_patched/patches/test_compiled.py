@@ -9,7 +9,7 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.compiled import (
-    call_compiled,
+    call_model,
     compiles,
     marker,
     structure,
@@ -40,6 +40,16 @@ def compiled() -> Iterator[Callable[..., torch.Tensor]]:
     torch._dynamo.reset()
 
 
+def call(compiled: Callable[..., torch.Tensor], x: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    """Call a compiled network as a model with a compile node does."""
+    behind = {**options, "wrappers": {"apply_model": {"torch.compile": [print]}}}
+
+    def executor(x: torch.Tensor, t: Any, concat: Any, context: Any, control: Any, options: Any) -> torch.Tensor:
+        return compiled(x, options)
+
+    return call_model(executor, x, x, None, None, None, behind)
+
+
 def patched(factor: list[float]) -> dict[str, Any]:
     return {"patches": {"attn1_output_patch": [lambda x: x * factor[0]]}}
 
@@ -48,11 +58,11 @@ def test_a_graph_is_stale_without_the_marker_and_fresh_with_it(compiled: Callabl
     x, factor = torch.ones(3), [2.0]
     assert torch.equal(compiled(x, {}), x + 1)
     assert torch.equal(compiled(x, patched(factor)), x + 1)  # what ComfyUI's guards let happen
-    assert torch.equal(call_compiled(lambda options: compiled(x, options), patched(factor)), x * 2 + 1)
+    assert torch.equal(call(compiled, x, patched(factor)), x * 2 + 1)
     factor[0] = 5.0
-    assert torch.equal(call_compiled(lambda options: compiled(x, options), patched(factor)), x * 5 + 1)
+    assert torch.equal(call(compiled, x, patched(factor)), x * 5 + 1)
     replaced = {"patches_replace": {"attn1": {("middle", 0): lambda x: -x}}}
-    assert torch.equal(call_compiled(lambda options: compiled(x, options), replaced), -x + 1)
+    assert torch.equal(call(compiled, x, replaced), -x + 1)
     assert torch.equal(compiled(x, {}), x + 1)
 
 
@@ -104,5 +114,5 @@ def test_a_model_runs_marked_only_behind_a_compile_node() -> None:
 
 def test_only_the_key_of_the_compile_node_counts() -> None:
     for key, marked in (("x", False), ("torch.compile", True)):
-        assert compiles({"wrappers": {"apply_model": {key: [print]}}}, "apply_model") is marked
-    assert not compiles({}, "apply_model")
+        assert compiles({"wrappers": {"apply_model": {key: [print]}}}) is marked
+    assert not compiles({})

@@ -1,0 +1,110 @@
+"""The containers of a clone that hold its patches: emptied of this library's, and put in order again.
+
+Both hosts copy every dict and list of options, wrappers and callbacks with a model, so those of a clone are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
+from .recorder import KEY
+from .router import SLOT, Router
+from .stack import Stack
+
+Stays = Callable[..., bool]
+
+
+def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
+    """Return a clone with nothing of this library, and without some foreign patches."""
+    clone = model.clone()
+    gone = {(part.slot, part.address, id(part.patch)) for part in foreign}
+
+    def stays(slot: str, patch: Any, address: Any = None) -> bool:
+        if patch is None or serves(patch) or entry_number(patch) is not None:
+            return False
+        return (slot, address, id(patch)) not in gone
+
+    for slot, patches in lists_of(clone).items():
+        set_list(clone, slot, [patch for patch in patches if stays(slot, patch)])
+    _empty_options(clone.model_options.get("transformer_options", {}), stays)
+    for slot in SINGLES:
+        if not stays(slot, clone.model_options.get(slot)):
+            clone.model_options.pop(slot, None)
+    for moment, keyed in clone.wrappers.items():
+        left = {key: [wrapper for wrapper in keyed[key] if stays(WRAPPERS, wrapper)] for key in keyed}
+        clone.wrappers[moment] = {key: wrappers for key, wrappers in left.items() if wrappers}
+    for moment in clone.callbacks:
+        clone.remove_callbacks_with_key(moment, KEY)
+    return clone
+
+
+def _empty_options(options: dict[str, Any], stays: Stays) -> None:
+    options.pop(KEY, None)
+    for slot, slots in options.get("patches_replace", {}).items():
+        inner = {address: foreign_in(patch) for address, patch in slots.items()}
+        slots.clear()
+        slots.update({address: patch for address, patch in inner.items() if stays(slot, patch, address)})
+    override = foreign_in(options.pop(SLOT, None))
+    if stays(OVERRIDE, override):
+        options[SLOT] = override
+
+
+def foreign_in(patch: Any) -> Any:
+    """Return the foreign patch inside a stack or a router, None if there is none; anything else is foreign itself."""
+    if isinstance(patch, Router):
+        return patch.previous
+    if isinstance(patch, Stack):
+        return patch.foreign if patch.exact else None
+    return patch
+
+
+# Lists and wrappers
+
+
+def lists_of(model: Any) -> dict[str, list[Any]]:
+    """Return copies of the lists of patches of a model by slot."""
+    options = model.model_options
+    lists = {slot: list(patches) for slot, patches in options.get("transformer_options", {}).get("patches", {}).items()}
+    return lists | {slot: list(options[slot]) for slot in LISTS if slot in options}
+
+
+def set_list(clone: Any, slot: str, patches: list[Any]) -> None:
+    """Set one of these lists."""
+    options = clone.model_options
+    lists = options if slot in LISTS else options["transformer_options"].setdefault("patches", {})
+    if patches:
+        lists[slot] = patches
+    else:
+        lists.pop(slot, None)
+
+
+def order_as(model: Any, clone: Any, numbers: Mapping[int, int]) -> None:
+    """Give the lists and wrappers of a clone the order that they had on the model."""
+    before = lists_of(model)
+    for slot, patches in lists_of(clone).items():
+        set_list(clone, slot, as_in(before.get(slot, []), patches, numbers))
+    for moment, keyed in clone.wrappers.items():
+        old = [wrapper for wrappers in model.wrappers.get(moment, {}).values() for wrapper in wrappers]
+        items = [item for item in keyed.items() if item[1]]
+        clone.wrappers[moment] = dict(as_in(old, items, numbers, lambda item: item[1][0]))
+
+
+def as_in(
+    before: Sequence[Any], now: Sequence[Any], numbers: Mapping[int, int], patch_of: Callable[[Any], Any] = lambda p: p
+) -> list[Any]:
+    """Sort patches into the order they had before; what is new comes last. `numbers` has the new of old entries."""
+
+    def identity(patch: Any, number: int | None) -> tuple[str, Any]:
+        if serves(patch):
+            return "serves", type(patch)
+        return ("foreign", id(patch)) if number is None else ("ours", number)
+
+    places: dict[Any, int] = {}
+    for place, patch in enumerate(before):
+        number = entry_number(patch)
+        places.setdefault(identity(patch, None if number is None else numbers.get(number, -1)), place)
+    patches = map(patch_of, now)
+    keys = [places.get(identity(patch, entry_number(patch)), len(before)) for patch in patches]
+    return [now[index] for index in sorted(range(len(now)), key=keys.__getitem__)]

@@ -1,0 +1,116 @@
+"""What is on a model: every patch, this library's and foreign ones, with the slot it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .compiled import call_model
+from .gate import Gate
+from .hook import POST_CFG
+from .recorder import KEY, Entry, Marker, Recorder
+from .router import SLOT, Route, Router
+from .sentinel import Watch
+from .stack import Stack
+from .targets import BlockId
+
+OVERRIDE = "override"
+WRAPPERS = "wrappers"
+# Slots in `model_options` with a list of functions, and those with one.
+LISTS = ("sampler_pre_cfg_function", POST_CFG)
+SINGLES = (
+    "sampler_cfg_function",
+    "sampler_calc_cond_batch_function",
+    "model_function_wrapper",
+    "denoise_mask_function",
+)
+
+
+class Placed(NamedTuple):
+    """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index)."""
+
+    slot: str
+    patch: Any
+    address: tuple[Any, ...] | None = None
+
+    @property
+    def number(self) -> int | None:
+        """Return the number of the entry it belongs to; None for a foreign patch."""
+        return entry_number(self.patch)
+
+    @property
+    def block(self) -> BlockId | None:
+        """Return the transformer block of its address."""
+        return None if self.address is None else BlockId(*self.address)
+
+    def __str__(self) -> str:
+        where = "" if self.address is None else f" on {block_name(self.address)}"
+        return f"{foreign_name(self.patch)} ({self.slot}{where})"
+
+
+def placed(model: Any) -> Iterator[Placed]:
+    """Yield every patch of a model patcher but the marks and wrappers that only serve others."""
+    options = model.model_options.get("transformer_options", {})
+    for slot, patches in options.get("patches", {}).items():
+        yield from (Placed(slot, patch) for patch in patches if not serves(patch))
+    for slot, patches in options.get("patches_replace", {}).items():
+        for address, patch in patches.items():
+            yield from (Placed(slot, part, address) for part in _parts(patch))
+    if SLOT in options:
+        yield from (Placed(OVERRIDE, part) for part in _parts(options[SLOT]))
+    for slot in LISTS:
+        yield from (Placed(slot, patch) for patch in model.model_options.get(slot, []))
+    for slot in SINGLES:
+        if slot in model.model_options:
+            yield Placed(slot, model.model_options[slot])
+    for keyed in model.wrappers.values():
+        wrappers = (wrapper for wrappers in keyed.values() for wrapper in wrappers)
+        yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers if not serves(wrapper))
+
+
+def _parts(patch: Any) -> list[Any]:
+    """Return what a stack or a router is made of; the foreign patch of (block, number) has a place of its own."""
+    if isinstance(patch, Router):
+        return [part for part in (*patch.routes, patch.watch, patch.previous) if part is not None]
+    if isinstance(patch, Stack):
+        return [*patch.layers, *([patch.foreign] if patch.exact else [])]
+    return [patch]
+
+
+def recorder_of(model: Any) -> Recorder | None:
+    """Return what the last sampling run of a model recorded; None if no patch or rule of this library is on it."""
+    return model.model_options.get("transformer_options", {}).get(KEY)
+
+
+def entries(model: Any) -> tuple[Entry, ...]:
+    """Return what this library attached to a model, in order."""
+    recorder = recorder_of(model)
+    return () if recorder is None else recorder.entries
+
+
+def entry_number(patch: Any) -> int | None:
+    """Return the number of the entry that a patch or route belongs to; None for a foreign patch."""
+    if isinstance(patch, (Route, Watch)):
+        return patch.entry.number
+    gate = getattr(patch, "gate", None)
+    return gate.entry.number if isinstance(gate, Gate) else None
+
+
+def serves(patch: Any) -> bool:
+    """Tell whether a patch changes nothing and only serves the others."""
+    return isinstance(patch, Marker) or patch is call_model
+
+
+def block_name(address: tuple[Any, ...]) -> str:
+    """Name a key of `patches_replace`: (block, number), or (block, number, index)."""
+    if len(address) < 3:
+        return str(BlockId(*address)) if len(address) == 2 else str(address)
+    room, number, index = address
+    return f"{BlockId(room, number)}.{index}"
+
+
+def foreign_name(patch: Any) -> str:
+    """Name a patch by the module and the function or class that it comes from."""
+    patch = getattr(patch, "func", patch)  # of a partial
+    source = patch if hasattr(patch, "__qualname__") else type(patch)
+    return f"{source.__module__}.{source.__qualname__}".replace(".<locals>", "")

@@ -1,0 +1,217 @@
+"""Take patches off a model, and copy them to another. The input models are never changed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .attach import attach, attach_rule, attach_sentinel
+from .containers import as_in, bare, foreign_in, lists_of, order_as, set_list
+from .hook import Host, Method
+from .inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, entries, placed
+from .recorder import Entry
+from .router import Rule
+from .sentinel import Sentinel
+from .stack import Stack
+from .targets import Address, AddressError, BlockId, Term, describe, model_blocks, select
+
+ALL, OURS, FOREIGN = "all", "ours", "foreign"
+KINDS = {"attn1": "self", "attn2": "cross"}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Patches of one `slot` (or `all`), of one `owner`, in the blocks of `address`.
+
+    The owner is `all`, `ours`, `foreign`, or a part of the module, class or function that a patch comes from, or of the
+    name that the report gives it. A foreign patch that is not bound to a block is taken by the address `all` only.
+    """
+
+    slot: str = ALL
+    owner: str = ALL
+    address: Address = Address()
+
+    def takes(self, part: Placed) -> bool:
+        """Tell whether a foreign patch is selected."""
+        if self.slot not in (ALL, part.slot) or not self._owns(FOREIGN, str(part)):
+            return False
+        if self.address.everywhere:
+            return True
+        if part.address is None or len(part.address) not in (2, 3):
+            return False
+        room, number, index = (*part.address, None)[:3]
+        return self.address.matches(room, number, index, KINDS.get(part.slot))
+
+    def takes_entry(self, entry: Entry, slots: Iterable[str]) -> bool:
+        """Tell whether a patch of this library, which is in some slots, is selected wherever its blocks are."""
+        source = type(entry.value)
+        name = f"{source.__module__}.{source.__qualname__} {entry.name}"
+        return self.slot in (ALL, entry.slot, *slots) and self._owns(OURS, name)
+
+    def _owns(self, side: str, name: str) -> bool:
+        wanted = self.owner.strip().lower()
+        return wanted in (ALL, side) if wanted in (ALL, OURS, FOREIGN) else wanted in name.lower()
+
+    def __str__(self) -> str:
+        return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"
+
+
+def put(model: Any, value: Method | Rule | Sentinel, host: Host | None = None) -> Any:
+    """Return a clone of a model with a method, a rule or a sentinel on it.
+
+    Raises AddressError naming it when its address does not fit the model.
+    """
+    try:
+        if isinstance(value, Rule):
+            return attach_rule(model, value)
+        return attach_sentinel(model, value) if isinstance(value, Sentinel) else attach(model, value, host)
+    except AddressError as error:
+        raise AddressError(f"{value.name}: {str(error).removeprefix(f'{value.name}: ')}") from None
+
+
+def remove_patches(model: Any, selection: Selection, host: Host | None = None) -> tuple[Any, list[str]]:
+    """Return a clone of a model without the selected patches, and a line about each of them.
+
+    A patch of this library is taken off whole when all its blocks are selected, else it stays in the others. All that
+    is left keeps its order. Raises AddressError when the address does not fit the model, ValueError when nothing is
+    selected, with a list of what there is, or when a patch cannot be restricted so.
+    """
+    _check_address(selection.address, model)
+    parts = list(placed(model))
+    foreign = [part for part in parts if part.number is None and selection.takes(part)]
+    lines, left = [f"removed {part}" for part in foreign], {}
+    for entry in entries(model):
+        value = entry.value
+        if selection.takes_entry(entry, [part.slot for part in parts if part.number == entry.number]):
+            value = _left(entry, selection.address)
+        if value is None:
+            lines.append(f"removed {entry.name}")
+            continue
+        left[entry.number] = value
+        if value is not entry.value:
+            lines.append(f"restricted {entry.name} to {value.address}")
+    if not lines:
+        raise ValueError(f"no patch to remove at {selection}; {_contents(model)}")
+    clone, numbers = _put_all(bare(model, foreign), left, host)
+    order_as(model, clone, numbers)
+    return clone, lines
+
+
+def copy_patches(source: Any, target: Any, foreign: bool = False, host: Host | None = None) -> Any:
+    """Return a clone of the target with the patches of the source put after its own, in the source's order.
+
+    With `foreign` also the functions in lists and the replaced attentions of other packs; where the target has a
+    replaced attention of another pack in the same place, the copy takes it over. Raises AddressError naming the patch
+    when its address does not fit the target, ValueError when there is nothing to copy.
+    """
+    theirs = [part for part in placed(source) if foreign and part.number is None and _copied(part)]
+    ours = {entry.number: entry.value for entry in entries(source)}
+    if not ours and not theirs:
+        raise ValueError(f"no patch to copy; {_contents(source)}")
+    clone = target.clone()
+    for part in theirs:
+        if part.address is not None:
+            _replace(clone, part)
+    clone, numbers = _put_all(clone, ours, host)
+    lists, before, own = (lists_of(model) for model in (clone, source, target))
+    for part in theirs:
+        if part.address is None:
+            lists.setdefault(part.slot, []).append(part.patch)
+    for slot, patches in lists.items():
+        first = len(own.get(slot, []))
+        set_list(clone, slot, patches[:first] + as_in(before.get(slot, []), patches[first:], numbers))
+    return clone
+
+
+def _put_all(model: Any, values: Mapping[int, Any], host: Host | None) -> tuple[Any, dict[int, int]]:
+    """Put values on a model; return the clone and the new numbers by the old."""
+    numbers = {}
+    for number, value in values.items():
+        model = put(model, value, host)
+        numbers[number] = len(entries(model))
+    return model, numbers
+
+
+def _contents(model: Any) -> str:
+    ours = [f"{entry.name} ({entry.slot})" for entry in entries(model)]
+    foreign = dict.fromkeys(str(part) for part in placed(model) if part.number is None)
+    names = [*ours, *foreign]
+    return "the model has none" if not names else "the model has\n" + "\n".join(f"- {name}" for name in names)
+
+
+def _check_address(address: Address, model: Any) -> None:
+    """Raise AddressError for an address that names no transformer block and no whole block of the model."""
+    if address.everywhere:
+        return
+    try:
+        select(address, model)
+    except AddressError:
+        if address.kind != ALL or not model_blocks(model):
+            raise
+        with contextlib.suppress(AddressError):
+            select(address.narrowed("block"), model)
+            return
+        raise
+
+
+# What is left of a patch
+
+
+def _left(entry: Entry, address: Address) -> Any:
+    """Return the value of an entry without the blocks of an address, None when nothing is left of it."""
+    gone = {(block, kind) for block, kind in entry.targets if address.matches(*block, kind)}
+    stay = [cell for cell in entry.targets if cell not in gone]
+    if address.everywhere or not stay:
+        return None
+    if not gone:
+        return entry.value
+    given: Address = entry.value.address
+    kinds = {kind for _, kind in stay}
+    if {block for block, _ in gone}.isdisjoint(block for block, _ in stay):
+        given = Address(given.terms + _excluded(gone, entry), given.kind)
+    elif len(kinds) == 1 and kinds.isdisjoint(kind for _, kind in gone):
+        given = given.narrowed(kinds.pop())
+    else:
+        raise ValueError(
+            f"{entry.name} works on self- and cross-attention with one address, so it cannot lose one of them in "
+            f"'{address}' only; leave 'self' or 'cross' out, or select all blocks"
+        )
+    return dataclasses.replace(entry.value, address=given)
+
+
+def _excluded(gone: Iterable[tuple[BlockId, str]], entry: Entry) -> tuple[Term, ...]:
+    """Return terms that leave blocks out, one for a block of which all transformer blocks go."""
+    blocks = {block for block, _ in gone}
+    stay = {block[:2] for block, _ in entry.targets if block not in blocks}
+    terms = [
+        Term(block.room, block.number, block.number, block.inner if block[:2] in stay else None, exclude=True)
+        for block in sorted(blocks)
+    ]
+    return tuple(dict.fromkeys(terms))
+
+
+# Foreign patches of another model
+
+
+def _copied(part: Placed) -> bool:
+    return part.slot not in (OVERRIDE, WRAPPERS, *SINGLES)
+
+
+def _replace(clone: Any, part: Placed) -> None:
+    """Put a foreign replace patch on a clone, inside the stack that may be there."""
+    address = part.address or ()
+    blocks = model_blocks(clone)
+    if part.slot in KINDS and address not in {key for info in blocks for key in (info.id, info.id[:2])}:
+        raise AddressError(f"{part}: this model has no such block; it has {describe(blocks)}")
+    there = clone.model_options["transformer_options"].get("patches_replace", {}).get(part.slot, {}).get(address)
+    patch = dataclasses.replace(there, foreign=part.patch, exact=True) if isinstance(there, Stack) else part.patch
+    if foreign_in(there) is not None:
+        log.warning(
+            "Attention Patchbay: %s takes the place of %s.", part, Placed(part.slot, foreign_in(there), address)
+        )
+    clone.set_model_patch_replace(patch, part.slot, *address)

@@ -1,0 +1,241 @@
+"""Presets: what is written is what is read, and what cannot be read is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import logging
+import math
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched import patches
+from attention_patchbay.ldm_patched.patches import preset as module
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.attention_patch import SLOTS, AttentionPatch, operations_for
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.inventory import entries
+from attention_patchbay.ldm_patched.patches.preset import (
+    PARTS,
+    PATCHES,
+    Preset,
+    from_json,
+    preset_of,
+    put_preset,
+    to_json,
+)
+from attention_patchbay.ldm_patched.patches.router import BACKENDS, Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, parse
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .models import HALF, ZERO, patcher, run, unchanged
+
+PERCENTS = st.floats(0.0, 1.0)
+TERMS = st.sampled_from(
+    ["all", "i4", "input:7-8", "m", "middle.1", "output:3-", "o3.1", "!o5", "double:0-18", "single"]
+)
+CURVES = st.sampled_from(["constant", "linear", "cosine", "0:0, 0.5:1, 1:0"])
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def addresses(draw: st.DrawFn, kinds: tuple[str, ...]) -> Address:
+    terms = ", ".join(draw(st.lists(TERMS, min_size=1, max_size=3)))
+    return parse(f"{terms} {draw(st.sampled_from(('', *kinds)))}")
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    start, end = sorted(draw(st.tuples(PERCENTS, PERCENTS)))
+    return Schedule(start, end, draw(CURVES))
+
+
+@st.composite
+def attention_patches(draw: st.DrawFn) -> AttentionPatch:
+    slot = draw(st.sampled_from(SLOTS))
+    operation = draw(st.sampled_from(operations_for(slot)))
+    value = draw(FINITE.filter(lambda x: operation != "temperature" or x > 0))
+    kind = "self" if slot.startswith("attn1") else "cross"
+    return AttentionPatch(slot, operation, value, draw(PERCENTS), draw(addresses((kind,))), draw(schedules()))
+
+
+WEAKENINGS = st.one_of(st.just(Perturbed()), st.builds(SmoothedEnergy, st.floats(0.0, math.inf, exclude_min=True)))
+RULES = st.builds(Rule, st.sampled_from(BACKENDS), addresses(("self", "cross")), schedules())
+GUIDANCES = st.builds(Guidance, WEAKENINGS, FINITE, addresses(("self",)), schedules())
+LEFT_OUT = st.lists(st.tuples(st.text(), st.text()), max_size=2).map(tuple)
+
+
+@given(st.lists(st.one_of(RULES, attention_patches(), GUIDANCES), max_size=4), LEFT_OUT)
+@settings(max_examples=150, deadline=None)
+def test_what_is_written_is_read(values: list[Any], left_out: tuple[tuple[str, str], ...]) -> None:
+    preset = Preset(tuple(values), left_out)
+    text = to_json(preset)
+    assert from_json(text) == preset
+    assert to_json(from_json(text)) == text
+    assert json.loads(text)["patchbay"] == 1
+
+
+def test_a_preset_is_readable() -> None:
+    guidance = Guidance(SmoothedEnergy(), 2.0, parse("middle, o0-1"), Schedule(0.0, 0.5))
+    assert json.loads(to_json(Preset((guidance,)))) == {
+        "patchbay": 1,
+        "patches": [
+            {
+                "type": "Guidance",
+                "weakening": {"type": "SmoothedEnergy", "sigma": "inf"},
+                "scale": 2.0,
+                "address": "middle, output:0-1",
+                "schedule": {"start_percent": 0.0, "end_percent": 0.5, "curve": "constant"},
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "preset, this is not JSON: .*line 1 column 2"),
+        ("[" * 100_000, "preset, this is not JSON"),
+        ("[]", "preset, its shape: write"),
+        ('{"patchbay": 1, "patches": {}}', "preset, its shape: write"),
+        ('{"patchbay": 2, "patches": []}', "preset, its version: it is 2; this pack reads 1"),
+        ('{"patches": []}', "preset, its version: it is None"),
+        ('{"patchbay": 1, "patch": []}', "unknown field 'patch'; there are patchbay, patches, left_out"),
+        ('{"patchbay": 1, "left_out": ["x"]}', "preset, left_out: write objects with name and reason"),
+        ('{"patchbay": 1, "patches": [3]}', 'preset, patch 1: write an object such as {"type": "Rule", ...}'),
+        ('{"patchbay": 1, "patches": [{"type": "Rule"}, {"type": "Foo"}]}', "preset, patch 2: unknown type 'Foo'"),
+        (
+            '{"patchbay": 1, "patches": [{"type": "Perturbed"}]}',
+            "unknown type 'Perturbed'; choose one of Rule",
+        ),
+    ],
+)
+def test_a_wrong_preset_is_refused_with_the_place(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"slit": 1}, "unknown field 'slit'; there are slot, operation, value, strength, address, schedule"),
+        ({"value": "1"}, '.value: "1" is not a number'),
+        ({"value": True}, ".value: true is not a number"),
+        ({"value": 10**400}, ".value: int too large"),
+        ({"value": "inf"}, ": value is inf; give a finite number"),
+        ({"slot": None}, ".slot: null is not text"),
+        ({"slot": "attn3.q"}, ": unknown slot 'attn3.q'"),
+        ({"address": "middle, inptu:3"}, ".address: block address, column 9: unknown block 'inptu'"),
+        ({"schedule": [0, 1]}, ".schedule: write an object with start_percent, end_percent, curve"),
+        ({"schedule": {"end": 1}}, ".schedule: unknown field 'end'"),
+        ({"schedule": {"curve": "zigzag"}}, ".schedule: curve: cannot read 'zigzag'"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], reason: str) -> None:
+    text = json.dumps({"patchbay": 1, "patches": [{"type": "AttentionPatch", **fields}]})
+    with pytest.raises(ValueError) as refusal:
+        from_json(text)
+    assert str(refusal.value).startswith("preset, patch 1 AttentionPatch")
+    assert reason in str(refusal.value)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A value with every type of field."""
+
+    count: int
+    flag: bool
+    pair: tuple[float, str]
+    many: tuple[int, ...]
+    maybe: float | None = None
+    part: Perturbed | None = None
+    address: Address = Address()
+
+
+def test_every_type_of_field_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATCHES", (Odd,))
+    for value in (
+        Odd(3, True, (math.inf, "x"), (1, 2, 3), 0.5, Perturbed()),
+        Odd(-1, False, (-math.inf, ""), ()),
+    ):
+        preset: Any = Preset((value,))  # type: ignore[arg-type]
+        assert from_json(to_json(preset)) == preset
+    given: dict[str, Any] = {"type": "Odd", "count": 3, "flag": True, "pair": [1, "x"], "many": [1]}
+    for fields, reason in (
+        ({"count": 3.5}, ".count: 3.5 is not a whole number"),
+        ({"flag": 1}, ".flag: 1 is not true or false"),
+        ({"pair": [1]}, ".pair: [1] is not a list of 2"),
+        ({"many": 1}, ".many: 1 is not a list"),
+        ({"many": ["x"]}, '.many[0]: "x" is not a whole number'),
+        ({"part": {"type": "Odd"}}, ".part: unknown type 'Odd'; choose one of Perturbed"),
+    ):
+        with pytest.raises(ValueError) as refusal:
+            from_json(json.dumps({"patchbay": 1, "patches": [given | fields]}))
+        assert reason in str(refusal.value)
+    del given["flag"]
+    with pytest.raises(ValueError, match="the field 'flag' is missing"):
+        from_json(json.dumps({"patchbay": 1, "patches": [given]}))
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(AttentionPatch):
+    mask: Any = None
+
+
+def test_what_text_cannot_hold_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PATCHES", (*PATCHES, Masked))
+    model = attach(attach(patcher(), Masked(value=2.0, mask=torch.zeros(2))), ZERO)
+    model.set_model_attn1_output_patch(lambda n, extra_options: n)
+    preset = from_json(to_json(preset_of(model)))
+    assert preset.patches == (ZERO,)
+    (foreign, why), (name, reason) = preset.left_out
+    assert __name__ in foreign and why == "a patch of another pack"
+    assert name == "scale 2 attn1.out on all" and reason == "Masked.mask is a Tensor, which text cannot hold"
+    with caplog.at_level(logging.WARNING):
+        put_preset(patcher(), preset)
+    assert "the preset does not hold scale 2 attn1.out on all: Masked.mask is a Tensor" in caplog.text
+
+
+def test_a_loaded_preset_is_what_the_nodes_themselves_would_have_put() -> None:
+    values = [ZERO, Rule("basic"), HALF, Guidance(Perturbed(), 1.0, parse("middle"))]
+    model = patcher()
+    with unchanged(model):
+        loaded = put_preset(model, Preset(tuple(values)))  # type: ignore[arg-type]
+    assert [entry.value for entry in entries(loaded)] == values
+    by_hand = attach(attach(put_preset(model, Preset((ZERO, Rule("basic")))), HALF), values[3])
+    assert torch.equal(run(loaded), run(by_hand))
+    assert preset_of(loaded) == Preset(tuple(values))  # type: ignore[arg-type]
+
+
+def test_an_empty_preset_changes_nothing() -> None:
+    model = patcher()
+    assert from_json(" \n") == from_json(to_json(Preset())) == Preset()
+    clone = put_preset(model, Preset())
+    assert clone is not model and torch.equal(run(clone), run(model))
+
+
+def test_an_address_that_the_model_lacks_names_the_patch() -> None:
+    with pytest.raises(AddressError, match="zero attn1.out on input:9: block address"):
+        put_preset(patcher(), Preset((dataclasses.replace(ZERO, address=parse("input:9")),)))
+
+
+def test_every_method_can_be_saved() -> None:
+    """A method that is neither in PATCHES nor here has to be put into one of them."""
+    hold_tensors: set[str] = set()
+    found = {
+        value.__name__
+        for info in pkgutil.iter_modules(patches.__path__)
+        for value in vars(importlib.import_module(f"{patches.__name__}.{info.name}")).values()
+        if dataclasses.is_dataclass(value) and isinstance(value, type) and {"hooks", "neutral"} <= set(dir(value))
+    }
+    assert found - hold_tensors == {cls.__name__ for cls in PATCHES} - {"Rule"}
+    assert all(dataclasses.is_dataclass(part) for part in PARTS)
