@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .gate import Gate
+from .stack import CONTEXT_TOKENS
 
 POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
 
@@ -33,6 +34,22 @@ def rows(side: int, options: Mapping[str, Any], batch: int) -> list[slice]:
     sides = options.get("cond_or_uncond", [POSITIVE])
     size = batch // len(sides)
     return [slice(i * size, (i + 1) * size) for i, current in enumerate(sides) if current == side]
+
+
+def repeats(length: int, x: Tensor, options: Mapping[str, Any]) -> int:
+    """Return how often the host repeated a prompt of `length` tokens so that it is as long as those of its batch.
+
+    `x` are keys or values (b, n, c); what other methods appended to them is not counted.
+
+    Raises ValueError where the context is not that of such a prompt.
+    """
+    tokens = options.get(CONTEXT_TOKENS, x.shape[1])
+    if tokens % length:
+        raise ValueError(
+            f"the context has {tokens} tokens, but the prompt given to this node has {length}; give it the text and "
+            "the CLIP that the positive prompt was made of"
+        )
+    return tokens // length
 
 
 @dataclass(frozen=True, eq=False)

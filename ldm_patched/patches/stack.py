@@ -11,6 +11,8 @@ from torch import Tensor
 from ..ldm.modules.backends.dispatch import optimized_attention
 from .targets import BlockId
 
+CONTEXT_TOKENS = "patchbay_context_tokens"  # in the options of a call: the tokens of the context that the model gets
+
 Attend = Callable[..., Tensor]  # the attention function of the host
 Inner = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -90,7 +92,9 @@ def uncover_call(
     transformer_options: dict[str, Any],
     **kwargs: Any,
 ) -> Tensor:
-    """Call the model with its stacks around later entries; a wrapper for APPLY_MODEL."""
+    """Call the model with its stacks around later entries, and say how long its context is; for APPLY_MODEL."""
     slots = transformer_options.get("patches_replace", {})
     options = {**transformer_options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    if c_crossattn is not None:
+        options[CONTEXT_TOKENS] = c_crossattn.shape[1]
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
