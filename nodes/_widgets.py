@@ -20,8 +20,8 @@ def blocks(default: str = "all") -> Any:
     )
 
 
-def window() -> list[Any]:
-    """Return the inputs for the part of the run in which a patch acts."""
+def window(end: float = 1.0) -> list[Any]:
+    """Return the inputs for the part of the run in which a patch acts; it ends at `end` by default."""
     return [
         io.Float.Input(
             "start_percent",
@@ -33,7 +33,7 @@ def window() -> list[Any]:
         ),
         io.Float.Input(
             "end_percent",
-            default=1.0,
+            default=end,
             min=0.0,
             max=1.0,
             step=0.01,
