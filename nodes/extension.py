@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, demo, guidance, report
+from . import attention_maps, attention_patch, backend, demo, guidance, report
 from ._host import ComfyExtension, io, register_host_backends
 
-NODES = [*backend.NODES, *attention_patch.NODES, *guidance.NODES, *report.NODES, *demo.NODES]
+NODES = [*backend.NODES, *attention_patch.NODES, *guidance.NODES, *attention_maps.NODES, *report.NODES, *demo.NODES]
 
 
 class PatchbayExtension(ComfyExtension):
