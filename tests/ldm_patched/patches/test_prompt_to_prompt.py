@@ -5,10 +5,17 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules import samplers
+from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, SHAPES
+from attention_patchbay.ldm_patched.modules.demo.judge import look, segments
+from attention_patchbay.ldm_patched.modules.sample import common_ksampler
+from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.prompt_to_prompt import PromptToPrompt, pair
@@ -187,3 +194,30 @@ def test_it_is_a_value_that_refuses_wrong_settings() -> None:
     for settings, reason in wrong:
         with pytest.raises(ValueError, match=reason):
             PromptToPrompt(**{"source": SOURCE, "edited": SWAP, **settings})
+
+
+def test_a_recoloured_shape_stays_where_it_was() -> None:
+    """The captions name no places, so that the edited one alone would often arrange its two shapes anew."""
+    model, clip, vae = load_checkpoint(CHECKPOINT)
+    words = [
+        (COLOURS[i % 6], SHAPES[i % 4], SHAPES[(i + i // 4) % 4], COLOURS[(i + j) % 6])
+        for i in range(6)
+        for j in (1, 2)
+    ]
+    captions = [f"a {first} {one} and a {second} {two}" for first, one, two, second in words]
+    latent = {"samples": torch.zeros(len(captions), 4, 16, 16), "batch_index": [i // 2 for i in range(len(captions))]}
+    positive, negative = [[torch.cat([clip.encode(caption) for caption in captions]), {}]], [[clip.encode(""), {}]]
+
+    def edit(patcher: Any) -> tuple[int, float]:
+        out = common_ksampler(patcher, 0, 8, 4.0, "euler", "normal", positive, negative, latent)
+        pictures = vae.decode(out["samples"]).numpy()
+        seen = [{one.colour for one in look(picture)} for picture in pictures[1::2]]
+        recoloured = sum(new in found for found, (*_, new) in zip(seen, words[1::2], strict=True))
+        masks = [np.any(list(segments(picture).values()), axis=0) for picture in pictures]
+        overlaps = [(a & b).sum() / (a | b).sum() for a, b in zip(masks[::2], masks[1::2], strict=True)]
+        return recoloured, float(np.mean(overlaps))
+
+    with torch.inference_mode():
+        _, plain = edit(model)
+        recoloured, kept = edit(attach(model, PromptToPrompt(*(token_ids(clip, caption) for caption in captions[:2]))))
+    assert kept >= plain + 0.05 and recoloured >= 4, (plain, kept, recoloured)
