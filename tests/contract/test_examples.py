@@ -75,9 +75,10 @@ def test_it_runs_in_the_embedded_host(path: Path, tmp_path: Path) -> None:
     workflow = api_form(path)
     (sampler,) = [node for node in workflow.values() if node["class_type"] == "KSampler"]
     sampler["inputs"]["steps"] = 2
+    (latent,) = [node for node in workflow.values() if node["class_type"] == "EmptyLatentImage"]
     run = Executor(NODES, Session(Folders(output=tmp_path))).run(workflow)
     assert len(run.ran) == len(workflow)
-    assert len(list(tmp_path.rglob("*.png"))) == 1
+    assert len(list(tmp_path.rglob("*.png"))) == latent["inputs"]["batch_size"]
 
 
 def test_every_node_of_the_pack_is_in_an_example() -> None:
