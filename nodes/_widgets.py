@@ -57,8 +57,8 @@ def unet_blocks(default: str) -> Any:
     )
 
 
-def window() -> list[Any]:
-    """Return the inputs for the part of the run in which a patch acts."""
+def window(end: float = 1.0) -> list[Any]:
+    """Return the inputs for the part of the run in which a patch acts; it ends at `end` by default."""
     return [
         io.Float.Input(
             "start_percent",
@@ -70,7 +70,7 @@ def window() -> list[Any]:
         ),
         io.Float.Input(
             "end_percent",
-            default=1.0,
+            default=end,
             min=0.0,
             max=1.0,
             step=0.01,

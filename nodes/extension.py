@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    attention_maps,
     attention_patch,
     backend,
     block_scaling,
@@ -33,6 +34,7 @@ NODES = [
     *cross_attention_guidance.NODES,
     *regions.NODES,
     *word_mask.NODES,
+    *attention_maps.NODES,
     *block_scaling.NODES,
     *block_skip.NODES,
     *sharing.NODES,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..ldm_patched.patches.alignment import token_ids
 from ..ldm_patched.patches.attach import attach
 from ..ldm_patched.patches.schedule import Schedule
 from ..ldm_patched.patches.targets import parse
@@ -60,12 +61,15 @@ class WordMaskNode(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the clone."""
         masks = mask if mask.ndim == 3 else mask[None]
-        return io.NodeOutput(attach(model, make(locate(clip, prompt, words), masks, **widgets), HOST))
+        return io.NodeOutput(
+            attach(model, make(locate(clip, prompt, words), masks, len(token_ids(clip, prompt)), **widgets), HOST)
+        )
 
 
 def make(
     positions: tuple[int, ...] = (),
     mask: torch.Tensor | None = None,
+    length: int = 77,
     strength: float = 1.0,
     blocks: str = "all",
     start_percent: float = 0.0,
@@ -78,7 +82,7 @@ def make(
     """
     masks = torch.ones(1, 1, 1) if mask is None else mask
     schedule = Schedule(start_percent, end_percent, curve)
-    return WordMask(positions, masks, strength, parse(blocks), schedule)
+    return WordMask(positions, masks, length, strength, parse(blocks), schedule)
 
 
 NODES = [WordMaskNode]

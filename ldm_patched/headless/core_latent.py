@@ -1,4 +1,4 @@
-"""ComfyUI's core nodes that resize and mask latents, for the embedded host."""
+"""ComfyUI's core nodes that resize and mask latents and choose their noise, for the embedded host."""
 
 from __future__ import annotations
 
@@ -121,4 +121,36 @@ class SetLatentNoiseMask(io.ComfyNode):
         return io.NodeOutput({**samples, "noise_mask": mask.reshape(-1, 1, *mask.shape[-2:])})
 
 
-NODES = [LatentUpscale, LatentUpscaleBy, SetLatentNoiseMask]
+class LatentBatchSeedBehavior(io.ComfyNode):
+    """Choose whether the latents of a batch start from the same noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="LatentBatchSeedBehavior",
+            category=f"{CATEGORY}/advanced",
+            description="Let the latents of a batch start from the same noise, or each from its own.",
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latents."),
+                io.Combo.Input(
+                    "seed_behavior",
+                    options=["random", "fixed"],
+                    default="fixed",
+                    tooltip="random: each from its own noise. fixed: all from the noise of the first.",
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, samples: Latent, seed_behavior: str) -> io.NodeOutput:
+        """Return the latents with the places in a batch that their noise is drawn at."""
+        out = {name: value for name, value in samples.items() if name != "batch_index"}
+        if seed_behavior == "fixed":
+            first = samples.get("batch_index", [0])[0]
+            out["batch_index"] = [first] * len(samples["samples"])
+        return io.NodeOutput(out)
+
+
+NODES = [LatentUpscale, LatentUpscaleBy, SetLatentNoiseMask, LatentBatchSeedBehavior]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .stack import uncover
+from .stack import CONTEXT_TOKENS, uncover
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
@@ -32,10 +32,14 @@ def call_model(
     transformer_options: dict[str, Any],
     **kwargs: Any,
 ) -> Tensor:
-    """Call the model with its stacks around later entries, and no stale graph; a wrapper for APPLY_MODEL."""
-    options, slots = transformer_options, transformer_options.get("patches_replace")
-    if slots:
-        options = {**options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    """Call the model with its stacks around later entries, the length of its context, and no stale graph.
+
+    A wrapper for APPLY_MODEL.
+    """
+    slots = transformer_options.get("patches_replace", {})
+    options = {**transformer_options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    if c_crossattn is not None:
+        options[CONTEXT_TOKENS] = c_crossattn.shape[1]
     if not compiles(options):
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     with marker(structure(options))():

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from .gate import Gate
-from .stack import Inner
+from .stack import CONTEXT_TOKENS, Inner
 
 POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
 # In the options of one block call:
 LENGTH = "patchbay_context"  # how many tokens are the context's own
 OTHER = "patchbay_other_prompt"  # another prompt stands in the place of the sampler's
+HIDDEN = "patchbay_hidden"  # the columns of the context whose keys and values were left out
 
 
 def prompt_tokens(conditioning: Sequence[Sequence[Any]]) -> Tensor:
@@ -37,6 +38,37 @@ def rows(side: int, options: Mapping[str, Any], batch: int) -> list[slice]:
     sides = options.get("cond_or_uncond", [POSITIVE])
     size = batch // len(sides)
     return [slice(i * size, (i + 1) * size) for i, current in enumerate(sides) if current == side]
+
+
+def repeats(length: int, x: Tensor, options: Mapping[str, Any]) -> int:
+    """Return how often the host repeated a prompt of `length` tokens so that it is as long as those of its batch.
+
+    `x` are keys or values (b, n, c); what other methods appended to them is not counted.
+
+    Raises ValueError where the context is not that of such a prompt.
+    """
+    tokens = options.get(CONTEXT_TOKENS, x.shape[1])
+    if tokens % length:
+        raise ValueError(
+            f"the context has {tokens} tokens, but the prompt given to this node has {length}; give it the text and "
+            "the CLIP that the positive prompt was made of"
+        )
+    return tokens // length
+
+
+def places(positions: Sequence[int], length: int, x: Tensor, options: Mapping[str, Any]) -> list[int]:
+    """Return the places in the context of tokens at `positions` of a prompt of `length` tokens, in each repeat of it.
+
+    `x` are keys or values (b, n, c). Raises ValueError where the context is not that of such a prompt.
+    """
+    starts = range(0, length * repeats(length, x, options), length)
+    return [start + position for start in starts for position in positions]
+
+
+def columns(some: Sequence[int], options: Mapping[str, Any]) -> list[int]:
+    """Return the columns of keys and values for places in the context, without those that were left out."""
+    hidden = options.get(HIDDEN, frozenset())
+    return [place - sum(gone < place for gone in hidden) for place in some if place not in hidden]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..ldm.modules.backends.dispatch import optimized_attention
 from .targets import BlockId
 
+CONTEXT_TOKENS = "patchbay_context_tokens"  # in the options of a call: the tokens of the context that the model gets
+
 Attend = Callable[..., Tensor]  # the attention function of the host
 Inner = Callable[..., Tensor]  # (q, k, v, **notes)
 

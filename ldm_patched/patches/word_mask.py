@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .context import LENGTH, OTHER, POSITIVE, rows
+from .context import HIDDEN, LENGTH, OTHER, POSITIVE, columns, places, rows
 from .gate import Gate
 from .grid import on_grid, token_grid
 from .hook import Around, Hook, Host
@@ -17,23 +17,22 @@ from .schedule import Schedule
 from .stack import Inner
 from .targets import Address
 
-HIDDEN = "patchbay_hidden"  # in the options further in: the positions whose keys and values were left out
-
 
 @dataclass(frozen=True, eq=False)
 class WordMask:
     """Let only the masked part of the picture attend to some words.
 
-    `positions` are the words' places in the context, `mask` (b, h, w) of 0 to 1 says where they may act; b is 1 or the
-    number of pictures. A token at mask m gets m times its usual result and 1 - m times that of attention in which the
-    words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1) times the curve is how
-    much of this is applied. Only the positive prompt is changed.
+    `positions` are the words' places in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
+    act; b is 1 or the number of pictures. A token at mask m gets m times its usual result and 1 - m times that of
+    attention in which the words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1)
+    times the curve is how much of this is applied. Only the positive prompt is changed.
 
     Raises ValueError naming the value and the fix.
     """
 
     positions: tuple[int, ...]
     mask: Tensor
+    length: int = 77
     strength: float = 1.0
     address: Address = field(default_factory=Address)
     schedule: Schedule = field(default_factory=Schedule)
@@ -43,6 +42,9 @@ class WordMask:
     def __post_init__(self) -> None:
         if self.mask.ndim != 3:
             raise ValueError(f"the mask has the shape {tuple(self.mask.shape)}; give (pictures, height, width)")
+        outside = [position for position in self.positions if not 0 <= position < self.length]
+        if outside:
+            raise ValueError(f"position {outside[0]} lies outside the prompt of {self.length} tokens")
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength is {self.strength}; give a number from 0 to 1")
         self.address.narrowed(self.kind)
@@ -76,13 +78,14 @@ class WordMaskLayer:
         positive = rows(POSITIVE, extra_options, len(q)) if weight else []
         if not positive:
             return inner(q, k, v)
-        hidden = extra_options.get(HIDDEN, frozenset())
-        columns = remaining(k.shape[1], self.method.positions, hidden)
-        notes: dict[str, Any] = {HIDDEN: hidden | set(self.method.positions)}
+        words = places(self.method.positions, self.method.length, k, extra_options)
+        gone = set(columns(words, extra_options))
+        left = [column for column in range(k.shape[1]) if column not in gone]
+        notes: dict[str, Any] = {HIDDEN: extra_options.get(HIDDEN, frozenset()) | set(words)}
         if LENGTH in extra_options:
-            notes[LENGTH] = extra_options[LENGTH] - (k.shape[1] - len(columns))
+            notes[LENGTH] = extra_options[LENGTH] - len(gone)
         out = inner(q, k, v).clone()
-        without = inner(q, k[:, columns], v[:, columns], **notes)
+        without = inner(q, k[:, left], v[:, left], **notes)
         outside = self._outside(q, extra_options) * weight
         for some in positive:
             part = outside if len(outside) == 1 else outside.repeat(len(out[some]) // len(outside) + 1, 1, 1)
@@ -92,17 +95,3 @@ class WordMaskLayer:
     def _outside(self, q: Tensor, options: Mapping[str, Any]) -> Tensor:
         mask = self.method.mask.to(q.device, torch.float32).clamp(0.0, 1.0)
         return 1.0 - on_grid(mask, token_grid(q.shape[1], options))[..., None]  # (b, n, 1)
-
-
-def remaining(columns: int, positions: tuple[int, ...], hidden: frozenset[int]) -> list[int]:
-    """Return which columns stay when words are left out, where those at `hidden` positions are gone already.
-
-    Raises ValueError for a position that the context lacks.
-    """
-    places = {place - sum(gone < place for gone in hidden) for place in positions if place not in hidden}
-    if any(place >= columns for place in places):
-        raise ValueError(
-            f"the words stand at {max(positions)}, but the prompt has {columns + len(hidden)} tokens; give this node "
-            "the very prompt and CLIP of the sampler"
-        )
-    return [column for column in range(columns) if column not in places]

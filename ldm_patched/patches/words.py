@@ -10,7 +10,7 @@ from typing import Any
 def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
     """Return the positions of words in the context that a CLIP object makes of a prompt.
 
-    `words` holds words or phrases, parted by commas or lines; each is found wherever it stands, and all its tokens
+    `words` holds words or phrases, separated by commas or lines; each is found wherever it stands, and all its tokens
     count. Weights such as `(red:1.2)` do not matter. Works with the CLIP objects of either host by their `tokenize`;
     two text encoders of one model number their positions alike. Raises ValueError for a word that the prompt lacks.
     """
@@ -21,10 +21,10 @@ def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
         wanted = [token for token in _tokens(clip, word) if token not in special]
         places = _places(spoken, wanted)
         if not places:
-            raise ValueError(f"words: {word!r} is not in the prompt {prompt!r}; write words as they stand there")
+            raise ValueError(f"the prompt {prompt!r} has no {word!r}; write the words as they stand in it")
         found.update(places)
     if not found:
-        raise ValueError("words is empty; write words of the prompt, parted by commas")
+        raise ValueError("no words are given; write some of the prompt's, separated by commas")
     return tuple(sorted(found))
 
 

@@ -76,9 +76,9 @@ def test_it_runs_in_the_embedded_host(path: Path, tmp_path: Path) -> None:
     workflow = api_form(path)
     (sampler,) = [node for node in workflow.values() if node["class_type"] == "KSampler"]
     sampler["inputs"]["steps"] = 2
+    (latent,) = [node for node in workflow.values() if node["class_type"] == "EmptyLatentImage"]
     run = Executor(NODES, Session(Folders(output=tmp_path))).run(workflow)
     assert len(run.ran) == len(workflow)
-    (latent,) = [node for node in workflow.values() if node["class_type"] == "EmptyLatentImage"]
     assert len(list(tmp_path.rglob("*.png"))) == latent["inputs"]["batch_size"]
 
 

@@ -71,7 +71,7 @@ CASES["word mask"] = Case(
     {"strength": 1.0, "blocks": "all"},
     {"strength": 0.0},
     {"strength": (2.0, "strength is 2"), "blocks": ("all self", "for cross-attention")},
-    {"clip": Letters(), "prompt": "abc", "words": "b", "mask": REGION.mask},
+    {"clip": Letters(), "prompt": "abcde", "words": "b", "mask": REGION.mask},
 )
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ALWAYS_WRONG: dict[str, tuple[Any, str]] = {"curve": ("zigzag", "curve"), "start_percent": (2.0, "start_percent is 2")}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.headless import core_latent as nodes
+from attention_patchbay.ldm_patched.modules.sample import prepare_noise
 
 LATENT = {"samples": torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0)), "batch_index": [1, 2]}
 
@@ -55,3 +56,22 @@ def test_a_mask_is_put_beside_the_samples(shape: tuple[int, ...]) -> None:
     assert out["noise_mask"].shape == (1 if len(shape) == 2 else 3, 1, 12, 10)
     assert torch.equal(out["noise_mask"].flatten(), mask.flatten())
     assert "noise_mask" not in LATENT
+
+
+@pytest.mark.parametrize(
+    ("samples", "behavior", "expected"),
+    [
+        (LATENT, "fixed", [1, 1]),
+        (LATENT, "random", None),
+        ({"samples": LATENT["samples"]}, "fixed", [0, 0]),
+        ({"samples": LATENT["samples"]}, "random", None),
+    ],
+)
+def test_the_noise_of_a_batch_is_one_or_many(
+    samples: dict[str, Any], behavior: str, expected: list[int] | None
+) -> None:
+    (out,) = nodes.LatentBatchSeedBehavior.execute(samples, behavior).args
+    assert out.get("batch_index") == expected and out["samples"] is samples["samples"]
+    assert LATENT["batch_index"] == [1, 2]
+    noise = prepare_noise(out["samples"], 3, out.get("batch_index"))
+    assert torch.equal(noise[0], noise[1]) == (behavior == "fixed")

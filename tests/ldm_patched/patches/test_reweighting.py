@@ -1,4 +1,4 @@
-"""Word weights: the formula on the attention matrix, the rows, and the edges."""
+"""Word weights: the formula with explicit maps, rows and repeats, the schedule, composition, and the demo model."""
 
 from __future__ import annotations
 
@@ -8,72 +8,125 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, PLACES, SHAPES, Thing
+from attention_patchbay.ldm_patched.modules.demo.evaluate import paint
+from attention_patchbay.ldm_patched.modules.demo.judge import look
+from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
-from attention_patchbay.ldm_patched.patches.reweighting import Reweighting
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.stack import CONTEXT_TOKENS
+from attention_patchbay.ldm_patched.patches.targets import parse
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .maps import applied, attend, layer, maps, options
+from .models import BLOCKS, STEPS, draw, patcher, run, unchanged
 
-MIDDLE = parse("middle")
+NEGATIVE_FIRST = options(1, 0)
 
 
-def test_the_attention_weights_of_the_words_are_scaled_after_the_softmax() -> None:
-    """The whole run, against a foreign replace that scales the columns of the matrix in float64."""
+def qkv(tokens: int = 7) -> tuple[torch.Tensor, ...]:
+    return draw(0, 4, 5, 8), draw(1, 4, tokens, 8), draw(2, 4, tokens, 8)
 
-    def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-        out = torch.zeros_like(q, dtype=torch.float64)
-        sides = options["cond_or_uncond"]
-        for b in range(len(q)):
-            for h in range(4):
-                part = slice(h * 16, h * 16 + 16)
-                matrix = (q[b, :, part].double() @ k[b, :, part].double().T / 4.0).softmax(-1)
-                if sides[b * len(sides) // len(q)] == 0:
-                    matrix[:, [1, 4]] *= 1.0 + (3.0 - 1.0) * 0.5
-                out[b, :, part] = matrix @ v[b, :, part].double()
-        return out.to(q.dtype)
 
-    plain = patcher()
-    plain.set_model_attn2_replace(by_hand, "middle", 0)
-    expected = run(plain)
-    out = run(attach(patcher(), Reweighting((1, 4), 3.0, 0.5, MIDDLE)))
-    assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert (out - run(patcher())).abs().max() > 1e-3 * expected.abs().max()
+@pytest.mark.parametrize(("weight", "strength", "curve"), [(0.0, 1.0, 1.0), (2.5, 0.5, 1.0), (-1.0, 1.0, 0.25)])
+def test_the_maps_of_the_words_are_scaled_on_the_positive_rows(weight: float, strength: float, curve: float) -> None:
+    q, k, v = qkv()
+    method = WordWeight((2, 5), weight, 7, strength)
+    out = layer(method, "attn2", curve).around(attend, q, k, v, NEGATIVE_FIRST)
+    weights = maps(q, k)
+    for row in (2, 3):  # the second half of the batch is the positive side
+        for token in (2, 5):
+            weights[row, :, :, token] *= 1 + (weight - 1) * strength * curve
+    assert (out - applied(weights, v)).abs().max() < 1e-6
+
+
+def test_a_prompt_that_the_host_repeated_is_scaled_in_every_copy() -> None:
+    q, k, v = qkv(14)
+    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, NEGATIVE_FIRST)
+    weights = maps(q, k)
+    weights[2:, :, :, [2, 9]] = 0
+    assert (out - applied(weights, v)).abs().max() < 1e-6
+
+
+def test_tokens_that_another_method_appended_are_left_alone() -> None:
+    q, k, v = qkv(14)
+    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, {**NEGATIVE_FIRST, CONTEXT_TOKENS: 7})
+    weights = maps(q, k)
+    weights[2:, :, :, 2] = 0
+    assert (out - applied(weights, v)).abs().max() < 1e-6
+
+
+def test_a_negative_side_alone_is_left_alone() -> None:
+    q, k, v = qkv()
+    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, options(1))
+    assert torch.equal(out, attend(q, k, v))
+
+
+def test_another_prompt_than_the_positive_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match="context has 7 tokens.*has 77; give it the text and the CLIP"):
+        run(attach(patcher(), WordWeight((2,))))
 
 
 def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> None:
     model = patcher()
     base = run(model)
     with unchanged(model):
-        for neutral in (Reweighting((1,), 1.0), Reweighting((1,), 0.0, 0.0)):
+        for neutral in (WordWeight((2,), 1.0, 7), WordWeight((2,), 0.0, 7, 0.0), WordWeight((), 0.0, 7)):
             assert torch.equal(run(attach(model, neutral)), base)
-        assert torch.equal(run(attach(model, Reweighting((1,), 0.0, schedule=Schedule(0.5, 0.5)))), base)
-        muted = attach(model, Reweighting((1, 2), 0.0, address=MIDDLE))
-        changed = run(muted)
-    assert not torch.equal(changed, base) and torch.equal(run(model), base)
-    assert f"words 1, 2 times 0 on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(recorder_of(muted))
+        weighted = attach(model, WordWeight((2,), 0.0, 7))
+        assert not torch.equal(run(weighted), base)
+    assert torch.equal(run(model), base) and torch.equal(run(weighted.clone()), run(weighted))
 
 
-def test_factors_multiply_and_order_does_not_matter_beside_another_prompt() -> None:
-    twice = attach(attach(patcher(), Reweighting((3,), 2.0)), Reweighting((3,), 2.0))
-    once = attach(patcher(), Reweighting((3,), 4.0))
-    assert torch.allclose(run(twice), run(once), rtol=1e-4, atol=1e-3)
-    other = NormalizedGuidance(draw(9, 1, 5, 16))
-    words = Reweighting((3,), 0.5)
-    first, second = (run(attach(attach(patcher(), a), b)) for a, b in ((other, words), (words, other)))
-    assert torch.allclose(first, second, rtol=1e-4, atol=1e-3)
+def test_the_window_and_the_curve() -> None:
+    never = attach(patcher(), WordWeight((2,), 0.0, 7, schedule=Schedule(0.0, 0.0)))
+    assert torch.equal(run(never), run(patcher()))
+    half = attach(patcher(), WordWeight((2,), 0.0, 7, schedule=Schedule(0.0, 0.5)))
+    run(half)
+    assert f"ran {STEPS // 2 * len(BLOCKS)} times in {len(BLOCKS)} of" in report.text(recorder_of(half))
+    curved = run(attach(patcher(), WordWeight((2,), 0.0, 7, schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    assert torch.allclose(curved, run(attach(patcher(), WordWeight((2,), 0.5, 7))), atol=1e-5)
 
 
-def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
-    method = Reweighting((1, 2), 0.5, 0.5, MIDDLE)
+def test_weights_multiply_in_either_order_and_run_inside_another_patch() -> None:
+    one, two = WordWeight((2, 3), 0.5, 7), WordWeight((3,), 4.0, 7)
+    first, second = run(attach(attach(patcher(), one), two)), run(attach(attach(patcher(), two), one))
+    by_hand = attach(attach(patcher(), WordWeight((2,), 0.5, 7)), WordWeight((3,), 2.0, 7))
+    assert torch.allclose(first, second, atol=1e-5) and torch.allclose(first, run(by_hand), atol=1e-5)
+    scale = AttentionPatch("attn2.out", "scale", 1.5)
+    orders = [run(attach(attach(patcher(), a), b)) for a, b in ((one, scale), (scale, one))]
+    assert torch.equal(*orders)
+
+
+def test_it_is_a_value_that_refuses_wrong_settings() -> None:
+    method = WordWeight((2, 3), 1.5, 7, 0.5, parse("middle"), Schedule(0.0, 0.5))
     assert pickle.loads(pickle.dumps(method)) == method
-    with pytest.raises(ValueError, match="weight is nan"):
-        Reweighting((1,), math.nan)
-    with pytest.raises(ValueError, match="strength is 2"):
-        Reweighting((1,), 0.5, 2.0)
-    with pytest.raises(AddressError, match="this is for cross-attention"):
-        Reweighting((1,), 0.5, address=parse("self"))
-    with pytest.raises(ValueError, match="the prompt has 7 tokens; give this node the very prompt"):
-        run(attach(patcher(), Reweighting((50,), 0.5)))
+    assert method.name == "word weight 1.5 of tokens 2, 3 x 0.5 on middle 0-50%"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"positions": (7,)}, "position 7 lies outside the prompt of 7 tokens"),
+        ({"weight": math.nan}, "weight is nan"),
+        ({"strength": 1.5}, "strength is 1.5"),
+        ({"address": parse("middle self")}, "says self, but this is for cross-attention"),
+    ]
+    for settings, reason in wrong:
+        with pytest.raises(ValueError, match=reason):
+            WordWeight(**{"positions": (2,), "length": 7, **settings})
+
+
+def test_a_colour_without_attention_does_not_show_and_the_place_stays() -> None:
+    model, clip, vae = load_checkpoint(CHECKPOINT)
+    things = [Thing(SHAPES[i % 4], COLOURS[i % 6], tuple(PLACES)[i % 5]) for i in range(10)]
+
+    def right(patcher: Any) -> tuple[int, int]:
+        pictures = paint((patcher, clip, vae), [str(thing) for thing in things], steps=8)
+        seen = list(zip(things, map(look, pictures), strict=True))
+        colours = sum(any(one.colour == thing.colour for one in found) for thing, found in seen)
+        return colours, sum(any(one.place == thing.place for one in found) for thing, found in seen)
+
+    with torch.inference_mode():
+        colours, places = right(attach(model, WordWeight((2,), 0.0)))
+        assert right(model)[0] >= 9
+        assert colours <= 5 and places >= 8

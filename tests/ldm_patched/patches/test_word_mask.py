@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
+from attention_patchbay.ldm_patched.patches.context import HIDDEN, columns, places
 from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.word_mask import WordMask, remaining
+from attention_patchbay.ldm_patched.patches.word_mask import WordMask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, conditioning, draw, patcher, run, unchanged
 
 MIDDLE = parse("middle")
 SOFT = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -53,15 +55,15 @@ def masked_run(masks: list[tuple[list[int], torch.Tensor, float]]) -> torch.Tens
 
 def test_outside_the_mask_the_softmax_lacks_the_words() -> None:
     expected = masked_run([([1, 4], SOFT, 0.8)])
-    out = run(attach(patcher(), WordMask((1, 4), SOFT, 0.8, MIDDLE)))
+    out = run(attach(patcher(), WordMask((1, 4), SOFT, 7, 0.8, MIDDLE)))
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (out - run(patcher())).abs().max() > 1e-3 * expected.abs().max()
 
 
 def test_two_masks_count_the_words_of_both() -> None:
     expected = masked_run([([1, 4], SOFT, 1.0), ([0, 4, 5], LEFT, 1.0)])
-    first = attach(patcher(), WordMask((1, 4), SOFT, address=MIDDLE))
-    out = run(attach(first, WordMask((0, 4, 5), LEFT, address=MIDDLE)))
+    first = attach(patcher(), WordMask((1, 4), SOFT, 7, address=MIDDLE))
+    out = run(attach(first, WordMask((0, 4, 5), LEFT, 7, address=MIDDLE)))
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -69,10 +71,10 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
     model = patcher()
     base = run(model)
     with unchanged(model):
-        for neutral in (WordMask((1,), torch.ones(1, 4, 4)), WordMask((1,), LEFT, 0.0), WordMask((), LEFT)):
+        for neutral in (WordMask((1,), torch.ones(1, 4, 4), 7), WordMask((1,), LEFT, 7, 0.0), WordMask((), LEFT, 7)):
             assert torch.equal(run(attach(model, neutral)), base)
-        assert torch.equal(run(attach(model, WordMask((1,), LEFT, schedule=Schedule(0.5, 0.5)))), base)
-        masked = attach(model, WordMask((1, 2), LEFT, address=MIDDLE))
+        assert torch.equal(run(attach(model, WordMask((1,), LEFT, 7, schedule=Schedule(0.5, 0.5)))), base)
+        masked = attach(model, WordMask((1, 2), LEFT, 7, address=MIDDLE))
         changed = run(masked)
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
     assert f"words 1, 2 within a mask on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(recorder_of(masked))
@@ -81,7 +83,7 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
 def test_it_stands_inside_and_outside_of_other_prompts() -> None:
     """A region everywhere hides the sampler's prompt, and with it the words; a negative prompt keeps its own words."""
     tokens = draw(9, 1, 5, 16)
-    everywhere, words = RegionalPrompt((Region(tokens, torch.ones(1, 8, 8)),)), WordMask((1,), LEFT)
+    everywhere, words = RegionalPrompt((Region(tokens, torch.ones(1, 8, 8)),)), WordMask((1,), LEFT, 7)
     inside = run(attach(attach(patcher(), words), everywhere))
     assert torch.allclose(inside, run(attach(patcher(), everywhere)), rtol=1e-4, atol=1e-3)
     for order in ((words, NormalizedGuidance(tokens)), (NormalizedGuidance(tokens), words)):
@@ -91,21 +93,34 @@ def test_it_stands_inside_and_outside_of_other_prompts() -> None:
 
 
 @given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
-def test_columns_are_those_of_the_positions(size: int, positions: set[int], hidden: set[int]) -> None:
+def test_columns_are_those_of_the_places(size: int, positions: set[int], hidden: set[int]) -> None:
     positions, hidden = ({place for place in some if place < size} for some in (positions, hidden))
-    columns = [place for place in range(size) if place not in hidden]
-    kept = remaining(len(columns), tuple(sorted(positions)), frozenset(hidden))
-    assert [columns[i] for i in kept] == [place for place in columns if place not in positions]
+    left = [place for place in range(size) if place not in hidden]
+    found = columns(sorted(positions), {HIDDEN: frozenset(hidden)})
+    assert [left[column] for column in found] == sorted(positions - hidden)
+
+
+def test_a_prompt_that_the_host_repeats_loses_the_words_in_every_repeat() -> None:
+    assert places((1, 3), 5, draw(0, 1, 18, 4), {"patchbay_context_tokens": 15}) == [1, 3, 6, 8, 11, 13]
+    model = attach(patcher(), WordMask((1,), torch.zeros(1, 4, 4), 7))
+    positive, longer = conditioning(1), [[torch.cat([conditioning(2)[0][0]] * 2, 1), {}]]
+    noise = draw(0, 1, 4, 8, 8)
+    settings = (4.0, 2, "euler", "normal", 1.0)
+    once = samplers.sample(model, noise, positive, conditioning(2), *settings, seed=0)
+    twice = samplers.sample(model, noise, positive, longer, *settings, seed=0)
+    assert torch.allclose(once, twice, rtol=1e-4, atol=1e-3)
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
-    method = WordMask((1, 2), LEFT, 0.5, MIDDLE)
+    method = WordMask((1, 2), LEFT, 7, 0.5, MIDDLE)
     assert pickle.loads(pickle.dumps(method)).name == method.name
     with pytest.raises(ValueError, match="give .pictures, height, width"):
         WordMask((1,), torch.ones(4, 4))
     with pytest.raises(ValueError, match="strength is 2"):
-        WordMask((1,), LEFT, 2.0)
+        WordMask((1,), LEFT, 7, 2.0)
     with pytest.raises(AddressError, match="this is for cross-attention"):
-        WordMask((1,), LEFT, address=parse("self"))
-    with pytest.raises(ValueError, match="the prompt has 7 tokens; give this node the very prompt"):
-        run(attach(patcher(), WordMask((50,), LEFT)))
+        WordMask((1,), LEFT, 7, address=parse("self"))
+    with pytest.raises(ValueError, match="position 50 lies outside the prompt of 7 tokens"):
+        WordMask((50,), LEFT, 7)
+    with pytest.raises(ValueError, match="the context has 7 tokens, but the prompt given to this node has 5"):
+        run(attach(patcher(), WordMask((1,), LEFT, 5)))

@@ -45,7 +45,7 @@ def test_all_tokens_of_a_word_count_and_parts_are_numbered_on() -> None:
     assert place == 77 + 1 + 80 - 75
 
 
-MISSING = [("green", "'green' is not in the prompt 'a red circle'"), (" , ", "empty")]
+MISSING = [("green", "the prompt 'a red circle' has no 'green'"), (" , ", "no words are given")]
 
 
 @pytest.mark.parametrize(("words", "reason"), MISSING)

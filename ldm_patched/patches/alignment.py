@@ -1,0 +1,46 @@
+"""Which tokens of one prompt stand for which of another (the seq_aligner of Hertz et al. 2022, arXiv 2208.01626)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EMBEDDING = -1  # stands for a token that is a vector, not an id
+
+Tokens = tuple[int, ...]
+
+
+def token_ids(clip: Any, prompt: str) -> Tokens:
+    """Return the token of each place in the context that a CLIP makes of a prompt, with its start, end and padding.
+
+    With two text encoders it is the one with fewer tokens, to which a host cuts the context.
+    """
+    encoders = [[entry[0] for chunk in chunks for entry in chunk] for chunks in clip.tokenize(prompt).values()]
+    return tuple(token if isinstance(token, int) else EMBEDDING for token in min(encoders, key=len))
+
+
+def alignment(source: Sequence[int], edited: Sequence[int]) -> Tensor:
+    """Return how the attention of the source's tokens is shared out among those of the edited prompt (n, m).
+
+    Equal tokens in equal order stand for each other, and so do the words that replace some at their place: one for one
+    where they are as many, else each gets an equal part of what all of those got. A column of zeros is a new token,
+    which keeps its own attention; a row of zeros is one that is gone.
+    """
+    shares = torch.zeros(len(source), len(edited))
+    matcher = SequenceMatcher(None, source, edited, autojunk=False)
+    for operation, i1, i2, j1, j2 in matcher.get_opcodes():
+        if operation == "equal" or (operation == "replace" and i2 - i1 == j2 - j1):
+            shares[range(i1, i2), range(j1, j2)] = 1.0
+        elif operation == "replace":
+            shares[i1:i2, j1:j2] = 1.0 / (j2 - j1)
+    return shares
+
+
+def repeated(shares: Tensor, tokens: int) -> Tensor:
+    """Return shares (n, m) for both prompts repeated to `tokens`: (tokens, tokens)."""
+    n, m = shares.shape
+    return shares.repeat(tokens // n, tokens // m) * (m / tokens)

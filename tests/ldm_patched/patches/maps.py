@@ -1,0 +1,51 @@
+"""Explicit attention maps in float64, and a layer called by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.patches.gate import Gate
+from attention_patchbay.ldm_patched.patches.hook import Host
+from attention_patchbay.ldm_patched.patches.recorder import Entry
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import BlockId
+from torch import Tensor
+
+HEADS = 2
+HERE = BlockId("middle", 0)
+
+
+def heads(x: Tensor) -> Tensor:
+    """Return (b, n, h * d) as (b, h, n, d)."""
+    return x.double().unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+def maps(q: Tensor, k: Tensor) -> Tensor:
+    """Return the attention weights (b, h, n, m)."""
+    q, k = heads(q), heads(k)
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])
+    exps = (scores - scores.amax(-1, keepdim=True)).exp()
+    return exps / exps.sum(-1, keepdim=True)
+
+
+def applied(weights: Tensor, v: Tensor) -> Tensor:
+    """Return maps times values as (b, n, h * d)."""
+    return torch.einsum("bhnm,bhmd->bhnd", weights, heads(v)).transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return applied(maps(q, k), v).to(v.dtype)
+
+
+def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
+    """Return the layer that a method puts on a slot, with its gate as far open as `curve`."""
+    schedule = Schedule(curve=f"0:{curve}, 1:{curve}")
+    gate = Gate(Entry(method.name, schedule=schedule), frozenset({HERE}))
+    (found,) = [hook.layer for hook in method.hooks(gate, Host()) if hook.slot == slot]
+    return found
+
+
+def options(*sides: int, **more: Any) -> dict[str, Any]:
+    return {"block": ("middle", 0), "block_index": 0, "cond_or_uncond": list(sides), "n_heads": HEADS, **more}
