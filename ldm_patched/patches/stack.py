@@ -12,7 +12,12 @@ from ..ldm.modules.backends.dispatch import optimized_attention
 from .targets import BlockId
 
 Attend = Callable[..., Tensor]  # the attention function of the host
-Inner = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Inner(Protocol):
+    """The call below a layer; `options` in place of the layer's own tells those below what has changed for them."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any] = ..., /) -> Tensor: ...
 
 
 class Layer(Protocol):
@@ -41,8 +46,8 @@ class Stack:
     def _run(self, depth: int, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         if depth:
 
-            def inner(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                return self._run(depth - 1, q, k, v, extra_options)
+            def inner(q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any] = extra_options) -> Tensor:
+                return self._run(depth - 1, q, k, v, options)
 
             return self.layers[depth - 1].around(inner, q, k, v, extra_options)
         if self.foreign is not None:
