@@ -71,6 +71,7 @@ class Recorder:
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     calls: Counter[Call] = field(default_factory=Counter)
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    skips: dict[int, str] = field(default_factory=dict)  # entry number -> why it last did nothing where it should
     placed: frozenset[tuple[int, BlockId | None]] = frozenset()
     percents: dict[float, float] = field(default_factory=dict)  # sigma -> how far the run is there
     choices: dict[tuple, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class Recorder:
     def start(self, percent_to_sigma: Callable[[float], float], placed: frozenset[tuple[int, BlockId | None]]) -> None:
         """Forget the last run before the next."""
         with self._lock:
-            for counts in (self.seen, self.calls, self.patched, self.percents, self.choices, self.memories):
+            for counts in (self.seen, self.calls, self.patched, self.skips, self.percents, self.choices, self.memories):
                 counts.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma
