@@ -34,14 +34,17 @@ def piece_grid(x: Tensor, options: Mapping[str, Any]) -> tuple[int, int] | None:
     None in a video model's attention over time, whose tokens are frames. Raises ValueError where another patch has
     changed their number.
     """
-    batch, tokens = x.shape[:2]
     piece: tuple[int, int] | None = options.get(PIECE)
-    if piece is not None and math.prod(piece) == tokens:
+    if piece is not None and math.prod(piece) == x.shape[1]:
         return piece
+    return None if over_time(x, options) else token_grid(x.shape[1], options)
+
+
+def over_time(x: Tensor, options: Mapping[str, Any]) -> bool:
+    """Tell whether tokens (b, n, c) are the frames of a video, with its pixels in the batch."""
+    batch, tokens = x.shape[:2]
     frames, _, height, width = options["activations_shape"]
-    if height * width != tokens and batch * tokens == frames * height * width and piece is None:
-        return None
-    return token_grid(tokens, options)
+    return height * width != tokens and batch * tokens == frames * height * width and PIECE not in options
 
 
 def on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
