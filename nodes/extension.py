@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from . import attention_patch, backend, demo, guidance, report
+from . import attention_patch, backend, demo, guidance, report, temperature, tokens
 from ._host import ComfyExtension, io, register_host_backends
 
-NODES = [*backend.NODES, *attention_patch.NODES, *guidance.NODES, *report.NODES, *demo.NODES]
+NODES = [
+    *backend.NODES,
+    *attention_patch.NODES,
+    *temperature.NODES,
+    *tokens.NODES,
+    *guidance.NODES,
+    *report.NODES,
+    *demo.NODES,
+]
 
 
 class PatchbayExtension(ComfyExtension):
