@@ -18,6 +18,8 @@ from . import (
     self_attention_guidance,
     sentinel,
     sharing,
+    temperature,
+    tokens,
     tuning,
     word_mask,
 )
@@ -29,6 +31,8 @@ NODES = [
     *sentinel.NODES,
     *tuning.NODES,
     *attention_patch.NODES,
+    *temperature.NODES,
+    *tokens.NODES,
     *guidance.NODES,
     *self_attention_guidance.NODES,
     *cross_attention_guidance.NODES,

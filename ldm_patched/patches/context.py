@@ -110,4 +110,4 @@ def attend_to(
     """
     other_k, other_v = other
     k, v = (torch.cat([new, x[:, options[LENGTH] :]], dim=1) for new, x in ((other_k, k), (other_v, v)))
-    return inner(q, k, v, **{LENGTH: other_k.shape[1], OTHER: True})
+    return inner(q, k, v, {**options, LENGTH: other_k.shape[1], OTHER: True})

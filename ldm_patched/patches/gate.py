@@ -41,6 +41,12 @@ class Gate:
         recorder: Recorder | None = options.get(KEY)
         return {} if recorder is None else recorder.memory(self.entry.number)
 
+    def skip(self, options: Mapping[str, Any], reason: str) -> None:
+        """Note why the patch cannot act in a call inside its blocks and window; the report shows the last reason."""
+        recorder: Recorder | None = options.get(KEY)
+        if recorder is not None:
+            recorder.skips[self.entry.number] = reason
+
     def _block(self, options: Mapping[str, Any]) -> BlockId | None:
         block = current_block(options)
         return block._replace(inner=0) if self.whole and block is not None else block

@@ -94,6 +94,7 @@ class Recorder:
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[tuple[BlockId | None, str | None], str] = field(default_factory=dict)
+    skips: dict[int, str] = field(default_factory=dict)  # entry number -> why it last did nothing where it should
     placed: frozenset[tuple[int, BlockId | None]] = frozenset()
     percents: dict[float, float] = field(default_factory=dict)  # sigma -> how far the run is there
     choices: dict[tuple, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
@@ -118,7 +119,7 @@ class Recorder:
         with self._lock:
             for counts in (self.seen, self.tallies, self.patched, self.faults, self.downgraded):
                 counts.clear()
-            for kept in (self.percents, self.choices, self.memories):
+            for kept in (self.skips, self.percents, self.choices, self.memories):
                 kept.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma

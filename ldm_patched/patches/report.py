@@ -152,8 +152,9 @@ def _fate(recorder: Recorder, entry: Entry) -> str:
         return f"never ran, {_why_not(recorder, entry)}"
     wanted = list(dict.fromkeys(block for block, _ in entry.targets))
     missing = [str(block) for block in wanted if block not in ran]
+    reason = f" ({recorder.skips[entry.number]})" if entry.number in recorder.skips else ""
     where = f"in {len(ran)} of {len(wanted)} blocks" if wanted else "everywhere"
-    return f"ran {sum(ran.values())} times {where}" + (f"; never in {', '.join(missing)}" if missing else "")
+    return f"ran {sum(ran.values())} times {where}" + (f"; never in {', '.join(missing)}{reason}" if missing else "")
 
 
 def _why_not(recorder: Recorder, entry: Entry) -> str:
@@ -168,6 +169,8 @@ def _why_not(recorder: Recorder, entry: Entry) -> str:
         return "no step of the run lay in its window with a strength above 0"
     if entry.slot == SLOT:
         return "no call was left for it: rules of later nodes or patches that replace the attention came first"
+    if entry.number in recorder.skips:
+        return recorder.skips[entry.number]
     return "the model did not enter its blocks"
 
 

@@ -14,14 +14,16 @@ from .targets import BlockId
 CONTEXT_TOKENS = "patchbay_context_tokens"  # in the options of a call: the tokens of the context that the model gets
 
 Attend = Callable[..., Tensor]  # the attention function of the host
-Inner = Callable[..., Tensor]  # (q, k, v, **notes)
+
+
+class Inner(Protocol):
+    """The call below a layer; `options` in place of the layer's own tells those below what has changed for them."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any] = ..., /) -> Tensor: ...
 
 
 class Layer(Protocol):
-    """One owner of the slot: gets q, k, v and the call below it, gives what comes out of the attention.
-
-    What it hands to `inner` as keywords stands in the options of the layers further in, and of the attention.
-    """
+    """One owner of the slot: gets q, k, v and the call below it, gives what comes out of the attention."""
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor: ...
 
@@ -46,8 +48,8 @@ class Stack:
     def _run(self, depth: int, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         if depth:
 
-            def inner(q: Tensor, k: Tensor, v: Tensor, **notes: Any) -> Tensor:
-                return self._run(depth - 1, q, k, v, {**extra_options, **notes} if notes else extra_options)
+            def inner(q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any] = extra_options) -> Tensor:
+                return self._run(depth - 1, q, k, v, options)
 
             return self.layers[depth - 1].around(inner, q, k, v, extra_options)
         if self.foreign is not None:

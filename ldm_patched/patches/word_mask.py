@@ -85,7 +85,7 @@ class WordMaskLayer:
         if LENGTH in extra_options:
             notes[LENGTH] = extra_options[LENGTH] - len(gone)
         out = inner(q, k, v).clone()
-        without = inner(q, k[:, left], v[:, left], **notes)
+        without = inner(q, k[:, left], v[:, left], {**extra_options, **notes})
         outside = self._outside(q, extra_options) * weight
         for some in positive:
             part = outside if len(outside) == 1 else outside.repeat(len(out[some]) // len(outside) + 1, 1, 1)

@@ -59,7 +59,7 @@ def test_only_rows_of_the_positive_prompt_are_guided() -> None:
     _, longer, _ = ContextPatch((OTHER,), gate)(draw(4, 6, 9, 16), context, None, options)
     assert longer.shape == (6, 12, 16) and options["patchbay_context"] == 7
 
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **notes: Any) -> torch.Tensor:
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
         return q * k.mean(1, keepdim=True) + v.sum(1, keepdim=True)
 
     q = draw(5, 6, 9, 16)
@@ -106,13 +106,13 @@ def test_two_guidances_nest_like_brackets() -> None:
         _, longer, _ = ContextPatch((method.negative,), gate)(longer, longer, None, options)
     q = draw(5, 2, 9, 16)
 
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **notes: Any) -> torch.Tensor:
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
         return (q @ k.transpose(1, 2)).softmax(-1) @ v
 
     layers = [NormalizedLayer(m, (m.negative,), g) for m, g in zip(methods, gates, strict=True)]
 
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **notes: Any) -> torch.Tensor:
-        return layers[0].around(attention, q, k, v, {**options, **notes})
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
+        return layers[0].around(attention, q, k, v, now or options)
 
     out = layers[1].around(inner, q, longer, longer, options)
 
@@ -144,10 +144,15 @@ def test_prompts_are_put_behind_and_taken_off() -> None:
     base, (a, b) = take_off(x, [draw(1, 1, 2, 4), draw(2, 1, 3, 4)])
     assert torch.equal(torch.cat([base, a, b], 1), x) and base.shape[1] == 4
     seen: list[Any] = []
-    attend_to(lambda *given, **notes: seen.append((given, notes)), x, x, x, (b, a), {"patchbay_context": 4})  # type: ignore[arg-type]
-    ((_, keys, values), notes) = seen[0]
+
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Any = None, /) -> torch.Tensor:
+        seen.extend((k, v, options))
+        return q
+
+    attend_to(inner, x, x, x, (b, a), {"patchbay_context": 4, "sigmas": 1})
+    keys, values, options = seen
     assert torch.equal(keys, torch.cat([b, a, b], 1)) and torch.equal(values, torch.cat([a, a, b], 1))
-    assert notes == {"patchbay_context": 3, "patchbay_other_prompt": True}
+    assert options == {"patchbay_context": 3, "patchbay_other_prompt": True, "sigmas": 1}
     with pytest.raises(ValueError, match="2 prompts"):
         prompt_tokens([*conditioning(1), *conditioning(2)])
 

@@ -142,3 +142,27 @@ def test_stacks_of_one_model_differ_only_where_they_are() -> None:
     assert len(stacks) == 10
     assert len(set(stacks.values())) == 1
     assert all(isinstance(stack, Stack) for stack in stacks.values())
+
+
+class Tells:
+    """A layer that gives those below it other options."""
+
+    def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+        return inner(q, k, v, {**extra_options, "told": True})
+
+
+def test_a_layer_can_give_those_below_it_other_options() -> None:
+    seen: list[Any] = []
+
+    class Sees(Log):
+        def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+            seen.append((self.name, extra_options.get("told")))
+            return inner(q, k, v)
+
+    def foreign(q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+        seen.append(("foreign", extra_options.get("told")))
+        return v
+
+    stack = Stack((Sees("below", []), Tells(), Sees("above", [])), foreign)
+    stack(torch.zeros(1), torch.zeros(1), torch.zeros(1), {})
+    assert seen == [("above", None), ("below", True), ("foreign", True)]
