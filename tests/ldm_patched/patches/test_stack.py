@@ -124,6 +124,40 @@ def test_a_later_patch_of_the_whole_block_runs_in_a_sampling_run() -> None:
     assert (out - run(attach(patcher(), IDENTITY))).abs().max() < 1e-4
 
 
+class Loaded:
+    """A foreign patch that brings a model along, as ComfyUI's hosts ask for it."""
+
+    def __init__(self, log: list[str], place: str = "cpu") -> None:
+        self.log, self.place = log, place
+
+    def __call__(self, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+        return v
+
+    def to(self, target: Any) -> Loaded:
+        return Loaded(self.log, str(target))
+
+    def models(self) -> list[Any]:
+        return [self.place]
+
+    def cleanup(self) -> None:
+        self.log.append("cleanup")
+
+
+@pytest.mark.parametrize("address", [("middle", 0), ("middle", 0, 0)])
+def test_a_foreign_patch_in_a_stack_is_moved_and_cleaned_up_once(address: tuple[Any, ...]) -> None:
+    log: list[str] = []
+    model = patcher()
+    model.set_model_attn1_replace(Loaded(log), *address)
+    model = attach(model, AttentionPatch("attn1.out", "identity", strength=0.5))
+    assert model.model_patches_models() == ["cpu"]
+    model.model_patches_to("meta")
+    assert model.model_patches_models() == ["meta"]
+    model.cleanup()
+    assert log == ["cleanup"]
+    slots = uncover(model.model_options["transformer_options"]["patches_replace"]["attn1"])
+    assert slots["middle", 0, 0].foreign.place == "meta"
+
+
 def test_a_slot_that_was_taken_over_is_reported() -> None:
     model = attach(patcher(), IDENTITY)
     for index in (0, 1):
