@@ -259,7 +259,8 @@ def _take_batch(model: BaseModel, waiting: list[tuple[Part, int]], device: torch
     """Take out of the queue what can run with its first entry and fits in memory; later entries come first."""
     first = waiting[0][0]
     joinable = [entry for entry in reversed(waiting) if _can_join(entry[0], first)]
-    free = math.inf if model.current_patcher is None else model.current_patcher.get_free_memory(device)
+    patcher = model.current_patcher
+    free = math.inf if patcher is None else patcher.get_free_memory(device)
     batch = joinable[:1]
     for divisor in range(1, len(joinable)):
         candidate = joinable[: len(joinable) // divisor]

@@ -19,26 +19,58 @@ from dataclasses import dataclass
 from typing import Any
 
 from .attention_patch import AttentionPatch
+from .block_scaling import BlockScale, FreeU
+from .block_skip import BlockSkip, Skipped
+from .downsampling import KeyValueDownsampling
 from .guidance import Guidance
 from .hook import Host, Method
 from .inventory import entries, placed
 from .manage import put
+from .map_injection import MapInjection
+from .prompt_to_prompt import PromptToPrompt
+from .reweighting import WordWeight
 from .router import Rule
 from .schedule import Schedule
+from .self_attention_guidance import SelfAttentionGuidance
+from .sentinel import Sentinel
+from .sliding_window import SlidingWindow
+from .sparse_attention import SparseAttention
+from .style_aligned import StyleAligned
 from .targets import Address, parse
+from .temperature import AttentionTemperature
+from .tiling import TiledAttention
+from .token_merging import TokenMerging
 from .weak_attention import Perturbed, SmoothedEnergy
+from .whole_block_skip import WholeBlockSkip
 
 VERSION = 1
 ENTRIES = ("patchbay", "patches", "left_out")
 # What a preset can hold: methods and rules, and the values inside them.
 PATCHES: tuple[type, ...] = (
     Rule,
+    Sentinel,
     AttentionPatch,
     Guidance,
+    SelfAttentionGuidance,
+    SparseAttention,
+    WordWeight,
+    PromptToPrompt,
+    MapInjection,
+    TokenMerging,
+    TiledAttention,
+    KeyValueDownsampling,
+    AttentionTemperature,
+    FreeU,
+    BlockScale,
+    BlockSkip,
+    WholeBlockSkip,
+    StyleAligned,
 )
 PARTS: tuple[type, ...] = (
     Perturbed,
     SmoothedEnergy,
+    SlidingWindow,
+    Skipped,
 )
 log = logging.getLogger(__name__)
 SCALARS: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}

@@ -169,8 +169,18 @@ class Recorder:
         with self._lock:
             self.patched[number, block] += 1
 
+    def remember(self, kind: tuple, choice: tuple[str, Callable[..., Tensor], str]) -> bool:
+        """Keep the function chosen for a kind of call; tell whether this fallback is the first for its reason."""
+        with self._lock:
+            first = choice[2] not in {fallback for _, _, fallback in self.choices.values()}
+            self.choices[kind] = choice
+        return first
+
     def memory(self, number: int) -> dict[str, Any]:
-        """Return what an entry keeps during the run."""
+        """Return what an entry keeps during the run, one dict for all threads.
+
+        What belongs to one device or one call has to be told apart in it.
+        """
         with self._lock:
             return self.memories.setdefault(number, {})
 

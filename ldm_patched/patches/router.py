@@ -150,22 +150,23 @@ def choose(
 
     The choice is kept for the calls of the same kind in this run; a fallback is logged once a run for each reason.
     """
-    choices = recorder.choices if recorder is not None else {}
     get = kwargs.get
     mask = get("mask")
     settings = (get("scale"), get("enable_gqa"), get("low_precision_attention"), get("skip_reshape"))
     kind = None if mask is None else mask.dtype
     key = (wanted, heads, q.shape, k.shape, q.dtype, q.device, kind, settings)
-    if key not in choices:
+    choice = None if recorder is None else recorder.choices.get(key)
+    if choice is None:
         call = registry.AttentionCall.of(q, k, v, heads, **kwargs)
         selection = registry.select(call, wanted)
         fallback = ""
         if wanted not in ("auto", selection.backend.name):
             fallback = f"{wanted}: {'; '.join(dict(selection.skipped)[wanted])}"
-            if fallback not in {known for _, _, known in choices.values()}:
-                log.warning("Attention Patchbay: %s. Running %s instead.", fallback, selection.backend.name)
-        choices[key] = selection.backend.name, selection.backend.function, fallback
-    return choices[key]
+        choice = selection.backend.name, selection.backend.function, fallback
+        first = recorder is None or recorder.remember(key, choice)
+        if fallback and first:
+            log.warning("Attention Patchbay: %s. Running %s instead.", fallback, selection.backend.name)
+    return choice
 
 
 def function_name(func: Callable[..., Tensor]) -> str:

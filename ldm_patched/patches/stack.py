@@ -59,6 +59,24 @@ class Stack:
             q, k, v, extra_options["n_heads"], attn_precision=precision, transformer_options=extra_options
         )
 
+    # What hosts call on a patch, for the foreign one; where that is not exact it still has its own place
+
+    def to(self, target: Any) -> Stack:
+        """Return the stack with its foreign patch moved to a device or dtype."""
+        move = getattr(self.foreign, "to", None) if self.exact else None
+        return self if move is None else replace(self, foreign=move(target))
+
+    def models(self) -> list[Any]:
+        """Return the models that the foreign patch brings along."""
+        models = getattr(self.foreign, "models", None) if self.exact else None
+        return [] if models is None else models()
+
+    def cleanup(self) -> None:
+        """Tell the foreign patch that sampling has ended."""
+        cleanup = getattr(self.foreign, "cleanup", None) if self.exact else None
+        if cleanup is not None:
+            cleanup()
+
 
 def push(existing: Mapping[Any, Any], address: BlockId, layer: Layer, attend: Attend) -> Stack:
     """Return the stack for a slot after `layer` was put on what `existing` (address -> patch) runs there now.

@@ -17,6 +17,7 @@ from attention_patchbay.ldm_patched import patches
 from attention_patchbay.ldm_patched.patches import preset as module
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.attention_patch import SLOTS, AttentionPatch, operations_for
+from attention_patchbay.ldm_patched.patches.block_skip import Skipped
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.inventory import entries
 from attention_patchbay.ldm_patched.patches.preset import (
@@ -28,8 +29,10 @@ from attention_patchbay.ldm_patched.patches.preset import (
     put_preset,
     to_json,
 )
+from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
 from attention_patchbay.ldm_patched.patches.router import BACKENDS, Rule
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
 from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, parse
 from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
 from hypothesis import given, settings
@@ -230,12 +233,24 @@ def test_an_address_that_the_model_lacks_names_the_patch() -> None:
 
 def test_every_method_can_be_saved() -> None:
     """A method that is neither in PATCHES nor here has to be put into one of them."""
-    hold_tensors: set[str] = set()
+    hold_tensors = {"NormalizedGuidance", "Reference", "RegionalPrompt", "WordMask"}
     found = {
         value.__name__
         for info in pkgutil.iter_modules(patches.__path__)
         for value in vars(importlib.import_module(f"{patches.__name__}.{info.name}")).values()
         if dataclasses.is_dataclass(value) and isinstance(value, type) and {"hooks", "neutral"} <= set(dir(value))
     }
-    assert found - hold_tensors == {cls.__name__ for cls in PATCHES} - {"Rule"}
+    assert found - hold_tensors == {cls.__name__ for cls in PATCHES} - {"Rule", "Sentinel"}
     assert all(dataclasses.is_dataclass(part) for part in PARTS)
+
+
+def test_every_kind_of_patch_comes_back_from_its_text() -> None:
+    """With values of their own where a kind has no defaults."""
+    given: dict[str, tuple[Any, ...]] = {
+        "Guidance": (SlidingWindow(0.25, 0.75), 1.5, parse("middle, input:3")),
+        "WordWeight": ((1, 4), 0.5),
+        "PromptToPrompt": ((0, 5, 6), (0, 7, 6)),
+    }
+    values = tuple(cls(*given.get(cls.__name__, ())) for cls in PATCHES)
+    values += (Guidance(Skipped()), WordWeight(()))
+    assert from_json(to_json(Preset(values))) == Preset(values)

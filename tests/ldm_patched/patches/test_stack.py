@@ -1,17 +1,23 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.hook import Around, Hook, Host
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.stack import Stack, push, uncover
-from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
+from attention_patchbay.ldm_patched.patches.targets import Address, BlockId, parse
 
-from .models import HALF, IDENTITY, STEPS, patcher, run
+from .models import BLOCKS, HALF, IDENTITY, STEPS, calls, patcher, run
 
 HERE = BlockId("input", 3, 1)
 
@@ -118,6 +124,40 @@ def test_a_later_patch_of_the_whole_block_runs_in_a_sampling_run() -> None:
     assert (out - run(attach(patcher(), IDENTITY))).abs().max() < 1e-4
 
 
+class Loaded:
+    """A foreign patch that brings a model along, as ComfyUI's hosts ask for it."""
+
+    def __init__(self, log: list[str], place: str = "cpu") -> None:
+        self.log, self.place = log, place
+
+    def __call__(self, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+        return v
+
+    def to(self, target: Any) -> Loaded:
+        return Loaded(self.log, str(target))
+
+    def models(self) -> list[Any]:
+        return [self.place]
+
+    def cleanup(self) -> None:
+        self.log.append("cleanup")
+
+
+@pytest.mark.parametrize("address", [("middle", 0), ("middle", 0, 0)])
+def test_a_foreign_patch_in_a_stack_is_moved_and_cleaned_up_once(address: tuple[Any, ...]) -> None:
+    log: list[str] = []
+    model = patcher()
+    model.set_model_attn1_replace(Loaded(log), *address)
+    model = attach(model, AttentionPatch("attn1.out", "identity", strength=0.5))
+    assert model.model_patches_models() == ["cpu"]
+    model.model_patches_to("meta")
+    assert model.model_patches_models() == ["meta"]
+    model.cleanup()
+    assert log == ["cleanup"]
+    slots = uncover(model.model_options["transformer_options"]["patches_replace"]["attn1"])
+    assert slots["middle", 0, 0].foreign.place == "meta"
+
+
 def test_a_slot_that_was_taken_over_is_reported() -> None:
     model = attach(patcher(), IDENTITY)
     for index in (0, 1):
@@ -166,3 +206,113 @@ def test_a_layer_can_give_those_below_it_other_options() -> None:
     stack = Stack((Sees("below", []), Tells(), Sees("above", [])), foreign)
     stack(torch.zeros(1), torch.zeros(1), torch.zeros(1), {})
     assert seen == [("above", None), ("below", True), ("foreign", True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Bracket:
+    """A method that logs when it is entered and left, and changes what goes in and what comes out."""
+
+    name: str
+    kind: str
+    factor: float
+    log: list[tuple[str, BlockId]] = field(default_factory=list)
+    address: Address = parse("middle")
+    schedule: Schedule = Schedule()
+    neutral: ClassVar[bool] = False
+
+    @property
+    def slot(self) -> str:
+        return {"self": "attn1", "cross": "attn2"}[self.kind]
+
+    def hooks(self, gate: Any, host: Host) -> Iterable[Hook]:
+        return [Around(self.slot, BracketLayer(self, gate))]
+
+
+@dataclass(frozen=True, eq=False)
+class BracketLayer:
+    method: Bracket
+    gate: Any
+
+    def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+        self.gate.weight(extra_options)
+        block = BlockId(*extra_options["block"], extra_options["block_index"])
+        self.method.log.append((self.method.name, block))
+        out = inner(q * self.method.factor, k, v + 1) * self.method.factor
+        self.method.log.append((f"/{self.method.name}", block))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_patches_of_one_slot_call_each_other_in_the_order_of_the_graph(kind: str) -> None:
+    """The last one is entered first and left last; a foreign patch that was there is the innermost."""
+    log: list[tuple[str, BlockId]] = []
+    given: list[torch.Tensor] = []
+
+    def foreign(q: torch.Tensor, k: Any, v: torch.Tensor, extra_options: Any) -> torch.Tensor:
+        log.append(("foreign", BlockId("middle", 0)))
+        given[:] = [q, v]
+        return torch.zeros_like(q) + 1
+
+    slot = {"self": "attn1", "cross": "attn2"}[kind]
+    model = patcher()
+    model.set_model_patch_replace(foreign, slot, "middle", 0)
+    for name, factor in (("a", 2.0), ("b", 3.0), ("c", 5.0)):
+        model = attach(model, Bracket(name, kind, factor, log))
+    run(model, steps=1)
+    assert [name for name, _ in log] == ["c", "b", "a", "foreign", "/a", "/b", "/c"]
+    assert {block for _, block in log} == {BlockId("middle", 0)}
+    stack = model.model_options["transformer_options"]["patches_replace"][slot]["middle", 0, 0]
+    one = torch.ones(1, 1, 1)
+    out = stack(one, one, one, {"block": ("middle", 0), "block_index": 0})
+    assert out.item() == 30.0 and given[0].item() == 30.0 and given[1].item() == 4.0
+    assert "never ran" not in report.text(recorder_of(model))
+
+
+@pytest.mark.parametrize("pair_first", [True, False])
+def test_ours_run_around_foreign_patches_of_both_address_lengths(pair_first: bool) -> None:
+    """(block, number) and (block, number, index): each runs where the host would run it, inside ours."""
+    seen: list[tuple[str, int]] = []
+
+    def foreign(name: str) -> Any:
+        def patch(q: Any, k: Any, v: Any, extra_options: dict) -> torch.Tensor:
+            seen.append((name, extra_options["block_index"]))
+            return v
+
+        return patch
+
+    addresses = {"pair": ("input", 3), "triple": ("input", 3, 1)}
+    model = patcher()
+    for name in addresses if pair_first else reversed(addresses):
+        model.set_model_attn1_replace(foreign(name), *addresses[name])
+    log: list[tuple[str, BlockId]] = []
+    model = attach(attach(model, HALF), Bracket("mine", "self", 1.0, log, parse("input:3.1")))
+    run(model, steps=1)
+    assert seen == [("pair", 0), ("triple", 1)]
+    assert log == [("mine", HERE), ("/mine", HERE)]
+    assert "ran 2 times in 2 of 2 blocks" in report.text(recorder_of(model))
+
+
+def test_rules_hold_inside_foreign_patches_and_stacks() -> None:
+    def foreign(q: Any, k: Any, v: Any, extra_options: dict) -> torch.Tensor:
+        return optimized_attention(q, k, v, extra_options["n_heads"], transformer_options=extra_options) * 0.5
+
+    half = AttentionPatch("attn1.out", "identity", strength=0.5)
+    for early in (True, False):
+        model = patcher()
+        if early:
+            model.set_model_attn1_replace(foreign, "input", 3)
+            model.set_model_attn2_replace(foreign, "middle", 0, 0)
+        model = attach_rule(attach(model, half), Rule("basic", parse("all, !output")))
+        if not early:
+            model.set_model_attn1_replace(foreign, "input", 3)
+            model.set_model_attn2_replace(foreign, "middle", 0, 0)
+        run(model)
+        wanted = {
+            (name, kind, "pytorch" if name.startswith("output") else "basic"): STEPS
+            for name in BLOCKS
+            for kind in ("self", "cross")
+        }
+        assert calls(model) == wanted
+        assert f"ran {len(BLOCKS) * STEPS} times in {len(BLOCKS)} of {len(BLOCKS)} blocks" in report.text(
+            recorder_of(model)
+        )

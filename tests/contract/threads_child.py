@@ -1,0 +1,128 @@
+"""Sample on two devices with ComfyUI's own threads: `threads_child.py PACK RESULT.json`, ComfyUI on PYTHONPATH.
+
+Both devices are the CPU, under two names, with a network each. The result holds the difference from a run on one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+pack, result = sys.argv[1:]
+
+from comfy.cli_args import args as comfy_args  # noqa: E402
+
+comfy_args.cpu = True
+
+import comfy.model_patcher  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.supported_models  # noqa: E402
+
+spec = importlib.util.spec_from_file_location(
+    "attention_patchbay", Path(pack) / "__init__.py", submodule_search_locations=[pack]
+)
+assert spec is not None
+sys.modules["attention_patchbay"] = importlib.util.module_from_spec(spec)
+
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch  # noqa: E402
+from attention_patchbay.ldm_patched.patches.guidance import Guidance  # noqa: E402
+from attention_patchbay.ldm_patched.patches.inventory import recorder_of  # noqa: E402
+from attention_patchbay.ldm_patched.patches.manage import put  # noqa: E402
+from attention_patchbay.ldm_patched.patches.report import text  # noqa: E402
+from attention_patchbay.ldm_patched.patches.router import Rule  # noqa: E402
+from attention_patchbay.ldm_patched.patches.schedule import Schedule  # noqa: E402
+from attention_patchbay.ldm_patched.patches.targets import parse  # noqa: E402
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed  # noqa: E402
+from attention_patchbay.nodes._host import HOST, IN_COMFYUI  # noqa: E402
+
+assert IN_COMFYUI
+UNET: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1],
+    "use_spatial_transformer": True,
+    "context_dim": 16,
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "legacy": False,
+}
+VALUES = [
+    AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("middle")),
+    AttentionPatch("attn2.k", "mean", strength=0.5, schedule=Schedule(0.0, 0.7, "linear")),
+    Rule("basic", parse("all self")),
+    Guidance(Perturbed(), 1.0, parse("output:0"), Schedule(0.0, 0.6)),
+]
+generator = torch.Generator().manual_seed(0)
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def network(state: dict[str, torch.Tensor] | None = None) -> Any:
+    config = comfy.supported_models.SD15(UNET)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, device="cpu")
+    if state is None:
+        for parameter in model.diffusion_model.parameters():
+            torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+        state = model.diffusion_model.state_dict()
+    model.diffusion_model.load_state_dict(state)
+    return model
+
+
+def sample(patcher: Any) -> torch.Tensor:
+    settings = (4, 4.0, "euler", "normal", POSITIVE, NEGATIVE, torch.zeros(1, 4, 8, 8))
+    return comfy.sample.sample(patcher, NOISE, *settings, disable_pbar=True, seed=0)
+
+
+POSITIVE, NEGATIVE, NOISE = [[randn(1, 7, 16), {}]], [[randn(1, 7, 16), {}]], randn(1, 4, 8, 8)
+first = network()
+second = network(first.diffusion_model.state_dict())
+cpu, other = torch.device("cpu"), torch.device("cpu", 0)
+threads: set[str] = set()
+
+
+def watch(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    threads.add(threading.current_thread().name)
+    return executor(*args, **kwargs)
+
+
+def patched() -> Any:
+    model = comfy.model_patcher.ModelPatcher(first, cpu, cpu)
+    model.add_wrapper("apply_model", watch)
+    for value in VALUES:
+        model = put(model, value, HOST)
+    return model
+
+
+alone, both = patched(), patched()
+clone = comfy.model_patcher.ModelPatcher(second, other, cpu)
+clone.is_multigpu_base_clone = True
+both.set_additional_models("multigpu", [clone])
+with torch.inference_mode():
+    outputs = [sample(alone)]
+    before, threads = threads, set()
+    outputs += [sample(both), sample(both)]
+uses = [sorted(recorder_of(model).patched.items()) for model in (alone, both)]
+record = {
+    "threads": [len(before), len(threads)],
+    "difference": ((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()).item(),
+    "again": torch.equal(outputs[1], outputs[2]),
+    "uses": [{f"{number} {block}": count for (number, block), count in counts} for counts in uses],
+    "text": text(recorder_of(both)),
+}
+Path(result).write_text(json.dumps(record))
