@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ..ldm_patched.patches.attach import attach
 from ..ldm_patched.patches.attention_patch import OPERATIONS, SLOTS, AttentionPatch
+from ..ldm_patched.patches.context import prompt_tokens
 from ..ldm_patched.patches.schedule import Schedule
 from ..ldm_patched.patches.targets import parse
 from ._host import HOST, io
@@ -38,7 +41,8 @@ class AttentionPatchNode(io.ComfyNode):
                     options=list(SLOTS),
                     default="attn1.out",
                     tooltip="attn1 is self-attention, attn2 cross-attention to the text; q queries, k keys, v values, "
-                    "out the output.",
+                    "out the output; middle lies between the two. block: what whole UNet blocks hand on: input and "
+                    "after_skip of input blocks, middle, and output (backbone) and skip of output blocks.",
                 ),
                 io.Combo.Input(
                     "operation",
@@ -46,7 +50,9 @@ class AttentionPatchNode(io.ComfyNode):
                     default="scale",
                     tooltip="scale: times value. temperature: flatter attention above 1, sharper below (q or k). "
                     "identity: each token attends to itself (attn1.out). mean: towards the mean over the tokens. "
-                    "zero: towards zero.",
+                    "zero: towards zero. clamp: cut off at -value and value. noise: value deviations of noise. blur: "
+                    "over the picture, value tokens wide. gain: factors of channels. shuffle: other order of tokens. "
+                    "towards: to another prompt (attn2.k, attn2.v).",
                 ),
                 io.Float.Input(
                     "value",
@@ -54,7 +60,8 @@ class AttentionPatchNode(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="The factor of scale or temperature; 1 changes nothing. Other operations do not use it.",
+                    tooltip="The factor of scale or temperature (1 changes nothing), the bound of clamp, the width of "
+                    "blur, the amount of noise. Other operations do not use it.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -67,6 +74,15 @@ class AttentionPatchNode(io.ComfyNode):
                 blocks(),
                 *window(),
                 curve(),
+                io.String.Input(
+                    "channels",
+                    default="",
+                    optional=True,
+                    tooltip="For gain: channels and their factors, such as 0:1.5, 4-7:0, 100-:0.5.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="For towards: the prompt to go to; one prompt, its tokens."
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone of the model with this patch on top.")],
         )
@@ -82,6 +98,7 @@ class AttentionPatchNode(io.ComfyNode):
         start_percent: float | None = None,
         end_percent: float | None = None,
         curve: str | None = None,
+        channels: str | None = None,
     ) -> bool | str:
         """Check every widget before anything runs; a missing input is the host's to report."""
         return check(
@@ -94,12 +111,14 @@ class AttentionPatchNode(io.ComfyNode):
             start_percent=start_percent,
             end_percent=end_percent,
             curve=curve,
+            channels=channels,
         )
 
     @classmethod
-    def execute(cls, model: object, **widgets: Any) -> io.NodeOutput:
+    def execute(cls, model: object, conditioning: Any = None, **widgets: Any) -> io.NodeOutput:
         """Return the clone."""
-        return io.NodeOutput(attach(model, make(**widgets), HOST))
+        other = None if conditioning is None else prompt_tokens(conditioning)
+        return io.NodeOutput(attach(model, make(other=other, **widgets), HOST))
 
 
 def make(
@@ -111,12 +130,15 @@ def make(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     curve: str = "constant",
+    channels: str = "",
+    other: Tensor | None = None,
 ) -> AttentionPatch:
     """Return the patch of the widgets.
 
     Raises ValueError naming the value and the fix.
     """
-    return AttentionPatch(slot, operation, value, strength, parse(blocks), Schedule(start_percent, end_percent, curve))
+    schedule = Schedule(start_percent, end_percent, curve)
+    return AttentionPatch(slot, operation, value, strength, parse(blocks), schedule, channels, other)
 
 
 NODES = [AttentionPatchNode]

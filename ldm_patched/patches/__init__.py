@@ -3,8 +3,13 @@
 - `targets`: block addresses (`parse(text) -> Address`, `model_blocks(model)`, `select(address, model)`)
 - `schedule`: when a patch acts (`Schedule(start_percent, end_percent, curve)`)
 - `attention_patch`: elementary changes (`AttentionPatch(slot, operation, value, strength, address, schedule)`)
+- `reweighting`, `prompt_to_prompt`, `map_injection`: attention maps of words and pictures, weighted or taken over
+- `token_merging`, `tiling`, `downsampling`, `temperature`: fewer tokens, flatter or sharper attention
+- `block_scaling`, `block_skip`, `whole_block_skip`: change or leave out blocks; `style_aligned`, `reference`: share
+  self-attention across a batch or with another picture
+- `inventory` lists what is on a model, `manage` removes and copies it, `preset` keeps it as text
 - `guidance` (by `weak_attention`, `sliding_window`), `self_attention_guidance`, `normalized_guidance`,
-  `sparse_attention`, `regions`, `reweighting` and `word_mask` of `words`: one method each
+  `sparse_attention`, `regions`, `word_mask`: one method each
 - `router`: which attention function runs (`Rule(backend, address, schedule)`)
 - `rules`: the same as text (`parse_rules(text)`, `attach_rules(model, rules)`)
 - `sentinel`: results that are not finite (`Sentinel(mode, address)`)

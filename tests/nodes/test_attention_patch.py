@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attention_patch import SLOTS
+from attention_patchbay.ldm_patched.patches.attention_patch import BLOCK_SLOTS, SLOTS
 from attention_patchbay.nodes.attention_patch import AttentionPatchNode
 
 NEUTRAL = {
@@ -33,8 +33,19 @@ def test_the_defaults_change_no_bit(model: Any, run: Callable) -> None:
 @pytest.mark.parametrize("slot", SLOTS)
 def test_strength_0_changes_no_bit_and_strength_1_changes_the_result(slot: str, model: Any, run: Callable) -> None:
     before = run(model)
-    assert torch.equal(run(apply(model, slot=slot, operation="mean", strength=0.0)), before)
-    assert not torch.allclose(run(apply(model, slot=slot, operation="mean")), before)
+    where = {"blocks": BLOCK_SLOTS[slot][1]} if slot in BLOCK_SLOTS else {}
+    assert torch.equal(run(apply(model, slot=slot, operation="mean", strength=0.0, **where)), before)
+    assert not torch.allclose(run(apply(model, slot=slot, operation="mean", **where)), before)
+
+
+def test_channels_and_another_prompt_are_optional(model: Any, run: Callable) -> None:
+    before = run(model)
+    assert torch.equal(run(apply(model, operation="gain")), before)
+    assert not torch.equal(run(apply(model, operation="gain", channels="0-7:0")), before)
+    assert torch.equal(run(apply(model, slot="attn2.v", operation="towards")), before)
+    prompt = [[torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(8)), {}]]
+    assert not torch.equal(run(apply(model, slot="attn2.v", operation="towards", conditioning=prompt)), before)
+    assert "cannot read" in str(AttentionPatchNode.validate_inputs(channels="a"))
 
 
 def test_two_patches_act_one_after_the_other(model: Any, run: Callable) -> None:

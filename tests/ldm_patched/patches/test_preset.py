@@ -16,7 +16,7 @@ import torch
 from attention_patchbay.ldm_patched import patches
 from attention_patchbay.ldm_patched.patches import preset as module
 from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.attention_patch import SLOTS, AttentionPatch, operations_for
+from attention_patchbay.ldm_patched.patches.attention_patch import ATTENTION_SLOTS, AttentionPatch, operations_for
 from attention_patchbay.ldm_patched.patches.block_skip import Skipped
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.inventory import entries
@@ -62,9 +62,9 @@ def schedules(draw: st.DrawFn) -> Schedule:
 
 @st.composite
 def attention_patches(draw: st.DrawFn) -> AttentionPatch:
-    slot = draw(st.sampled_from(SLOTS))
+    slot = draw(st.sampled_from(ATTENTION_SLOTS))
     operation = draw(st.sampled_from(operations_for(slot)))
-    value = draw(FINITE.filter(lambda x: operation != "temperature" or x > 0))
+    value = draw(FINITE.filter(lambda x: operation in ("scale", "mean", "zero") or x > 0))
     kind = "self" if slot.startswith("attn1") else "cross"
     return AttentionPatch(slot, operation, value, draw(PERCENTS), draw(addresses((kind,))), draw(schedules()))
 
