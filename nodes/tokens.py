@@ -159,7 +159,8 @@ class KeyValueDownsamplingNode(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="nearest",
-                    tooltip="nearest: the first token of each cell. mean: the mean of the cell.",
+                    tooltip="nearest: the first token of each cell. mean: the mean of the cell, which flattens the "
+                    "attention.",
                 ),
                 blocks(OUTSIDE_MIDDLE),
                 *window(),

@@ -1,0 +1,31 @@
+"""What merged tokens and a flat attention to the text do to the demo model's pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.modules.demo.captions import draw_captions
+from attention_patchbay.ldm_patched.modules.demo.evaluate import adherence, paint
+from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
+
+CAPTIONS = draw_captions(20, 5)
+
+
+def right(method: Any = None) -> int:
+    """Count the pictures that show their caption."""
+    model, clip, vae = load_checkpoint(CHECKPOINT)
+    patched = model if method is None else attach(model, method)
+    with torch.inference_mode():
+        return adherence(CAPTIONS, paint((patched, clip, vae), CAPTIONS))["all"]["right"]
+
+
+def test_merging_half_the_tokens_keeps_the_caption_and_flat_attention_to_the_text_loses_it() -> None:
+    plain = right()
+    assert right(TokenMerging(address=parse("input, output"))) >= plain - 3
+    assert right(AttentionTemperature(4.0, address=parse("all cross"))) <= plain - 4
