@@ -9,8 +9,7 @@ from .compiled import call_model
 from .gate import Gate
 from .hook import POST_CFG
 from .recorder import KEY, Entry, Marker, Recorder
-from .router import SLOT, Route, Router
-from .sentinel import Watch
+from .router import SLOT, Router
 from .stack import Stack
 from .targets import BlockId
 
@@ -90,10 +89,9 @@ def entries(model: Any) -> tuple[Entry, ...]:
 
 def entry_number(patch: Any) -> int | None:
     """Return the number of the entry that a patch or route belongs to; None for a foreign patch."""
-    if isinstance(patch, (Route, Watch)):
-        return patch.entry.number
     gate = getattr(patch, "gate", None)
-    return gate.entry.number if isinstance(gate, Gate) else None
+    entry = getattr(gate if isinstance(gate, Gate) else patch, "entry", None)
+    return entry.number if isinstance(entry, Entry) else None
 
 
 def serves(patch: Any) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .attach import attach, attach_rule, attach_sentinel
 from .containers import as_in, bare, foreign_in, lists_of, order_as, set_list
-from .hook import Host, Method
+from .hook import Host
 from .inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, entries, placed
 from .recorder import Entry
 from .router import Rule
@@ -21,6 +21,8 @@ from .targets import Address, AddressError, BlockId, Term, describe, model_block
 
 ALL, OURS, FOREIGN = "all", "ours", "foreign"
 KINDS = {"attn1": "self", "attn2": "cross"}
+# Values that are no methods, and how they are attached.
+SPECIAL: dict[type, Callable[[Any, Any], Any]] = {Rule: attach_rule, Sentinel: attach_sentinel}
 log = logging.getLogger(__name__)
 
 
@@ -61,15 +63,14 @@ class Selection:
         return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"
 
 
-def put(model: Any, value: Method | Rule | Sentinel, host: Host | None = None) -> Any:
+def put(model: Any, value: Any, host: Host | None = None) -> Any:
     """Return a clone of a model with a method, a rule or a sentinel on it.
 
     Raises AddressError naming it when its address does not fit the model.
     """
+    special = SPECIAL.get(type(value))
     try:
-        if isinstance(value, Rule):
-            return attach_rule(model, value)
-        return attach_sentinel(model, value) if isinstance(value, Sentinel) else attach(model, value, host)
+        return attach(model, value, host) if special is None else special(model, value)
     except AddressError as error:
         raise AddressError(f"{value.name}: {str(error).removeprefix(f'{value.name}: ')}") from None
 

@@ -140,7 +140,8 @@ def _saved(value: Any, where: str) -> Any:
         names = [field.name for field in dataclasses.fields(value)]
         fields = {name: _saved(getattr(value, name), f"{where}.{name}") for name in names}
         return {"type": type(value).__name__, **fields}
-    raise Unsaveable(f"{where} is a {type(value).__name__}, which text cannot hold")
+    name = type(value).__name__
+    raise Unsaveable(f"presets do not know {name}" if where == name else f"{where} is a {name}, which text cannot hold")
 
 
 # From text

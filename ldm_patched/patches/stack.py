@@ -42,8 +42,24 @@ class Stack:
     exact: bool = False
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        """Run the slot on q, k, v (b, n, h * d); the override and the rules of the model hold inside."""
-        return self._run(len(self.layers), q, k, v, extra_options)
+        """Run the slot on q, k, v (b, n, h * d); the override and the rules of the model hold inside.
+
+        A foreign patch that no layer called is called for itself: it may record what it sees, as self-attention
+        guidance does, or count.
+        """
+        if self.foreign is None:
+            return self._run(len(self.layers), q, k, v, extra_options)
+        foreign, called = self.foreign, False
+
+        def watched(*args: Any) -> Tensor:
+            nonlocal called
+            called = True
+            return foreign(*args)
+
+        out = replace(self, foreign=watched)._run(len(self.layers), q, k, v, extra_options)
+        if not called:
+            foreign(q, k, v, extra_options)
+        return out
 
     def _run(self, depth: int, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         if depth:

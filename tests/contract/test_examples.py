@@ -39,7 +39,10 @@ def as_api(workflow: dict[str, Any]) -> dict[str, Any]:
         inputs: dict[str, Any] = {}
         for name, (kind, settings) in infos.items():
             if kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
-                inputs[name] = next(values)
+                value = next(values, None)
+                if value is None and name in given.get("optional", {}):
+                    continue  # stored before the node had this input
+                inputs[name] = value
                 if settings.get("control_after_generate"):
                     assert next(values) == "fixed"
             if name in linked:

@@ -78,3 +78,21 @@ def test_removed_patches_are_gone_in_their_branch_only(host: Host, forgetful: Ho
     for name, wanted in {"a": row, "b": row[:1], "c": []}.items():
         assert np.array_equal(out[name], forgetful.run(a=wanted)["a"]), name
     assert not np.array_equal(out["a"], out["b"]) and not np.array_equal(out["b"], out["c"])
+
+
+@pytest.mark.parametrize(
+    ("node", "owner"),
+    [
+        (("PerturbedAttentionGuidance", {"scale": 3.0}), "nodes_pag"),
+        (("SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 2.0}), "nodes_sag"),
+        (("HyperTile", {"tile_size": 32, "swap_size": 2, "max_depth": 3, "scale_depth": False}), "nodes_hypertile"),
+        (("RescaleCFG", {"multiplier": 1.0}), "rescale"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_patches_of_comfyuis_own_nodes_are_removed_by_name(node: Node, owner: str, host: Host, forgetful: Host) -> None:
+    row = [UPSTREAM, node, CHANGES["replace"][0]]
+    out = host.run(a=row, b=[*row, remove(owner=owner)], c=[*row, remove(owner="foreign")])
+    wanted = forgetful.run(a=[UPSTREAM, CHANGES["replace"][0]], b=row)
+    assert np.array_equal(out["b"], wanted["a"]) and np.array_equal(out["c"], wanted["a"])
+    assert np.array_equal(out["a"], wanted["b"]) and not np.array_equal(out["a"], out["b"])

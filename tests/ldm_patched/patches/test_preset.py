@@ -208,6 +208,11 @@ def test_what_text_cannot_hold_is_left_out_with_the_reason(
     assert "the preset does not hold scale 2 attn1.out on all: Masked.mask is a Tensor" in caplog.text
 
 
+def test_a_type_that_presets_do_not_know_is_left_out() -> None:
+    preset = from_json(to_json(preset_of(attach(patcher(), Masked(value=2.0)))))
+    assert preset == Preset((), (("scale 2 attn1.out on all", "presets do not know Masked"),))
+
+
 def test_a_loaded_preset_is_what_the_nodes_themselves_would_have_put() -> None:
     values = [ZERO, Rule("basic"), HALF, Guidance(Perturbed(), 1.0, parse("middle"))]
     model = patcher()

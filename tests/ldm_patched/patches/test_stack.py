@@ -85,6 +85,20 @@ def test_layers_nest_like_brackets_around_the_foreign_patch() -> None:
     assert slots[HERE[:2]] is foreign
 
 
+def test_a_foreign_patch_misses_no_call_of_a_layer_that_needs_none() -> None:
+    """Self-attention guidance records what it sees: it fails when an identity above it calls nothing."""
+    seen: list[int] = []
+
+    def recording(q: Any, k: Any, v: Any, extra_options: dict) -> torch.Tensor:
+        seen.append(extra_options["block_index"])
+        return v * 0.5
+
+    model = patcher()
+    model.set_model_attn1_replace(recording, "input", 3)
+    assert torch.equal(run(attach(model, IDENTITY)), run(attach(patcher(), IDENTITY)))
+    assert seen == [0, 1] * STEPS
+
+
 def test_pushing_makes_another_stack() -> None:
     one = push({}, HERE, Log("one", []), optimized_attention)
     two = push({HERE: one}, HERE, Log("two", []), optimized_attention)
