@@ -25,6 +25,16 @@ def token_grid(tokens: int, options: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
+PIECE = "patchbay_piece"  # the grid of each tile, for the layers inside one that cuts the picture
+
+
+def over_time(x: Tensor, options: Mapping[str, Any]) -> bool:
+    """Tell whether tokens (b, n, c) are the frames of a video, with its pixels in the batch."""
+    batch, tokens = x.shape[:2]
+    frames, _, height, width = options["activations_shape"]
+    return height * width != tokens and batch * tokens == frames * height * width and PIECE not in options
+
+
 def on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Scale a mask (b, height, width) to the tokens of a block by the mean over each token's area: (b, h * w)."""
     return F.interpolate(mask[:, None], size=grid, mode="area").flatten(1)

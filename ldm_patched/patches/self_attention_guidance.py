@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .context import NEGATIVE, POSITIVE, rows
 from .gate import Gate, current_weight
-from .grid import blurred, token_grid
+from .grid import blurred, over_time, token_grid
 from .guidance import EXTRA
 from .hook import POST_CFG, AfterCfg, Around, Hook, Host
 from .recorder import KEY
@@ -97,7 +97,8 @@ class AttentionNote:
     gate: Gate
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        if EXTRA not in extra_options and self.gate.weight(extra_options) != 0.0:
+        noted = EXTRA not in extra_options and not over_time(q, extra_options)
+        if noted and self.gate.weight(extra_options) != 0.0:
             self._note(q, k, extra_options)
         return inner(q, k, v)
 
