@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .context import NEGATIVE, POSITIVE, rows
 from .gate import Gate, current_weight
-from .grid import blurred, token_grid
+from .grid import blurred, over_time, token_grid
 from .guidance import EXTRA
 from .hook import POST_CFG, AfterCfg, Around, Hook, Host
 from .recorder import KEY
@@ -97,7 +97,8 @@ class AttentionNote:
     gate: Gate
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        if EXTRA not in extra_options and self.gate.weight(extra_options) != 0.0:
+        noted = EXTRA not in extra_options and not over_time(q, extra_options)
+        if noted and self.gate.weight(extra_options) != 0.0:
             self._note(q, k, extra_options)
         return inner(q, k, v)
 
@@ -105,7 +106,8 @@ class AttentionNote:
         grid = token_grid(q.shape[1], options)
         block = (options["block"], options["block_index"])
         memory = self.gate.memory(options)
-        for side in (POSITIVE, NEGATIVE):
+        # the sides can come in separate calls; in one call only the negative one is needed
+        for side in (NEGATIVE,) if rows(NEGATIVE, options, len(q)) else (POSITIVE,):
             for some in rows(side, options, len(q)):
                 shares = looked_at(q[some], k[some], options["n_heads"])
                 memory.setdefault(f"side {side}", {})[block] = shares.unflatten(1, (1, *grid))
@@ -126,11 +128,14 @@ class DegradedPass:
         memory = self.gate.memory(options)
         negative = args["uncond"] is not None and f"side {NEGATIVE}" in memory
         maps = memory.get(f"side {NEGATIVE if negative else POSITIVE}", {})
+        memory.clear()  # the maps are those of this step
         if scale == 0.0 or not maps:
             return args["denoised"]
-        cond, x0 = ("uncond", "uncond_denoised") if negative else ("cond", "cond_denoised")
-        worse = degraded(args[x0], list(maps.values()), self.method.blur, self.method.threshold)
-        noised = worse + args["input"] - args[x0]  # the same noise on the degraded picture
+        # the place in the list tells the layers which side it is
+        conds = [None, args["uncond"]] if negative else [args["cond"]]
+        x0 = args["uncond_denoised" if negative else "cond_denoised"]
+        worse = degraded(x0, list(maps.values()), self.method.blur, self.method.threshold)
+        noised = worse + args["input"] - x0  # the same noise on the degraded picture
         extra = {**args["model_options"], "transformer_options": {**options, EXTRA: True}}
-        (again,) = self.host.predict(args["model"], [args[cond]], noised, args["sigma"], extra)
+        again = self.host.predict(args["model"], conds, noised, args["sigma"], extra)[-1]
         return args["denoised"] + scale * (worse - again)

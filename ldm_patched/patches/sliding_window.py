@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .grid import token_grid
+from .grid import PIECE, over_time, token_grid
 from .stack import Inner
 
 
@@ -20,7 +20,7 @@ class SlidingWindow:
 
     `size` is the side of a window as a part of the picture's, `overlap` the part of it that neighbours share at least;
     results are averaged where windows overlap. The paper crops the whole input of the model; this crops what the
-    self-attention of the chosen blocks sees, and leaves convolutions as they are.
+    self-attention of the chosen blocks sees, and leaves convolutions and a video's attention over time as they are.
 
     Raises ValueError naming the value and the fix.
     """
@@ -41,13 +41,17 @@ class SlidingWindow:
 
     def attend(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Attend in each window and average."""
+        if over_time(q, options):
+            return inner(q, k, v)
         height, width = token_grid(q.shape[1], options)
         places = torch.arange(height * width, device=q.device).view(height, width)
         total, times = torch.zeros_like(v), v.new_zeros(height * width, 1)
         for rows in windows(height, self.size, self.overlap):
             for columns in windows(width, self.size, self.overlap):
-                some = places[rows, columns].flatten()
-                total[:, some] += inner(q[:, some], k[:, some], v[:, some])
+                window = places[rows, columns]
+                some = window.flatten()
+                below = {**options, PIECE: tuple(window.shape)}
+                total[:, some] += inner(q[:, some], k[:, some], v[:, some], below)
                 times[some] += 1.0
         return total / times
 

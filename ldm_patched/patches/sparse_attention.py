@@ -27,8 +27,8 @@ class SparseAttention:
     """Extrapolate cross-attention from dense to sparse weights (PLADIS, Kim & Jeong 2025, arXiv 2503.07677).
 
     `out = dense + scale * (sparse - dense)`, where the sparse result has the weights of `form`: `entmax` (1.5-entmax)
-    or `sparsemax`. The curve of the schedule scales it; scale 0 changes nothing, to the bit. The sparse part attends to
-    the prompt of the sampler alone, whatever methods further in add to it.
+    or `sparsemax`. The curve of the schedule scales it; scale 0 changes nothing, to the bit. The difference is taken on
+    the prompt of the sampler alone and added to what methods further in make of the attention, so it undoes none.
 
     Raises ValueError naming the value and the fix.
     """
@@ -62,31 +62,31 @@ class SparseAttention:
         return [Around("attn2", SparseLayer(self, gate))]
 
 
-def sparse_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, form: str) -> Tensor:
-    """Attend with sparse weights, a slice of queries at a time: (b, n, h * d) in and out, computed in float32."""
+def sparse_change(q: Tensor, k: Tensor, v: Tensor, heads: int, form: str) -> Tensor:
+    """Return sparse minus dense attention, a slice of queries at a time: (b, n, h * d) in and out, in float32."""
     queries, keys, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (b, h, n, d)
     factor = queries.shape[-1] ** -0.5
     keys = keys.transpose(-1, -2).float() * factor
     size = max(1, SCORES // (q.shape[0] * heads * k.shape[1]))
-    parts = [
-        (FORMS[form](some.float() @ keys) @ values.float()).to(q.dtype)  # (b, h, size, d)
-        for some in queries.split(size, dim=2)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
+    parts = []
+    for some in queries.split(size, dim=2):
+        scores = some.float() @ keys  # (b, h, size, k)
+        parts.append((FORMS[form](scores) - scores.softmax(-1)) @ values.float())
+    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2).to(q.dtype)
 
 
 @dataclass(frozen=True)
 class SparseLayer:
-    """Both attentions of one call."""
+    """The change of one call."""
 
     method: SparseAttention
     gate: Gate
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         weight = self.gate.weight(extra_options)
-        dense = inner(q, k, v)
+        out = inner(q, k, v)
         if weight == 0.0:
-            return dense
+            return out
         own = slice(extra_options.get(LENGTH))
-        sparse = sparse_attention(q, k[:, own], v[:, own], extra_options["n_heads"], self.method.form)
-        return dense + weight * self.method.scale * (sparse - dense)
+        change = sparse_change(q, k[:, own], v[:, own], extra_options["n_heads"], self.method.form)
+        return out + weight * self.method.scale * change

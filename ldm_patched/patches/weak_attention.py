@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .grid import blurred, token_grid
+from .grid import blurred, over_time, token_grid
 from .stack import Inner
 
 
@@ -28,7 +28,8 @@ class Perturbed:
 class SmoothedEnergy:
     """The queries are blurred over the picture: smoothed-energy guidance (Hong 2024, arXiv 2408.00760).
 
-    `sigma` is the deviation of the Gaussian in tokens; infinity blurs to the mean.
+    `sigma` is the deviation of the Gaussian in tokens; infinity blurs to the mean. A finite blur leaves a video's
+    attention over time as it is.
 
     Raises ValueError naming the value and the fix.
     """
@@ -48,4 +49,6 @@ class SmoothedEnergy:
         """Attend with blurred queries."""
         if math.isinf(self.sigma):
             return inner(q.mean(dim=1, keepdim=True).expand_as(q), k, v)
+        if over_time(q, options):
+            return inner(q, k, v)
         return inner(blurred(q, token_grid(q.shape[1], options), self.sigma), k, v)

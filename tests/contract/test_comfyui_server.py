@@ -87,6 +87,25 @@ def test_an_example_gives_the_picture_of_the_embedded_host(path: Path, server: S
         assert np.abs(picture(theirs) - picture(mine)).mean() < ONE_LEVEL
 
 
+def test_self_attention_guidance_is_that_of_comfyui(server: Server, tmp_path: Path) -> None:
+    pictures = []
+    settings = {"scale": 0.5, "blur": 1.3}  # the largest blur whose kernel ComfyUI does not cut at 9 pixels
+    for name, inputs in (
+        ("PatchbaySelfAttentionGuidance", settings | {"threshold": 1.0}),
+        ("SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 1.3}),
+    ):
+        workflow = example("self_attention_guidance", KSampler__cfg=3.0)
+        node = workflow["5"]
+        node["inputs"] = (node["inputs"] if name == node["class_type"] else {"model": node["inputs"]["model"]}) | inputs
+        node["class_type"] = name
+        workflow["6"]["inputs"]["scale"] = 0.0
+        (tmp_path / name).mkdir()
+        record = server.run(workflow, tmp_path / name)
+        assert record["status"] == "success", record["error"]
+        pictures.append(picture(record["images"][0]))
+    assert np.abs(pictures[0] - pictures[1]).mean() < ONE_LEVEL / 10
+
+
 def test_the_report_reaches_the_page(server: Server, tmp_path: Path) -> None:
     record = server.run(example(KSampler__seed=11), tmp_path)
     (output,) = [output for output in record["outputs"].values() if "table" in output]

@@ -1,24 +1,55 @@
-"""What guidance does for the demo model: more of its pictures show what the caption says."""
+"""What guidance does for the demo model: more of its pictures show what the caption says, or fewer what it must not."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.modules.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.modules.demo.evaluate import adherence, paint
+from attention_patchbay.ldm_patched.modules.demo.judge import look
 from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
 from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
 
+CAPTIONS = draw_captions(40, 5)
 
-def test_smoothed_energy_guidance_makes_more_pictures_right() -> None:
-    model, clip, vae = load_checkpoint(CHECKPOINT)
-    captions = draw_captions(40, 5)
 
-    def right(patcher: object) -> int:
-        return adherence(captions, paint((patcher, clip, vae), captions, cfg=1.0))["all"]["right"]  # type: ignore[arg-type]
-
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Any]:
     with torch.inference_mode():
-        plain, better = right(model), right(attach(model, Guidance(SmoothedEnergy(), 2.0)))
+        yield load_checkpoint(CHECKPOINT)
+
+
+def right(demo: Any, patcher: Any) -> int:
+    _, clip, vae = demo
+    return adherence(CAPTIONS, paint((patcher, clip, vae), CAPTIONS, cfg=1.0))["all"]["right"]
+
+
+@pytest.fixture(scope="module")
+def plain(demo: Any) -> int:
+    return right(demo, demo[0])
+
+
+@pytest.mark.parametrize("weakening", [SmoothedEnergy(), SlidingWindow(0.25)], ids=lambda weakening: weakening.name)
+def test_it_makes_more_pictures_right(demo: Any, plain: int, weakening: Any) -> None:
+    better = right(demo, attach(demo[0], Guidance(weakening, 2.0)))
     assert better >= plain + 3, (plain, better)
+
+
+def test_normalized_guidance_avoids_a_colour_without_a_negative_side(demo: Any) -> None:
+    model, clip, vae = demo
+
+    def yellow(patcher: Any) -> int:
+        pictures = paint((patcher, clip, vae), ["a circle on the left"] * 20, cfg=1.0)
+        return sum(any(thing.colour == "yellow" for thing in look(picture)) for picture in pictures)
+
+    plain = yellow(model)
+    avoided = yellow(attach(model, NormalizedGuidance(clip.encode("a yellow circle on the left"))))
+    assert avoided <= plain - 3, (plain, avoided)

@@ -90,6 +90,38 @@ def test_the_guided_prediction_is_the_formula() -> None:
     assert (args["guided"] - args["denoised"]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("cfg", "sides"), [(4.0, [[1, 0], [1]]), (1.0, [[0], [0]])])
+def test_methods_of_the_positive_side_know_which_side_the_extra_call_predicts(cfg: float, sides: list) -> None:
+    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    seen: list[list[int]] = []
+
+    def note(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+        seen.append(args["cond_or_uncond"])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model.set_model_unet_function_wrapper(note)
+    prompts = conditioning(1), conditioning(2)
+    samplers.sample(model, draw(0, 1, 4, 8, 8), *prompts, cfg, 1, "euler", "normal", 1.0, seed=0)
+    assert seen == sides
+
+
+def test_separate_calls_of_the_sides_give_what_one_call_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    joint = run(model)
+    monkeypatch.setattr("attention_patchbay.ldm_patched.modules.cond_batch._can_join", lambda a, b: a is b)
+    assert torch.allclose(run(model), joint, rtol=1e-4, atol=1e-3)
+
+
+def test_the_maps_are_forgotten_after_their_step() -> None:
+    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    kept: list[dict[str, Any]] = []
+    model.set_model_sampler_post_cfg_function(
+        lambda args: kept.append(dict(recorder_of(model).memory(1))) or args["denoised"]
+    )
+    run(model)
+    assert kept == [{}] * STEPS
+
+
 def test_without_a_negative_side_the_positive_one_is_degraded() -> None:
     model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
     noise = draw(0, 1, 4, 8, 8)

@@ -30,7 +30,7 @@ def test_the_windows_cover_the_side_and_overlap(length: int, size: float, overla
 def test_the_result_is_the_average_over_the_windows() -> None:
     q, k, v = draw(0, 2, 5 * 6, 8), draw(1, 2, 5 * 6, 8), draw(2, 2, 5 * 6, 8)
     options: dict[str, Any] = {"activations_shape": [2, 8, 5, 6]}
-    out = SlidingWindow(0.5, 0.3).attend(lambda q, k, v: attend(q, k, v, 2).float(), q, k, v, options)
+    out = SlidingWindow(0.5, 0.3).attend(lambda q, k, v, now=None: attend(q, k, v, 2).float(), q, k, v, options)
     total, times = torch.zeros(2, 30, 8, dtype=torch.float64), torch.zeros(30)
     for rows in windows(5, 0.5, 0.3):
         for columns in windows(6, 0.5, 0.3):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.context import ContextPatch
 from attention_patchbay.ldm_patched.patches.entmax import entmax15, sparsemax
+from attention_patchbay.ldm_patched.patches.gate import Gate
+from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance, NormalizedLayer
+from attention_patchbay.ldm_patched.patches.recorder import Entry
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.sparse_attention import SparseAttention, sparse_attention
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.sparse_attention import SparseAttention, SparseLayer, sparse_change
+from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
 from hypothesis import given
 from hypothesis import strategies as st
 
 from .models import draw, patcher, run, unchanged
+from .test_normalized_guidance import by_hand
 
 MIDDLE = parse("middle")
 
@@ -46,19 +52,34 @@ def test_equal_scores_share_the_weight_and_a_large_one_takes_it() -> None:
         assert torch.equal(form(torch.tensor([[9.0, 0.0, 1.0]])), torch.tensor([[1.0, 0.0, 0.0]]))
 
 
+def test_scores_of_any_size_have_weights_and_nan_stays_nan() -> None:
+    for form in (sparsemax, entmax15):
+        assert torch.equal(form(torch.tensor([[1e9, 1.0, 2.0]])), torch.tensor([[1.0, 0.0, 0.0]]))
+        weights = form(torch.tensor([[math.nan, 1.0, 2.0], [0.0, 0.0, 0.0]]))
+        assert weights[0].isnan().all() and torch.allclose(weights[1], torch.tensor(1 / 3))
+
+
+def sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, form: str) -> torch.Tensor:
+    """Attend with weights by bisection in float64; `softmax` is the dense form."""
+    alpha = {"entmax": 1.5, "sparsemax": 2.0}
+    out = torch.empty(*q.shape[:2], v.shape[2], dtype=torch.float64)
+    dim = q.shape[2] // heads
+    for b in range(q.shape[0]):
+        for h in range(heads):
+            part = slice(dim * h, dim * h + dim)
+            scores = q[b, :, part].double() @ k[b, :, part].double().T / math.sqrt(dim)
+            weights = [row.softmax(-1) if form == "softmax" else bisected(row, alpha[form]) for row in scores]
+            out[b, :, part] = torch.stack(weights) @ v[b, :, part].double()
+    return out
+
+
 @pytest.mark.parametrize("form", ["entmax", "sparsemax"])
-def test_the_attention_is_the_formula_in_any_slices(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_change_is_the_formula_in_any_slices(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = draw(0, 2, 9, 12), draw(1, 2, 5, 12), draw(2, 2, 5, 12)
-    expected = torch.empty(2, 9, 12, dtype=torch.float64)
-    for b in range(2):
-        for h in range(3):
-            part = slice(4 * h, 4 * h + 4)
-            scores = q[b, :, part].double() @ k[b, :, part].double().T / math.sqrt(4)
-            weights = torch.stack([bisected(row, 1.5 if form == "entmax" else 2.0) for row in scores])
-            expected[b, :, part] = weights @ v[b, :, part].double()
-    assert (sparse_attention(q, k, v, 3, form) - expected).abs().max() < 1e-5
+    expected = sparse(q, k, v, 3, form) - sparse(q, k, v, 3, "softmax")
+    assert (sparse_change(q, k, v, 3, form) - expected).abs().max() < 1e-5
     monkeypatch.setattr("attention_patchbay.ldm_patched.patches.sparse_attention.SCORES", 1)
-    assert (sparse_attention(q, k, v, 3, form) - expected).abs().max() < 1e-5
+    assert (sparse_change(q, k, v, 3, form) - expected).abs().max() < 1e-5
 
 
 def test_the_layer_extrapolates_from_dense_to_sparse() -> None:
@@ -83,8 +104,39 @@ def test_the_layer_extrapolates_from_dense_to_sparse() -> None:
     q, k, v, dense = seen[0]
     options = {"n_heads": 4, "block": ("middle", 0), "block_index": 0}
     out = stack(q, k, v, options)
-    sparse = sparse_attention(q, k, v, 4, "sparsemax")
-    assert torch.allclose(out, dense + 0.5 * 3.0 * (sparse - dense), atol=1e-5)
+    expected = dense + 0.5 * 3.0 * (sparse(q, k, v, 4, "sparsemax") - dense)
+    assert (out - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("sparse_first", [True, False])
+def test_beside_normalized_guidance_both_keep_their_effect_in_either_order(sparse_first: bool) -> None:
+    gate = Gate(Entry("x"), frozenset({BlockId("middle", 0)}))
+    options: dict[str, Any] = {"block": ("middle", 0), "block_index": 0, "cond_or_uncond": [0], "n_heads": 2}
+    context, other, q = draw(3, 2, 7, 16), draw(9, 1, 5, 16), draw(5, 2, 9, 16)
+    _, longer, _ = ContextPatch((other,), gate)(q, context, None, options)
+    layers: list[Any] = [
+        SparseLayer(SparseAttention(2.0), gate),
+        NormalizedLayer(NormalizedGuidance(other, 3.0, 9.0, 0.6), (other,), gate),
+    ]
+    inside, outside = layers if sparse_first else layers[::-1]
+
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
+        def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
+            return sparse(q, k, v, 2, "softmax").float()
+
+        return inside.around(attention, q, k, v, now or options)
+
+    def extrapolated(prompt: torch.Tensor, scale: float) -> torch.Tensor:
+        dense = sparse(q, prompt, prompt, 2, "softmax")
+        return dense + scale * (sparse(q, prompt, prompt, 2, "entmax") - dense)
+
+    out, more = outside.around(inner, q, longer, longer, options), other.expand(2, -1, -1)
+    if sparse_first:
+        expected = by_hand(extrapolated(context, 2.0), extrapolated(more, 2.0), 3.0, 9.0, 0.6)
+    else:
+        pushed = by_hand(extrapolated(context, 0.0), extrapolated(more, 0.0), 3.0, 9.0, 0.6)
+        expected = pushed + extrapolated(context, 2.0) - extrapolated(context, 0.0)
+    assert (out - expected).abs().max() < 1e-4
 
 
 def test_scale_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:

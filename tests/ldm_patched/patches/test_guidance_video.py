@@ -1,0 +1,81 @@
+"""Guidance of a video model: its blocks attend within the frames and, under the same address, over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.modules import samplers, sd
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
+from attention_patchbay.ldm_patched.patches.grid import PIECE, over_time
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfAttentionGuidance
+from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+
+from ..modules import tiny_video
+from .models import draw
+
+FRAMES, STEPS = 3, 2
+MIDDLE = parse("middle")
+OPTIONS = {"activations_shape": [FRAMES, 64, 4, 4]}
+METHODS = [
+    Guidance(Perturbed(), 1.0, MIDDLE),
+    Guidance(SmoothedEnergy(2.0), 1.0, MIDDLE),
+    Guidance(SlidingWindow(), 1.0, MIDDLE),
+    SelfAttentionGuidance(1.0, 1.0, 1.0, MIDDLE),
+]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_video.write(tmp_path_factory.mktemp("video") / "svd.safetensors")
+
+
+def sample(model: Any) -> torch.Tensor:
+    image = draw(2, 1, 4, 8, 8)
+    positive, negative = (
+        [[context, {"concat_latent_image": latent}]]
+        for context, latent in ((draw(1, 1, 1, 32), image), (torch.zeros(1, 1, 32), torch.zeros_like(image)))
+    )
+    noise = draw(0, FRAMES, 4, 8, 8)
+    return samplers.sample(model, noise, positive, negative, 2.5, STEPS, "euler", "normal", 1.0, seed=0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_it_guides_a_video(file: Path, method: Any) -> None:
+    model = sd.load_unet(file)
+    base, guided = sample(model), attach(model, method)
+    out = sample(guided)
+    assert torch.isfinite(out).all() and not torch.equal(out, base)
+    assert " in 1 of 1 blocks" in report.text(recorder_of(guided))
+
+
+@pytest.mark.parametrize("weakening", [SmoothedEnergy(2.0), SlidingWindow()], ids=lambda weakening: weakening.name)
+def test_attention_over_time_is_left_as_it_is(weakening: Any) -> None:
+    q, k, v = (draw(seed, 16, FRAMES, 8) for seed in range(3))
+    out = weakening.attend(lambda q, k, v: q + k * v, q, k, v, OPTIONS)
+    assert torch.equal(out, q + k * v)
+
+
+def test_frames_are_told_from_pixels_and_windows() -> None:
+    assert over_time(draw(0, 16, FRAMES, 8), OPTIONS)
+    assert not over_time(draw(0, FRAMES, 16, 8), OPTIONS)
+    assert not over_time(draw(0, FRAMES, 8, 8), OPTIONS)  # merged tokens
+    assert not over_time(draw(0, 6, 8, 8), {**OPTIONS, PIECE: (2, 4)})
+
+
+def test_layers_inside_a_window_are_told_its_size() -> None:
+    seen = []
+
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
+        seen.append((q.shape[1], now[PIECE]))
+        return v
+
+    v = draw(0, 2, 6 * 4, 8)
+    out = SlidingWindow(0.5, 0.0).attend(inner, v, v, v, {"activations_shape": [2, 8, 6, 4]})
+    assert seen == [(6, (3, 2))] * 4 and torch.allclose(out, v)
