@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..ldm_patched.ldm.modules.backends import dispatch, registry
-from ..ldm_patched.modules import cond_batch, demo, model_management
+from ..ldm_patched.modules import demo, model_management
 from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
-from ..ldm_patched.modules.sample import common_ksampler
 from ..ldm_patched.patches.hook import Host
 
 try:
@@ -59,7 +58,7 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     if IN_COMFYUI:
         from comfy.samplers import calc_cond_batch
     else:
-        calc_cond_batch = cond_batch.calc_cond_batch
+        from ..ldm_patched.modules.cond_batch import calc_cond_batch
     return calc_cond_batch(*args, **kwargs)
 
 
@@ -77,6 +76,8 @@ def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
             model, noise, 1, 2.0, "euler", "normal", positive, negative, image, disable_pbar=True, seed=0
         )
     else:
+        from ..ldm_patched.modules.sample import common_ksampler
+
         common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .stack import CONTEXT_TOKENS, uncover
+from .stack import ATTEND, CONTEXT_TOKENS, LAYERS, restore, uncover
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
@@ -36,7 +36,9 @@ def call_model(
 
     A wrapper for APPLY_MODEL.
     """
-    slots = transformer_options.get("patches_replace", {})
+    slots = dict(transformer_options.get("patches_replace", {}))
+    for name, layers in transformer_options.get(LAYERS, {}).items():
+        slots[name] = restore(slots.get(name, {}), layers, transformer_options[ATTEND])
     options = {**transformer_options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
     if c_crossattn is not None:
         options[CONTEXT_TOKENS] = c_crossattn.shape[1]

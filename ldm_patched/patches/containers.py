@@ -11,7 +11,7 @@ from typing import Any
 from .inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
 from .recorder import KEY
 from .router import SLOT, Router
-from .stack import Stack
+from .stack import ATTEND, LAYERS, Stack
 
 Stays = Callable[..., bool]
 
@@ -41,7 +41,8 @@ def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
 
 
 def _empty_options(options: dict[str, Any], stays: Stays) -> None:
-    options.pop(KEY, None)
+    for name in (KEY, LAYERS, ATTEND):
+        options.pop(name, None)
     for slot, slots in options.get("patches_replace", {}).items():
         inner = {address: foreign_in(patch) for address, patch in slots.items()}
         slots.clear()

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..ldm.modules.backends.dispatch import optimized_attention
-from ..modules.cond_batch import calc_cond_batch
 from .compiled import APPLY_MODEL
 from .gate import Gate
 from .recorder import KEY
 from .schedule import Schedule
-from .stack import Attend, Layer, push
+from .stack import ATTEND, LAYERS, Attend, Layer, push
 from .targets import Address
 
 Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
@@ -22,12 +21,18 @@ Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 POST_CFG = "sampler_post_cfg_function"  # ComfyUI's name of the place
 
 
+def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
+    from ..modules.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
+
+    return calc_cond_batch(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Host:
     """What the host computes for a method: attention, and its predictions of some conditionings."""
 
     attend: Attend = optimized_attention
-    predict: Predict = calc_cond_batch
+    predict: Predict = _predict
 
 
 class Hook(Protocol):
@@ -69,10 +74,15 @@ class Around:
     layer: Layer
 
     def put(self, clone: Any, gate: Gate, host: Host) -> None:
-        """Push the layer on the stack of every block."""
+        """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
+        options = clone.model_options["transformer_options"]
+        known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
         for block in gate.blocks:
-            existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
-            clone.set_model_patch_replace(push(existing, block, self.layer, host.attend), self.slot, *block)
+            existing = options.get("patches_replace", {}).get(self.slot, {})
+            stack = push(existing, block, self.layer, host.attend)
+            clone.set_model_patch_replace(stack, self.slot, *block)
+            known[block] = (*known.get(block, ()), self.layer)
+        options[ATTEND] = host.attend
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,26 @@ def push(existing: Mapping[Any, Any], address: BlockId, layer: Layer, attend: At
     return Stack((layer,), current, attend, exact)
 
 
+ATTEND = "patchbay_attend"  # in the options of a model: the host's attention function
+LAYERS = "patchbay_layers"  # in the options of a model: slot -> address -> the layers that were put there
+
+
+def restore(slots: Mapping[Any, Any], layers: Mapping[BlockId, tuple[Layer, ...]], attend: Attend) -> dict[Any, Any]:
+    """Return the entries of a slot with the layers of each block around what a later node put in their place.
+
+    Hosts keep one entry for an address, so a node that takes the exact address of a stack throws the stack away.
+    """
+    found = dict(slots)
+    for address, ours in layers.items():
+        current = slots.get(address)
+        if not isinstance(current, Stack):
+            found[address] = Stack(ours, current, attend, exact=True)
+        elif current.layers is not ours:
+            lost = tuple(layer for layer in ours if layer not in current.layers)
+            found[address] = replace(current, layers=(*lost, *current.layers)) if lost else current
+    return found
+
+
 def uncover(slots: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the entries of a slot (address -> patch) with every stack around what was put on its block after it.
 

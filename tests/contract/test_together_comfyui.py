@@ -28,10 +28,10 @@ pytestmark = [
 ALWAYS: dict[str, Any] = {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
 CORE: list[Node] = [
     ("LoraLoaderModelOnly", {"lora_name": "middle.safetensors", "strength_model": 1.0}),
-    ("PerturbedAttentionGuidance", {"scale": 6.0}),
+    ("PerturbedAttentionGuidance", {"scale": 100.0}),
     ("SelfAttentionGuidance", {"scale": 0.2, "blur_sigma": 1.0}),
     ("FreeU_V2", {"b1": 1.05, "b2": 1.05, "s1": 0.95, "s2": 0.95}),
-    ("HyperTile", {"tile_size": 32, "swap_size": 1, "max_depth": 0, "scale_depth": False}),
+    ("HyperTile", {"tile_size": 32, "swap_size": 1, "max_depth": 2, "scale_depth": False}),
     ("TomePatchModel", {"ratio": 0.25}),
 ]
 FIRST = {**ALWAYS, "blocks": "input:3"}

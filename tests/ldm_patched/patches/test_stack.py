@@ -11,11 +11,13 @@ from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.hook import Around, Hook, Host
 from attention_patchbay.ldm_patched.patches.router import Rule
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.stack import Stack, push, uncover
 from attention_patchbay.ldm_patched.patches.targets import Address, BlockId, parse
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
 
 from .models import BLOCKS, HALF, IDENTITY, STEPS, calls, patcher, run
 
@@ -172,21 +174,12 @@ def test_a_foreign_patch_in_a_stack_is_moved_and_cleaned_up_once(address: tuple[
     assert slots["middle", 0, 0].foreign.place == "meta"
 
 
-def test_a_slot_that_was_taken_over_is_reported() -> None:
+def test_a_slot_that_was_taken_over_is_taken_back() -> None:
     model = attach(patcher(), IDENTITY)
     for index in (0, 1):
-        model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "input", 3, index)
-    run(model)
-    assert "1. identity attn1.out on input:3: never ran, another patch took its place" in report.text(
-        recorder_of(model)
-    )
-
-
-def test_one_block_of_two_taken_over_is_named() -> None:
-    model = attach(patcher(), IDENTITY)
-    model.set_model_attn1_replace(lambda q, k, v, extra_options: v, "input", 3, 1)
-    run(model)
-    assert "ran 4 times in 1 of 2 blocks; never in input:3.1" in report.text(recorder_of(model))
+        model.set_model_attn1_replace(lambda q, k, v, extra_options: v * 2.0, "input", 3, index)
+    assert torch.equal(run(model), run(attach(patcher(), IDENTITY)))
+    assert "1. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks" in report.text(recorder_of(model))
 
 
 def test_stacks_of_one_model_differ_only_where_they_are() -> None:
@@ -330,3 +323,22 @@ def test_rules_hold_inside_foreign_patches_and_stacks() -> None:
         assert f"ran {len(BLOCKS) * STEPS} times in {len(BLOCKS)} of {len(BLOCKS)} blocks" in report.text(
             recorder_of(model)
         )
+
+
+def test_a_foreign_patch_that_takes_the_place_of_a_stack_gets_inside_it() -> None:
+    """Hosts keep one entry for an address: what was there is thrown away, but its layers are not lost."""
+
+    def half(q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+        return v * 0.5
+
+    before = patcher()
+    before.set_model_attn1_replace(half, "input", 3, 0)
+    expected = run(attach(before, HALF))
+    after = attach(patcher(), HALF)
+    after.set_model_attn1_replace(half, "input", 3, 0)
+    assert torch.equal(run(after), expected)
+    twice = attach(after, HALF)  # a later one of ours is put on what took the place
+    assert torch.equal(run(twice), run(attach(attach(before, HALF), HALF)))
+    assert torch.equal(run(after), expected)
+    guided = attach(after, Guidance(Perturbed(), 1.0, parse("input:3")))
+    assert torch.equal(run(guided), run(attach(attach(before, HALF), Guidance(Perturbed(), 1.0, parse("input:3")))))
