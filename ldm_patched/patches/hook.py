@@ -75,14 +75,14 @@ class Around:
 
     def put(self, clone: Any, gate: Gate, host: Host) -> None:
         """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
-        options = clone.model_options["transformer_options"]
+        options = clone.model_options["transformer_options"]  # the patcher puts another dict in its place below
+        options[ATTEND] = host.attend
         known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
         for block in gate.blocks:
-            existing = options.get("patches_replace", {}).get(self.slot, {})
+            existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
             stack = push(existing, block, self.layer, host.attend)
             clone.set_model_patch_replace(stack, self.slot, *block)
             known[block] = (*known.get(block, ()), self.layer)
-        options[ATTEND] = host.attend
 
 
 @dataclass(frozen=True)
