@@ -6,6 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
+from .alignment import EMBEDDING
+
 
 def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
     """Return the positions of words in the context that a CLIP object makes of a prompt.
@@ -18,7 +22,7 @@ def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
     spoken = [(place, token) for place, token in enumerate(_tokens(clip, prompt)) if token not in special]
     found: set[int] = set()
     for word in filter(None, (part.strip() for part in re.split(r"[,\n]", words))):
-        wanted = [token for token in _tokens(clip, word) if token not in special]
+        wanted = [token for token in _tokens(clip, word) if token not in special and token != EMBEDDING]
         places = _places(spoken, wanted)
         if not places:
             raise ValueError(f"the prompt {prompt!r} has no {word!r}; write the words as they stand in it")
@@ -31,7 +35,8 @@ def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
 def _tokens(clip: Any, text: str) -> list[Any]:
     """Return the tokens of all parts of a text in a row: the place of one is its position in the context."""
     chunks = next(iter(clip.tokenize(text).values()))
-    return [entry[0] for chunk in chunks for entry in chunk]
+    tokens = (entry[0] for chunk in chunks for entry in chunk)
+    return [EMBEDDING if isinstance(token, Tensor) else token for token in tokens]
 
 
 def _places(tokens: Sequence[tuple[int, Any]], wanted: Sequence[Any]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from attention_patchbay.ldm_patched.modules.clip_tokenizer import clip_tokenizer
 from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.modules.prompt import PromptTokenizer
@@ -43,6 +44,26 @@ def test_all_tokens_of_a_word_count_and_parts_are_numbered_on() -> None:
     long = "tree " * 80 + "castle"
     (place,) = locate(clip, long, "castle")
     assert place == 77 + 1 + 80 - 75
+
+
+class Embedded:
+    """A CLIP that reads two vectors for the word `embedding`, as ComfyUI does for a textual inversion."""
+
+    def __init__(self, clip: Any) -> None:
+        self.clip = clip
+
+    def tokenize(self, text: str) -> dict[str, Any]:
+        (chunks,) = self.clip.tokenize(text).values()
+        (unknown,) = {entry[0] for entry in self.clip.tokenize("embedding")["l"][0]} - {0, 1}
+        return {"l": [[(torch.ones(4), w) if token == unknown else (token, w) for token, w in c] for c in chunks]}
+
+
+def test_embeddings_have_places_and_no_name(demo: Any) -> None:
+    clip = Embedded(demo)
+    assert locate(clip, "a embedding embedding red circle", "red circle") == (4, 5)
+    for words in ("embedding", "a red"):
+        with pytest.raises(ValueError, match=f"has no '{words}'"):
+            locate(clip, "a embedding embedding red circle", words)
 
 
 MISSING = [("green", "the prompt 'a red circle' has no 'green'"), (" , ", "no words are given")]
