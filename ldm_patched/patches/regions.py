@@ -122,20 +122,29 @@ class RegionLayer:
         v, more_v = take_off(v, self.contexts)
         out = inner(q, k, v)
         positive = rows(POSITIVE, extra_options, len(q))
-        parts = self._shares(q, extra_options, weight)
-        seen = [i for i, part in enumerate(parts) if positive and bool(part.any())]
-        results = {i: attend_to(inner, q, k, v, (more_k[i], more_v[i]), extra_options) for i in seen}
+        parts = self._shares(q, extra_options, weight) if positive else {}
+        results = {i: attend_to(inner, q, k, v, (more_k[i], more_v[i]), extra_options) for i in parts}
         return self._mixed(out, results, parts, positive) if results else out
 
-    def _shares(self, q: Tensor, options: Mapping[str, Any], weight: float) -> list[Tensor]:
-        grid = token_grid(q.shape[1], options)
+    def _shares(self, q: Tensor, options: Mapping[str, Any], weight: float) -> dict[int, Tensor]:
+        """Return the share of each region that holds somewhere, by its number; made once a run for each grid."""
+        grid, memory = token_grid(q.shape[1], options), self.gate.memory(options)
+        key = f"shares {grid} {weight} {q.device}"
+        if key not in memory:
+            memory[key] = self._made(grid, weight, q.device)
+        return memory[key]
+
+    def _made(self, grid: tuple[int, int], weight: float, device: torch.device) -> dict[int, Tensor]:
         regions = self.method.regions
-        masks = [on_grid(region.mask.to(q.device, torch.float32).clamp(0.0, 1.0), grid) for region in regions]
+        masks = [on_grid(region.mask.to(device, torch.float32).clamp(0.0, 1.0), grid) for region in regions]
         masks = list(torch.broadcast_tensors(*masks))
         amount = (1.0 - self.method.base) * self.method.strength * weight
-        return shares(masks, [region.weight for region in regions], self.method.overlap, amount)
+        parts = shares(masks, [region.weight for region in regions], self.method.overlap, amount)
+        return {i: part for i, part in enumerate(parts) if bool(part.any())}
 
-    def _mixed(self, out: Tensor, results: dict[int, Tensor], parts: list[Tensor], positive: list[slice]) -> Tensor:
+    def _mixed(
+        self, out: Tensor, results: dict[int, Tensor], parts: dict[int, Tensor], positive: list[slice]
+    ) -> Tensor:
         left = 1.0 - torch.stack([parts[i] for i in results]).sum(0)
         mixed = out.clone()
         for some in positive:

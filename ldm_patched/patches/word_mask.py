@@ -93,5 +93,10 @@ class WordMaskLayer:
         return out
 
     def _outside(self, q: Tensor, options: Mapping[str, Any]) -> Tensor:
-        mask = self.method.mask.to(q.device, torch.float32).clamp(0.0, 1.0)
-        return 1.0 - on_grid(mask, token_grid(q.shape[1], options))[..., None]  # (b, n, 1)
+        """Return what of each token (b, n, 1) lies outside the mask; made once a run for each grid."""
+        grid, memory = token_grid(q.shape[1], options), self.gate.memory(options)
+        key = f"outside {grid} {q.device}"
+        if key not in memory:
+            mask = self.method.mask.to(q.device, torch.float32).clamp(0.0, 1.0)
+            memory[key] = 1.0 - on_grid(mask, grid)[..., None]
+        return memory[key]

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules import samplers
-from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches import regions, report, word_mask
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
+from attention_patchbay.ldm_patched.patches.grid import on_grid
 from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt, shares
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.word_mask import WordMask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,9 +55,9 @@ def test_a_region_nowhere_changes_nothing() -> None:
 def test_the_mixture_is_the_formula_on_every_token() -> None:
     """The middle block's cross-attention by hand: a foreign replace that knows both prompts, in float64."""
     mask = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1))
-    regions = (Region(OTHER, LEFT, 2.0), Region(draw(8, 1, 3, 16), mask, 0.5))
+    both = (Region(OTHER, LEFT, 2.0), Region(draw(8, 1, 3, 16), mask, 0.5))
     attention = patcher().model.diffusion_model.middle_block[1].transformer_blocks[0].attn2
-    grid = [one.mask.reshape(4, 4, 4, 4).mean(dim=(1, 3)).flatten().double() for one in regions]  # 4x4 tokens
+    grid = [one.mask.reshape(4, 4, 4, 4).mean(dim=(1, 3)).flatten().double() for one in both]  # 4x4 tokens
 
     def result(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         out = [(q[:, s].double() @ k[:, s].double().T / 4).softmax(-1) @ v[:, s].double() for s in heads]
@@ -66,7 +68,7 @@ def test_the_mixture_is_the_formula_on_every_token() -> None:
     def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         out = torch.stack([result(*row) for row in zip(q, k, v, strict=True)])
         row = options["cond_or_uncond"].index(0)
-        others = [result(q[row], attention.to_k(one.tokens[0]), attention.to_v(one.tokens[0])) for one in regions]
+        others = [result(q[row], attention.to_k(one.tokens[0]), attention.to_v(one.tokens[0])) for one in both]
         for token in range(16):
             parts = [2.0 * grid[0][token], 0.5 * grid[1][token]]
             cover = min(1.0, float(grid[0][token] + grid[1][token])) * (1 - 0.25) * 0.8
@@ -80,7 +82,7 @@ def test_the_mixture_is_the_formula_on_every_token() -> None:
     plain = patcher()
     plain.set_model_attn2_replace(by_hand, "middle", 0)
     expected = run(plain)
-    out = run(attach(patcher(), RegionalPrompt(regions, 0.25, "average", 0.8, MIDDLE)))
+    out = run(attach(patcher(), RegionalPrompt(both, 0.25, "average", 0.8, MIDDLE)))
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -120,6 +122,23 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
     count = len(BLOCKS)
     assert f"ran {STEPS * count} times in {count} of {count} blocks" in report.text(recorder_of(mixed))
+
+
+@pytest.mark.parametrize("module", [regions, word_mask])
+def test_a_mask_is_scaled_once_a_run_for_each_grid(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[tuple[int, int]] = []
+
+    def counted(mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        grids.append(grid)
+        return on_grid(mask, grid)
+
+    monkeypatch.setattr(module, "on_grid", counted)
+    method = RegionalPrompt((Region(OTHER, LEFT),)) if module is regions else WordMask((1,), LEFT, 7)
+    model = attach(patcher(), method)
+    for _ in range(2):
+        run(model)
+        assert sorted(grids) == [(4, 4), (8, 8)]
+        grids.clear()
 
 
 def test_two_of_them_and_another_prompt_nest_like_brackets() -> None:
