@@ -26,6 +26,7 @@ def token_grid(tokens: int, options: Mapping[str, Any]) -> tuple[int, int]:
 
 
 PIECE = "patchbay_piece"  # the grid of each tile, for the layers inside one that cuts the picture
+CUT = "patchbay_cut"  # a foreign patch has cut the queries into tiles, nobody knows which
 
 
 def piece_grid(x: Tensor, options: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -44,7 +45,9 @@ def over_time(x: Tensor, options: Mapping[str, Any]) -> bool:
     """Tell whether tokens (b, n, c) are the frames of a video, with its pixels in the batch."""
     batch, tokens = x.shape[:2]
     frames, _, height, width = options["activations_shape"]
-    return height * width != tokens and batch * tokens == frames * height * width and PIECE not in options
+    if PIECE in options or CUT in options:
+        return False
+    return height * width != tokens and batch * tokens == frames * height * width
 
 
 def on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:

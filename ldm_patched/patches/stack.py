@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..ldm.modules.backends.dispatch import optimized_attention
+from .grid import CUT
 from .targets import BlockId
 
 CONTEXT_TOKENS = "patchbay_context_tokens"  # in the options of a call: the tokens of the context that the model gets
@@ -47,6 +48,9 @@ class Stack:
         A foreign patch that no layer called is called for itself: it may record what it sees, as self-attention
         guidance does, or count.
         """
+        if len(k) != len(q):  # ComfyUI's HyperTile cuts q alone; attention functions then read k, v in its batch
+            k, v = (x.reshape(len(q), -1, x.shape[-1]) for x in (k, v))
+            extra_options = {**extra_options, CUT: True}
         if self.foreign is None:
             return self._run(len(self.layers), q, k, v, extra_options)
         foreign, called = self.foreign, False

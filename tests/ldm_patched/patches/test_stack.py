@@ -11,6 +11,7 @@ from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.grid import piece_grid
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.hook import Around, Hook, Host
 from attention_patchbay.ldm_patched.patches.router import Rule
@@ -342,3 +343,29 @@ def test_a_foreign_patch_that_takes_the_place_of_a_stack_gets_inside_it() -> Non
     assert torch.equal(run(after), expected)
     guided = attach(after, Guidance(Perturbed(), 1.0, parse("input:3")))
     assert torch.equal(run(guided), run(attach(attach(before, HALF), Guidance(Perturbed(), 1.0, parse("input:3")))))
+
+
+def test_queries_that_were_cut_into_tiles_alone_are_tiled_for_every_layer() -> None:
+    """ComfyUI's HyperTile cuts the queries only; attention functions then read the keys in the batch of the queries."""
+    log: list[str] = []
+    q, x = torch.randn(4, 16, 8), torch.randn(1, 64, 8)
+    weak = Guidance(Perturbed()).weakening
+    options = {"n_heads": 2}
+    stack = push({}, HERE, Log("layer", log), optimized_attention)
+    whole = optimized_attention(q, x, x + 1, 2) * 2
+    assert torch.equal(stack(q, x, x, options), whole)
+
+    class NeedsGrid:
+        def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+            assert piece_grid(q, extra_options)
+            raise AssertionError
+
+    class Weak:
+        def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
+            return weak.attend(inner, q, k, v, extra_options)
+
+    assert torch.equal(push({}, HERE, Weak(), optimized_attention)(q, x, x, options), x.view(4, 16, 8))
+
+    with pytest.raises(ValueError, match="16 tokens are no 8x8 picture"):
+        picture = {**options, "activations_shape": [1, 8, 8, 8]}
+        push({}, HERE, NeedsGrid(), optimized_attention)(q, x, x, picture)
