@@ -20,6 +20,7 @@
 - `hook`: what a method is made of (`Method`, `Around`, `Listed`, `AfterCfg`), and what it needs of the host (`Host`)
 - `report`: what ran (`text(recorder)`, `table(recorder)`)
 
-Below these: `stack` composes patches that replace an attention, `gate` tells when one acts, `recorder` counts; `grid`
-has the tokens as a picture, `context` more prompts for cross-attention.
+Below these: `families` and `contracts` know how models other than UNets call patches; `stack` composes patches that
+replace an attention, `gate` tells when one acts, `recorder` counts; `grid` has the tokens as a picture, `context` more
+prompts for cross-attention.
 """

@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any
 
 from .compiled import APPLY_MODEL, call_model
+from .contracts import MARKERS, adapt, refusal
+from .families import AFTER, BOTH, UNET, family_of
 from .gate import Gate
 from .hook import Host, Method
 from .inventory import placed, recorder_of
-from .recorder import KEY, Entry, Marker, Recorder
+from .recorder import KEY, Entry, Recorder
 from .router import SLOT, Route, Router, Rule
 from .sentinel import Sentinel, Watch
-from .targets import AddressError, family, model_blocks, select
+from .targets import model_blocks, targets
 
 # Names that ComfyUI gives these moments.
 ON_PRE_RUN = "on_pre_run"
@@ -25,21 +27,20 @@ def attach(model: Any, method: Method, host: Host | None = None) -> Any:
     """Return a clone of a model patcher with a method on it.
 
     `host` is what the host computes where a method needs it. A neutral method is listed in the report and does nothing.
-    Raises AddressError when the address does not fit the model, or the model is not a UNet.
+    Raises AddressError when the address does not fit the model, or the model's family has no place for the method.
     """
-    if not model_blocks(model):
-        raise AddressError(f"{method.name}: this needs a UNet with transformer blocks; {family(model)} is none")
-    address = method.address.narrowed(method.kind)
-    chosen = [info.id for info in select(address, model)]
-    kinds = ("self", "cross") if address.kind == "all" else (address.kind,)
-    targets = tuple((block, kind) for block in chosen for kind in kinds)
-    entry = Entry(method.name, method.slot, targets, method.schedule, neutral=method.neutral, value=method)
+    address, family = method.address.narrowed(method.kind), family_of(model)
+    possible = ("all", "block", *BOTH) if family.calls == UNET else ("all", *family.kinds)
+    if not model_blocks(model) or method.kind not in possible:
+        raise refusal(family, method.name)
+    cells = targets(address, model)
+    entry = Entry(method.name, method.slot, cells, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry)
     if not method.neutral:
-        gate = Gate(entry, frozenset(chosen), whole=address.kind == "block")
+        gate = Gate(entry, frozenset(block for block, _ in cells), whole=address.kind == "block")
         host = host or Host()
         for hook in method.hooks(gate, host):
-            hook.put(clone, gate, host)
+            adapt(hook, family, method).put(clone, gate, host)
     return clone
 
 
@@ -48,9 +49,8 @@ def attach_rule(model: Any, rule: Rule) -> Any:
 
     A foreign override stays behind them. Raises AddressError when the address does not fit the model.
     """
-    kinds = ("self", "cross") if rule.address.kind == "all" else (rule.address.kind,)
-    targets = tuple((info.id, kind) for info in select(rule.address, model) for kind in kinds)
-    clone, entry = _with_entry(model, Entry(rule.name, SLOT, targets, rule.schedule, value=rule))
+    entry = Entry(rule.name, SLOT, targets(rule.address, model), rule.schedule, value=rule)
+    clone, entry = _with_entry(model, entry)
     options = clone.model_options["transformer_options"]
     router = options[SLOT]
     options[SLOT] = Router((Route.of(rule, entry), *router.routes), router.previous, router.watch)
@@ -62,13 +62,11 @@ def attach_sentinel(model: Any, sentinel: Sentinel) -> Any:
 
     Raises AddressError when the address does not fit the model.
     """
-    kinds = ("self", "cross") if sentinel.address.kind == "all" else (sentinel.address.kind,)
-    targets = tuple((info.id, kind) for info in select(sentinel.address, model) for kind in kinds)
-    off = sentinel.mode == "off"
-    clone, entry = _with_entry(model, Entry(sentinel.name, SLOT, targets, neutral=off, value=sentinel))
+    cells, off = targets(sentinel.address, model), sentinel.mode == "off"
+    clone, entry = _with_entry(model, Entry(sentinel.name, SLOT, cells, neutral=off, value=sentinel))
     options = clone.model_options["transformer_options"]
     router = options[SLOT]
-    watch = None if off else Watch(sentinel.mode, entry, None if sentinel.address.everywhere else frozenset(targets))
+    watch = None if off else Watch(sentinel.mode, entry, None if sentinel.address.everywhere else frozenset(cells))
     options[SLOT] = Router(router.routes, router.previous, watch)
     return clone
 
@@ -83,17 +81,18 @@ def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
     before: Recorder | None = options.get(KEY)
     earlier = before.entries if before else ()
     entry = replace(entry, number=len(earlier) + 1)
-    blocks = model_blocks(clone)
-    shapes = {info.id: (info.heads, info.dim_head) for info in blocks}
+    calls = family_of(clone).calls
+    shapes = {info.id: (info.heads, info.dim_head) for info in model_blocks(clone)}
     to_sigma = clone.get_model_object("model_sampling").percent_to_sigma
-    _record(clone, Recorder((*earlier, entry), shapes, percent_to_sigma=to_sigma))
+    first = "self" if calls == AFTER else None
+    _record(clone, Recorder((*earlier, entry), shapes, percent_to_sigma=to_sigma, first_kind=first))
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT))
     clone.remove_wrappers_with_key(APPLY_MODEL, KEY)
     clone.add_wrapper_with_key(APPLY_MODEL, KEY, call_model)
-    if blocks and before is None:
-        clone.set_model_attn1_patch(Marker("self"))
-        clone.set_model_attn2_patch(Marker("cross"))
+    if shapes and before is None:
+        for slot, marker in MARKERS.get(calls, {}).items():
+            clone.set_model_patch(marker, slot)
     return clone, entry
 
 

@@ -139,6 +139,11 @@ class AttentionPatch:
         return KINDS[self.attention]
 
     @property
+    def scales_scores(self) -> bool:
+        """Tell whether all it does is to multiply queries or keys."""
+        return self.operation in ("scale", "temperature") and self.part in ("q", "k")
+
+    @property
     def neutral(self) -> bool:
         """Tell whether the patch can never change anything."""
         no_change = {"scale": self.value == 1.0, "temperature": self.value == 1.0, "noise": self.value == 0.0}

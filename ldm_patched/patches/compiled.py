@@ -20,6 +20,7 @@ from .stack import ATTEND, CONTEXT_TOKENS, LAYERS, restore, uncover
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
+LATENT = "patchbay_latent"  # in the options of a call: the shape of the latent
 
 
 def call_model(
@@ -39,7 +40,8 @@ def call_model(
     slots = dict(transformer_options.get("patches_replace", {}))
     for name, layers in transformer_options.get(LAYERS, {}).items():
         slots[name] = restore(slots.get(name, {}), layers, transformer_options[ATTEND])
-    options = {**transformer_options, "patches_replace": {name: uncover(entries) for name, entries in slots.items()}}
+    slots = {name: uncover(entries) for name, entries in slots.items()}
+    options = {**transformer_options, "patches_replace": slots, LATENT: list(x.shape)}
     if c_crossattn is not None:
         options[CONTEXT_TOKENS] = c_crossattn.shape[1]
     if not compiles(options):

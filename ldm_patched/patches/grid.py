@@ -14,8 +14,10 @@ from torch import Tensor
 def token_grid(tokens: int, options: Mapping[str, Any]) -> tuple[int, int]:
     """Return height and width of the tokens of the current block.
 
-    Raises ValueError where another patch has changed their number.
+    Raises ValueError where another patch has changed their number, or they are those of a video.
     """
+    if "activations_shape" not in options:
+        raise ValueError(f"{tokens} tokens are no single picture: this needs one, without frames or reference pictures")
     height, width = options["activations_shape"][-2:]
     if height * width != tokens:
         raise ValueError(

@@ -78,7 +78,7 @@ class Around:
         options = clone.model_options["transformer_options"]  # the patcher puts another dict in its place below
         options[ATTEND] = host.attend
         known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
-        for block in gate.blocks:
+        for block in sorted(gate.blocks):  # a set has another order in every process
             existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
             stack = push(existing, block, self.layer, host.attend)
             clone.set_model_patch_replace(stack, self.slot, *block)

@@ -172,7 +172,7 @@ def _left(entry: Entry, address: Address) -> Any:
     if not gone:
         return entry.value
     given: Address = entry.value.address
-    kinds = {kind for _, kind in stay}
+    kinds = {kind for _, kind in stay if kind is not None}
     if {block for block, _ in gone}.isdisjoint(block for block, _ in stay):
         given = Address(given.terms + _excluded(gone, entry), given.kind)
     elif len(kinds) == 1 and kinds.isdisjoint(kind for _, kind in gone):
@@ -185,7 +185,7 @@ def _left(entry: Entry, address: Address) -> Any:
     return dataclasses.replace(entry.value, address=given)
 
 
-def _excluded(gone: Iterable[tuple[BlockId, str]], entry: Entry) -> tuple[Term, ...]:
+def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple[Term, ...]:
     """Return terms that leave blocks out, one for a block of which all transformer blocks go."""
     blocks = {block for block, _ in gone}
     stay = {block[:2] for block, _ in entry.targets if block not in blocks}

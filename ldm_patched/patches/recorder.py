@@ -23,7 +23,8 @@ class Entry:
     Args:
         name: one line to show.
         slot: its main place on the model, to show.
-        targets: the blocks and kinds of attention it is meant for; none where it fits any call.
+        targets: the blocks and kinds of attention it is meant for, kind None where the model tells none; no targets
+            where it fits any call.
         number: place in the order of the graph, from 1.
         neutral: its settings change nothing, so it was not put anywhere.
         value: the method or rule itself, to attach it to another model.
@@ -31,7 +32,7 @@ class Entry:
 
     name: str
     slot: str = ""
-    targets: tuple[tuple[BlockId, str], ...] = ()
+    targets: tuple[tuple[BlockId, str | None], ...] = ()
     schedule: Schedule = Schedule()
     number: int = 1
     neutral: bool = False
@@ -85,6 +86,7 @@ class Recorder:
         downgraded: attentions that run an exact function for the rest of the run, and why.
         patched: uses of each entry (by number) in each block.
         placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
+        first_kind: the kind of attention that a run begins with, where the model tells of the next one after each.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -101,6 +103,7 @@ class Recorder:
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)  # entry number -> what it keeps during the run
     runs: int = 0
     percent_to_sigma: Callable[[float], float] | None = None
+    first_kind: str | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -112,7 +115,7 @@ class Recorder:
 
     def fork(self) -> Recorder:
         """Return an empty recorder of the same entries, for a clone of the model."""
-        return Recorder(self.entries, self.blocks, percent_to_sigma=self.percent_to_sigma)
+        return Recorder(self.entries, self.blocks, percent_to_sigma=self.percent_to_sigma, first_kind=self.first_kind)
 
     def start(self, percent_to_sigma: Callable[[float], float], placed: frozenset[tuple[int, BlockId | None]]) -> None:
         """Forget the last run before the next."""
@@ -135,7 +138,7 @@ class Recorder:
     @property
     def kind(self) -> str | None:
         """Tell whether this thread is in `self`- or `cross`-attention; None where the model does not say."""
-        return getattr(self._thread, "kind", None)
+        return getattr(self._thread, "kind", self.first_kind)
 
     @property
     def calls(self) -> Counter[Call]:
@@ -159,10 +162,10 @@ class Recorder:
         with self._lock:
             self.faults[fault] += 1
 
-    def downgrade(self, block: BlockId | None, reason: str) -> None:
+    def downgrade(self, cell: tuple[BlockId | None, str | None], reason: str) -> None:
         """Let an attention run an exact function from now on."""
         with self._lock:
-            self.downgraded[block, self.kind] = reason
+            self.downgraded[cell] = reason
 
     def count_patch(self, number: int, block: BlockId | None) -> None:
         """Count one use of a patch in a block."""

@@ -70,7 +70,7 @@ def _row(recorder: Recorder, call: Call, count: int) -> dict[str, Any]:
     return {
         "block": "-" if call.block is None else str(call.block),
         "attention": call.kind or "-",
-        "heads": f"{heads[0]} x {heads[1]}" if heads else "-",
+        "heads": f"{heads[0]} x {heads[1]}" if heads and all(heads) else "-",
         "function": call.backend,
         "calls": count,
         "steps": _ranges([step for known, step in recorder.tallies if known == call]),

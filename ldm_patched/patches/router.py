@@ -20,6 +20,7 @@ from .targets import Address, BlockId
 
 SLOT = "optimized_attention_override"
 BACKENDS = ("auto", *registry.KNOWN)
+Cell = tuple[BlockId | None, str | None]  # the block and the kind of an attention call, where the model says
 log = logging.getLogger(__name__)
 
 
@@ -49,22 +50,21 @@ class Route(NamedTuple):
 
     backend: str
     entry: Entry
-    cells: frozenset[tuple[BlockId | None, str | None]] | None
+    cells: frozenset[Cell] | None
 
     @classmethod
     def of(cls, rule: Rule, entry: Entry) -> Route:
         """Resolve a rule for the model of its entry."""
         if rule.address.everywhere:
             return cls(rule.backend, entry, None)
-        cells: set[tuple[BlockId | None, str | None]] = set(entry.targets)
+        cells: set[Cell] = set(entry.targets)
         if rule.address.kind == "all":
             cells |= {(block, None) for block, _ in entry.targets}
         return cls(rule.backend, entry, frozenset(cells))
 
-    def takes(self, block: BlockId | None, recorder: Recorder | None, options: Mapping[str, Any]) -> bool:
+    def takes(self, cell: Cell, recorder: Recorder | None, options: Mapping[str, Any]) -> bool:
         """Tell whether the current attention call belongs to the rule."""
-        kind = recorder.kind if recorder is not None else None
-        if self.cells is not None and (block, kind) not in self.cells:
+        if self.cells is not None and cell not in self.cells:
             return False
         return current_weight(self.entry.schedule, recorder, options) > 0.0
 
@@ -103,17 +103,19 @@ class Router:
         kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
         recorder: Recorder | None = options.get(KEY)
         block = current_block(options)
-        choice = self._choice(func, options, recorder, block, (q, k, v, heads, *args), kwargs)
+        # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
+        kind = recorder.kind if recorder is not None and block is not None else None
+        choice = self._choice(func, options, recorder, (block, kind), (q, k, v, heads, *args), kwargs)
         if recorder is None:
             return choice.function(q, k, v, heads, *args, **kwargs)
         begin = time.perf_counter()
         out = choice.function(q, k, v, heads, *args, **kwargs)
         seconds, step = time.perf_counter() - begin, recorder.step(options)
-        recorder.count_call(Call(block, recorder.kind, choice.name, choice.fallback, choice.rule), step, seconds)
-        if self.watch is not None and choice.name != REPAIR and self.watch.takes(block, recorder.kind):
+        recorder.count_call(Call(block, kind, choice.name, choice.fallback, choice.rule), step, seconds)
+        if self.watch is not None and choice.name != REPAIR and self.watch.takes(block, kind):
             recorder.count_patch(self.watch.entry.number, block)
             again = partial(exact, q, k, v, heads, *args, **kwargs)
-            return self.watch.settle(out, choice.name, block, step, recorder, again)
+            return self.watch.settle(out, choice.name, (block, kind), step, recorder, again)
         return out
 
     def _choice(
@@ -121,14 +123,14 @@ class Router:
         func: Callable[..., Tensor],
         options: Mapping[str, Any],
         recorder: Recorder | None,
-        block: BlockId | None,
+        cell: Cell,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Choice:
-        if recorder is not None and (block, recorder.kind) in recorder.downgraded:
-            return Choice(REPAIR, exact, recorder.downgraded[block, recorder.kind])
+        if recorder is not None and cell in recorder.downgraded:
+            return Choice(REPAIR, exact, recorder.downgraded[cell])
         for route in self.routes:
-            if route.takes(block, recorder, options):
+            if route.takes(cell, recorder, options):
                 q, k, v, heads, *rest = args
                 kwargs = {**kwargs, "mask": rest[0]} if rest else kwargs
                 return Choice(*choose(route.backend, recorder, q, k, v, heads, kwargs), route.entry.number)

@@ -53,7 +53,7 @@ class Watch(NamedTuple):
         self,
         out: Tensor,
         backend: str,
-        block: BlockId | None,
+        cell: tuple[BlockId | None, str | None],
         step: int,
         recorder: Recorder,
         again: Callable[[], Tensor],
@@ -62,14 +62,14 @@ class Watch(NamedTuple):
         if finite(out):
             return out
         if self.mode == "check":
-            recorder.count_fault(Fault(block, recorder.kind, step, backend, "left as it is"))
+            recorder.count_fault(Fault(*cell, step, backend, "left as it is"))
             return out
         repaired = again()
         if not finite(repaired):
-            recorder.count_fault(Fault(block, recorder.kind, step, backend, "the inputs were not finite already"))
+            recorder.count_fault(Fault(*cell, step, backend, "the inputs were not finite already"))
             return out
-        recorder.count_fault(Fault(block, recorder.kind, step, backend, f"{REPAIR} from there on"))
-        recorder.downgrade(block, f"{backend}: its result was not finite in step {step}")
+        recorder.count_fault(Fault(*cell, step, backend, f"{REPAIR} from there on"))
+        recorder.downgrade(cell, f"{backend}: its result was not finite in step {step}")
         return repaired
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from .families import UNET, Family, blocks_of, family_of, head_shape
+
 ROOMS = ("input", "middle", "output", "double", "single", "block")
 SHORT = {"i": "input", "m": "middle", "o": "output", "d": "double", "s": "single", "b": "block"}
 KINDS = ("all", "self", "cross")
@@ -173,15 +175,18 @@ class BlockInfo:
 
 
 def model_blocks(model: Any) -> list[BlockInfo]:
-    """List the transformer blocks of a UNet patcher in the order they run; empty for other model families."""
-    unet = model.model.diffusion_model
-    rooms = [(room, getattr(unet, f"{room}_blocks", None)) for room in ("input", "output")]
-    if any(blocks is None for _, blocks in rooms):
-        return []
-    middle = getattr(unet, "middle_block", None)
-    ordered: tuple[tuple[str, Any], ...] = (rooms[0], ("middle", [middle] if middle is not None else []), rooms[1])
+    """List the transformer blocks of a model patcher in the order they run; empty for an unknown model family."""
+    net, family = model.model.diffusion_model, family_of(model)
+    if family.calls != UNET:
+        return [BlockInfo(BlockId(room, i), *head_shape(block)) for room, i, block in blocks_of(net, family)]
+    middle = getattr(net, "middle_block", None)
+    rooms = (
+        ("input", net.input_blocks),
+        ("middle", [middle] if middle is not None else []),
+        ("output", net.output_blocks),
+    )
     return [
-        info for room, blocks in ordered for number, block in enumerate(blocks) for info in _infos(room, number, block)
+        info for room, blocks in rooms for number, block in enumerate(blocks) for info in _infos(room, number, block)
     ]
 
 
@@ -197,7 +202,7 @@ def _infos(room: str, number: int, block: Iterable[Any]) -> list[BlockInfo]:
 def whole_blocks(model: Any) -> list[BlockInfo]:
     """List all blocks of a UNet patcher, with or without attention, in the order they run, as blocks of no heads."""
     unet = model.model.diffusion_model
-    if not model_blocks(model):
+    if family_of(model).calls != UNET or not model_blocks(model):
         return []
     ids = [BlockId("input", number) for number in range(len(unet.input_blocks))]
     ids += [BlockId("middle", 0)] if unet.middle_block is not None else []
@@ -218,8 +223,9 @@ def select(address: Address, model: Any) -> list[BlockInfo]:
         if address.everywhere:
             return []
         raise AddressError(
-            f"{family(model)} is not a UNet with transformer blocks that '{address}' could name; write 'all' for it"
+            f"{family_of(model).name} models tell no blocks that '{address}' names; write 'all' for them"
         )
+    _check_kind(address, family_of(model))
     column = 0
     for term in address.terms:
         if not any(term.matches(*info.id) for info in blocks):
@@ -233,9 +239,21 @@ def select(address: Address, model: Any) -> list[BlockInfo]:
     return chosen
 
 
-def family(model: Any) -> str:
-    """Return the class name of the diffusion model of a patcher."""
-    return type(model.model.diffusion_model).__name__
+def _check_kind(address: Address, family: Family) -> None:
+    if address.kind in ("all", "block", *family.kinds):
+        return
+    joint, silent = "have one attention of text and picture, which counts as self", "do not tell self from cross"
+    what = joint if family.kinds else silent
+    raise AddressError(f"{family.name} models {what}; leave '{address.kind}' out of '{address}'")
+
+
+def targets(address: Address, model: Any) -> tuple[tuple[BlockId, str | None], ...]:
+    """Return the blocks of a model that an address selects, each with every kind of attention that is meant.
+
+    Raises AddressError like `select`.
+    """
+    kinds: tuple[str | None, ...] = (address.kind,) if address.kind != "all" else family_of(model).kinds or (None,)
+    return tuple((info.id, kind) for info in select(address, model) for kind in kinds)
 
 
 def describe(blocks: Sequence[BlockInfo]) -> str:

@@ -160,5 +160,5 @@ def test_a_model_without_blocks_takes_only_all() -> None:
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=SimpleNamespace()))
     assert select(parse("all"), other) == []
     for text in ("middle", "all self", "all, !input:1"):
-        with pytest.raises(AddressError, match="SimpleNamespace is not a UNet .* write 'all'"):
+        with pytest.raises(AddressError, match="SimpleNamespace models tell no blocks .* write 'all'"):
             select(parse(text), other)

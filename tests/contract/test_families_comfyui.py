@@ -1,0 +1,81 @@
+"""Check patches and rules on tiny models of the transformer families that ComfyUI brings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
+]
+ROOT = Path(__file__).parents[2]
+CHILD = Path(__file__).with_name("families_child.py")
+DOUBLE_SINGLE = "double:0, double:1, single:0, single:1"
+BLOCKS = {"Flux": DOUBLE_SINGLE, "Chroma": DOUBLE_SINGLE, "HunyuanVideo": DOUBLE_SINGLE, "Krea2": "single:0, single:1"}
+BLOCKS |= {"Qwen-Image": "double:0, double:1", "Cosmos-Predict2": "block:0, block:1", "Wan": "double:0, double:1"}
+JOINT = ["Flux", "Chroma", "HunyuanVideo", "Krea2"]
+NOWHERE = {"identity attn1.out", "zero attn2.out", "zero middle"}
+# What is refused beside that, of the patches that the child tries.
+REFUSED = dict.fromkeys(JOINT, {"zero attn2.k"}) | {"Qwen-Image": {"zero attn2.k", "clamp attn1.out"}}
+REFUSED |= {"Cosmos-Predict2": {"temperature attn1.q", "clamp attn1.out"}}
+REFUSED |= {"Wan": {"zero attn2.k", "temperature attn1.q", "noise attn1.q"}}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "attention_patchbay").symlink_to(ROOT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((os.environ["COMFYUI_PATH"], str(folder)))}
+    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(CHILD), str(folder / "result.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.environ["COMFYUI_PATH"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_patch_does_what_one_by_hand_does(results: dict[str, Any], name: str) -> None:
+    assert results[name]["blocks"] == BLOCKS[name] and results[name]["hand"]
+    for found in results[name]["hand"]:
+        assert found["effect"] > 1e-3 and found["error"] < 1e-5
+        assert found["closed"]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_what_has_no_place_is_refused_with_the_family_and_what_works(results: dict[str, Any], name: str) -> None:
+    refused = results[name]["refused"]
+    assert set(refused) == NOWHERE | REFUSED[name]
+    assert all(f"{name} models" in text for text in refused.values())
+    assert "what works on them: Attention Patch on attn1." in refused["identity attn1.out"]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_rule_takes_one_block(results: dict[str, Any], name: str) -> None:
+    rows = results[name]["rule"]
+    last = BLOCKS[name].split(", ")[-1]
+    kinds = ["self"] if "cross" in results[name] else ["self", "cross"]
+    assert [row for row in rows if row[3] == "basic"] == [[last, kind, "2 x 16", "basic", 2] for kind in kinds]
+    inside = [row for row in rows if row[0] != "-"]
+    assert [row[:2] for row in inside] == [[block, kind] for block in BLOCKS[name].split(", ") for kind in kinds]
+    assert all(row[4] == 2 for row in inside)
+
+
+def test_joint_attention_has_no_kinds(results: dict[str, Any]) -> None:
+    for name in (*JOINT, "Qwen-Image"):
+        assert "one attention of text and picture" in results[name]["cross"]
+
+
+def test_a_family_without_patches_takes_rules_by_block(results: dict[str, Any]) -> None:
+    found = results["Lumina"]
+    assert found["blocks"] == "double:0, double:1"
+    assert ["double:1", "-", "2 x 16", "basic", 2] in found["rule"]
+    assert len(found["refused"]) == 7 and all(
+        text.endswith("works on them: backend rules") for text in found["refused"].values()
+    )
+    assert "do not tell self from cross" in found["cross"]

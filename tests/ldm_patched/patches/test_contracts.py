@@ -1,0 +1,218 @@
+"""Patches by the contracts of other model families, as hosts call them: each call is made by hand here."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, attach_sentinel
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.compiled import LATENT
+from attention_patchbay.ldm_patched.patches.families import family_of
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.inventory import placed, recorder_of
+from attention_patchbay.ldm_patched.patches.recorder import KEY
+from attention_patchbay.ldm_patched.patches.router import SLOT, Rule
+from attention_patchbay.ldm_patched.patches.sentinel import Sentinel
+from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, model_blocks, parse, select
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+
+from .models import draw
+
+TEXT, SIDE, HEADS, DIM = 3, 4, 2, 5
+
+
+class Block(torch.nn.Module):
+    num_heads, head_dim = HEADS, DIM
+
+
+class Flux(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.double_blocks = torch.nn.ModuleList([Block(), Block()])
+        self.single_blocks = torch.nn.ModuleList([Block()])
+
+
+class Stacked(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Block(), Block()])
+
+
+class WanModel(Stacked):
+    pass
+
+
+class VaceWanModel(WanModel):
+    pass
+
+
+class MiniTrainDIT(Stacked):
+    pass
+
+
+class Silent(torch.nn.Module):
+    """A family that nobody knows."""
+
+
+def model(net: Any) -> ModelPatcher:
+    sampling = SimpleNamespace(percent_to_sigma=lambda percent: 1.0 - percent)
+    whole: Any = SimpleNamespace(diffusion_model=net, model_sampling=sampling)
+    return ModelPatcher(whole, "cpu", "cpu", size=1)
+
+
+def options(patched: Any, **block: Any) -> dict[str, Any]:
+    """Return the options of a call, as they reach a block."""
+    return {**patched.model_options["transformer_options"], LATENT: [1, 16, 2 * SIDE, 2 * SIDE], **block}
+
+
+def call_joint(patched: Any, q: Any, k: Any, v: Any, extra: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Call attn1_patch as Flux does."""
+    pe = attn_mask = None
+    for patch in patched.model_options["transformer_options"]["patches"]["attn1_patch"]:
+        out = patch(q, k, v, pe=pe, attn_mask=attn_mask, extra_options=extra)
+        q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
+    return q, k, v
+
+
+def joint(seed: int) -> torch.Tensor:
+    return draw(seed, 1, HEADS, TEXT + SIDE * SIDE, DIM)
+
+
+def test_flux_patches_get_the_tokens_of_the_picture_only() -> None:
+    patched = attach(model(Flux()), AttentionPatch("attn1.k", "mean", address=parse("double:1")))
+    q, k, v = joint(1), joint(2), joint(3)
+    for room, number in (("double", 0), ("single", 0), ("double", 1)):
+        extra = options(patched, block_type=room, block_index=number, img_slice=[TEXT, TEXT + SIDE * SIDE])
+        new_q, new_k, new_v = call_joint(patched, q, k, v, extra)
+        assert new_q is q and new_v is v
+        if (room, number) != ("double", 1):
+            assert new_k is k
+    assert torch.equal(new_k[:, :, :TEXT], k[:, :, :TEXT])
+    expected = k[:, :, TEXT:].mean(dim=2, keepdim=True).expand(-1, -1, SIDE * SIDE, -1)
+    assert torch.allclose(new_k[:, :, TEXT:], expected, atol=1e-6)
+
+
+def test_channels_run_through_the_heads() -> None:
+    patched = attach(model(Flux()), AttentionPatch("attn1.q", "gain", channels=f"{DIM}-:3"))
+    extra = options(patched, block_type="single", block_index=0, img_slice=[0, TEXT + SIDE * SIDE])
+    q, _, _ = call_joint(patched, joint(1), joint(2), joint(3), extra)
+    factor = torch.tensor([1.0, 3.0])[:, None, None]
+    assert torch.equal(q, joint(1) * factor)
+
+
+def test_blur_knows_the_grid_of_one_picture() -> None:
+    patched = attach(model(Flux()), AttentionPatch("attn1.q", "blur", 1.0))
+    extra = options(patched, block_type="single", block_index=0, img_slice=[TEXT, TEXT + SIDE * SIDE])
+    q, _, _ = call_joint(patched, joint(1), joint(2), joint(3), extra)
+    assert not torch.equal(q, joint(1)) and torch.equal(q[:, :, :TEXT], joint(1)[:, :, :TEXT])
+    video = {**extra, LATENT: [1, 16, 2, 2 * SIDE, SIDE]}
+    with pytest.raises(ValueError, match="16 tokens are no single picture"):
+        call_joint(patched, joint(1), joint(2), joint(3), video)
+
+
+def test_flux_output_patches_leave_the_text_alone() -> None:
+    patched = attach(model(Flux()), AttentionPatch("attn1.out", "zero", address=parse("single")))
+    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_output_patch"]
+    out = draw(4, 2, TEXT + SIDE * SIDE, HEADS * DIM)
+    extra = options(patched, block_type="single", block_index=0, img_slice=[TEXT, TEXT + SIDE * SIDE])
+    changed = patch(out, extra)
+    assert torch.equal(changed[:, :TEXT], out[:, :TEXT]) and not changed[:, TEXT:].any()
+    assert patch(out, {**extra, "block_type": "double"}) is out
+
+
+def test_cosmos_patches_change_hidden_states_and_context() -> None:
+    patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.v", "scale", 3.0, address=parse("block:1")))
+    x, context = draw(1, 1, 16, 8), draw(2, 1, 7, 6)
+    given: dict[str, Any] = {"pe": None, "attn_mask": None, "extra_options": options(patched, block_index=1)}
+    mark, patch = patched.model_options["transformer_options"]["patches"]["attn2_patch"]
+    assert mark(x, context, context, **given) == {}
+    (name, value), *rest = patch(x, context, context, **given).items()
+    assert name == "v" and not rest and torch.equal(value, context * 3.0)
+    assert patch(x, context, context, **{**given, "extra_options": options(patched, block_index=0)}) == {}
+    assert recorder_of(patched).kind == "cross"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("operation", ["scale", "temperature"])
+def test_cosmos_would_normalise_a_factor_away(operation: str) -> None:
+    with pytest.raises(AddressError, match="Cosmos-Predict2 models normalise queries and keys after this slot"):
+        attach(model(MiniTrainDIT()), AttentionPatch("attn1.q", operation, 2.0))
+
+
+@pytest.mark.parametrize("net", [WanModel, VaceWanModel])
+def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
+    patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, address=parse("double:1")))
+    patches = patched.model_options["transformer_options"]["patches"]
+    recorder = recorder_of(patched)
+    assert recorder is not None and recorder.kind == "self"
+    x = draw(1, 1, 16, 8)
+    for number in (0, 1):
+        now = options(patched, block_type="double", block_index=number)
+        out = x
+        for patch in patches["attn1_patch"]:
+            out = patch({"x": out, "q": None, "k": None, "transformer_options": now})
+        assert torch.equal(out, x * (1.0 + number))
+        assert recorder.kind == "cross"
+        (mark,) = patches["attn2_patch"]
+        assert mark({"x": x, "transformer_options": now}) is x
+        assert recorder.kind == "self"
+    cells = {(BlockId("double", number), kind): 1 for number in (0, 1) for kind in ("self", "cross")}
+    assert recorder.seen == cells
+
+
+def test_a_refusal_names_the_family_and_what_works() -> None:
+    says = "Wan models call no patch where this would go; what works on them: Attention Patch on attn1.out"
+    for method in (AttentionPatch("attn1.q", "zero"), AttentionPatch("attn2.out", "zero"), Guidance(Perturbed())):
+        with pytest.raises(AddressError, match=says):
+            attach(model(WanModel()), method)
+    with pytest.raises(AddressError, match=says):
+        attach(model(WanModel()), AttentionPatch("block.middle", "zero", address=parse("middle")))
+    with pytest.raises(AddressError, match=r"Flux models .* on attn1.q, attn1.k, attn1.v, attn1.out, with any"):
+        attach(model(Flux()), AttentionPatch("attn2.k", "zero"))
+
+
+def test_addresses_are_those_of_the_family() -> None:
+    flux = model(Flux())
+    assert [str(info.id) for info in model_blocks(flux)] == ["double:0", "double:1", "single:0"]
+    assert {(info.heads, info.dim_head) for info in model_blocks(flux)} == {(HEADS, DIM)}
+    assert [info.id for info in select(parse("!double:0"), flux)] == [BlockId("double", 1), BlockId("single", 0)]
+    with pytest.raises(AddressError, match="no block 'input:4' with attention; it has double:0, double:1, single:0"):
+        select(parse("input:4"), flux)
+    for text in ("all cross", "double:0 cross"):
+        with pytest.raises(AddressError, match="Flux models have one attention of text and picture"):
+            attach_rule(flux, Rule("basic", parse(text)))
+    attach_rule(flux, Rule("basic", parse("double self")))
+    assert family_of(model(VaceWanModel())).name == "Wan"
+
+
+def test_an_unknown_family_gets_no_marks() -> None:
+    ruled = attach_rule(model(Silent()), Rule("basic"))
+    assert "patches" not in ruled.model_options["transformer_options"]
+
+
+def test_the_marks_of_a_family_are_no_patches() -> None:
+    for net in (Flux(), WanModel(), MiniTrainDIT()):
+        ruled = attach_rule(model(net), Rule("basic"))
+        assert [part.slot for part in placed(ruled)] == ["override"]
+
+
+def test_calls_outside_the_blocks_have_no_kind() -> None:
+    """A refiner before the first block runs after the last block of the step before."""
+    ruled = attach_sentinel(attach_rule(model(Flux()), Rule("basic", parse("all self"))), Sentinel())
+    recorder = recorder_of(ruled)
+    assert recorder is not None
+    x = draw(1, 1, 4, HEADS * DIM)
+    recorder.enter("self", BlockId("single", 0))
+    ran: list[str] = []
+
+    def host(q: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        ran.append("host")
+        return q
+
+    now = {KEY: recorder}
+    ruled.model_options["transformer_options"][SLOT](host, x, x, x, HEADS, transformer_options=now)
+    assert ran == ["host"]
+    assert [(call.block, call.kind) for call in recorder.calls] == [(None, None)]
