@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .stack import ATTEND, CONTEXT_TOKENS, LAYERS, restore, uncover
+from .stack import ATTEND, CONTEXT, LAYERS, restore, uncover
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
@@ -33,7 +33,7 @@ def call_model(
     transformer_options: dict[str, Any],
     **kwargs: Any,
 ) -> Tensor:
-    """Call the model with its stacks around later entries, the length of its context, and no stale graph.
+    """Call the model with its stacks around later entries, its context in the options, and no stale graph.
 
     A wrapper for APPLY_MODEL.
     """
@@ -43,7 +43,7 @@ def call_model(
     slots = {name: uncover(entries) for name, entries in slots.items()}
     options = {**transformer_options, "patches_replace": slots, LATENT: list(x.shape)}
     if c_crossattn is not None:
-        options[CONTEXT_TOKENS] = c_crossattn.shape[1]
+        options[CONTEXT] = c_crossattn
     if not compiles(options):
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     with marker(structure(options))():

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .gate import Gate
-from .stack import CONTEXT_TOKENS, Inner
+from .stack import CONTEXT, Inner
 
 POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
 # In the options of one block call:
@@ -40,28 +42,40 @@ def rows(side: int, options: Mapping[str, Any], batch: int) -> list[slice]:
     return [slice(i * size, (i + 1) * size) for i, current in enumerate(sides) if current == side]
 
 
-def repeats(length: int, x: Tensor, options: Mapping[str, Any]) -> int:
-    """Return how often the host repeated a prompt of `length` tokens so that it is as long as those of its batch.
+def repeats(length: int, x: Tensor, options: Mapping[str, Any], memory: dict[str, Any]) -> int:
+    """Return how often a prompt of `length` tokens stands at the front of the context.
 
-    `x` are keys or values (b, n, c); what other methods appended to them is not counted.
+    Hosts repeat a prompt until it is as long as the others of its batch; what a user has put behind it is another
+    prompt. `x` are keys or values (b, n, c); what other methods appended to them is not counted. The answer is kept in
+    `memory` for the run.
 
     Raises ValueError where the context is not that of such a prompt.
     """
-    tokens = options.get(CONTEXT_TOKENS, x.shape[1])
+    context: Tensor | None = options.get(CONTEXT)
+    tokens = x.shape[1] if context is None else context.shape[1]
     if tokens % length:
         raise ValueError(
             f"the context has {tokens} tokens, but the prompt given to this node has {length}; give it the text and "
             "the CLIP that the positive prompt was made of"
         )
-    return tokens // length
+    if context is None:
+        return tokens // length
+    key = f"{length} of {tokens} tokens"
+    if key not in memory:
+        first, *more = context[rows(POSITIVE, options, len(context))[0]].split(length, dim=1)
+        memory[key] = 1 + sum(1 for _ in takewhile(partial(torch.equal, first), more))
+    return memory[key]
 
 
-def places(positions: Sequence[int], length: int, x: Tensor, options: Mapping[str, Any]) -> list[int]:
+def places(
+    positions: Sequence[int], length: int, x: Tensor, options: Mapping[str, Any], memory: dict[str, Any]
+) -> list[int]:
     """Return the places in the context of tokens at `positions` of a prompt of `length` tokens, in each repeat of it.
 
-    `x` are keys or values (b, n, c). Raises ValueError where the context is not that of such a prompt.
+    `x` are keys or values (b, n, c), `memory` is that of the run. Raises ValueError where the context is not that of
+    such a prompt.
     """
-    starts = range(0, length * repeats(length, x, options), length)
+    starts = range(0, length * repeats(length, x, options, memory), length)
     return [start + position for start in starts for position in positions]
 
 

@@ -16,7 +16,7 @@ from .gate import Gate, current_weight
 from .hook import Around, Hook, Host
 from .recorder import KEY
 from .schedule import Schedule
-from .stack import Inner
+from .stack import CONTEXT, Inner
 from .targets import Address
 
 Conditioning = Sequence[Sequence[Any]]
@@ -180,9 +180,10 @@ class CrossMaps:
 
     def _shares(self, v: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Return the alignment for prompts as long as the host repeated them, kept for the run."""
-        length = math.lcm(*self.shares.shape)
-        tokens = length * repeats(length, v, options)
-        memory = self.gate.memory(options)
+        memory, length = self.gate.memory(options), math.lcm(*self.shares.shape)
+        tokens = length * repeats(length, v, options, memory)
+        if CONTEXT in options and tokens != options[CONTEXT].shape[1]:
+            raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
         key = f"{tokens} {v.device} {v.dtype}"
         if key not in memory:
             memory[key] = repeated(self.shares, tokens).to(v)

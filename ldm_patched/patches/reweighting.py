@@ -89,5 +89,7 @@ class WordWeightLayer:
         weight = self.method.strength * (self.gate.weight(extra_options) if sides else 0.0)
         if weight == 0.0:
             return inner(q, k, v)
-        some = columns(places(self.method.positions, self.method.length, v, extra_options), extra_options)
+        memory = self.gate.memory(extra_options)
+        words = places(self.method.positions, self.method.length, v, extra_options, memory)
+        some = columns(words, extra_options)
         return inner(q, k, scaled(v, sides, some, 1.0 + (self.method.weight - 1.0) * weight))

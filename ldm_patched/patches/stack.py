@@ -12,7 +12,7 @@ from ..ldm.modules.backends.dispatch import optimized_attention
 from .grid import CUT
 from .targets import BlockId
 
-CONTEXT_TOKENS = "patchbay_context_tokens"  # in the options of a call: the tokens of the context that the model gets
+CONTEXT = "patchbay_prompt"  # in the options of a call: the context (b, n, c) that the model gets
 
 Attend = Callable[..., Tensor]  # the attention function of the host
 

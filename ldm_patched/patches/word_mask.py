@@ -78,7 +78,8 @@ class WordMaskLayer:
         positive = rows(POSITIVE, extra_options, len(q)) if weight else []
         if not positive:
             return inner(q, k, v)
-        words = places(self.method.positions, self.method.length, k, extra_options)
+        memory = self.gate.memory(extra_options)
+        words = places(self.method.positions, self.method.length, k, extra_options, memory)
         gone = set(columns(words, extra_options))
         left = [column for column in range(k.shape[1]) if column not in gone]
         notes: dict[str, Any] = {HIDDEN: extra_options.get(HIDDEN, frozenset()) | set(words)}

@@ -21,6 +21,7 @@ from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatc
 from attention_patchbay.ldm_patched.patches.prompt_to_prompt import PromptToPrompt, pair
 from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.targets import parse
 from torch import Tensor
 
@@ -97,6 +98,9 @@ def test_prompts_that_the_host_repeated_give_the_same(edited: tuple[int, ...]) -
     edit = layer(PromptToPrompt(SOURCE, edited), "attn2")
     twice = edit.around(attend, q, k.repeat(1, 2, 1), v.repeat(1, 2, 1), BOTH_SIDES)
     assert (twice - edit.around(attend, q, k, v, BOTH_SIDES)).abs().max() < 1e-6
+    other = {**BOTH_SIDES, CONTEXT: torch.cat([k, k.flip(1)], dim=1)}
+    with pytest.raises(ValueError, match="another prompt stands behind"):
+        edit.around(attend, q, k.repeat(1, 2, 1), v.repeat(1, 2, 1), other)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])

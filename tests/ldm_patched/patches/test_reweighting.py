@@ -18,7 +18,7 @@ from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.stack import CONTEXT_TOKENS
+from attention_patchbay.ldm_patched.patches.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.targets import parse
 
 from .maps import applied, attend, layer, maps, options
@@ -53,7 +53,7 @@ def test_a_prompt_that_the_host_repeated_is_scaled_in_every_copy() -> None:
 
 def test_tokens_that_another_method_appended_are_left_alone() -> None:
     q, k, v = qkv(14)
-    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, {**NEGATIVE_FIRST, CONTEXT_TOKENS: 7})
+    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, {**NEGATIVE_FIRST, CONTEXT: k[:, :7]})
     weights = maps(q, k)
     weights[2:, :, :, 2] = 0
     assert (out - applied(weights, v)).abs().max() < 1e-6

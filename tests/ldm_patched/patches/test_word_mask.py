@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.context import HIDDEN, columns, plac
 from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 from attention_patchbay.ldm_patched.patches.word_mask import WordMask
 from hypothesis import given
@@ -101,7 +102,8 @@ def test_columns_are_those_of_the_places(size: int, positions: set[int], hidden:
 
 
 def test_a_prompt_that_the_host_repeats_loses_the_words_in_every_repeat() -> None:
-    assert places((1, 3), 5, draw(0, 1, 18, 4), {"patchbay_context_tokens": 15}) == [1, 3, 6, 8, 11, 13]
+    context = draw(1, 1, 5, 4).repeat(1, 3, 1)
+    assert places((1, 3), 5, draw(0, 1, 18, 4), {CONTEXT: context}, {}) == [1, 3, 6, 8, 11, 13]
     model = attach(patcher(), WordMask((1,), torch.zeros(1, 4, 4), 7))
     positive, longer = conditioning(1), [[torch.cat([conditioning(2)[0][0]] * 2, 1), {}]]
     noise = draw(0, 1, 4, 8, 8)
@@ -109,6 +111,15 @@ def test_a_prompt_that_the_host_repeats_loses_the_words_in_every_repeat() -> Non
     once = samplers.sample(model, noise, positive, conditioning(2), *settings, seed=0)
     twice = samplers.sample(model, noise, positive, longer, *settings, seed=0)
     assert torch.allclose(once, twice, rtol=1e-4, atol=1e-3)
+
+
+def test_another_prompt_behind_the_first_keeps_its_words() -> None:
+    prompts = torch.cat([draw(seed, 1, 5, 4) for seed in (1, 1, 2)], dim=1)
+    context = torch.cat([draw(3, 1, 15, 4), prompts])
+    memory: dict[str, int] = {}
+    options = {CONTEXT: context, "cond_or_uncond": [1, 0]}
+    assert places((1, 3), 5, draw(0, 2, 18, 4), options, memory) == [1, 3, 6, 8]
+    assert places((2,), 5, draw(0, 2, 18, 4), {**options, CONTEXT: context * 0.0}, memory) == [2, 7]  # once a run
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
