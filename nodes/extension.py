@@ -11,6 +11,7 @@ from . import (
     cross_attention_guidance,
     demo,
     guidance,
+    inspector,
     manage,
     regions,
     report,
@@ -44,6 +45,7 @@ NODES = [
     *sharing.NODES,
     *manage.NODES,
     *report.NODES,
+    *inspector.NODES,
     *demo.NODES,
 ]
 

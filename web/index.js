@@ -3,6 +3,7 @@ import { app } from '../../scripts/app.js'
 
 const NODES = {
   PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
+  PatchbayPatchInspector: { label: 'Patches of the model', waiting: 'Run the workflow to list what is on the model.' },
   PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
 }
 const WIDGET = 'patchbay_report'

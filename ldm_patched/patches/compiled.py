@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .foreign import counted
 from .stack import ATTEND, CONTEXT, LAYERS, restore, uncover
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
@@ -41,7 +42,7 @@ def call_model(
     for name, layers in transformer_options.get(LAYERS, {}).items():
         slots[name] = restore(slots.get(name, {}), layers, transformer_options[ATTEND])
     slots = {name: uncover(entries) for name, entries in slots.items()}
-    options = {**transformer_options, "patches_replace": slots, LATENT: list(x.shape)}
+    options = counted({**transformer_options, "patches_replace": slots, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
     if not compiles(options):

@@ -101,10 +101,11 @@ def serves(patch: Any) -> bool:
 
 def block_name(address: tuple[Any, ...]) -> str:
     """Name a key of `patches_replace`: (block, number), or (block, number, index)."""
-    if len(address) < 3:
-        return str(BlockId(*address)) if len(address) == 2 else str(address)
-    room, number, index = address
-    return f"{BlockId(room, number)}.{index}"
+    if len(address) not in (2, 3):
+        return str(address)
+    room, number, *index = address
+    block = f"{room}:{number}" if number else str(BlockId(room, number))  # no model has a second middle
+    return ".".join([block, *map(str, index)])
 
 
 def foreign_name(patch: Any) -> str:

@@ -85,6 +85,7 @@ class Recorder:
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         patched: uses of each entry (by number) in each block.
+        foreign: calls of patches of others, by their identity.
         placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
         first_kind: the kind of attention that a run begins with, where the model tells of the next one after each.
     """
@@ -94,6 +95,7 @@ class Recorder:
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     tallies: dict[tuple[Call, int], Tally] = field(default_factory=dict)
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    foreign: dict[int, Tally] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[tuple[BlockId | None, str | None], str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)  # entry number -> why it last did nothing where it should
@@ -122,7 +124,7 @@ class Recorder:
         with self._lock:
             for counts in (self.seen, self.tallies, self.patched, self.faults, self.downgraded):
                 counts.clear()
-            for kept in (self.skips, self.percents, self.choices, self.memories):
+            for kept in (self.foreign, self.skips, self.percents, self.choices, self.memories):
                 kept.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma
@@ -171,6 +173,13 @@ class Recorder:
         """Count one use of a patch in a block."""
         with self._lock:
             self.patched[number, block] += 1
+
+    def count_foreign(self, patch: Callable[..., Any], seconds: float) -> None:
+        """Count one call of a patch that is not this library's."""
+        with self._lock:
+            tally = self.foreign.setdefault(id(patch), Tally())
+            tally.count += 1
+            tally.seconds += seconds
 
     def remember(self, kind: tuple, choice: tuple[str, Callable[..., Tensor], str]) -> bool:
         """Keep the function chosen for a kind of call; tell whether this fallback is the first for its reason."""

@@ -36,7 +36,8 @@ def text(recorder: Recorder | None) -> str:
     if not rows:
         return "\n".join([NOT_RUN, *(f"{entry.number}. {entry.name}" for entry in recorder.entries)])
     head = [_summary(recorder), *_fallbacks(recorder), *_faults(recorder)]
-    return "\n".join([*head, "", *_entries(recorder), "", *_layout(rows)])
+    lines = [list(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in rows)]
+    return "\n".join([*head, "", *_entries(recorder), "", *layout(lines)])
 
 
 def steps(recorder: Recorder | None) -> list[dict[str, Any]]:
@@ -143,10 +144,11 @@ def _faults(recorder: Recorder) -> list[str]:
 
 
 def _entries(recorder: Recorder) -> list[str]:
-    return [f"{entry.number}. {entry.name}: {_fate(recorder, entry)}" for entry in recorder.entries]
+    return [f"{entry.number}. {entry.name}: {fate(recorder, entry)}" for entry in recorder.entries]
 
 
-def _fate(recorder: Recorder, entry: Entry) -> str:
+def fate(recorder: Recorder, entry: Entry) -> str:
+    """Tell what became of an entry in the last run: where it ran, or why it never did."""
     ran = {block: count for (number, block), count in recorder.patched.items() if number == entry.number}
     if not ran:
         return f"never ran, {_why_not(recorder, entry)}"
@@ -174,10 +176,7 @@ def _why_not(recorder: Recorder, entry: Entry) -> str:
     return "the model did not enter its blocks"
 
 
-def _layout(rows: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [[str(row[name]) for name in COLUMNS] for row in rows]
-    widths = [max(len(line[i]) for line in [list(COLUMNS), *lines]) for i in range(len(COLUMNS))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [list(COLUMNS), *lines]
-    ]
+def layout(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of cells with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

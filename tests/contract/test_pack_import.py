@@ -78,6 +78,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbayCopyPatches",
         "PatchbayPatchPreset",
         "PatchbayPatchReport",
+        "PatchbayPatchInspector",
         "PatchbayLoadDemoModel",
     ]
 

@@ -1,0 +1,46 @@
+"""Foreign patches of a model: each of their calls is counted, without changing what they do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from .recorder import KEY, Marker, Recorder
+from .stack import Stack
+
+Patch = Callable[..., Any]
+
+
+def counted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a model call whose foreign patches tell the recorder of each call."""
+    recorder: Recorder | None = options.get(KEY)
+    if recorder is None:
+        return dict(options)
+    patches = options.get("patches", {})
+    replaced = options.get("patches_replace", {})
+    return {
+        **options,
+        "patches": {slot: [_counting(patch, recorder) for patch in some] for slot, some in patches.items()},
+        "patches_replace": {
+            slot: {address: _counting(patch, recorder) for address, patch in entries.items()}
+            for slot, entries in replaced.items()
+        },
+    }
+
+
+def _counting(patch: Patch, recorder: Recorder) -> Patch:
+    if isinstance(patch, Stack):
+        return patch if patch.foreign is None else replace(patch, foreign=_counting(patch.foreign, recorder))
+    if isinstance(patch, Marker) or hasattr(patch, "gate"):
+        return patch
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return patch(*args, **kwargs)
+        finally:
+            recorder.count_foreign(patch, time.perf_counter() - begin)
+
+    return call

@@ -1,0 +1,49 @@
+"""What is on a model, as a node."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..ldm_patched.patches.inspector import rows, text
+from ._host import io
+from ._widgets import CATEGORY
+
+
+class PatchInspector(io.ComfyNode):
+    """List every patch of a model, whoever put it there."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayPatchInspector",
+            display_name="Patch Inspector",
+            category=CATEGORY,
+            description="Everything that nodes of any pack have put on a model: slot, block, owner, order and calls, "
+            "and why a patch has no effect.",
+            search_aliases=["list patches", "model patches", "dead patch", "which node patched", "debug model"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to look at, from any loader and any pack."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="The result of a sampler that used this very model: the inspector then waits for the run "
+                    "and shows its calls. They are counted where a Patchbay node is on the model.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="The list as text."),
+                io.String.Output(display_name="json", tooltip="The list as JSON, for scripts."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: object, latent: Any = None) -> io.NodeOutput:
+        """Return the list, and show it in the node."""
+        report, table = text(model), rows(model)
+        return io.NodeOutput(report, json.dumps(table), ui={"text": [report], "table": table})
+
+
+NODES = [PatchInspector]

@@ -1,0 +1,146 @@
+"""The inspector names what is on a model, whose it is, and why it does nothing."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
+from attention_patchbay.ldm_patched.patches.compiled import APPLY_MODEL, COMPILE
+from attention_patchbay.ldm_patched.patches.inspector import Finding, findings, fits, rows, text
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+
+from .models import HALF, IDENTITY, STEPS, ZERO, patcher, run
+from .test_contracts import Flux, Silent, WanModel, model
+
+HERE = "tests.ldm_patched.patches.test_inspector" if __name__.startswith("tests.") else __name__
+
+
+def passes(q: Any, k: Any, v: torch.Tensor, extra_options: Any) -> torch.Tensor:
+    return v
+
+
+def before(n: Any, context: Any, value: Any, extra_options: Any) -> tuple[Any, Any, Any]:
+    return n, context, value
+
+
+def found(patched: Any, name: str) -> Finding:
+    (finding,) = [finding for finding in findings(patched) if finding.owner.endswith(name)]
+    return finding
+
+
+def test_a_model_without_patches_has_no_findings() -> None:
+    assert findings(patcher()) == []
+    assert text(patcher()) == "UNet model, 10 transformer blocks, 0 patches."
+
+
+def test_foreign_patches_are_named_by_module_and_function() -> None:
+    patched = patcher()
+    patched.set_model_attn1_patch(partial(before))
+    patched.set_model_attn2_replace(passes, "input", 3, 1)
+    assert found(patched, "before") == Finding("attn1_patch", "all", f"{HERE}.before", "-", None, None, "")
+    assert found(patched, "passes").block == "input:3.1"
+
+
+def test_calls_of_foreign_patches_are_counted_once_a_patch_of_ours_is_there() -> None:
+    patched = patcher()
+    patched.set_model_attn1_patch(before)
+    patched.set_model_attn1_replace(passes, "middle", 0)
+    plain = run(patched)
+    watched = attach_rule(patched, Rule("pytorch"))
+    assert torch.allclose(run(watched), plain, atol=1e-5)
+    assert (found(watched, "before").calls, found(watched, "passes").calls) == (10 * STEPS, STEPS)
+    assert found(watched, "passes").seconds > 0.0  # type: ignore[operator]
+    run(watched, steps=1)
+    assert found(watched, "passes").calls == 1
+
+
+def test_a_foreign_patch_inside_a_stack_is_counted_too() -> None:
+    patched = patcher()
+    patched.set_model_attn1_replace(passes, "input", 3, 1)
+    watched = attach(patched, HALF)
+    run(watched)
+    assert found(watched, "passes").calls == STEPS and not found(watched, "passes").trouble
+
+
+@pytest.mark.parametrize("address", [("middle", 1), ("input", 2), ("input", 3, 2)])
+def test_an_address_that_the_model_lacks_is_told(address: tuple[Any, ...]) -> None:
+    patched = patcher()
+    patched.set_model_attn1_replace(passes, *address)
+    finding = found(patched, "passes")
+    assert finding.trouble == "the model has no such block"
+    assert finding.block == f"{address[0]}:{'.'.join(map(str, address[1:]))}"
+
+
+def test_an_exact_address_hides_that_of_the_whole_block() -> None:
+    patched = patcher()
+    patched.set_model_attn1_replace(passes, "input", 3)
+    patched.set_model_attn1_replace(partial(before), "input", 3, 0)
+    assert found(patched, "passes").trouble == f"hidden by {HERE}.before on input:3.0"
+
+
+def test_a_patch_that_was_never_called_is_told_after_the_run() -> None:
+    patched = attach_rule(patcher(), Rule("pytorch"))
+    patched.set_model_patch(passes, "double_block")
+    assert found(patched, "passes").trouble == ""
+    run(patched, steps=1)
+    assert found(patched, "passes").trouble == "not called in the last run"
+
+
+def test_contracts_of_other_families_are_checked() -> None:
+    flux, wan = model(Flux()), model(WanModel())
+    for patched in (flux, wan):
+        patched.set_model_attn1_patch(before)
+        assert "call this slot with other arguments" in found(patched, "before").trouble
+    flux.set_model_attn2_patch(partial(passes))
+    assert found(flux, "passes").trouble == "Flux models never call this slot"
+    silent = model(Silent())
+    silent.set_model_attn1_patch(before)
+    assert found(silent, "before").trouble == "Silent models never call this slot"
+
+
+def test_ours_are_there_with_schedule_and_fate() -> None:
+    late = type(ZERO)(ZERO.slot, ZERO.operation, address=ZERO.address, schedule=Schedule(0.999, 1.0, "linear"))
+    patched = attach(attach(patcher(), IDENTITY), late)
+    assert [(finding.schedule, finding.calls) for finding in findings(patched) if "2. " in finding.owner] == [
+        ("99.9-100% linear", None)
+    ]
+    run(patched, steps=1)
+    (finding,) = [finding for finding in findings(patched) if finding.owner.startswith("2. ")]
+    assert finding.calls == 0 and finding.trouble.startswith("never ran, no step of the run lay in its window")
+    assert all(not finding.trouble and finding.calls for finding in findings(patched) if finding.owner[0] == "1")
+
+
+def test_a_compiled_model_may_keep_a_graph_from_before_a_foreign_patch() -> None:
+    patched = patcher()
+    patched.set_model_attn1_patch(before)
+    patched.add_wrapper_with_key(APPLY_MODEL, COMPILE, lambda executor, *args: executor(*args))
+    assert "torch.compile may keep a graph" in found(patched, "before").trouble
+    assert found(attach_rule(patched, Rule("pytorch")), "before").trouble == ""
+
+
+def test_text_and_json_hold_every_row() -> None:
+    patched = attach_rule(patcher(), Rule("pytorch"))
+    patched.set_model_attn1_replace(passes, "middle", 1)
+    run(patched, steps=1)
+    assert [row["slot"] for row in json.loads(json.dumps(rows(patched)))] == ["attn1", "override"]
+    head, _, columns, *lines = text(patched).split("\n")
+    assert head == "UNet model, 10 transformer blocks, 2 patches, 1 of them without effect or at risk."
+    assert columns.split() == ["slot", "block", "owner", "schedule", "calls", "time", "state"] and len(lines) == 2
+
+
+class Silenced:
+    """A callable whose signature cannot be read."""
+
+    __signature__ = "none"
+
+    def __call__(self, *args: Any) -> None: ...
+
+
+def test_what_cannot_be_told_fits() -> None:
+    assert fits(Silenced(), 3, ("pe",)) and fits(print, 2, ()) and fits(lambda *a, **k: None, 3, ("pe",))
+    assert not fits(lambda a: None, 2, ())
