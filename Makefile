@@ -9,18 +9,26 @@ CPU_ONLY := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&
 CPU_INDEX := --retries 1 --timeout 60 --extra-index-url https://download.pytorch.org/whl/cpu
 OUTPUT ?= output
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-web lint lint-web format bench clean
 
 demo: $(VENV)/.headless
 	$(BIN)/patchbay run example_workflows/api/demo.json --output $(OUTPUT)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev test-web
 	$(BIN)/python -m pytest
+
+# The pure modules of the page; a machine without node leaves them out.
+test-web:
+	@if command -v node >/dev/null; then node --test tests/web/; else echo "node is not installed: tests/web was not run"; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The types in the page's comments; needs npm's registry.
+lint-web:
+	npx --yes --package typescript@5 tsc --project jsconfig.json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,6 @@
-// Shows the text that some nodes give in the node itself. The text is neither saved nor sent to the server.
+// What nodes show in themselves: the text that some give, and the map of blocks. Neither is saved or sent to the server.
 import { app } from '../../scripts/app.js'
+import { BlockMapView } from './block_map.js'
 
 const NODES = {
   PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
@@ -42,7 +43,33 @@ function addText(node) {
   node.setSize(SIZE)
 }
 
+const MAP = 'patchbay_map'
+const views = new WeakMap()
+
+function addMap(node) {
+  const address = node.widgets.find((widget) => widget.name === 'blocks')
+  const view = new BlockMapView(
+    () => address.value,
+    (text) => {
+      address.value = text
+      address.callback?.(text)
+      node.graph?.setDirtyCanvas(true, true)
+    }
+  )
+  const typed = address.callback
+  address.callback = function (...given) {
+    const result = typed?.apply(this, given)
+    view.refresh()
+    return result
+  }
+  const options = { serialize: false, hideOnZoom: false, getValue: () => '', setValue: () => {}, getMinHeight: () => 240 }
+  node.addDOMWidget(MAP, MAP, view.element, options).serialize = false
+  views.set(node, view)
+  node.setSize([430, 480])
+}
+
 function show(node, output) {
+  if (views.has(node) && output?.map) views.get(node).show(output.map)
   const widget = node.widgets?.find((candidate) => candidate.name === WIDGET)
   if (widget && output?.text) widget.element.textContent = output.text.join('\n')
 }
@@ -51,15 +78,17 @@ function show(node, output) {
 function showAll(outputs) {
   const graphs = [['', app.rootGraph], ...[...app.rootGraph.subgraphs].map(([id, graph]) => [`${id}:`, graph])]
   for (const [prefix, graph] of graphs)
-    for (const node of graph.nodes) if (node.comfyClass in NODES) show(node, outputs[prefix + node.id])
+    for (const node of graph.nodes) if (node.comfyClass in ADD) show(node, outputs[prefix + node.id])
 }
+
+const ADD = { PatchbayBlockMap: addMap, ...Object.fromEntries(Object.keys(NODES).map((name) => [name, addText])) }
 
 app.registerExtension({
   name: 'attention.patchbay',
 
   nodeCreated(node) {
-    if (!(node.comfyClass in NODES)) return
-    addText(node)
+    if (!(node.comfyClass in ADD)) return
+    ADD[node.comfyClass](node)
     const before = node.onExecuted
     node.onExecuted = function (output) {
       before?.call(this, output)

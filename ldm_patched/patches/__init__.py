@@ -1,6 +1,7 @@
 """Patches of attention as values, and the one way to put them on a model.
 
 - `targets`: block addresses (`parse(text) -> Address`, `model_blocks(model)`, `select(address, model)`)
+- `block_map`: every block with heads and token size (`block_map(model)`)
 - `schedule`: when a patch acts (`Schedule(start_percent, end_percent, curve)`)
 - `attention_patch`: elementary changes (`AttentionPatch(slot, operation, value, strength, address, schedule)`)
 - `reweighting`, `prompt_to_prompt`, `map_injection`: attention maps of words and pictures, weighted or taken over

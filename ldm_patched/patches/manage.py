@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +16,7 @@ from .recorder import Entry
 from .router import Rule
 from .sentinel import Sentinel
 from .stack import Stack
-from .targets import Address, AddressError, BlockId, Term, describe, model_blocks, select
+from .targets import Address, AddressError, BlockId, Term, check_address, describe, model_blocks
 
 ALL, OURS, FOREIGN = "all", "ours", "foreign"
 KINDS = {"attn1": "self", "attn2": "cross"}
@@ -82,7 +81,7 @@ def remove_patches(model: Any, selection: Selection, host: Host | None = None) -
     is left keeps its order. Raises AddressError when the address does not fit the model, ValueError when nothing is
     selected, with a list of what there is, or when a patch cannot be restricted so.
     """
-    _check_address(selection.address, model)
+    check_address(selection.address, model)
     parts = list(placed(model))
     foreign = [part for part in parts if part.number is None and selection.takes(part)]
     lines, left = [f"removed {part}" for part in foreign], {}
@@ -143,21 +142,6 @@ def _contents(model: Any) -> str:
     foreign = dict.fromkeys(str(part) for part in placed(model) if part.number is None)
     names = [*ours, *foreign]
     return "the model has none" if not names else "the model has\n" + "\n".join(f"- {name}" for name in names)
-
-
-def _check_address(address: Address, model: Any) -> None:
-    """Raise AddressError for an address that names no transformer block and no whole block of the model."""
-    if address.everywhere:
-        return
-    try:
-        select(address, model)
-    except AddressError:
-        if address.kind != ALL or not model_blocks(model):
-            raise
-        with contextlib.suppress(AddressError):
-            select(address.narrowed("block"), model)
-            return
-        raise
 
 
 # What is left of a patch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -237,6 +238,21 @@ def select(address: Address, model: Any) -> list[BlockInfo]:
     if not chosen:
         raise AddressError(f"'{address}' excludes every block; the model has {describe(blocks)}")
     return chosen
+
+
+def check_address(address: Address, model: Any) -> None:
+    """Raise AddressError, as `select` does, for an address that names neither transformer blocks nor whole blocks."""
+    if address.everywhere:
+        return
+    try:
+        select(address, model)
+    except AddressError:
+        if address.kind != "all" or not whole_blocks(model):
+            raise
+        with contextlib.suppress(AddressError):
+            select(address.narrowed("block"), model)
+            return
+        raise
 
 
 def _check_kind(address: Address, family: Family) -> None:

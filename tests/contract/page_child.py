@@ -2,7 +2,8 @@
 
 RENDERER is `classic` or `vue`. It runs in ComfyUI's environment, for its playwright, and prints as JSON: `api` (each
 example as the page would send it), `boxes` (the nodes of each on the screen), `status` and `report` of a run of the
-last one, and `errors` of the console.
+last one, `map` (the address after each thing done on the block map, and the blocks it shows as chosen) and `errors` of
+the console.
 """
 
 from __future__ import annotations
@@ -41,6 +42,51 @@ REPORT = """() => {
   return { text: element.textContent, width: width / scale, height: height / scale }
 }"""
 
+ADDRESS = """() => {
+  const node = app.graph.nodes.find((node) => node.type === 'PatchbayBlockMap')
+  const chosen = [...document.querySelectorAll('[data-block][aria-checked="true"]')]
+  return [node.widgets.find((widget) => widget.name === 'blocks').value, chosen.map((cell) => cell.dataset.block)]
+}"""
+WRITE = """text => {
+  const node = app.graph.nodes.find((node) => node.type === 'PatchbayBlockMap')
+  const widget = node.widgets.find((widget) => widget.name === 'blocks')
+  widget.value = text
+  widget.callback(text)
+}"""
+
+
+def cell(page: Page, name: str) -> tuple[float, float]:
+    """Return the middle of a block on the screen."""
+    box = page.locator(f'[data-block="{name}"]').bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def choose(page: Page, example: Path) -> dict[str, Any]:
+    """Use the block map with mouse, keyboard and text; return the address and the chosen blocks after each."""
+    page.evaluate(LOAD, json.loads(example.read_text()))
+    seen = {"status": page.evaluate(RUN)}
+    page.locator('[data-block="middle"]').wait_for(timeout=30_000)
+    seen["loaded"] = page.evaluate(ADDRESS)
+    page.mouse.move(*cell(page, "output:2"))
+    page.mouse.down()
+    page.mouse.move(*cell(page, "output:3"), steps=5)
+    page.mouse.up()
+    page.mouse.move(*cell(page, "input:3"), steps=5)
+    seen["dragged"] = page.evaluate(ADDRESS)
+    page.locator('[data-block="middle"]').click()
+    seen["clicked"] = page.evaluate(ADDRESS)
+    page.locator('[data-block="input:5"]').focus()
+    page.keyboard.press("Space")
+    seen["pressed"] = page.evaluate(ADDRESS)
+    page.evaluate(WRITE, "input self")
+    seen["written"] = page.evaluate(ADDRESS)
+    page.locator('[data-block="input:3"]').click()
+    seen["kept"] = page.evaluate(ADDRESS)
+    sent = page.evaluate(PROMPT)
+    seen["sent"] = [node["inputs"]["blocks"] for node in sent.values() if node["class_type"] == "PatchbayBlockMap"]
+    return seen
+
 
 def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     """Load every example into the page, run the last one, and return what was seen."""
@@ -54,7 +100,8 @@ def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
         seen["boxes"][path.stem] = page.evaluate(BOXES)
     seen["status"] = page.evaluate(RUN)
     page.evaluate(FRAMES, 20)
-    return seen | {"report": page.evaluate(REPORT)}
+    (map_example,) = [path for path in examples if path.stem == "block_map"]
+    return seen | {"report": page.evaluate(REPORT), "map": choose(page, map_example)}
 
 
 def main(chromium: str, url: str, renderer: str, folder: str) -> None:

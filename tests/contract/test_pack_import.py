@@ -77,6 +77,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbayRemovePatches",
         "PatchbayCopyPatches",
         "PatchbayPatchPreset",
+        "PatchbayBlockMap",
         "PatchbayPatchReport",
         "PatchbayPatchInspector",
         "PatchbayLoadDemoModel",

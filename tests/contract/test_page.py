@@ -71,5 +71,17 @@ def test_the_node_shows_the_report(seen: dict[str, Any]) -> None:
     assert seen["report"]["width"] > 400 and seen["report"]["height"] > 200
 
 
+def test_blocks_are_chosen_on_the_map(seen: dict[str, Any]) -> None:
+    found = seen["map"]
+    assert found["status"] == "execution_success"
+    assert found["loaded"] == ["output:0-1, middle", ["middle", "output:0", "output:1"]]
+    assert found["dragged"] == ["middle, output", ["middle", "output:0", "output:1", "output:2", "output:3"]]
+    assert found["clicked"][0] == "output"
+    assert found["pressed"] == ["input:5, output", ["input:5", "output:0", "output:1", "output:2", "output:3"]]
+    assert found["written"] == ["input self", ["input:3", "input:5"]]
+    assert found["kept"] == ["input:5 self", ["input:5"]]
+    assert found["sent"] == ["input:5 self"]
+
+
 def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []

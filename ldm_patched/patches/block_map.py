@@ -1,0 +1,104 @@
+"""The blocks of a model as a map: where each lies, what attention it holds, and how large its tokens are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .families import UNET, family_of
+from .report import layout
+from .targets import Address, BlockId, model_blocks, whole_blocks
+
+COLUMNS = ("block", "depth", "heads", "token", "tokens", "chosen")
+
+
+class MapBlock(NamedTuple):
+    """One block of a model.
+
+    Args:
+        depth: transformer blocks in it; 0 without attention.
+        factor: latent pixels along the side of a token; 0 where that is not known.
+    """
+
+    room: str
+    number: int
+    depth: int
+    heads: int
+    dim_head: int
+    factor: int
+
+    @property
+    def name(self) -> str:
+        """Return the address of the block."""
+        return str(BlockId(self.room, self.number))
+
+    def grid(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Return height and width in tokens for a latent of `size`, None where they are not known."""
+        if size is None or self.factor == 0:
+            return None
+        height, width = size
+        return -(-height // self.factor), -(-width // self.factor)
+
+
+def block_map(model: Any) -> list[MapBlock]:
+    """Return every block of a model patcher in the order they run; empty for an unknown family."""
+    inner = model_blocks(model)
+    places = whole_blocks(model) or inner
+    factors = _factors(model.model.diffusion_model) if family_of(model).calls == UNET else {}
+    found = []
+    for place in places:
+        here = [info for info in inner if info.id[:2] == place.id[:2]]
+        heads, dim_head = (here[0].heads, here[0].dim_head) if here else (0, 0)
+        found.append(MapBlock(*place.id[:2], len(here), heads, dim_head, factors.get(place.id[:2], 0)))
+    return found
+
+
+def _factors(unet: Any) -> dict[tuple[str, int], int]:
+    """Return the factor of each UNet block, by the layers that halve and double the picture."""
+    factor, found = 1, {}
+    for room, number, layers in _layers(unet):
+        names = {type(layer).__name__ for layer in layers}
+        factor *= 2 if "Downsample" in names else 1
+        found[room, number] = factor
+        factor //= 2 if "Upsample" in names else 1  # it comes last in its block
+    return found
+
+
+def _layers(unet: Any) -> Iterator[tuple[str, int, Iterable[Any]]]:
+    yield from (("input", number, block) for number, block in enumerate(unet.input_blocks))
+    yield "middle", 0, ()
+    yield from (("output", number, block) for number, block in enumerate(unet.output_blocks))
+
+
+def chosen(address: Address, blocks: Sequence[MapBlock]) -> list[str]:
+    """Return the names of the blocks that an address selects at least in part."""
+    return [
+        block.name
+        for block in blocks
+        if any(address.matches(block.room, block.number, inner, address.kind) for inner in range(max(1, block.depth)))
+    ]
+
+
+def rows(blocks: Sequence[MapBlock], size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+    """Return the map as plain values, with the token grid (height, width) for a latent of `size`."""
+    return [{**block._asdict(), "name": block.name, "grid": block.grid(size)} for block in blocks]
+
+
+def text(address: Address, blocks: Sequence[MapBlock], size: tuple[int, int] | None = None) -> str:
+    """Return the map for reading."""
+    if not blocks:
+        return "This model tells no blocks; only the address 'all' fits it."
+    names = chosen(address, blocks)
+    return "\n".join(layout([list(COLUMNS), *(_cells(block, block.name in names, size) for block in blocks)]))
+
+
+def _cells(block: MapBlock, taken: bool, size: tuple[int, int] | None) -> list[str]:
+    grid = block.grid(size)
+    return [
+        block.name,
+        str(block.depth or "-"),
+        f"{block.heads} x {block.dim_head}" if block.heads else "-",
+        f"1/{block.factor}" if block.factor else "-",
+        f"{grid[0]}x{grid[1]}" if grid and block.depth else "-",
+        "yes" if taken else "",
+    ]

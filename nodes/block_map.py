@@ -1,0 +1,55 @@
+"""Which block is which, as a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ldm_patched.patches.block_map import block_map, chosen, rows, text
+from ..ldm_patched.patches.targets import check_address, parse
+from ._host import io
+from ._widgets import CATEGORY, check
+from ._widgets import blocks as blocks_widget
+
+
+class BlockMap(io.ComfyNode):
+    """Show the blocks of a model, and choose some of them for other nodes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayBlockMap",
+            display_name="Block Map",
+            category=CATEGORY,
+            description="The blocks of the model drawn in the shape of the model, with heads and token sizes. Click or "
+            "drag to choose some; the address goes to every node that is linked to it.",
+            search_aliases=["block picker", "layer map", "which block", "unet blocks", "dit layers"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model whose blocks to show."),
+                blocks_widget(),
+                io.Latent.Input("latent", optional=True, tooltip="A latent of the size to come, to count the tokens."),
+            ],
+            outputs=[
+                io.String.Output(display_name="blocks", tooltip="The address, for the blocks of other nodes."),
+                io.String.Output(display_name="map", tooltip="The map as text."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, blocks: str | None = None) -> bool | str:
+        """Check the address before anything runs; a missing input is the host's to report."""
+        return check(parse, text=blocks)
+
+    @classmethod
+    def execute(cls, model: Any, blocks: str, latent: Any = None) -> io.NodeOutput:
+        """Return the address and the map, and show the map in the node."""
+        address = parse(blocks)
+        check_address(address, model)
+        size = None if latent is None else tuple(latent["samples"].shape[-2:])
+        found = block_map(model)
+        ui = {"map": rows(found, size), "chosen": chosen(address, found)}
+        return io.NodeOutput(blocks, text(address, found, size), ui=ui)
+
+
+NODES = [BlockMap]

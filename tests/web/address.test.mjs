@@ -1,0 +1,30 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import { parse, selected, write } from '../../web/address.js'
+
+const { blocks: rows, cases, wrong } = JSON.parse(readFileSync(new URL('../data/addresses.json', import.meta.url), 'utf8'))
+const blocks = rows.map(([room, number, depth]) => ({ room, number, depth, name: room === 'middle' ? room : `${room}:${number}` }))
+const possible = blocks.filter((block) => block.depth).map((block) => block.name)
+
+for (const [text, names] of cases)
+  test(`${text} selects what the nodes select`, () => assert.deepEqual([...selected(text, blocks)], names))
+
+for (const text of wrong) test(`'${text}' is refused`, () => assert.throws(() => parse(text)))
+
+test('a written address selects the same blocks, for every set of them', () => {
+  for (let bits = 1; bits < 1 << possible.length; bits++) {
+    const names = new Set(possible.filter((_, i) => bits & (1 << i)))
+    const text = write(names, blocks, 'all self')
+    assert.ok(text.endsWith(' self'))
+    const found = [...selected(text, blocks)].filter((name) => possible.includes(name))
+    assert.deepEqual(new Set(found), names, text)
+  }
+})
+
+test('it is short', () => {
+  assert.equal(write(new Set(possible), blocks), 'all')
+  assert.equal(write(new Set(['input:1', 'input:2', 'middle', 'single:0', 'single:1']), blocks), 'input:1-2, middle, single')
+  assert.equal(write(new Set(['input:2', 'input:4']), blocks, 'input:1 !cross'), 'input:2-4 !cross')
+  assert.equal(write(new Set(), blocks, 'all'), '')
+})
