@@ -1,6 +1,7 @@
 // What nodes show in themselves: the text that some give, and the map of blocks. Neither is saved or sent to the server.
 import { app } from '../../scripts/app.js'
 import { BlockMapView } from './block_map.js'
+import { RuleEditor } from './rule_editor.js'
 
 const NODES = {
   PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
@@ -44,32 +45,58 @@ function addText(node) {
 }
 
 const MAP = 'patchbay_map'
+const RULES = 'patchbay_rules'
 const views = new WeakMap()
 
-function addMap(node) {
-  const address = node.widgets.find((widget) => widget.name === 'blocks')
-  const view = new BlockMapView(
-    () => address.value,
-    (text) => {
-      address.value = text
-      address.callback?.(text)
-      node.graph?.setDirtyCanvas(true, true)
-    }
-  )
-  const typed = address.callback
-  address.callback = function (...given) {
+// A view of a text widget: made with a function that reads it and one that writes it, told of each change.
+function watch(node, name, View) {
+  const widget = node.widgets.find((candidate) => candidate.name === name)
+  const write = (text) => {
+    widget.value = text
+    widget.callback?.(text)
+    node.graph?.setDirtyCanvas(true, true)
+  }
+  const view = new View(() => widget.value, write)
+  const typed = widget.callback
+  widget.callback = function (...given) {
     const result = typed?.apply(this, given)
     view.refresh()
     return result
   }
-  const options = { serialize: false, hideOnZoom: false, getValue: () => '', setValue: () => {}, getMinHeight: () => 240 }
-  node.addDOMWidget(MAP, MAP, view.element, options).serialize = false
   views.set(node, view)
+  return view
+}
+
+function addView(node, name, view, height) {
+  const options = { serialize: false, hideOnZoom: false, getValue: () => '', setValue: () => {}, getMinHeight: () => height }
+  node.addDOMWidget(name, name, view.element, options).serialize = false
+}
+
+function addMap(node) {
+  addView(node, MAP, watch(node, 'blocks', BlockMapView), 240)
   node.setSize([430, 480])
 }
 
+function addRules(node) {
+  const view = watch(node, 'rules', RuleEditor)
+  addView(node, RULES, view, 120)
+  node.setSize([400, 340])
+  backends().then((names) => view.know(names))
+}
+
+let known
+// The names in the choice of the other backend node; asked once a page.
+function backends() {
+  known ??= app.api
+    .fetchApi('/object_info/PatchbayAttentionBackend')
+    .then((answer) => answer.json())
+    .then((info) => info.PatchbayAttentionBackend.input.required.backend[1].options)
+    .catch(() => [])
+  return known
+}
+
 function show(node, output) {
-  if (views.has(node) && output?.map) views.get(node).show(output.map)
+  if (output?.map) views.get(node)?.show(output.map)
   const widget = node.widgets?.find((candidate) => candidate.name === WIDGET)
   if (widget && output?.text) widget.element.textContent = output.text.join('\n')
 }
@@ -81,7 +108,7 @@ function showAll(outputs) {
     for (const node of graph.nodes) if (node.comfyClass in ADD) show(node, outputs[prefix + node.id])
 }
 
-const ADD = { PatchbayBlockMap: addMap, ...Object.fromEntries(Object.keys(NODES).map((name) => [name, addText])) }
+const ADD = { PatchbayBlockMap: addMap, PatchbayBackendRules: addRules, ...Object.fromEntries(Object.keys(NODES).map((name) => [name, addText])) }
 
 app.registerExtension({
   name: 'attention.patchbay',

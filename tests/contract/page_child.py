@@ -2,8 +2,8 @@
 
 RENDERER is `classic` or `vue`. It runs in ComfyUI's environment, for its playwright, and prints as JSON: `api` (each
 example as the page would send it), `boxes` (the nodes of each on the screen), `status` and `report` of a run of the
-last one, `map` (the address after each thing done on the block map, and the blocks it shows as chosen) and `errors` of
-the console.
+last one, `map` (the address after each thing done on the block map, and the blocks it shows as chosen), `rules` (what
+the rule editor shows while a rule is written) and `errors` of the console.
 """
 
 from __future__ import annotations
@@ -88,6 +88,39 @@ def choose(page: Page, example: Path) -> dict[str, Any]:
     return seen
 
 
+FOCUS = """() => {
+  const node = app.graph.nodes.find((node) => node.type === 'PatchbayBackendRules')
+  const { value } = node.widgets.find((widget) => widget.name === 'rules')
+  const field = [...document.querySelectorAll('textarea')].find((field) => field.value === value)
+  field.focus()
+  field.setSelectionRange(value.length, value.length)
+}"""
+EDITOR = """() => {
+  const node = app.graph.nodes.find((node) => node.type === 'PatchbayBackendRules')
+  const { element } = node.widgets.find((widget) => widget.name === 'patchbay_rules')
+  const chips = [...element.querySelectorAll('button')].map((chip) => chip.textContent)
+  const text = node.widgets.find((widget) => widget.name === 'rules').value
+  return { text, chips, lines: [...element.lastChild.children].map((line) => line.textContent) }
+}"""
+
+
+def edit(page: Page, example: Path) -> dict[str, Any]:
+    """Write a rule with the keyboard and by suggestions; return what the editor shows after each."""
+    page.evaluate(LOAD, json.loads(example.read_text()))
+    page.get_by_role("button", name="sage3").or_(page.locator("[role=status]")).first.wait_for(timeout=30_000)
+    page.evaluate(FOCUS)
+    page.keyboard.type("; mid")
+    seen = {"begun": page.evaluate(EDITOR)}
+    page.get_by_role("button", name="middle", exact=True).click()
+    page.keyboard.type(" -> xform")
+    seen["wrong"] = page.evaluate(EDITOR)
+    for _ in "orm":
+        page.keyboard.press("Backspace")
+    page.evaluate(FRAMES, 5)
+    page.get_by_role("button", name="xformers", exact=True).click()
+    return seen | {"chosen": page.evaluate(EDITOR)}
+
+
 def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     """Load every example into the page, run the last one, and return what was seen."""
     seen: dict[str, Any] = {"api": {}, "boxes": {}}
@@ -101,7 +134,9 @@ def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     seen["status"] = page.evaluate(RUN)
     page.evaluate(FRAMES, 20)
     (map_example,) = [path for path in examples if path.stem == "block_map"]
-    return seen | {"report": page.evaluate(REPORT), "map": choose(page, map_example)}
+    (rules_example,) = [path for path in examples if path.stem == "backend_rules"]
+    seen["report"] = page.evaluate(REPORT)
+    return seen | {"map": choose(page, map_example), "rules": edit(page, rules_example)}
 
 
 def main(chromium: str, url: str, renderer: str, folder: str) -> None:

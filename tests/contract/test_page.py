@@ -83,5 +83,15 @@ def test_blocks_are_chosen_on_the_map(seen: dict[str, Any]) -> None:
     assert found["sent"] == ["input:5 self"]
 
 
+def test_rules_are_written_with_suggestions_and_errors(seen: dict[str, Any]) -> None:
+    begun, wrong, chosen = (seen["rules"][name] for name in ("begun", "wrong", "chosen"))
+    assert begun["text"].endswith("-> auto; mid") and begun["chips"] == ["middle"]
+    assert len(begun["lines"]) == 5 and begun["lines"][0].startswith("1. output self 0-50%")
+    assert "line 4, column 15: '->' and a backend are missing" in begun["lines"][-1]
+    assert wrong["text"].endswith("; middle -> xform") and wrong["chips"] == ["xformers"]
+    assert "unknown attention function 'xform'" in wrong["lines"][-1]
+    assert chosen["text"].endswith("; middle -> xformers") and chosen["lines"][-1] == "5. middle \u2192 xformers"
+
+
 def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []

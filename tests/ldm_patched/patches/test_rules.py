@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from attention_patchbay.ldm_patched.patches.router import BACKENDS, Rule
 from attention_patchbay.ldm_patched.patches.rules import RuleError, parse_rules, rules_text
@@ -9,6 +12,8 @@ from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import Address, Term, parse
 from hypothesis import given
 from hypothesis import strategies as st
+
+SHARED = json.loads((Path(__file__).parents[2] / "data" / "rules.json").read_text())
 
 
 def test_the_rules_of_a_text_come_in_its_order() -> None:
@@ -78,3 +83,18 @@ def test_any_text_is_read_or_refused_with_its_place(text: str) -> None:
         parse_rules(text)
     except RuleError as error:
         assert "column" in str(error)
+
+
+@pytest.mark.parametrize(("text", "rules"), SHARED["right"])
+def test_the_page_and_the_nodes_read_rules_alike(text: str, rules: list[list[str]]) -> None:
+    found = parse_rules(text)
+    assert [rule.backend for rule in found] == [backend for _, _, backend in rules]
+    assert [str(rule.address) for rule in found] == [str(parse(address)) for address, _, _ in rules]
+    windows = [tuple(float(end) / 100 for end in (window or "0-100%")[:-1].split("-")) for _, window, _ in rules]
+    assert [(rule.schedule.start_percent, rule.schedule.end_percent) for rule in found] == windows
+
+
+@pytest.mark.parametrize(("text", "line", "column"), SHARED["wrong"])
+def test_the_page_and_the_nodes_refuse_rules_alike(text: str, line: int, column: int) -> None:
+    with pytest.raises(RuleError, match=f"^rules, line {line}, column {column}: "):
+        parse_rules(text)

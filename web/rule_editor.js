@@ -1,0 +1,96 @@
+// What stands below the rules of a node while they are written: how they are read, the first error, and what can follow.
+import { complete, read } from './rules.js'
+
+const BOX = {
+  boxSizing: 'border-box',
+  contain: 'size',
+  flex: '1 1 auto',
+  minHeight: '110px',
+  width: '100%',
+  overflow: 'auto',
+  padding: '4px 8px',
+  font: '11px/1.5 sans-serif',
+  color: 'var(--input-text)',
+  background: 'var(--comfy-input-bg)',
+  borderRadius: '6px'
+}
+const CHIP = {
+  margin: '2px 4px 2px 0',
+  padding: '0 6px',
+  font: 'inherit',
+  color: 'inherit',
+  background: 'transparent',
+  border: '1px solid var(--border-color, #555)',
+  borderRadius: '8px',
+  cursor: 'pointer'
+}
+
+export class RuleEditor {
+  /**
+   * @param {() => string} text gives the rules
+   * @param {(text: string) => void} store keeps new ones
+   */
+  constructor(text, store) {
+    this.text = text
+    this.store = store
+    /** @type {string[]} */
+    this.backends = []
+    this.element = document.createElement('div')
+    Object.assign(this.element.style, BOX)
+    this.status = document.createElement('div')
+    this.status.setAttribute('role', 'status')
+    this.chips = document.createElement('div')
+    this.chips.setAttribute('role', 'group')
+    this.chips.setAttribute('aria-label', 'What can follow')
+    this.element.append(this.chips, this.status)
+    this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
+    this.refresh()
+  }
+
+  /** @param {string[]} backends the attention functions of the pack */
+  know(backends) {
+    this.backends = backends
+    this.refresh()
+  }
+
+  /** Show how the text is read now. */
+  refresh() {
+    const { rules, fault } = read(this.text(), this.backends)
+    const lines = rules.map((rule, i) => `${i + 1}. ${[rule.address, rule.window].filter(Boolean).join(' ')} \u2192 ${rule.backend}`)
+    const wrong = fault ? [`\u26a0 line ${fault.line}, column ${fault.column}: ${fault.reason}`] : []
+    this.status.replaceChildren(...[...lines, ...wrong].map(line))
+    this.status.style.whiteSpace = 'pre-wrap'
+    this.chips.replaceChildren(...complete(this.text().slice(0, this.caret()), this.backends).map((one) => this.chip(one)))
+  }
+
+  /** @returns {number} where the next word goes */
+  caret() {
+    const field = document.activeElement
+    const own = field instanceof HTMLTextAreaElement && field.value === this.text()
+    return own ? field.selectionStart : this.text().length
+  }
+
+  /** @param {{ word: string, typed: number }} suggestion */
+  chip({ word, typed }) {
+    const button = document.createElement('button')
+    button.type = 'button'
+    button.textContent = word
+    Object.assign(button.style, CHIP)
+    button.addEventListener('pointerdown', (event) => event.preventDefault()) // the text keeps the caret
+    button.addEventListener('click', () => {
+      const [text, caret] = [this.text(), this.caret()]
+      const before = text.slice(0, caret - typed)
+      const space = typed || !before || /[\s!]$/.test(before) ? '' : ' '
+      this.store(before + space + word + text.slice(caret))
+      this.refresh()
+    })
+    return button
+  }
+}
+
+/** @param {string} text */
+function line(text) {
+  const element = document.createElement('div')
+  element.textContent = text
+  return element
+}

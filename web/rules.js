@@ -1,0 +1,86 @@
+// Backend rules such as `input:4-8 self 0-50% -> sage`, one a line or parted by `;`, read as the nodes do.
+import { parse } from './address.js'
+
+/**
+ * @typedef {{ address: string, window: string, backend: string }} Rule
+ * @typedef {{ line: number, column: number, reason: string }} Fault
+ */
+
+const WINDOW = /(?<![\w:.-])(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%(?![^\s,])/g
+const STARTS = ['all', 'input', 'middle', 'output', 'double', 'single', 'block', 'self', 'cross', '0-50%', '->']
+
+/**
+ * Read rules up to the first that is wrong.
+ * @param {string} text
+ * @param {string[]} backends the functions there are; none: any name is taken
+ * @returns {{ rules: Rule[], fault: Fault | null }}
+ */
+export function read(text, backends = []) {
+  /** @type {Rule[]} */
+  const rules = []
+  for (const [number, line] of text.split(/\r\n|\r|\n/).entries()) {
+    const code = line.split('#')[0]
+    let column = 0
+    for (const part of code.split(';')) {
+      if (part.trim()) {
+        const found = rule(part, backends)
+        if ('reason' in found)
+          return { rules, fault: { line: number + 1, column: column + found.column + 1, reason: found.reason } }
+        rules.push(found)
+      }
+      column += part.length + 1
+    }
+  }
+  return { rules, fault: null }
+}
+
+/**
+ * @param {string} part
+ * @param {string[]} backends
+ * @returns {Rule | { column: number, reason: string }}
+ */
+function rule(part, backends) {
+  const arrow = part.indexOf('->')
+  if (arrow < 0) return { column: part.trimEnd().length, reason: "'->' and a backend are missing; write * -> auto" }
+  const left = part.slice(0, arrow)
+  const right = part.slice(arrow + 2)
+  const backend = right.trim().toLowerCase()
+  const after = arrow + 2 + right.length - right.trimStart().length
+  if (!backend) return { column: after, reason: "no backend after '->'" }
+  const windows = [...left.matchAll(WINDOW)]
+  if (windows.length > 1) return { column: windows[1].index, reason: 'a rule has one window; keep one of them' }
+  for (const { index, 1: start, 2: end } of windows)
+    if (Number(end) > 100 || Number(end) < Number(start))
+      return { column: index, reason: 'the window goes from a smaller to a larger percent, up to 100' }
+  const address = left.replace(WINDOW, '').trim().replace(/\s+/g, ' ')
+  try {
+    parse(address)
+  } catch (error) {
+    return { column: left.length - left.trimStart().length, reason: /** @type {Error} */ (error).message }
+  }
+  if (backends.length && !backends.includes(backend))
+    return { column: after, reason: `unknown attention function '${backend}'` }
+  return { address, window: windows.length ? windows[0][0] : '', backend }
+}
+
+/**
+ * Suggest what can follow the text before the caret: words that go on with the one being written.
+ * @param {string} before
+ * @param {string[]} backends
+ * @returns {{ word: string, typed: number }[]} each with how many characters of it are there already
+ */
+export function complete(before, backends) {
+  const part = before.split(/[;\n]/).at(-1) ?? ''
+  if (part.includes('#')) return []
+  const arrow = part.indexOf('->')
+  const typed = /[^\s,!]*$/.exec(part)?.[0] ?? ''
+  if (arrow >= 0) {
+    const name = part.slice(arrow + 2).trimStart()
+    const fits = (/** @type {string} */ word) => word.startsWith(name) && word !== name
+    return backends.filter(fits).map((word) => ({ word, typed: name.length }))
+  }
+  const used = part.slice(0, part.length - typed.length).split(/[\s,!]+/)
+  const fits = (/** @type {string} */ word) => word.startsWith(typed) && word !== typed && !used.includes(word)
+  const possible = STARTS.filter((word) => fits(word) && (word !== '->' || part.trim() !== ''))
+  return possible.map((word) => ({ word, typed: typed.length }))
+}
