@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..ldm.modules.backends import registry
@@ -155,7 +156,7 @@ def choose(
     get = kwargs.get
     mask = get("mask")
     settings = (get("scale"), get("enable_gqa"), get("low_precision_attention"), get("skip_reshape"))
-    kind = None if mask is None else mask.dtype
+    kind = (None if mask is None else mask.dtype, get("attn_precision"), q.requires_grad and torch.is_grad_enabled())
     key = (wanted, heads, q.shape, k.shape, q.dtype, q.device, kind, settings)
     choice = None if recorder is None else recorder.choices.get(key)
     if choice is None:

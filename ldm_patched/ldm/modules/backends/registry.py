@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ....modules import model_management
 from .basic import attention_basic
+from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
 from .flash import attention_flash
 from .pytorch import attention_pytorch
 from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
-from .split import attention_split, split_is_faster
+from .split import attention_split
 from .sub_quad import attention_sub_quad
 from .wrapper import AttentionFunction
 from .xformers import attention_xformers
@@ -31,6 +32,8 @@ KNOWN: tuple[str, ...] = (
     "sage",
     "sage3",
     "comfy_kitchen_int8",
+    "cpu_tiled",
+    "cpu_bf16",
 )
 AUTO_CPU = ("pytorch", "sub_quad", "split", "basic")
 AUTO_GPU = ("pytorch", "xformers", "flash", "sub_quad", "split", "basic")
@@ -39,6 +42,7 @@ HALF = frozenset({torch.float16, torch.bfloat16})
 FLOATS = HALF | {torch.float32}
 # Largest absolute error against float64 on unit-normal inputs.
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+BF16 = dict.fromkeys((torch.bfloat16, torch.float32), 3e-2)
 INT8 = dict.fromkeys(FLOATS, 5e-2)
 FP4 = dict.fromkeys(HALF, 2e-1)
 
@@ -59,6 +63,8 @@ class AttentionCall:
     scale: float | None = None
     enable_gqa: bool = False
     low_precision: bool = True  # False: exact kernels only
+    precision: torch.dtype | None = None  # that the scores have to have
+    grad: bool = False  # whether gradients are wanted
 
     @classmethod
     def of(
@@ -93,6 +99,8 @@ class AttentionCall:
             scale=kwargs.get("scale"),
             enable_gqa=gqa,
             low_precision=kwargs.get("low_precision_attention") is not False,
+            precision=kwargs.get("attn_precision"),
+            grad=torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad),
         )
 
     def __str__(self) -> str:
@@ -201,8 +209,9 @@ def available(call: AttentionCall) -> tuple[Backend, ...]:
 
 def preference(call: AttentionCall) -> tuple[str, ...]:
     """Return the names in the order that `auto` tries them; quantised kernels are chosen by name only."""
-    if call.mask is None and split_is_faster(call.device, call.dtype, call.n_q, call.n_k):
-        return ("split", *AUTO_CPU)
+    scores = call.b * call.heads * call.n_q * call.n_k
+    if call.device == "cpu" and call.dtype == torch.bfloat16 and tiles_are_faster(scores, call.n_q, call.n_k):
+        return ("cpu_tiled", *AUTO_CPU)
     return AUTO_CPU if call.device == "cpu" else AUTO_GPU
 
 
@@ -256,7 +265,13 @@ def _xformers_limit(call: AttentionCall) -> str | None:
     return None
 
 
-CUDA = frozenset({"cuda"})
+def _tiles_limit(call: AttentionCall) -> str | None:
+    if call.precision == torch.float32:
+        return "takes no float32 scores"
+    return "computes no gradients" if call.grad else None
+
+
+CUDA, CPU = frozenset({"cuda"}), frozenset({"cpu"})
 
 for _backend in (
     Backend("basic", attention_basic),
@@ -311,6 +326,24 @@ for _backend in (
         exact=False,
         tolerance=INT8,
         missing=_needs("comfy_kitchen", "comfy-kitchen", (7, 5)),
+    ),
+    Backend(
+        "cpu_tiled",
+        attention_cpu_tiled,
+        devices=CPU,
+        dtypes=frozenset({torch.bfloat16}),
+        tolerance=BF16,
+        limit=_tiles_limit,
+    ),
+    # the same function, for models in float32 whose attention may be computed in bfloat16
+    Backend(
+        "cpu_bf16",
+        attention_cpu_tiled,
+        devices=CPU,
+        dtypes=frozenset({torch.float32}),
+        exact=False,
+        tolerance=BF16,
+        limit=_tiles_limit,
     ),
 ):
     register(_backend)

@@ -36,6 +36,8 @@ def test_the_known_names_are_registered_whatever_the_machine_has():
         "sage",
         "sage3",
         "comfy_kitchen_int8",
+        "cpu_tiled",
+        "cpu_bf16",
     )
     assert all(registry.get(name).name == name for name in registry.KNOWN)
     assert registry.get("nothing") is None
@@ -138,7 +140,8 @@ def test_kernel_limits(installed):
     def reasons(name, **change):
         return registry.get(name).reasons(dataclasses.replace(CUDA, **change))
 
-    assert [name for name in registry.KNOWN if reasons(name)] == []
+    on_cpu = ["cpu_tiled", "cpu_bf16"]
+    assert [name for name in registry.KNOWN if reasons(name)] == on_cpu
     assert reasons("flash", mask=torch.bool) == ["takes no mask"]
     assert reasons("flash", dim_head=264) == ["takes heads of 256 channels at most, not 264"]
     assert reasons("flash", dtype=torch.float32) == ["takes torch.bfloat16, torch.float16, not torch.float32"]
@@ -192,12 +195,22 @@ def test_the_fallback_walks_the_order_of_the_device():
     )
 
 
-def test_slices_come_first_for_long_bfloat16_calls_on_a_cpu():
+def test_tiles_come_first_in_bfloat16_on_a_cpu_but_for_little():
     long = dataclasses.replace(CPU, dtype=torch.bfloat16, n_q=1024, n_k=1024)
-    assert registry.select(long).backend.name == "split"
-    for change in ({"n_k": 77}, {"mask": torch.bool}, {"dtype": torch.float32}):
+    for change in ({}, {"n_k": 77}, {"mask": torch.bool}):
+        assert registry.select(dataclasses.replace(long, **change)).backend.name == "cpu_tiled"
+    little = ({"n_k": 25}, {"n_q": 16}, {"b": 1, "heads": 1, "n_q": 64, "n_k": 64})
+    for change in ({"dtype": torch.float32}, {"precision": torch.float32}, {"grad": True}, *little):
         assert registry.select(dataclasses.replace(long, **change)).backend.name == "pytorch"
     assert registry.preference(dataclasses.replace(long, device="cuda"))[0] == "pytorch"
+
+
+def test_bfloat16_for_float32_is_chosen_by_name_only():
+    long = dataclasses.replace(CPU, dtype=torch.float32, n_q=1024, n_k=1024)
+    assert registry.select(long, "cpu_bf16").backend.name == "cpu_bf16"
+    exact = registry.select(dataclasses.replace(long, low_precision=False), "cpu_bf16")
+    assert exact.backend.name == "pytorch" and "exact kernel" in exact.skipped[0][1][0]
+    assert "cpu_bf16" not in registry.preference(long)
 
 
 def test_an_unregistered_known_name_is_a_valid_choice():

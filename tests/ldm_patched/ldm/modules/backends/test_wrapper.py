@@ -91,17 +91,19 @@ def test_the_function_for_a_device():
     assert for_device("cuda", mask=True) is dispatch.optimized_attention_masked
 
 
-@pytest.mark.parametrize(("dtype", "tokens", "name"), [(torch.bfloat16, 256, "split"), (torch.float32, 256, "pytorch")])
-def test_the_default_takes_slices_where_they_are_faster(dtype: torch.dtype, tokens: int, name: str) -> None:
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "cpu_tiled"), (torch.float32, "pytorch")])
+def test_the_default_takes_tiles_where_they_are_faster(dtype: torch.dtype, name: str) -> None:
     seen = []
 
     def override(func: Any, q: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(func.__name__)
         return q
 
-    q = torch.zeros(1, tokens, 16, dtype=dtype)
+    q = torch.zeros(1, 512, 16, dtype=dtype)
     options = {"optimized_attention_override": override}
     dispatch.optimized_attention(q, q, q, 2, transformer_options=options)
     dispatch.optimized_attention(q, q, q, 2, None, torch.float32, transformer_options=options)
-    dispatch.optimized_attention(q, q[:, :77], q[:, :77], 2, transformer_options=options)
-    assert seen == [f"attention_{name}", "attention_pytorch", "attention_pytorch"]
+    dispatch.optimized_attention(q, q[:, :25], q[:, :25], 2, transformer_options=options)
+    leaf = q.clone().requires_grad_()
+    dispatch.optimized_attention(leaf, q, q, 2, transformer_options=options)
+    assert seen == [f"attention_{name}", *["attention_pytorch"] * 3]

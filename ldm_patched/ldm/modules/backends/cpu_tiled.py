@@ -1,0 +1,122 @@
+"""Attention on a CPU in tiles that stay in the cache: product, exponential, product, all in bfloat16.
+
+Torch's fused kernel spends most of its time on the exponentials and on products of small blocks. Here a tile is one
+head and as many queries as a core's cache holds scores of, so that each step is one large operation.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
+from .wrapper import wrap_attn
+
+LOG2_E = math.log2(math.e)
+# Each row's scores are taken relative to the largest of every eighth key, so that their rounding is relative to it. The
+# differences stay within the exponents of bfloat16 as long as no score can exceed this (in powers of two).
+STRIDE, SAFE, MANY_KEYS = 8, 60.0, 512
+TINY = torch.finfo(torch.bfloat16).tiny  # the sum of a row that a mask leaves no key
+LEAST_TOKENS, LEAST_SCORES = 64, 2**15  # for each thread; below these one fused call takes less time
+CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
+
+
+def tiles_are_faster(scores: int, n_q: int, n_k: int) -> bool:
+    """Tell whether tiles beat torch's fused kernel in bfloat16, for `scores` scores in all heads of a batch."""
+    return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
+
+
+@functools.cache
+def cache_bytes() -> int:
+    """Return the size of a core's second-level cache; 1 MiB where the system does not say."""
+    try:
+        return int(CACHE.read_text().strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 1024 * 1024
+
+
+@wrap_attn
+def attention_cpu_tiled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    """Compute attention in bfloat16 with rounded scores: (b, n, heads * d) in and out, in the dtype of q.
+
+    A score is rounded to 8 bits of its distance from about the largest of its row, so what weighs most is most exact.
+    `attn_precision` changes nothing, and gradients are not computed.
+    """
+    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
+    k, v = repeat_kv(k, v, q.shape[1])
+    bias = None if mask is None else _exponents(to_bias(to_mask(mask, q, k.shape[2]), q.dtype))
+    scale = kwargs.get("scale")
+    factor = LOG2_E * (q.shape[-1] ** -0.5 if scale is None else scale)
+    rounded_q, rounded_k, rounded_v = (x.to(torch.bfloat16).flatten(0, 1) for x in (q, k, v))  # (b * h, n, d)
+    out = _attend(rounded_q, rounded_k, rounded_v, q.shape[1], factor, bias)
+    return from_heads(out.unflatten(0, q.shape[:2]), skip_output_reshape).to(q.dtype)
+
+
+def _exponents(bias: Tensor) -> Tensor:
+    """Return an additive mask in powers of two; only what is -inf already shuts a key out."""
+    lowest = torch.finfo(torch.bfloat16).min / 4.0
+    finite = (bias.float() * LOG2_E).clamp(min=lowest).to(torch.bfloat16)
+    return finite.masked_fill(bias == -math.inf, -math.inf)
+
+
+def _of_heads(bias: Tensor, first: int, last: int, heads: int) -> Tensor:
+    """Return the mask (b or 1, h or 1, n_q or 1, n_k) of some of the b * h heads: (heads or 1, n_q or 1, n_k)."""
+    if bias.shape[:2] == (1, 1):
+        return bias[0]
+    index = torch.arange(first, last)
+    return bias[index // heads if bias.shape[0] > 1 else 0, index % heads if bias.shape[1] > 1 else 0]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, factor: float, bias: Tensor | None) -> Tensor:
+    """Attend in all b * h heads (b * h, n, d); bias (b or 1, h or 1, n_q or 1, n_k) is added in powers of two."""
+    total, n_q, _ = q.shape
+    n_k = k.shape[1]
+    keys = k.transpose(1, 2).contiguous()  # (b * h, d, n_k)
+    out = q.new_empty(total, n_q, v.shape[2])
+    # a mask may leave a row none of the few keys, and few of some tell little
+    bounds = _bounds(q, k, factor) if bias is None and n_k >= MANY_KEYS else [math.inf] * total
+    scores = cache_bytes() * torch.get_num_threads()  # two bytes each: twice the caches
+    rows = min(n_q, max(64, scores // n_k))
+    group = max(1, scores // (n_q * n_k))
+    for first in range(0, total, group):
+        some = slice(first, min(first + group, total))
+        stride = STRIDE if max(bounds[some]) <= SAFE else 1
+        few = keys[some, :, ::stride].contiguous()
+        shared = None if bias is None else _of_heads(bias, some.start, some.stop, heads)
+        for start in range(0, n_q, rows):
+            tile = slice(start, start + rows)
+            added = shared if shared is None or shared.shape[1] == 1 else shared[:, tile]
+            weights = _weights(q[some, tile], keys[some], few, factor, added)
+            torch.div(weights @ v[some], weights.sum(2, keepdim=True).clamp_(min=TINY), out=out[some, tile])
+    return out
+
+
+def _weights(q: Tensor, keys: Tensor, few: Tensor, factor: float, bias: Tensor | None) -> Tensor:
+    """Return what each key weighs, (h, rows, n_k), up to a factor for each row."""
+    if bias is None:
+        largest = (q @ few).mul_(factor).amax(2, keepdim=True)
+        return torch.baddbmm(-largest, q, keys, alpha=factor).exp2_()
+    largest = torch.baddbmm(bias, q, few, alpha=factor).amax(2, keepdim=True)
+    largest = largest.masked_fill(largest == -math.inf, 0.0)
+    return torch.baddbmm(bias - largest, q, keys, alpha=factor).exp2_()
+
+
+def _bounds(q: Tensor, k: Tensor, factor: float) -> list[float]:
+    """Return what no score of each head can exceed, by the lengths of queries and keys."""
+    longest = [x.norm(dim=2, dtype=torch.float32).amax(1) for x in (q, k)]  # (h,)
+    return (longest[0] * longest[1] * abs(factor)).tolist()
