@@ -36,6 +36,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/overhead.py
 
 $(VENV)/.torch: Makefile
 	@echo "Setting up $(VENV) with torch $(TORCH)$(if $(CPU_ONLY), (CPU build)) ..."

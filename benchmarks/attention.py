@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
+from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
 from torch import Tensor
 
 
@@ -44,15 +45,30 @@ class Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Return the calls of SD1.5 at 512x512 and SDXL at 1024x1024, self- and cross-attention; a few when `quick`."""
+    """Return the calls of SD1.5 at 512x512, SDXL at 1024x1024 and SVD at 576x1024; a few when `quick`.
+
+    SVD's batch is cut to a few frames or pixels where that changes no ratio.
+    """
     shapes = [
         ("tiny", 2, 8, 16, 16, 40),
         ("sd15 self 8x8", 2, 8, 64, 64, 160),
+        ("sd15 cross 8x8", 2, 8, 64, 77, 160),
+        ("sd15 self 16x16", 2, 8, 256, 256, 160),
+        ("sd15 cross 16x16", 2, 8, 256, 77, 160),
         ("sd15 self 32x32", 2, 8, 1024, 1024, 80),
-        ("sd15 cross 64x64", 2, 8, 4096, 77, 40),
+        ("sd15 cross 32x32", 2, 8, 1024, 77, 80),
         ("sd15 self 64x64", 2, 8, 4096, 4096, 40),
+        ("sd15 cross 64x64", 2, 8, 4096, 77, 40),
         ("sdxl self 32x32", 2, 20, 1024, 1024, 64),
+        ("sdxl cross 32x32", 2, 20, 1024, 77, 64),
         ("sdxl self 64x64", 2, 10, 4096, 4096, 64),
+        ("sdxl cross 64x64", 2, 10, 4096, 77, 64),
+        ("svd self 9x16", 4, 20, 144, 144, 64),
+        ("svd self 18x32", 4, 20, 576, 576, 64),
+        ("svd self 36x64", 2, 10, 2304, 2304, 64),
+        ("svd self 72x128", 1, 5, 9216, 9216, 64),
+        ("svd cross 36x64", 4, 10, 2304, 1, 64),
+        ("svd time 18x32", 576, 20, 14, 14, 64),
     ]
     if quick:
         shapes = shapes[:3]
@@ -68,6 +84,11 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Run torch's fused attention on (b, n, h * d) tensors."""
     out = torch.nn.functional.scaled_dot_product_attention(*(heads_first(x, heads) for x in (q, k, v)))
     return out.transpose(1, 2).flatten(-2)
+
+
+def auto(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Run what `auto` chooses, the choice included."""
+    return optimized_attention(q, k, v, heads)
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -90,7 +111,7 @@ def measure(case: Case, quick: bool) -> list[dict]:
     q, k, v = case.tensors()
     truth = exact(q, k, v, case.heads)
     call = registry.AttentionCall.of(q, k, v, case.heads)
-    functions = {"sdpa": sdpa}
+    functions = {"sdpa": sdpa, "auto": auto}
     functions.update({backend.name: backend.function for backend in registry.available(call)})
     errors, times = {}, {name: [] for name in functions}
     slowest = 0.0

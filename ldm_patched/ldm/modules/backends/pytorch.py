@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .shapes import from_heads, to_heads, to_mask
+from .shapes import from_heads, repeat_kv, to_heads, to_mask
 from .wrapper import wrap_attn
 
 # CUDA kernels put the batch on a grid axis of 65535 at most.
@@ -36,7 +36,9 @@ def attention_pytorch(
     if mask is not None:
         mask = to_mask(mask, q, k.shape[2])
     scale = kwargs.get("scale")
-    if q.device.type == "cuda" and q.shape[0] > CUDA_BATCH_LIMIT:
+    if k.shape[2] == 1 and mask is None:  # its weight is 1, as for the picture that a video model is given
+        out = repeat_kv(k, v, q.shape[1])[1].expand(-1, -1, q.shape[2], -1)
+    elif q.device.type == "cuda" and q.shape[0] > CUDA_BATCH_LIMIT:
         out = _in_batches(q, k, v, mask, scale, gqa)
     else:
         out = scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=gqa)

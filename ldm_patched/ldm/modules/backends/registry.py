@@ -16,6 +16,7 @@ from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
 from .flash import attention_flash
 from .pytorch import attention_pytorch
 from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
+from .sdpa import attention_sdpa_cudnn, attention_sdpa_efficient, attention_sdpa_flash
 from .split import attention_split
 from .sub_quad import attention_sub_quad
 from .wrapper import AttentionFunction
@@ -34,6 +35,9 @@ KNOWN: tuple[str, ...] = (
     "comfy_kitchen_int8",
     "cpu_tiled",
     "cpu_bf16",
+    "sdpa_flash",
+    "sdpa_efficient",
+    "sdpa_cudnn",
 )
 AUTO_CPU = ("pytorch", "sub_quad", "split", "basic")
 AUTO_GPU = ("pytorch", "xformers", "flash", "sub_quad", "split", "basic")
@@ -253,6 +257,24 @@ def _needs(module: str, package: str, capability: tuple[int, int] = (0, 0)) -> C
     return missing
 
 
+def _gpu(capability: tuple[int, int]) -> Callable[[], str | None]:
+    """Return what tells why a kernel of torch cannot run here; the devices of the backend ask for the GPU itself."""
+
+    def missing() -> str | None:
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < capability:
+            return f"this kernel of torch needs a GPU of compute capability {capability[0]}.{capability[1]}"
+        return None
+
+    return missing
+
+
+def _cudnn_limit(call: AttentionCall) -> str | None:
+    """Tell what cuDNN does not take."""
+    if call.dim_head % 8:
+        return f"takes heads of a multiple of 8 channels, not {call.dim_head}"
+    return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else None
+
+
 def _xformers_limit(call: AttentionCall) -> str | None:
     if model_management.BROKEN_XFORMERS and call.b * call.heads > model_management.BROKEN_XFORMERS_LIMIT:
         return f"this release fails for batch * heads > {model_management.BROKEN_XFORMERS_LIMIT}"
@@ -344,6 +366,26 @@ for _backend in (
         exact=False,
         tolerance=BF16,
         limit=_tiles_limit,
+    ),
+    Backend(
+        "sdpa_flash",
+        attention_sdpa_flash,
+        devices=CUDA,
+        dtypes=HALF,
+        max_dim_head=256,
+        mask=False,
+        missing=_gpu((8, 0)),
+    ),
+    Backend("sdpa_efficient", attention_sdpa_efficient, devices=CUDA, dtypes=FLOATS, missing=_gpu((5, 0))),
+    Backend(
+        "sdpa_cudnn",
+        attention_sdpa_cudnn,
+        devices=CUDA,
+        dtypes=HALF,
+        max_dim_head=128,
+        mask=False,
+        missing=_gpu((8, 0)),
+        limit=_cudnn_limit,
     ),
 ):
     register(_backend)

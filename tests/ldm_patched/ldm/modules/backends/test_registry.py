@@ -38,6 +38,9 @@ def test_the_known_names_are_registered_whatever_the_machine_has():
         "comfy_kitchen_int8",
         "cpu_tiled",
         "cpu_bf16",
+        "sdpa_flash",
+        "sdpa_efficient",
+        "sdpa_cudnn",
     )
     assert all(registry.get(name).name == name for name in registry.KNOWN)
     assert registry.get("nothing") is None

@@ -1,0 +1,127 @@
+"""Time what this library adds to an attention call: wrapper, router, recorder and NaN guard, beside the bare kernel.
+
+    python benchmarks/overhead.py [--json FILE] [--quick]
+
+A tiny call (2 x 16 tokens, 8 heads of 40) shows the microseconds, a long one (2 x 4096 tokens) what they come to. All
+contenders run in turn, round after round, in one process; medians are printed, and the spread (interquartile range
+over the median).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
+from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
+from attention_patchbay.ldm_patched.patches.attach import attach_rule, attach_sentinel
+from attention_patchbay.ldm_patched.patches.recorder import KEY
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.sentinel import Sentinel
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.nodes.demo import NODES
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+HEADS, DIM_HEAD = 8, 40
+
+
+def models() -> dict[str, Any]:
+    """Return the demo model behind the router, with more and more on it."""
+    (loader,) = NODES
+    model = loader.execute().result[0]
+    one = attach_rule(model, Rule("pytorch"))
+    ten = one
+    for _ in range(9):
+        ten = attach_rule(ten, Rule("basic", parse("input:3 self")))  # none of them takes the call
+    return {
+        "recorder": attach_sentinel(model, Sentinel("off")),
+        "1 rule": one,
+        "10 rules": ten,
+        "1 rule, NaN guard": attach_sentinel(one, Sentinel("repair")),
+    }
+
+
+def options(model: Any) -> dict[str, Any]:
+    """Return the options of a call in the middle block during a run."""
+    recorder = model.model_options["transformer_options"][KEY]
+    recorder.start(model.get_model_object("model_sampling").percent_to_sigma, frozenset())
+    recorder.enter("self", None)
+    now = {
+        "block": ("middle", 0),
+        "block_index": 0,
+        "sigmas": torch.ones(1),
+        "sample_sigmas": torch.linspace(14, 0, 21),
+    }
+    return {**model.model_options["transformer_options"], **now}
+
+
+def contenders(tokens: int) -> dict[str, Callable[[], Tensor]]:
+    """Return the functions to time, on a call of 2 x `tokens`."""
+    q, k, v = (torch.randn(2, tokens, HEADS * DIM_HEAD) for _ in range(3))
+    split = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q, k, v)]
+
+    def kernel_and_layout() -> Tensor:
+        heads = (x.view(2, tokens, HEADS, DIM_HEAD).transpose(1, 2) for x in (q, k, v))
+        return scaled_dot_product_attention(*heads).transpose(1, 2).reshape(2, tokens, -1)
+
+    def patched(given: dict[str, Any]) -> Callable[[], Tensor]:
+        return lambda: optimized_attention(q, k, v, HEADS, transformer_options=given)
+
+    return {
+        "kernel": lambda: scaled_dot_product_attention(*split),
+        "kernel and layout": kernel_and_layout,
+        "attention_pytorch": lambda: attention_pytorch(q, k, v, HEADS),
+        "optimized_attention": lambda: optimized_attention(q, k, v, HEADS),
+        **{name: patched(options(model)) for name, model in models().items()},
+    }
+
+
+def measure(tokens: int, rounds: int, calls: int) -> list[dict[str, Any]]:
+    """Return a row for each contender: microseconds of one call."""
+    functions = contenders(tokens)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            for _ in range(calls):
+                function()
+            times[name].append((time.perf_counter() - begin) / calls * 1e6)
+    return [row(tokens, name, taken) for name, taken in times.items()]
+
+
+def row(tokens: int, name: str, times: list[float]) -> dict[str, Any]:
+    """Summarise the round times [us] of one contender."""
+    low, median, high = statistics.quantiles(times, n=4)
+    spread = round((high - low) / median, 3)
+    return {"tokens": tokens, "contender": name, "median_us": round(median, 2), "spread": spread}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--quick", action="store_true", help="the tiny call only, fewer rounds")
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    with torch.inference_mode():
+        rows = measure(16, 10 if args.quick else 60, 200)
+        rows += [] if args.quick else measure(4096, 9, 1)
+    print("| tokens | contender | median us | spread |\n|--:|---|--:|--:|")
+    for entry in rows:
+        print("| " + " | ".join(map(str, entry.values())) + " |")
+    if args.json:
+        with tempfile.NamedTemporaryFile("w", dir=args.json.parent, delete=False, suffix=".tmp") as file:
+            json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
+        os.replace(file.name, args.json)
+
+
+if __name__ == "__main__":
+    main()
