@@ -10,6 +10,7 @@ from ..ldm_patched.patches.tuning import Tuned, tune, tuning_table, write_rules
 from ..ldm_patched.patches.tuning_store import TuningStore, machine
 from ._host import check_interrupt, io, progress, sample_once, user_file
 from ._widgets import CATEGORY
+from .tuning_chart import chart
 
 
 class TuneAttention(io.ComfyNode):
@@ -55,6 +56,7 @@ class TuneAttention(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="A clone of the model with the rules in front."),
                 io.String.Output(display_name="rules", tooltip="The rules as text, for Attention Backend Rules."),
+                io.Image.Output(display_name="chart", tooltip="The times as a bar chart."),
             ],
             is_output_node=True,
         )
@@ -77,7 +79,7 @@ class TuneAttention(io.ComfyNode):
         rules = write_rules(observer.calls, results, max_error)
         text, rows = rules_text(rules), tuning_table(results, max_error)
         ui = {"text": [f"{text}\n\n{rows}"], "rules": [text]}
-        return io.NodeOutput(attach_rules(model, rules), text, ui=ui)
+        return io.NodeOutput(attach_rules(model, rules), text, chart(results, max_error), ui=ui)
 
 
 def _measured(calls: list[Any], seconds: float, again: bool) -> list[Tuned]:

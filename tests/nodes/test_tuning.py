@@ -29,7 +29,8 @@ def put(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 def test_the_rules_are_on_the_model_and_in_the_text(put: Callable[..., Any], run: Callable, model: Any) -> None:
     base = run(model)
     out = put()
-    tuned, rules = out.args
+    tuned, rules, picture = out.args
+    assert picture.ndim == 4 and picture.shape[-1] == 3
     assert rules.endswith("all -> auto")
     assert (run(tuned) - base).abs().max() < 1e-3
     assert "all -> auto" in out.ui["text"][0] and "fastest within the bound" in out.ui["text"][0]
