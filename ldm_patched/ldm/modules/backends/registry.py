@@ -13,7 +13,8 @@ from torch import Tensor
 from ....modules import model_management
 from .basic import attention_basic
 from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
-from .flash import attention_flash
+from .flash import attention_flash, attention_flash3
+from .flex import attention_flex
 from .pytorch import attention_pytorch
 from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
 from .sdpa import attention_sdpa_cudnn, attention_sdpa_efficient, attention_sdpa_flash
@@ -38,6 +39,8 @@ KNOWN: tuple[str, ...] = (
     "sdpa_flash",
     "sdpa_efficient",
     "sdpa_cudnn",
+    "flash3",
+    "flex",
 )
 AUTO_CPU = ("pytorch", "sub_quad", "split", "basic")
 AUTO_GPU = ("pytorch", "xformers", "flash", "sub_quad", "split", "basic")
@@ -386,6 +389,23 @@ for _backend in (
         mask=False,
         missing=_gpu((8, 0)),
         limit=_cudnn_limit,
+    ),
+    Backend(
+        "flash3",
+        attention_flash3,
+        devices=CUDA,
+        dtypes=HALF,
+        max_dim_head=256,
+        mask=False,
+        missing=_needs("flash_attn_interface", "flash-attn 3", (9, 0)),
+    ),
+    Backend(
+        "flex",
+        attention_flex,
+        devices=CUDA,
+        dtypes=FLOATS,
+        dim_heads=frozenset({16, 32, 64, 128, 256}),
+        missing=_needs("triton", "triton", (8, 0)),
     ),
 ):
     register(_backend)

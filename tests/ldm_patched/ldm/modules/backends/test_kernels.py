@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.backends.flash import attention_flash
+from attention_patchbay.ldm_patched.ldm.modules.backends.flash import attention_flash, attention_flash3
 from attention_patchbay.ldm_patched.ldm.modules.backends.sage import (
     attention_comfy_kitchen_int8,
     attention_sage,
@@ -60,6 +60,29 @@ def flash(monkeypatch):
     return attention_flash, kernel
 
 
+def flash3_stand_in(monkeypatch, with_sums):
+    kernel = Kernel()
+
+    # flash-attn 3, (b, n, h, d); the fourth argument is the scale
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False, qv=None, num_splits=1, pack_gqa=None):
+        assert not causal and qv is None
+        out = kernel.compute(*(t.transpose(1, 2) for t in (q, k, v)), softmax_scale).transpose(1, 2)
+        return (out, None) if with_sums else out
+
+    stand_in(monkeypatch, "flash_attn_interface", flash_attn_func=flash_attn_func)
+    return attention_flash3, kernel
+
+
+@pytest.fixture
+def flash3(monkeypatch):
+    return flash3_stand_in(monkeypatch, with_sums=False)
+
+
+@pytest.fixture
+def first_flash3(monkeypatch):
+    return flash3_stand_in(monkeypatch, with_sums=True)
+
+
 @pytest.fixture
 def sage(monkeypatch):
     kernel = Kernel()
@@ -103,7 +126,7 @@ def kitchen(monkeypatch):
     return attention_comfy_kitchen_int8, kernel
 
 
-@pytest.fixture(params=["flash", "sage", "sage3", "kitchen"])
+@pytest.fixture(params=["flash", "flash3", "first_flash3", "sage", "sage3", "kitchen"])
 def wired(request):
     return request.getfixturevalue(request.param)
 
@@ -142,7 +165,7 @@ def test_grouped_keys(wired):
     assert (out.double() - merged(float64_attention(q, k, v))).abs().max() < 8e-3
 
 
-@pytest.mark.parametrize("name", ["flash", "sage", "sage3"])
+@pytest.mark.parametrize("name", ["flash", "flash3", "sage", "sage3"])
 def test_a_mask_is_refused(name, request):
     function, _ = request.getfixturevalue(name)
     q, k, v = (merged(t) for t in inputs())

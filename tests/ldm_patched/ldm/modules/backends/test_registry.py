@@ -41,6 +41,8 @@ def test_the_known_names_are_registered_whatever_the_machine_has():
         "sdpa_flash",
         "sdpa_efficient",
         "sdpa_cudnn",
+        "flash3",
+        "flex",
     )
     assert all(registry.get(name).name == name for name in registry.KNOWN)
     assert registry.get("nothing") is None
@@ -116,7 +118,7 @@ def test_the_torch_functions_run_everything(name, change):
         assert registry.get(name).reasons(dataclasses.replace(call, **change)) == []
 
 
-@pytest.mark.parametrize("name", ["xformers", "flash", "sage", "sage3", "comfy_kitchen_int8"])
+@pytest.mark.parametrize("name", ["xformers", "flash", "flash3", "flex", "sage", "sage3", "comfy_kitchen_int8"])
 def test_kernels_that_are_missing_say_so(name, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     reasons = registry.get(name).reasons(CPU)
