@@ -37,6 +37,8 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/token_methods.py
+	$(BIN)/python benchmarks/unet_step.py
 
 $(VENV)/.torch: Makefile
 	@echo "Setting up $(VENV) with torch $(TORCH)$(if $(CPU_ONLY), (CPU build)) ..."

@@ -21,11 +21,17 @@ def to_heads(
     b, _, width = q.shape
     kv_heads = k.shape[-1] // (width // heads) if enable_gqa else heads
     # Keys and values take the batch of q: HyperTile folds its tiles into the batch of q alone.
-    return (
-        q.reshape(b, -1, heads, width // heads).transpose(1, 2),
-        k.reshape(b, -1, kv_heads, k.shape[-1] // kv_heads).transpose(1, 2),
-        v.reshape(b, -1, kv_heads, v.shape[-1] // kv_heads).transpose(1, 2),
-    )
+    return _split(q, b, heads), _split(k, b, kv_heads), _split(v, b, kv_heads)
+
+
+def _split(x: Tensor, b: int, heads: int) -> Tensor:
+    width = x.shape[-1]
+    dim_head = width // heads
+    if x.requires_grad or not x.is_contiguous():
+        return x.reshape(b, -1, heads, dim_head).transpose(1, 2)
+    tokens = x.numel() // (b * width)
+    # one view in place of two: on a tiny call the views take as long as the kernel
+    return x.as_strided((b, heads, tokens, dim_head), (tokens * width, dim_head, width, 1))
 
 
 def from_heads(out: Tensor, skip_output_reshape: bool = False) -> Tensor:
