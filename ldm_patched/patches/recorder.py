@@ -86,6 +86,7 @@ class Recorder:
         downgraded: attentions that run an exact function for the rest of the run, and why.
         patched: uses of each entry (by number) in each block.
         foreign: calls of patches of others, by their identity.
+        gathered: what an entry (by number) has summed up for after the run.
         placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
         first_kind: the kind of attention that a run begins with, where the model tells of the next one after each.
     """
@@ -96,6 +97,7 @@ class Recorder:
     tallies: dict[tuple[Call, int], Tally] = field(default_factory=dict)
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
     foreign: dict[int, Tally] = field(default_factory=dict)
+    gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[tuple[BlockId | None, str | None], str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)  # entry number -> why it last did nothing where it should
@@ -124,7 +126,7 @@ class Recorder:
         with self._lock:
             for counts in (self.seen, self.tallies, self.patched, self.faults, self.downgraded):
                 counts.clear()
-            for kept in (self.foreign, self.skips, self.percents, self.choices, self.memories):
+            for kept in (self.foreign, self.gathered, self.skips, self.percents, self.choices, self.memories):
                 kept.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma
@@ -173,6 +175,12 @@ class Recorder:
         """Count one use of a patch in a block."""
         with self._lock:
             self.patched[number, block] += 1
+
+    def gather(self, number: int, key: Any, new: Any, add: Callable[[Any, Any], Any]) -> None:
+        """Add to what an entry keeps for after the run."""
+        with self._lock:
+            kept = self.gathered.setdefault(number, {})
+            kept[key] = add(kept[key], new) if key in kept else new
 
     def count_foreign(self, patch: Callable[..., Any], seconds: float) -> None:
         """Count one call of a patch that is not this library's."""

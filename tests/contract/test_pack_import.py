@@ -77,6 +77,8 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbayRemovePatches",
         "PatchbayCopyPatches",
         "PatchbayPatchPreset",
+        "PatchbayCaptureAttention",
+        "PatchbayAttentionMaps",
         "PatchbayBlockMap",
         "PatchbayPatchReport",
         "PatchbayPatchInspector",

@@ -1,0 +1,122 @@
+"""Captured attention: the formula, what is added up, that nothing changes, and that maps fall on the objects."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT, LATENT_SIZE
+from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, SHAPES
+from attention_patchbay.ldm_patched.modules.sample import common_ksampler
+from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.patches import capture
+from attention_patchbay.ldm_patched.patches.alignment import token_ids
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.capture import Capture, Sums, Word, captured, heat, probabilities
+from attention_patchbay.ldm_patched.patches.inventory import recorder_of
+from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.words import locate
+
+from .models import BLOCKS, STEPS, draw, patcher, run
+
+WORDS = (Word("one", (1,)), Word("two three", (2, 3)))
+
+
+def test_probabilities_are_columns_of_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "SCORES", 64)  # many slices
+    q, k = draw(1, 2, 10, 12), draw(2, 2, 7, 12)
+    found, entropy = probabilities(q, k, 3, [(1,), (2, 3), ()])
+    for i, columns in enumerate([(1,), (2, 3), ()]):
+        for b in range(2):
+            expected = torch.zeros(10, dtype=torch.float64)
+            for head in range(3):
+                one, other = (x[b, :, 4 * head : 4 * head + 4].double() for x in (q, k))
+                expected += (one @ other.T / 2.0).softmax(-1)[:, list(columns)].sum(-1) / 3
+            assert (found[i, b].double() - expected).abs().max() < 1e-6
+    weights = (q[:, :, 4:8].double() @ k[:, :, 4:8].double().transpose(1, 2) / 2.0).softmax(-1)
+    assert abs(float(entropy[1]) + float((weights * weights.log()).sum(-1).mean())) < 1e-6
+
+
+def test_nothing_changes_and_every_block_and_step_is_in() -> None:
+    model = attach(patcher(), Capture(WORDS, 7))
+    assert torch.equal(run(model), run(patcher()))
+    method, found = captured(model)
+    assert method.words == WORDS and {str(block) for block in found} == set(BLOCKS)
+    assert all(sums.calls == STEPS and sums.attention.shape[:2] == (2, 1) for sums in found.values())
+    run(model, steps=1)
+    assert captured(model)[1].keys() == found.keys()
+    assert {sums.calls for sums in captured(model)[1].values()} == {1}
+
+
+def test_a_window_and_its_curve_weight_the_steps() -> None:
+    late = attach(patcher(), Capture(WORDS, 7, parse("middle"), Schedule(0.5, 1.0)))
+    run(late)
+    (sums,) = captured(late)[1].values()
+    assert 0 < sums.calls < STEPS
+
+
+def test_it_listens_to_the_prompt_behind_other_methods() -> None:
+    """Tokens that another method appends, or takes away, are not counted for a word."""
+    plain = attach(patcher(), Capture(WORDS, 7, parse("input:1")))
+    run(plain, steps=1)
+    expected = next(iter(captured(plain)[1].values())).attention
+    for method in (NormalizedGuidance(draw(9, 1, 5, 16)), WordMask((5,), torch.ones(1, 4, 4), 7, strength=0.5)):
+        for order in (0, 1):
+            methods = [method, Capture(WORDS, 7, parse("input:1"))]
+            model = patcher()
+            for one in methods if order else reversed(methods):
+                model = attach(model, one)
+            run(model, steps=1)
+            found = next(iter(captured(model)[1].values()))
+            assert torch.allclose(found.attention, expected, atol=1e-5), (method.name, order)
+
+
+def test_little_is_kept() -> None:
+    model = attach(patcher(), Capture(tuple(Word(str(i), (i,)) for i in range(7)), 7))
+    run(model)
+    kept = recorder_of(model).gathered.values()  # type: ignore[union-attr]
+    sizes = [sums.attention.nbytes for entry in kept for sums in entry.values()]
+    assert len(sizes) == len(BLOCKS) and max(sizes) <= 7 * 64 * 4  # words, tokens, float32
+
+
+def test_what_was_not_captured_is_an_error() -> None:
+    with pytest.raises(ValueError, match="captures no attention; put Capture Attention before"):
+        captured(patcher())
+    with pytest.raises(ValueError, match="nothing was captured"):
+        captured(attach(patcher(), Capture(WORDS, 7)))
+    with pytest.raises(ValueError, match="'far' has the places"):
+        Capture((Word("far", (7,)),), 7)
+
+
+def test_maps_of_blocks_count_the_same_and_go_from_0_to_1() -> None:
+    small = Sums(torch.tensor([[[0.0, 0.0, 0.0, 1.0]]]), torch.zeros(1), (2, 2), 1)
+    large = Sums(torch.full((1, 1, 16), 8.0), torch.zeros(1), (4, 4), 4)
+    found = heat([small, large], (8, 8))
+    assert found.shape == (1, 1, 8, 8) and found.min() == 0.0 and found.max() == 1.0
+    assert found[0, 0, 7, 7] == 1.0 and found[0, 0, 0, 0] < 0.1
+    assert (heat([large], (8, 8)) == 0.0).all()
+
+
+def test_the_map_of_a_word_falls_on_its_object() -> None:
+    """Half of the maximum is the threshold; the mean over 100 pictures is in the help page."""
+    overlaps, rng = [], random.Random(3)
+    with torch.inference_mode():
+        model, clip, vae = load_checkpoint(CHECKPOINT)
+        for seed in range(8):
+            colours, shapes = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2)
+            caption = f"a {colours[0]} {shapes[0]} on the left and a {colours[1]} {shapes[1]} on the right"
+            word = Word(shapes[0], locate(clip, caption, shapes[0]))
+            listening: Any = attach(model, Capture((word,), len(token_ids(clip, caption)), parse("output:2-3")))
+            prompts = ([[clip.encode(text), {}]] for text in (caption, ""))
+            latent = {"samples": torch.zeros(1, 4, LATENT_SIZE, LATENT_SIZE)}
+            out = common_ksampler(listening, seed, 20, 4.0, "euler", "normal", *prompts, latent)
+            there = (vae.decode(out["samples"])[0] - 1.0).abs().amax(-1) > 0.3  # not white
+            there[:, 64:] = False
+            mask = heat(captured(listening)[1].values(), (128, 128))[0, 0] >= 0.5
+            overlaps.append(float((mask & there).sum() / (mask | there).sum()))
+    assert sum(overlaps) / len(overlaps) >= 0.45, overlaps
