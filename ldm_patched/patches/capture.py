@@ -28,7 +28,8 @@ from .targets import Address, BlockId
 SCORES = 2**22  # at once, in float32
 
 
-class Word(NamedTuple):
+@dataclass(frozen=True)
+class Word:
     """A word or phrase, and its places in the prompt."""
 
     text: str

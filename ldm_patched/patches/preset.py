@@ -21,6 +21,7 @@ from typing import Any
 from .attention_patch import AttentionPatch
 from .block_scaling import BlockScale, FreeU
 from .block_skip import BlockSkip, Skipped
+from .capture import Capture, Word
 from .downsampling import KeyValueDownsampling
 from .guidance import Guidance
 from .hook import Host, Method
@@ -56,6 +57,7 @@ PATCHES: tuple[type, ...] = (
     WordWeight,
     PromptToPrompt,
     MapInjection,
+    Capture,
     TokenMerging,
     TiledAttention,
     KeyValueDownsampling,
@@ -71,6 +73,7 @@ PARTS: tuple[type, ...] = (
     SmoothedEnergy,
     SlidingWindow,
     Skipped,
+    Word,
 )
 log = logging.getLogger(__name__)
 SCALARS: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}

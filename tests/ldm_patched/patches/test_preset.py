@@ -18,6 +18,7 @@ from attention_patchbay.ldm_patched.patches import preset as module
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.attention_patch import ATTENTION_SLOTS, AttentionPatch, operations_for
 from attention_patchbay.ldm_patched.patches.block_skip import Skipped
+from attention_patchbay.ldm_patched.patches.capture import Word
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.inventory import entries
 from attention_patchbay.ldm_patched.patches.preset import (
@@ -255,6 +256,7 @@ def test_every_kind_of_patch_comes_back_from_its_text() -> None:
         "Guidance": (SlidingWindow(0.25, 0.75), 1.5, parse("middle, input:3")),
         "WordWeight": ((1, 4), 0.5),
         "PromptToPrompt": ((0, 5, 6), (0, 7, 6)),
+        "Capture": ((Word("red", (1,)), Word("blue square", (4, 5))), 12, parse("output")),
     }
     values = tuple(cls(*given.get(cls.__name__, ())) for cls in PATCHES)
     values += (Guidance(Skipped()), WordWeight(()))
