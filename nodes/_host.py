@@ -37,10 +37,12 @@ __all__ = [
     "check_interrupt",
     "io",
     "load_demo_model",
+    "output_file",
     "progress",
     "register_host_backends",
     "sample_once",
     "user_file",
+    "write",
 ]
 
 
@@ -107,6 +109,34 @@ def user_file(name: str) -> Path:
 
         return Path(folder_paths.get_user_directory()) / "patchbay" / name
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention_patchbay" / name
+
+
+def output_file(prefix: str, ending: str) -> Path:
+    """Return the next free path for a file name prefix in the output folder; its folder is made.
+
+    Raises ValueError when the prefix leads out of the folder.
+    """
+    if IN_COMFYUI:
+        import folder_paths
+
+        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+        directory = Path(folder)
+    else:
+        from ..ldm_patched.headless.folders import numbered
+
+        directory, name, number = numbered(session.current().folders.output, prefix, 0, 0)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{name}_{number:05}_{ending}"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a whole file or none: under another name first."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def register_host_backends() -> None:

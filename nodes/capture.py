@@ -1,29 +1,24 @@
-"""Attention maps of words, as nodes."""
+"""Listen to the attention of a model, as a node."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import torch
-
 from ..ldm_patched.patches.alignment import token_ids
 from ..ldm_patched.patches.attach import attach
-from ..ldm_patched.patches.capture import Capture, Sums, Word, captured, heat
-from ..ldm_patched.patches.report import layout
+from ..ldm_patched.patches.capture import Capture, Word
+from ..ldm_patched.patches.gathered import SIDES
+from ..ldm_patched.patches.point_capture import Point, PointCapture, parse_points
 from ..ldm_patched.patches.schedule import Schedule
-from ..ldm_patched.patches.targets import BlockId, parse
+from ..ldm_patched.patches.targets import parse
 from ..ldm_patched.patches.words import locate
 from ._host import HOST, io
 from ._widgets import CATEGORY, blocks, check, curve, model, patched, window
 
-PIXELS = 8  # of the picture in one latent pixel
-# Points of a map from dark blue over green to yellow, whose lightness rises evenly and which the colour-blind can read.
-COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])
-
 
 class CaptureAttention(io.ComfyNode):
-    """Gather where the words of a prompt draw."""
+    """Gather where the words of a prompt draw, and where points of the picture look."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,11 +33,31 @@ class CaptureAttention(io.ComfyNode):
             inputs=[
                 model("look into"),
                 io.Clip.Input("clip", tooltip="The CLIP that encodes the prompt."),
-                io.String.Input("prompt", default="", multiline=True, tooltip="The positive prompt, as it is encoded."),
+                io.String.Input("prompt", default="", multiline=True, tooltip="The prompt, as it is encoded."),
                 io.String.Input("words", default="", tooltip="Words or phrases, parted by commas: one map for each."),
                 blocks("output"),
                 *window(),
                 curve(),
+                io.String.Input(
+                    "points",
+                    default="",
+                    optional=True,
+                    tooltip="Points of the picture, x and y from 0 to 1, parted by commas (0.3 0.5, 0.7 0.5): one map "
+                    "for each, of what self-attention looks at from there.",
+                ),
+                io.Combo.Input(
+                    "side",
+                    options=list(SIDES),
+                    default="positive",
+                    optional=True,
+                    tooltip="Which pass to listen to; the prompt is that of this side.",
+                ),
+                io.String.Input(
+                    "heads",
+                    default="all",
+                    optional=True,
+                    tooltip="Which heads of each block: all, or numbers from 0 (0, 3-5).",
+                ),
             ],
             outputs=[patched("this capture")],
         )
@@ -54,104 +69,65 @@ class CaptureAttention(io.ComfyNode):
         start_percent: float | None = None,
         end_percent: float | None = None,
         curve: str | None = None,
+        points: str | None = None,
+        side: str | None = None,
+        heads: str | None = None,
     ) -> bool | str:
         """Check every widget before anything runs; a missing input is the host's to report."""
-        return check(make, blocks=blocks, start_percent=start_percent, end_percent=end_percent, curve=curve)
+        window = {"start_percent": start_percent, "end_percent": end_percent, "curve": curve}
+        return check(listeners, blocks=blocks, points=points, side=side, heads=heads, **window)
 
     @classmethod
     def execute(cls, model: object, clip: Any, prompt: str, words: str, **widgets: Any) -> io.NodeOutput:
         """Return the clone."""
-        wanted = [part.strip() for part in re.split(r"[,\n]", words) if part.strip()] or [""]
+        wanted = [part.strip() for part in re.split(r"[,\n]", words) if part.strip()]
+        if not wanted and not widgets.get("points", "").strip():
+            raise ValueError("no words and no points are given; write some of the prompt's words, parted by commas")
         found = tuple(Word(word, locate(clip, prompt, word)) for word in wanted)
-        return io.NodeOutput(attach(model, make(found, len(token_ids(clip, prompt)), **widgets), HOST))
+        for listener in listeners(found, len(token_ids(clip, prompt)), **widgets):
+            model = attach(model, listener, HOST)
+        return io.NodeOutput(model)
 
 
-def make(
+def listeners(
     words: tuple[Word, ...] = (),
     length: int = 77,
     blocks: str = "output",
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     curve: str = "constant",
-) -> Capture:
-    """Return the capture of the widgets.
+    points: str = "",
+    side: str = "positive",
+    heads: str = "all",
+) -> list[Capture | PointCapture]:
+    """Return the captures of the widgets: of words, and of points where there are any.
 
     Raises ValueError naming the value and the fix.
     """
-    return Capture(words, length, parse(blocks), Schedule(start_percent, end_percent, curve))
+    address, schedule, some = parse(blocks), Schedule(start_percent, end_percent, curve), parse_heads(heads)
+    found: tuple[Point, ...] = parse_points(points)
+    captures: list[Capture | PointCapture] = []
+    if words or not found:
+        captures.append(Capture(words, length, address, schedule, side, some))
+    if found:
+        captures.append(PointCapture(found, address, schedule, side, some))
+    return captures
 
 
-class AttentionMaps(io.ComfyNode):
-    """Show what was gathered."""
+def parse_heads(text: str) -> tuple[int, ...]:
+    """Read `all` (no numbers) or heads such as `0, 3-5`.
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return io.Schema(
-            node_id="PatchbayAttentionMaps",
-            display_name="Attention Maps",
-            category=CATEGORY,
-            description="After sampling: a heatmap over the picture and a mask for each word of Capture Attention, and "
-            "how sharp each block looked.",
-            search_aliases=["attention heatmap", "daam", "word mask from attention", "attention viewer"],
-            inputs=[
-                io.Model.Input("model", tooltip="The very model that the sampler got."),
-                io.Latent.Input("latent", tooltip="The sampler's result; it makes the maps wait for the run."),
-                io.Image.Input("images", optional=True, tooltip="The decoded pictures, to draw the maps on."),
-                io.Float.Input(
-                    "threshold",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="What part of a map's highest value belongs to the mask; 0 gives the map itself as mask.",
-                ),
-                io.Float.Input(
-                    "opacity", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="How much the map covers the picture."
-                ),
-            ],
-            outputs=[
-                io.Image.Output(
-                    display_name="heatmaps", tooltip="All pictures with the map of the first word, then the next."
-                ),
-                io.Mask.Output(display_name="masks", tooltip="The masks in the same order."),
-                io.String.Output(display_name="statistics", tooltip="Calls and entropy of each block."),
-            ],
-        )
-
-    @classmethod
-    def execute(
-        cls, model: object, latent: Any, threshold: float, opacity: float, images: torch.Tensor | None = None
-    ) -> io.NodeOutput:
-        """Return heatmaps, masks and statistics."""
-        capture, found = captured(model)
-        size = images.shape[1:3] if images is not None else [PIXELS * side for side in latent["samples"].shape[-2:]]
-        maps = heat(found.values(), (int(size[0]), int(size[1]))).flatten(0, 1)  # (words * b, h, w)
-        masks = maps if threshold == 0.0 else (maps >= threshold).float()
-        return io.NodeOutput(overlay(maps, images, opacity), masks, statistics(capture, found))
+    Raises ValueError naming the value and the fix.
+    """
+    if text.strip() in ("", "all"):
+        return ()
+    heads: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"cannot read the heads {part.strip()!r}; write all, or numbers such as 0, 3-5")
+        heads.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(heads))
 
 
-def overlay(maps: torch.Tensor, images: torch.Tensor | None, opacity: float) -> torch.Tensor:
-    """Paint maps (words * b, h, w) of 0..1 over pictures (b, h, w, 3), or alone: (words * b, h, w, 3)."""
-    place = maps * (len(COLOURS) - 1)
-    low = place.long().clamp(max=len(COLOURS) - 2)
-    painted = torch.lerp(COLOURS[low], COLOURS[low + 1], (place - low)[..., None])
-    if images is None:
-        return painted
-    below = images[..., :3].cpu().float().repeat(len(maps) // len(images) + 1, 1, 1, 1)[: len(maps)]
-    return torch.lerp(below, painted, opacity)
-
-
-def statistics(capture: Capture, found: dict[BlockId, Sums]) -> str:
-    """Return a table: for each block its calls, the part of attention that each word gets, and the entropy in nats."""
-    words = [word.text for word in capture.words]
-    lines = [["block", "calls", "tokens", *words, "entropy (least, mean, most of the heads)"]]
-    for block, sums in found.items():
-        shares = [f"{float(share):.4f}" for share in (sums.attention / sums.calls).mean(dim=(1, 2))]
-        heads = sums.entropy / sums.calls
-        spread = ", ".join(f"{float(value):.2f}" for value in (heads.min(), heads.mean(), heads.max()))
-        lines.append([str(block), str(sums.calls), "x".join(map(str, sums.grid)), *shares, spread])
-    return "\n".join(layout(lines))
-
-
-NODES = [CaptureAttention, AttentionMaps]
+NODES = [CaptureAttention]

@@ -8,7 +8,8 @@
 - `token_merging`, `tiling`, `downsampling`, `temperature`: fewer tokens, flatter or sharper attention
 - `block_scaling`, `block_skip`, `whole_block_skip`: change or leave out blocks; `style_aligned`, `reference`: share
   self-attention across a batch or with another picture
-- `capture`: where the words of a prompt draw (`Capture(words, length, address, schedule)`, `captured(model)`)
+- `capture`: where the words of a prompt draw (`Capture(words, length, address, schedule)`); `point_capture`: what a
+  point of the picture looks at; `gathered`: both after the run (`captured(model)`, `heat(sums, size)`)
 - `inspector`: everything on a model and what of it is dead (`text(model)`, `rows(model)`)
 - `inventory` lists what is on a model, `manage` removes and copies it, `preset` keeps it as text
 - `guidance` (by `weak_attention`, `sliding_window`), `self_attention_guidance`, `normalized_guidance`,

@@ -1,29 +1,24 @@
-"""Where the words of a prompt draw: the attention that each part of the picture gives them, added up over a run.
-
-Only sums are kept, one number for each token of the picture, word and block; never a map of one step or head. At
-1024x1024 that is 16 KB for each word in the largest blocks of SDXL, and under 10 MB for 8 words in all of its 70.
-"""
+"""Where the words of a prompt draw: the attention that each part of the picture gives them, added up over a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .context import LENGTH, OTHER, POSITIVE, columns, places, rows
+from .context import LENGTH, OTHER, columns, places, rows
 from .gate import Gate
+from .gathered import SIDES, chosen_heads, gather
 from .grid import over_time, token_grid
 from .guidance import EXTRA
 from .hook import Around, Hook, Host
-from .inventory import recorder_of
-from .recorder import KEY, Recorder, current_block
+from .recorder import KEY
 from .schedule import Schedule
 from .stack import Inner
-from .targets import Address, BlockId
+from .targets import Address
 
 SCORES = 2**22  # at once, in float32
 
@@ -36,20 +31,12 @@ class Word:
     positions: tuple[int, ...]
 
 
-class Sums(NamedTuple):
-    """What one block has gathered: attention (words, b, h * w), entropy of each head, and of how many calls."""
-
-    attention: Tensor
-    entropy: Tensor
-    grid: tuple[int, int]
-    calls: int
-
-
 @dataclass(frozen=True)
 class Capture:
     """Add up the cross-attention to some words in the blocks of `address` during `schedule`; changes nothing.
 
-    `words` are found in the positive prompt of `length` tokens. The curve weights the steps.
+    `words` are found in the prompt of `length` tokens, the positive or negative one by `side`. The curve weights the
+    steps; no `heads` means all of them.
 
     Raises ValueError naming the value and the fix.
     """
@@ -58,6 +45,8 @@ class Capture:
     length: int = 77
     address: Address = field(default_factory=Address)
     schedule: Schedule = field(default_factory=Schedule)
+    side: str = "positive"
+    heads: tuple[int, ...] = ()
     kind: ClassVar[str] = "cross"
     slot: ClassVar[str] = "attn2"
 
@@ -65,7 +54,13 @@ class Capture:
         for word in self.words:
             if not word.positions or not all(0 <= place < self.length for place in word.positions):
                 raise ValueError(f"{word.text!r} has the places {word.positions} in a prompt of {self.length} tokens")
+        check_listener(self.side, self.heads)
         self.address.narrowed(self.kind)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the words."""
+        return tuple(word.text for word in self.words)
 
     @property
     def neutral(self) -> bool:
@@ -75,22 +70,34 @@ class Capture:
     @property
     def name(self) -> str:
         """Describe the capture in one line."""
-        words = ", ".join(word.text for word in self.words)
-        return f"attention to {words} on {self.address}{self.schedule.suffix}"
+        return f"attention to {', '.join(self.labels)} on {self.address}{self.schedule.suffix}"
 
     def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
         """Return the layer that listens."""
         return [Around("attn2", CaptureLayer(self, gate))]
 
 
-def probabilities(q: Tensor, k: Tensor, heads: int, words: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def check_listener(side: str, heads: Sequence[int]) -> None:
+    """Check what all listeners share.
+
+    Raises ValueError naming the value and the fix.
+    """
+    if side not in SIDES:
+        raise ValueError(f"unknown side {side!r}; choose one of {', '.join(SIDES)}")
+    if any(head < 0 for head in heads):
+        raise ValueError(f"heads are counted from 0, not {min(heads)}")
+
+
+def probabilities(
+    q: Tensor, k: Tensor, heads: int, words: Sequence[Sequence[int]], some_heads: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Return the attention that each query gives the columns of each word, and the entropy of each head.
 
     q (b, n, h * d), k (b, m, h * d): (words, b, n), the mean over the heads, and (h,), the mean over queries, in nats.
     """
-    queries, keys = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))  # (b, h, n, d)
-    keys = keys.transpose(-1, -2).float() * queries.shape[-1] ** -0.5
-    found, entropies = [], q.new_zeros(heads, dtype=torch.float32)
+    queries, keys = (chosen_heads(x.unflatten(-1, (heads, -1)).transpose(1, 2), some_heads) for x in (q, k))
+    keys = keys.transpose(-1, -2).float() * queries.shape[-1] ** -0.5  # (b, h, d, m)
+    found, entropies = [], q.new_zeros(queries.shape[1], dtype=torch.float32)
     for some in queries.split(max(1, SCORES // (q.shape[0] * heads * k.shape[1])), dim=2):
         logs = (some.float() @ keys).log_softmax(-1)  # (b, h, size, m)
         weights = logs.exp()
@@ -98,6 +105,17 @@ def probabilities(q: Tensor, k: Tensor, heads: int, words: Sequence[Sequence[int
         mean = weights.mean(1)  # (b, size, m)
         found.append(torch.stack([mean[..., list(some_columns)].sum(-1) for some_columns in words]))
     return torch.cat(found, dim=-1), entropies / (q.shape[0] * q.shape[1])
+
+
+def listening(side: str, gate: Gate, q: Tensor, options: Mapping[str, Any]) -> tuple[list[slice], float]:
+    """Return the rows of a batch that a listener is for and the weight of the current call; no rows where it is deaf.
+
+    The extra passes of guidance methods, prompts in the place of the sampler's and attention over time are not heard.
+    """
+    ours = KEY in options and OTHER not in options and EXTRA not in options and not over_time(q, options)
+    sides = rows(SIDES.index(side), options, len(q)) if ours else []
+    weight = gate.weight(options) if sides else 0.0
+    return (sides, weight) if weight else ([], 0.0)
 
 
 @dataclass(frozen=True)
@@ -108,58 +126,19 @@ class CaptureLayer:
     gate: Gate
 
     def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        recorder: Recorder | None = extra_options.get(KEY)
-        ours = recorder is not None and OTHER not in extra_options and EXTRA not in extra_options
-        sides = rows(POSITIVE, extra_options, len(q)) if ours and not over_time(q, extra_options) else []
-        weight = self.gate.weight(extra_options) if sides else 0.0
-        if weight:
-            for side in sides:
-                self._add(q[side], k[side], weight, extra_options)
+        sides, weight = listening(self.method.side, self.gate, q, extra_options)
+        for side in sides:
+            self._add(q[side], k[side], weight, extra_options)
         return inner(q, k, v)
 
     def _add(self, q: Tensor, k: Tensor, weight: float, options: Mapping[str, Any]) -> None:
         words = [self._columns(word, k, options) for word in self.method.words]
-        attention, entropy = probabilities(q, k[:, : options.get(LENGTH)], options["n_heads"], words)
-        block = current_block(options)
-        new = Sums(attention * weight, entropy, token_grid(q.shape[1], options), 1)
-        options[KEY].gather(self.gate.entry.number, (block, q.device), new, _sum)
+        heads, some = options["n_heads"], self.method.heads
+        if some and min(some) >= heads:
+            return self.gate.skip(options, f"heads {some}: a block has {heads}")
+        attention, entropy = probabilities(q, k[:, : options.get(LENGTH)], heads, words, some)
+        gather(self.gate, attention * weight, entropy, token_grid(q.shape[1], options), options)
 
     def _columns(self, word: Word, k: Tensor, options: Mapping[str, Any]) -> list[int]:
-        return columns(places(word.positions, self.method.length, k, options, self.gate.memory(options)), options)
-
-
-def _sum(old: Sums, new: Sums) -> Sums:
-    return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, old.calls + new.calls)
-
-
-# After the run
-
-
-def captured(model: Any) -> tuple[Capture, dict[BlockId, Sums]]:
-    """Return the last capture on a model patcher and what each block gathered in the last run.
-
-    Raises ValueError where there is no capture, or it did not run.
-    """
-    recorder = recorder_of(model)
-    entries = [entry for entry in recorder.entries if isinstance(entry.value, Capture)] if recorder else []
-    if recorder is None or not entries:
-        raise ValueError("this model captures no attention; put Capture Attention before the sampler")
-    kept: dict[Any, Sums] = recorder.gathered.get(entries[-1].number, {})
-    if not kept:
-        raise ValueError("nothing was captured: link the model that the sampler got, and check blocks and window")
-    found: dict[BlockId, Sums] = {}
-    for (block, _), sums in kept.items():  # of each device
-        here = sums._replace(attention=sums.attention.cpu(), entropy=sums.entropy.cpu())
-        found[block] = _sum(found[block], here) if block in found else here
-    return entries[-1].value, found
-
-
-def heat(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
-    """Return the mean map of some blocks, scaled to a picture: (words, b, height, width), each from 0 to 1.
-
-    Each block counts the same; its map is drawn smoothly over the picture.
-    """
-    maps = [F.interpolate((one.attention / one.calls).unflatten(-1, one.grid), size, mode="bicubic") for one in sums]
-    mean = torch.stack(maps).mean(0)
-    low, high = (limit(mean, dim=(-2, -1), keepdim=True) for limit in (torch.amin, torch.amax))
-    return ((mean - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+        memory = self.gate.memory(options)
+        return columns(places(word.positions, self.method.length, k, options, memory), options)

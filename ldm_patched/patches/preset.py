@@ -28,6 +28,7 @@ from .hook import Host, Method
 from .inventory import entries, placed
 from .manage import put
 from .map_injection import MapInjection
+from .point_capture import PointCapture
 from .prompt_to_prompt import PromptToPrompt
 from .reweighting import WordWeight
 from .router import Rule
@@ -58,6 +59,7 @@ PATCHES: tuple[type, ...] = (
     PromptToPrompt,
     MapInjection,
     Capture,
+    PointCapture,
     TokenMerging,
     TiledAttention,
     KeyValueDownsampling,

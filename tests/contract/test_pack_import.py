@@ -79,6 +79,7 @@ def test_the_entrypoint_lists_the_nodes_silently(tmp_path: Path) -> None:
         "PatchbayPatchPreset",
         "PatchbayCaptureAttention",
         "PatchbayAttentionMaps",
+        "PatchbaySaveAttentionMaps",
         "PatchbayBlockMap",
         "PatchbayPatchReport",
         "PatchbayPatchInspector",

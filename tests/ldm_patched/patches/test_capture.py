@@ -14,7 +14,8 @@ from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches import capture
 from attention_patchbay.ldm_patched.patches.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.capture import Capture, Sums, Word, captured, heat, probabilities
+from attention_patchbay.ldm_patched.patches.capture import Capture, Word, probabilities
+from attention_patchbay.ldm_patched.patches.gathered import Gathered, Sums, captured, heat
 from attention_patchbay.ldm_patched.patches.inventory import recorder_of
 from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
@@ -25,6 +26,12 @@ from attention_patchbay.ldm_patched.patches.words import locate
 from .models import BLOCKS, STEPS, draw, patcher, run
 
 WORDS = (Word("one", (1,)), Word("two three", (2, 3)))
+
+
+def only(model: Any) -> Gathered:
+    """Return what the one capture of a model gathered."""
+    (found,) = captured(model)
+    return found
 
 
 def test_probabilities_are_columns_of_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,18 +52,47 @@ def test_probabilities_are_columns_of_the_softmax(monkeypatch: pytest.MonkeyPatc
 def test_nothing_changes_and_every_block_and_step_is_in() -> None:
     model = attach(patcher(), Capture(WORDS, 7))
     assert torch.equal(run(model), run(patcher()))
-    method, found = captured(model)
-    assert method.words == WORDS and {str(block) for block in found} == set(BLOCKS)
-    assert all(sums.calls == STEPS and sums.attention.shape[:2] == (2, 1) for sums in found.values())
+    found = only(model)
+    assert found.listener.labels == ("one", "two three") and {str(block) for block in found.blocks} == set(BLOCKS)
+    assert all(sums.calls == STEPS and sums.attention.shape[:2] == (2, 1) for sums in found.blocks.values())
     run(model, steps=1)
-    assert captured(model)[1].keys() == found.keys()
-    assert {sums.calls for sums in captured(model)[1].values()} == {1}
+    assert only(model).blocks.keys() == found.blocks.keys()
+    assert {sums.calls for sums in only(model).blocks.values()} == {1}
+
+
+def test_steps_and_blocks_add_up_to_the_same() -> None:
+    model = attach(patcher(), Capture(WORDS, 7))
+    run(model)
+    found = only(model)
+    assert {step for step, _ in found.steps} == set(range(1, STEPS + 1))
+    for grid in {sums.grid for sums in found.blocks.values()}:
+        by_block = sum(sums.attention for sums in found.blocks.values() if sums.grid == grid)
+        by_step = sum(sums.attention for (_, here), sums in found.steps.items() if here == grid)
+        assert torch.allclose(torch.as_tensor(by_block), torch.as_tensor(by_step), atol=1e-5)
+
+
+def test_sides_and_heads_are_apart() -> None:
+    kept = {}
+    for side in ("positive", "negative"):
+        for heads in ((), (0,), (1,), (0, 1, 40)):
+            model = attach(patcher(), Capture(WORDS, 7, parse("middle"), side=side, heads=heads))
+            run(model, steps=1)
+            (kept[side, heads],) = only(model).blocks.values()
+    for side in ("positive", "negative"):
+        mean = (kept[side, (0,)].attention + kept[side, (1,)].attention) / 2
+        assert torch.allclose(mean, kept[side, (0, 1, 40)].attention, atol=1e-6)
+        assert len(kept[side, (0, 1, 40)].entropy) == 2 and len(kept[side, (1,)].entropy) == 1
+    assert not torch.allclose(kept["positive", ()].attention, kept["negative", ()].attention, atol=1e-4)
+    model = attach(patcher(), Capture(WORDS, 7, heads=(40,)))
+    run(model)
+    with pytest.raises(ValueError, match=r"heads \(40,\): a block has"):
+        captured(model)
 
 
 def test_a_window_and_its_curve_weight_the_steps() -> None:
     late = attach(patcher(), Capture(WORDS, 7, parse("middle"), Schedule(0.5, 1.0)))
     run(late)
-    (sums,) = captured(late)[1].values()
+    (sums,) = only(late).blocks.values()
     assert 0 < sums.calls < STEPS
 
 
@@ -64,7 +100,7 @@ def test_it_listens_to_the_prompt_behind_other_methods() -> None:
     """Tokens that another method appends, or takes away, are not counted for a word."""
     plain = attach(patcher(), Capture(WORDS, 7, parse("input:1")))
     run(plain, steps=1)
-    expected = next(iter(captured(plain)[1].values())).attention
+    expected = next(iter(only(plain).blocks.values())).attention
     for method in (NormalizedGuidance(draw(9, 1, 5, 16)), WordMask((5,), torch.ones(1, 4, 4), 7, strength=0.5)):
         for order in (0, 1):
             methods = [method, Capture(WORDS, 7, parse("input:1"))]
@@ -72,7 +108,7 @@ def test_it_listens_to_the_prompt_behind_other_methods() -> None:
             for one in methods if order else reversed(methods):
                 model = attach(model, one)
             run(model, steps=1)
-            found = next(iter(captured(model)[1].values()))
+            found = next(iter(only(model).blocks.values()))
             assert torch.allclose(found.attention, expected, atol=1e-5), (method.name, order)
 
 
@@ -81,7 +117,9 @@ def test_little_is_kept() -> None:
     run(model)
     kept = recorder_of(model).gathered.values()  # type: ignore[union-attr]
     sizes = [sums.attention.nbytes for entry in kept for sums in entry.values()]
-    assert len(sizes) == len(BLOCKS) and max(sizes) <= 7 * 64 * 4  # words, tokens, float32
+    grids = {sums.grid for entry in kept for sums in entry.values()}
+    assert len(sizes) == len(BLOCKS) + STEPS * len(grids)
+    assert max(sizes) <= 7 * 64 * 4  # words, tokens, float32
 
 
 def test_what_was_not_captured_is_an_error() -> None:
@@ -91,6 +129,10 @@ def test_what_was_not_captured_is_an_error() -> None:
         captured(attach(patcher(), Capture(WORDS, 7)))
     with pytest.raises(ValueError, match="'far' has the places"):
         Capture((Word("far", (7,)),), 7)
+    with pytest.raises(ValueError, match="unknown side 'left'; choose one of positive, negative"):
+        Capture(WORDS, 7, side="left")
+    with pytest.raises(ValueError, match="heads are counted from 0, not -1"):
+        Capture(WORDS, 7, heads=(-1,))
 
 
 def test_maps_of_blocks_count_the_same_and_go_from_0_to_1() -> None:
@@ -117,6 +159,6 @@ def test_the_map_of_a_word_falls_on_its_object() -> None:
             out = common_ksampler(listening, seed, 20, 4.0, "euler", "normal", *prompts, latent)
             there = (vae.decode(out["samples"])[0] - 1.0).abs().amax(-1) > 0.3  # not white
             there[:, 64:] = False
-            mask = heat(captured(listening)[1].values(), (128, 128))[0, 0] >= 0.5
+            mask = heat(only(listening).blocks.values(), (128, 128))[0, 0] >= 0.5
             overlaps.append(float((mask & there).sum() / (mask | there).sum()))
     assert sum(overlaps) / len(overlaps) >= 0.45, overlaps

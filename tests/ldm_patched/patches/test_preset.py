@@ -257,6 +257,7 @@ def test_every_kind_of_patch_comes_back_from_its_text() -> None:
         "WordWeight": ((1, 4), 0.5),
         "PromptToPrompt": ((0, 5, 6), (0, 7, 6)),
         "Capture": ((Word("red", (1,)), Word("blue square", (4, 5))), 12, parse("output")),
+        "PointCapture": (((0.25, 0.5), (1.0, 0.0)), parse("output")),
     }
     values = tuple(cls(*given.get(cls.__name__, ())) for cls in PATCHES)
     values += (Guidance(Skipped()), WordWeight(()))

@@ -1,0 +1,92 @@
+"""Time what Capture Attention adds to a sampling step of full-size SD1.5: 64x64 latent, positive and negative.
+
+    python benchmarks/capture.py [--rounds N] [--threads N] [--latent N] [--json FILE]
+
+The weights are random. All contenders take two steps in turn, round after round, in one process; `ratio` is the median
+over the rounds of the time over that of the plain model in the same round, `spread` the interquartile range of it.
+`KB` is what is kept after the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from attention_patchbay.ldm_patched.modules import sd
+from attention_patchbay.ldm_patched.modules.sample import common_ksampler
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.inventory import recorder_of
+from attention_patchbay.ldm_patched.patches.point_capture import PointCapture
+from attention_patchbay.ldm_patched.patches.targets import parse
+from diffusers import UNet2DConditionModel
+from parity_diffusers import UNETS, filled, normal
+
+STEPS = 2
+WORDS = tuple(Word(str(i), (i,)) for i in range(1, 9))
+POINTS = ((0.25, 0.25), (0.75, 0.75))
+
+
+def models() -> dict[str, Any]:
+    """Return the model plain and with captures."""
+    _, weights = filled(lambda: UNet2DConditionModel(**UNETS["SD1.5"]))
+    found = sd.find_unet(weights, ("",))
+    plain = sd.build_unet(found, sd.config_of(found, weights), torch.float32)
+    return {
+        "plain": plain,
+        "8 words, output": attach(plain, Capture(WORDS, 77, parse("output"))),
+        "8 words, all": attach(plain, Capture(WORDS, 77)),
+        "2 points, output": attach(plain, PointCapture(POINTS, parse("output"))),
+    }
+
+
+def step_seconds(model: Any, latent: int) -> float:
+    """Return the seconds of a step."""
+    prompts = [[[normal(seed, 1, 77, 768), {}]] for seed in (1, 2)]
+    begin = time.perf_counter()
+    common_ksampler(model, 0, STEPS, 7.0, "euler", "normal", *prompts, {"samples": torch.zeros(1, 4, latent, latent)})
+    return (time.perf_counter() - begin) / STEPS
+
+
+def kept(model: Any) -> float:
+    """Return the KB that the captures of a model hold."""
+    recorder = recorder_of(model)
+    entries = recorder.gathered.values() if recorder else []
+    return sum(sums.attention.nbytes + sums.entropy.nbytes for entry in entries for sums in entry.values()) / 1e3
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--latent", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    contenders = models()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    with torch.inference_mode():
+        for number in range(args.rounds + 1):
+            for name, model in contenders.items():
+                seconds = step_seconds(model, args.latent)
+                if number:  # the first is to warm up
+                    times[name].append(seconds)
+    rows = []
+    for name, model in contenders.items():
+        ratios = [mine / plain for mine, plain in zip(times[name], times["plain"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        rows.append({"name": name, "seconds": statistics.median(times[name]), "ratio": middle, "spread": high - low})
+        rows[-1]["KB"] = kept(model)
+        print("{name:20} {seconds:8.3f} s  ratio {ratio:.4f}  spread {spread:.4f}  {KB:8.0f} KB".format(**rows[-1]))
+    if args.json:
+        args.json.write_text(json.dumps({"threads": args.threads, "latent": args.latent, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

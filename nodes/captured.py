@@ -1,0 +1,172 @@
+"""What was captured, as nodes: maps to look at, and a file for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from ..ldm_patched.patches.gathered import Gathered, captured, heat
+from ..ldm_patched.patches.report import layout
+from ._host import io, output_file, write
+from ._widgets import CATEGORY
+from .heatmap import overlay, sheet, view
+
+PIXELS = 8  # of the picture in one latent pixel
+BY = ("step", "block")
+
+
+class AttentionMaps(io.ComfyNode):
+    """Show what was gathered."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayAttentionMaps",
+            display_name="Attention Maps",
+            category=CATEGORY,
+            description="After sampling: a heatmap over the picture and a mask for each word and point of Capture "
+            "Attention, their maps by step or block, and how sharp each block looked.",
+            search_aliases=["attention heatmap", "daam", "word mask from attention", "attention viewer"],
+            inputs=[
+                io.Model.Input("model", tooltip="The very model that the sampler got."),
+                io.Latent.Input("latent", tooltip="The sampler's result; it makes the maps wait for the run."),
+                io.Image.Input("images", optional=True, tooltip="The decoded pictures, to draw the maps on."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="What part of a map's highest value belongs to the mask; 0 gives the map itself as mask.",
+                ),
+                io.Float.Input(
+                    "opacity", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="How much the map covers the picture."
+                ),
+                io.Combo.Input(
+                    "columns",
+                    options=list(BY),
+                    default="step",
+                    optional=True,
+                    tooltip="What the columns of the sheet are.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="heatmaps", tooltip="All pictures with the map of the first word, then the next."
+                ),
+                io.Mask.Output(display_name="masks", tooltip="The masks in the same order."),
+                io.String.Output(display_name="statistics", tooltip="Calls and entropy of each block."),
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip="The maps of the first picture: a row for each word or point, a column for each step or "
+                    "block.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: object,
+        latent: Any,
+        threshold: float,
+        opacity: float,
+        images: torch.Tensor | None = None,
+        columns: str = "step",
+    ) -> io.NodeOutput:
+        """Return heatmaps, masks, statistics and the sheet, and show the maps in the node."""
+        found, size = captured(model), picture_size(latent, images)
+        maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
+        masks = maps if threshold == 0.0 else (maps >= threshold).float()
+        ui = {"attention": [view(found, size, images)]}
+        return io.NodeOutput(
+            overlay(maps, images, opacity), masks, statistics(found), sheet(found, columns, size), ui=ui
+        )
+
+
+def picture_size(latent: Any, images: torch.Tensor | None = None) -> tuple[int, int]:
+    """Return height and width of the pictures."""
+    if images is not None:
+        return int(images.shape[1]), int(images.shape[2])
+    height, width = latent["samples"].shape[-2:]
+    return PIXELS * height, PIXELS * width
+
+
+def statistics(found: Sequence[Gathered]) -> str:
+    """Return tables: for each block its calls, the part of attention that each label gets, and the entropy in nats."""
+    return "\n\n".join("\n".join(layout(_table(one))) for one in found)
+
+
+def _table(one: Gathered) -> list[list[str]]:
+    lines = [["block", "calls", "tokens", *one.listener.labels, "entropy (least, mean, most of the heads)"]]
+    for block, sums in one.blocks.items():
+        shares = [f"{float(share):.4f}" for share in (sums.attention / sums.calls).mean(dim=(1, 2))]
+        heads = sums.entropy / sums.calls
+        spread = ", ".join(f"{float(value):.2f}" for value in (heads.min(), heads.mean(), heads.max()))
+        lines.append([str(block), str(sums.calls), "x".join(map(str, sums.grid)), *shares, spread])
+    return lines
+
+
+class SaveAttentionMaps(io.ComfyNode):
+    """Write what was gathered to a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbaySaveAttentionMaps",
+            display_name="Save Attention Maps",
+            category=CATEGORY,
+            description="After sampling: write the maps of Capture Attention to the output folder, as numbers in a "
+            ".safetensors file with a .json beside it that says what they are.",
+            search_aliases=["export attention", "attention safetensors", "attention to numpy"],
+            inputs=[
+                io.Model.Input("model", tooltip="The very model that the sampler got."),
+                io.Latent.Input("latent", tooltip="The sampler's result; it makes the file wait for the run."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="attention/maps",
+                    tooltip="Where in the output folder; a number is added. %year%, %month%, %day% and the like work.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="The path of the .safetensors file.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: object, latent: Any, filename_prefix: str) -> io.NodeOutput:
+        """Write both files and return the path of the first."""
+        tensors, about = contents(captured(model))
+        path = output_file(filename_prefix, ".safetensors")
+        write(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+        write(path, save(tensors, {"patchbay": json.dumps(about)}))
+        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+
+
+def contents(found: Sequence[Gathered]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors by name and what they are.
+
+    `0/output:3` is the mean attention (labels, b, h, w) of a block of the first capture, `0/output:3/entropy` that of
+    its heads (heads,) in nats, `0/step 4/16x16` the mean over the blocks of that grid in step 4.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    about: list[dict[str, Any]] = []
+    for number, one in enumerate(found):
+        for block, sums in one.blocks.items():
+            tensors[f"{number}/{block}"] = (sums.attention / sums.calls).unflatten(-1, sums.grid).contiguous()
+            tensors[f"{number}/{block}/entropy"] = sums.entropy / sums.calls
+        for (step, (height, width)), sums in one.steps.items():
+            mean = (sums.attention / sums.calls).unflatten(-1, sums.grid).contiguous()
+            tensors[f"{number}/step {step}/{height}x{width}"] = mean
+        calls = {str(block): sums.calls for block, sums in one.blocks.items()}
+        about.append({"kind": one.listener.kind, "labels": list(one.listener.labels), "calls": calls})
+    return tensors, {"captures": about, "axes": "labels, pictures, height, width"}
+
+
+NODES = [AttentionMaps, SaveAttentionMaps]

@@ -1,0 +1,119 @@
+"""Maps of attention as pictures: painted over the image, side by side by step or block, and small for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ldm_patched.patches.gathered import Gathered, Sums, mean_map, scaled
+
+# Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
+COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])
+CELL, WIDEST, LABEL, MARGIN = 128, 3840, 16, 90  # pixels of the sheet
+SMALL, SHOWN, PICTURE = 64, 4, 384  # on the page: longest side of a map, pictures of a batch, longest side of those
+
+
+def overlay(maps: Tensor, images: Tensor | None, opacity: float) -> Tensor:
+    """Paint maps (words * b, h, w) of 0..1 over pictures (b, h, w, 3), or alone: (words * b, h, w, 3)."""
+    place = maps * (len(COLOURS) - 1)
+    low = place.long().clamp(max=len(COLOURS) - 2)
+    painted = torch.lerp(COLOURS[low], COLOURS[low + 1], (place - low)[..., None])
+    if images is None:
+        return painted
+    below = images[..., :3].cpu().float().repeat(len(maps) // len(images) + 1, 1, 1, 1)[: len(maps)]
+    return torch.lerp(below, painted, opacity)
+
+
+# A sheet by step or block
+
+
+def columns(found: Sequence[Gathered], by: str) -> list[str]:
+    """Return the names of the steps or blocks in which anything was gathered, in the order of the run or the model."""
+    if by == "step":
+        return [str(step) for step in sorted({step for one in found for step, _ in one.steps})]
+    return list(dict.fromkeys(str(block) for one in found for block in one.blocks))
+
+
+def sheet(found: Sequence[Gathered], by: str, size: tuple[int, int]) -> Tensor:
+    """Draw the maps of the first picture, a row for each label and a column for each step or block: (1, h, w, 3).
+
+    All maps of a row share one scale, so that columns can be compared.
+    """
+    from PIL import Image, ImageDraw  # a host without this node needs no Pillow
+
+    names = columns(found, by)
+    side = min(CELL, WIDEST // len(names))
+    height, width = (max(1, round(side * length / max(size))) for length in size)
+    labels = [label for one in found for label in one.listener.labels]
+    page = Image.new("RGB", (MARGIN + len(names) * (width + 2), LABEL + len(labels) * (height + 2)), (255, 255, 255))
+    draw = ImageDraw.Draw(page)
+    for number, name in enumerate(names):
+        draw.text((MARGIN + number * (width + 2), 2), name, fill=(30, 30, 30))
+    rows = [row for one in found for row in _rows(one, by, names, (height, width))]
+    for number, (label, row) in enumerate(zip(labels, rows, strict=True)):
+        top = LABEL + number * (height + 2)
+        draw.text((4, top + height // 2 - 6), label[:14], fill=(30, 30, 30))
+        for column, painted in enumerate(overlay(row, None, 1.0)):
+            pixels = (painted * 255.0).round().to(torch.uint8).numpy()
+            page.paste(Image.fromarray(pixels), (MARGIN + column * (width + 2), top))
+    return torch.from_numpy(np.asarray(page, dtype=np.float32) / 255.0)[None]
+
+
+def _rows(one: Gathered, by: str, names: Sequence[str], size: tuple[int, int]) -> Tensor:
+    """Return the maps (labels, columns, h, w) of 0..1; zero where nothing was gathered."""
+    cells = _cells(one, by)
+    empty = torch.zeros(len(one.listener.labels), *size)
+    maps = torch.stack([mean_map(cells[n], size)[:, 0] if n in cells else empty for n in names], dim=1)
+    return scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
+
+
+def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
+    cells: dict[str, list[Sums]] = {}
+    places: Mapping[Any, Sums] = one.steps if by == "step" else one.blocks
+    for place, sums in places.items():
+        cells.setdefault(str(place[0] if by == "step" else place), []).append(sums)
+    return cells
+
+
+# For the page
+
+
+def view(found: Sequence[Gathered], size: tuple[int, int], images: Tensor | None = None) -> dict[str, Any]:
+    """Return the maps as JSON for the viewer of the page: small, of the first pictures, and with their true range.
+
+    `maps` is base64 of a byte for each pixel, (labels, pictures, h, w), from `low` of its map at 0 to `high` at 255.
+    """
+    height, width = (max(1, round(SMALL * length / max(size))) for length in size)
+    maps = torch.cat([mean_map(one.blocks.values(), (height, width)) for one in found])[:, :SHOWN].clamp(min=0.0)
+    data = (scaled(maps) * 255.0).round().to(torch.uint8).numpy().tobytes()
+    return {
+        "labels": [label for one in found for label in one.listener.labels],
+        "words": sum(len(one.listener.labels) for one in found if one.listener.kind == "cross"),
+        "pictures": maps.shape[1],
+        "height": height,
+        "width": width,
+        "low": maps.amin(dim=(-2, -1)).tolist(),
+        "high": maps.amax(dim=(-2, -1)).tolist(),
+        "maps": base64.b64encode(data).decode(),
+        "images": [] if images is None else [_url(image) for image in images[:SHOWN]],
+    }
+
+
+def _url(image: Tensor) -> str:
+    """Return a picture (h, w, 3) as a small JPEG in a URL."""
+    from PIL import Image  # a host without this node needs no Pillow
+
+    scale = min(1.0, PICTURE / max(image.shape[:2]))
+    size = [max(1, round(scale * length)) for length in image.shape[:2]]
+    small = F.interpolate(image[..., :3].cpu().float().movedim(-1, 0)[None], size, mode="area")[0].movedim(0, -1)
+    pixels = (small.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
