@@ -14,6 +14,7 @@ from ..ldm_patched.ldm.modules.backends import dispatch, registry
 from ..ldm_patched.modules import demo, model_management
 from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
 from ..ldm_patched.patches.hook import Host
+from .heatmap import view
 
 try:
     from comfy_api.latest import ComfyExtension, io
@@ -64,7 +65,18 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return calc_cond_batch(*args, **kwargs)
 
 
-HOST = Host(attend, predict)
+def show_attention(node: str, step: int, found: Any) -> None:
+    """Send the maps of a step to the page, for the node that shows them."""
+    if not IN_COMFYUI:
+        return
+    from server import PromptServer
+
+    grids = [sums.grid for _, kept in found for sums in kept]
+    server = PromptServer.instance
+    server.send_sync("patchbay.attention", {"node": node, "step": step, **view(found, max(grids))}, server.client_id)
+
+
+HOST = Host(attend, predict, show_attention)
 
 
 def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:

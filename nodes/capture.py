@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from ..ldm_patched.patches.alignment import token_ids
@@ -60,6 +61,7 @@ class CaptureAttention(io.ComfyNode):
                 ),
             ],
             outputs=[patched("this capture")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -84,7 +86,9 @@ class CaptureAttention(io.ComfyNode):
         if not wanted and not widgets.get("points", "").strip():
             raise ValueError("no words and no points are given; write some of the prompt's words, parted by commas")
         found = tuple(Word(word, locate(clip, prompt, word)) for word in wanted)
-        for listener in listeners(found, len(token_ids(clip, prompt)), **widgets):
+        *first, last = listeners(found, len(token_ids(clip, prompt)), **widgets)
+        node = str(cls.hidden.unique_id) if cls.hidden else ""
+        for listener in (*first, replace(last, node=node)):
             model = attach(model, listener, HOST)
         return io.NodeOutput(model)
 

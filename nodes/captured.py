@@ -84,7 +84,7 @@ class AttentionMaps(io.ComfyNode):
         found, size = captured(model), picture_size(latent, images)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
         masks = maps if threshold == 0.0 else (maps >= threshold).float()
-        ui = {"attention": [view(found, size, images)]}
+        ui = {"attention": [view([(one.listener, list(one.blocks.values())) for one in found], size, images)]}
         return io.NodeOutput(
             overlay(maps, images, opacity), masks, statistics(found), sheet(found, columns, size), ui=ui
         )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ldm_patched.patches.gathered import Gathered, Sums, mean_map, scaled
+from ..ldm_patched.patches.gathered import Gathered, Listener, Sums, mean_map, scaled
 
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
 COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])
@@ -85,32 +85,34 @@ def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
 # For the page
 
 
-def view(found: Sequence[Gathered], size: tuple[int, int], images: Tensor | None = None) -> dict[str, Any]:
+def view(
+    found: Sequence[tuple[Listener, Sequence[Sums]]], size: tuple[int, int], images: Tensor | None = None
+) -> dict[str, Any]:
     """Return the maps as JSON for the viewer of the page: small, of the first pictures, and with their true range.
 
     `maps` is base64 of a byte for each pixel, (labels, pictures, h, w), from `low` of its map at 0 to `high` at 255.
     """
     height, width = (max(1, round(SMALL * length / max(size))) for length in size)
-    maps = torch.cat([mean_map(one.blocks.values(), (height, width)) for one in found])[:, :SHOWN].clamp(min=0.0)
+    maps = torch.cat([mean_map(sums, (height, width)) for _, sums in found])[:, :SHOWN].clamp(min=0.0)
     data = (scaled(maps) * 255.0).round().to(torch.uint8).numpy().tobytes()
     return {
-        "labels": [label for one in found for label in one.listener.labels],
-        "words": sum(len(one.listener.labels) for one in found if one.listener.kind == "cross"),
+        "labels": [label for one, _ in found for label in one.labels],
+        "words": sum(len(one.labels) for one, _ in found if one.kind == "cross"),
         "pictures": maps.shape[1],
         "height": height,
         "width": width,
         "low": maps.amin(dim=(-2, -1)).tolist(),
         "high": maps.amax(dim=(-2, -1)).tolist(),
         "maps": base64.b64encode(data).decode(),
-        "images": [] if images is None else [_url(image) for image in images[:SHOWN]],
+        "images": [] if images is None else [url(image, PICTURE) for image in images[:SHOWN]],
     }
 
 
-def _url(image: Tensor) -> str:
-    """Return a picture (h, w, 3) as a small JPEG in a URL."""
+def url(image: Tensor, longest: int) -> str:
+    """Return a picture (h, w, 3) as a JPEG in a URL, with at most `longest` pixels on a side."""
     from PIL import Image  # a host without this node needs no Pillow
 
-    scale = min(1.0, PICTURE / max(image.shape[:2]))
+    scale = min(1.0, longest / max(image.shape[:2]))
     size = [max(1, round(scale * length)) for length in image.shape[:2]]
     small = F.interpolate(image[..., :3].cpu().float().movedim(-1, 0)[None], size, mode="area")[0].movedim(0, -1)
     pixels = (small.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()

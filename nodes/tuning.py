@@ -10,6 +10,7 @@ from ..ldm_patched.patches.tuning import Tuned, tune, tuning_table, write_rules
 from ..ldm_patched.patches.tuning_store import TuningStore, machine
 from ._host import check_interrupt, io, progress, sample_once, user_file
 from ._widgets import CATEGORY
+from .heatmap import url
 from .tuning_chart import chart
 
 
@@ -78,8 +79,9 @@ class TuneAttention(io.ComfyNode):
         results = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
         rules = write_rules(observer.calls, results, max_error)
         text, rows = rules_text(rules), tuning_table(results, max_error)
-        ui = {"text": [f"{text}\n\n{rows}"], "rules": [text]}
-        return io.NodeOutput(attach_rules(model, rules), text, chart(results, max_error), ui=ui)
+        picture = chart(results, max_error)
+        ui = {"text": [f"{text}\n\n{rows}"], "rules": [text], "picture": [url(picture[0], max(picture.shape))]}
+        return io.NodeOutput(attach_rules(model, rules), text, picture, ui=ui)
 
 
 def _measured(calls: list[Any], seconds: float, again: bool) -> list[Tuned]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .context import LENGTH, OTHER, columns, places, rows
 from .gate import Gate
-from .gathered import SIDES, chosen_heads, gather
+from .gathered import SIDES, Live, chosen_heads, gather
 from .grid import over_time, token_grid
 from .guidance import EXTRA
-from .hook import Around, Hook, Host
+from .hook import AfterCfg, Around, Hook, Host
 from .recorder import KEY
 from .schedule import Schedule
 from .stack import Inner
@@ -36,7 +36,7 @@ class Capture:
     """Add up the cross-attention to some words in the blocks of `address` during `schedule`; changes nothing.
 
     `words` are found in the prompt of `length` tokens, the positive or negative one by `side`. The curve weights the
-    steps; no `heads` means all of them.
+    steps; no `heads` means all of them. Each step is shown in the `node` of the page, if any.
 
     Raises ValueError naming the value and the fix.
     """
@@ -47,6 +47,7 @@ class Capture:
     schedule: Schedule = field(default_factory=Schedule)
     side: str = "positive"
     heads: tuple[int, ...] = ()
+    node: str = ""
     kind: ClassVar[str] = "cross"
     slot: ClassVar[str] = "attn2"
 
@@ -73,8 +74,9 @@ class Capture:
         return f"attention to {', '.join(self.labels)} on {self.address}{self.schedule.suffix}"
 
     def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
-        """Return the layer that listens."""
-        return [Around("attn2", CaptureLayer(self, gate))]
+        """Return the layer that listens, and what shows each step in a node."""
+        live = [AfterCfg(Live(self.node, host.show))] if self.node else []
+        return [Around("attn2", CaptureLayer(self, gate)), *live]
 
 
 def check_listener(side: str, heads: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -63,6 +63,37 @@ def _add(old: Sums, new: Sums) -> Sums:
     return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, old.calls + new.calls)
 
 
+# During the run
+
+
+@dataclass(frozen=True)
+class Live:
+    """A function behind the guidance that shows in a node what all listeners gathered in the step; changes nothing."""
+
+    node: str
+    show: Callable[[str, int, Sequence[tuple[Listener, list[Sums]]]], None]
+
+    def __call__(self, args: Mapping[str, Any]) -> Tensor:
+        recorder: Recorder | None = args["model_options"].get("transformer_options", {}).get(KEY)
+        found = latest(recorder) if recorder is not None else {}
+        if found:
+            last = max(step for step, _ in found.values())
+            self.show(self.node, last, [(one, sums) for one, (step, sums) in found.items() if step == last])
+        return args["denoised"]
+
+
+def latest(recorder: Recorder) -> dict[Listener, tuple[int, list[Sums]]]:
+    """Return the last step in which each listener gathered anything, and its sums."""
+    found = {}
+    for entry in recorder.entries:
+        kept = recorder.gathered.get(entry.number, {})
+        steps = {place: sums for (place, _), sums in list(kept.items()) if not isinstance(place, BlockId)}
+        if steps:
+            last = max(step for step, _ in steps)
+            found[entry.value] = last, [_on_cpu(sums) for (step, _), sums in steps.items() if step == last]
+    return found
+
+
 # After the run
 
 
@@ -87,11 +118,15 @@ def captured(model: Any) -> list[Gathered]:
 def _of(entry: Entry, kept: Mapping[Any, Sums]) -> Gathered:
     found: dict[Any, Sums] = {}
     for (place, _), sums in kept.items():  # of each device
-        here = sums._replace(attention=sums.attention.cpu(), entropy=sums.entropy.cpu())
+        here = _on_cpu(sums)
         found[place] = _add(found[place], here) if place in found else here
     blocks = {place: sums for place, sums in found.items() if isinstance(place, BlockId)}
     steps = {place: found[place] for place in sorted(found.keys() - blocks.keys())}
     return Gathered(entry.value, blocks, steps)
+
+
+def _on_cpu(sums: Sums) -> Sums:
+    return sums._replace(attention=sums.attention.cpu(), entropy=sums.entropy.cpu())
 
 
 def heat(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,12 +27,23 @@ def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return calc_cond_batch(*args, **kwargs)
 
 
+def _unseen(node: str, step: int, found: Sequence[Any]) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True)
 class Host:
-    """What the host computes for a method: attention, and its predictions of some conditionings."""
+    """What the host does for a method.
+
+    Args:
+        attend: computes attention.
+        predict: computes predictions of some conditionings.
+        show: shows in a node what listeners have gathered in a step.
+    """
 
     attend: Attend = optimized_attention
     predict: Predict = _predict
+    show: Callable[[str, int, Sequence[Any]], None] = _unseen
 
 
 class Hook(Protocol):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .capture import check_listener, listening
 from .gate import Gate
-from .gathered import Grid, chosen_heads, gather
+from .gathered import Grid, Live, chosen_heads, gather
 from .grid import token_grid
-from .hook import Around, Hook, Host
+from .hook import AfterCfg, Around, Hook, Host
 from .schedule import Schedule
 from .stack import Inner
 from .targets import Address
@@ -27,6 +27,7 @@ class PointCapture:
     """Add up what some points of the picture attend to in the blocks of `address` during `schedule`; changes nothing.
 
     `side` is the positive or negative pass. The curve weights the steps; no `heads` means all of them.
+    Each step is shown in the `node` of the page, if any.
 
     Raises ValueError naming the value and the fix.
     """
@@ -36,6 +37,7 @@ class PointCapture:
     schedule: Schedule = field(default_factory=Schedule)
     side: str = "positive"
     heads: tuple[int, ...] = ()
+    node: str = ""
     kind: ClassVar[str] = "self"
     slot: ClassVar[str] = "attn1"
 
@@ -62,8 +64,9 @@ class PointCapture:
         return f"self-attention of {', '.join(self.labels)} on {self.address}{self.schedule.suffix}"
 
     def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
-        """Return the layer that listens."""
-        return [Around("attn1", PointLayer(self, gate))]
+        """Return the layer that listens, and what shows each step in a node."""
+        live = [AfterCfg(Live(self.node, host.show))] if self.node else []
+        return [Around("attn1", PointLayer(self, gate)), *live]
 
 
 def parse_points(text: str) -> tuple[Point, ...]:

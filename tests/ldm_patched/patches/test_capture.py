@@ -16,8 +16,10 @@ from attention_patchbay.ldm_patched.patches.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.capture import Capture, Word, probabilities
 from attention_patchbay.ldm_patched.patches.gathered import Gathered, Sums, captured, heat
+from attention_patchbay.ldm_patched.patches.hook import Host
 from attention_patchbay.ldm_patched.patches.inventory import recorder_of
 from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.ldm_patched.patches.word_mask import WordMask
@@ -69,6 +71,19 @@ def test_steps_and_blocks_add_up_to_the_same() -> None:
         by_block = sum(sums.attention for sums in found.blocks.values() if sums.grid == grid)
         by_step = sum(sums.attention for (_, here), sums in found.steps.items() if here == grid)
         assert torch.allclose(torch.as_tensor(by_block), torch.as_tensor(by_step), atol=1e-5)
+
+
+def test_each_step_is_shown_in_the_node() -> None:
+    shown: list[tuple[str, int, list[str]]] = []
+
+    def show(node: str, step: int, found: Any) -> None:
+        shown.append((node, step, [label for one, _ in found for label in one.labels]))
+        assert all(sums.attention.shape[0] == len(one.labels) for one, kept in found for sums in kept)
+
+    model = attach(patcher(), PointCapture(((0.5, 0.5),), parse("middle")))
+    model = attach(model, Capture(WORDS, 7, parse("input:1"), node="12"), Host(show=show))
+    assert torch.equal(run(model), run(patcher()))
+    assert shown == [("12", step, ["0.5 0.5", "one", "two three"]) for step in range(1, STEPS + 1)]
 
 
 def test_sides_and_heads_are_apart() -> None:
