@@ -3,7 +3,8 @@
 RENDERER is `classic` or `vue`. It runs in ComfyUI's environment, for its playwright, and prints as JSON: `api` (each
 example as the page would send it), `boxes` (the nodes of each on the screen), `status` and `report` of a run of the
 last one, `map` (the address after each thing done on the block map, and the blocks it shows as chosen), `rules` (what
-the rule editor shows while a rule is written) and `errors` of the console.
+the rule editor shows while a rule is written), `maps` (the viewer of attention maps, and the panels), `inspector` (its
+tab) and `errors` of the console.
 """
 
 from __future__ import annotations
@@ -121,6 +122,86 @@ def edit(page: Page, example: Path) -> dict[str, Any]:
     return seen | {"chosen": page.evaluate(EDITOR)}
 
 
+WIDGETS = """() => Object.fromEntries(app.graph.nodes.flatMap((node) => node.type === 'PatchbayCaptureAttention'
+  ? node.widgets.filter((widget) => widget.serialize !== false).map((widget) => [widget.name, widget.value]) : []))"""
+VIEW = """type => {
+  const node = app.graph.nodes.find((node) => node.type === type)
+  const { element } = node.widgets.find((widget) => widget.name === 'patchbay_attention')
+  const canvas = element.querySelector('canvas')
+  const pen = canvas.getContext('2d')
+  const pixel = (x, y) => [...pen.getImageData(Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data]
+  return {
+    labels: [...element.querySelectorAll('button')].map((one) => [one.textContent, one.getAttribute('aria-pressed')]),
+    status: element.querySelector('[role=status]').textContent,
+    left: canvas.width && pixel(0.25, 0.5),
+    right: canvas.width && pixel(0.75, 0.5),
+    box: [canvas.getBoundingClientRect().width, canvas.getBoundingClientRect().height]
+  }
+}"""
+SELECT = """type => {
+  const node = app.graph.nodes.find((node) => node.type === type)
+  app.canvas.deselectAll()
+  app.canvas.select(node)
+}"""
+COMMAND = "id => app.extensionManager.command.execute(id)"
+STEPS = """() => {
+  window.steps = []
+  app.api.addEventListener('patchbay.attention', ({ detail }) => window.steps.push([detail.step, detail.labels]))
+}"""
+
+
+def look(page: Page, example: Path) -> dict[str, Any]:
+    """Run the example of the maps, point at words and places, and use the panels; return what was seen."""
+    page.evaluate(LOAD, json.loads(example.read_text()))
+    page.evaluate(STEPS)
+    seen: dict[str, Any] = {"status": page.evaluate(RUN)}
+    page.locator("[data-label='1']").last.wait_for(timeout=30_000)
+    page.evaluate(FRAMES, 10)
+    seen["steps"] = page.evaluate("window.steps")
+    seen["live"] = page.evaluate(VIEW, "PatchbayCaptureAttention")
+    for number, word in enumerate(("circle", "square")):
+        page.locator(f"[data-label='{number}']").last.focus()
+        page.evaluate(FRAMES, 5)
+        seen[word] = page.evaluate(VIEW, "PatchbayAttentionMaps")
+    canvas = page.locator("canvas[role=img]").last
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    seen["moved"] = page.evaluate(VIEW, "PatchbayAttentionMaps")["status"]
+    page.keyboard.press("Enter")
+    seen["asked"] = page.evaluate(WIDGETS)["points"]
+    page.evaluate(SELECT, "PatchbayCaptureAttention")
+    page.evaluate(COMMAND, "Patchbay.DrawCurve")
+    page.get_by_role("button", name="linear", exact=True).click()
+    page.locator("[data-point='1']").focus()
+    page.keyboard.press("ArrowUp")
+    seen["curve"] = page.evaluate(WIDGETS)["curve"]
+    page.keyboard.press("Escape")
+    page.evaluate(COMMAND, "Patchbay.ChooseBlocks")
+    page.get_by_label("Model", exact=True).select_option("SD1.5")
+    page.locator("dialog [data-block='middle']").click()
+    page.locator("dialog [data-block='output:3']").click()
+    seen["blocks"] = page.evaluate(WIDGETS)["blocks"]
+    page.keyboard.press("Escape")
+    seen["panels"] = page.locator("dialog[data-patchbay]").count()
+    saved = page.evaluate("() => app.rootGraph.serialize()")
+    page.evaluate(LOAD, saved)
+    page.evaluate(FRAMES, 10)
+    return seen | {"reloaded": page.evaluate(WIDGETS)}
+
+
+def inspect(page: Page, example: Path) -> dict[str, Any]:
+    """Run the example of the inspector and open its tab; return the rows of the table."""
+    page.evaluate(LOAD, json.loads(example.read_text()))
+    status = page.evaluate(RUN)
+    page.evaluate(FRAMES, 10)
+    page.evaluate(COMMAND, "Workspace.ToggleSidebarTab.patchbay-inspector")
+    page.get_by_role("columnheader", name="owner").wait_for(timeout=30_000)
+    rows = "() => [...document.querySelectorAll('tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    seen = {"status": status, "rows": page.evaluate(rows)}
+    page.evaluate(COMMAND, "Workspace.ToggleSidebarTab.patchbay-inspector")
+    return seen
+
+
 def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     """Load every example into the page, run the last one, and return what was seen."""
     seen: dict[str, Any] = {"api": {}, "boxes": {}}
@@ -136,7 +217,10 @@ def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     (map_example,) = [path for path in examples if path.stem == "block_map"]
     (rules_example,) = [path for path in examples if path.stem == "backend_rules"]
     seen["report"] = page.evaluate(REPORT)
-    return seen | {"map": choose(page, map_example), "rules": edit(page, rules_example)}
+    (maps_example,) = [path for path in examples if path.stem == "attention_maps"]
+    (inspector_example,) = [path for path in examples if path.stem == "patch_inspector"]
+    seen |= {"map": choose(page, map_example), "rules": edit(page, rules_example)}
+    return seen | {"maps": look(page, maps_example), "inspector": inspect(page, inspector_example)}
 
 
 def main(chromium: str, url: str, renderer: str, folder: str) -> None:

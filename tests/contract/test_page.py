@@ -93,5 +93,37 @@ def test_rules_are_written_with_suggestions_and_errors(seen: dict[str, Any]) -> 
     assert chosen["text"].endswith("; middle -> xformers") and chosen["lines"][-1] == "5. middle \u2192 xformers"
 
 
+def test_maps_are_seen_while_sampling_and_after(seen: dict[str, Any]) -> None:
+    found = seen["maps"]
+    assert found["status"] == "execution_success"
+    assert [step for step, _ in found["steps"]] == list(range(1, 21))
+    assert all(labels == ["circle", "square", "0.25 0.5"] for _, labels in found["steps"])
+    assert [label for label, _ in found["live"]["labels"]] == ["circle", "square", "0.25 0.5"]
+    assert found["live"]["status"] == "step 20" and min(found["live"]["box"]) > 100
+    circle, square = found["circle"], found["square"]
+    assert circle["labels"][0] == ["circle", "true"] and square["labels"][1] == ["square", "true"]
+    assert min(circle["box"]) > 100
+    # the circle is on the left, the square on the right: its map is lighter there
+    light = {(word, side): sum(found[word][side][:3]) for word in ("circle", "square") for side in ("left", "right")}
+    assert light["circle", "left"] > light["square", "left"] and light["square", "right"] > light["circle", "right"]
+    assert found["moved"].startswith("at 0.52 0.50: ") and "circle" in found["moved"] and "square" in found["moved"]
+    assert found["asked"] == "0.25 0.5, 0.52 0.5"
+
+
+def test_curves_and_blocks_are_chosen_in_panels(seen: dict[str, Any]) -> None:
+    found = seen["maps"]
+    assert found["curve"] == "0:1, 1:0.02" and found["blocks"] == "middle, output:4-11"
+    assert found["panels"] == 0
+    assert found["reloaded"]["points"] == "0.25 0.5, 0.52 0.5"
+    assert found["reloaded"]["curve"] == "0:1, 1:0.02" and found["reloaded"]["blocks"] == "middle, output:4-11"
+
+
+def test_the_tab_lists_the_patches(seen: dict[str, Any]) -> None:
+    head, *rows = seen["inspector"]["rows"]
+    assert seen["inspector"]["status"] == "execution_success"
+    assert head[:3] == ["slot", "block", "owner"] and len(rows) > 1
+    assert any(row[-1] == "\u2713 ran" for row in rows)
+
+
 def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []

@@ -11,12 +11,14 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.models.autoencoder import AutoencoderKL, VideoAutoencoder
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from attention_patchbay.ldm_patched.modules import demo
+from attention_patchbay.ldm_patched.modules import demo, sd
 from attention_patchbay.ldm_patched.modules.checkpoint import CheckpointError
 from attention_patchbay.ldm_patched.modules.clip_model import CLIPTextModel
 from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES
 from attention_patchbay.ldm_patched.modules.model_detection import detect_clip, detect_unet, detect_vae, model_config
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init
+from attention_patchbay.ldm_patched.patches.block_map import block_map
 
 from .tiny import draw
 
@@ -174,3 +176,15 @@ def test_sdxl_sizes_are_embedded_behind_the_pooled_text() -> None:
     refiner = MODEL_CLASSES["sdxl_refiner"](model_config(detect_unet(public("sdxl_refiner"))), device="meta")
     scores = [refiner.encode_adm(pooled_output=pooled, prompt_type=side)[0, -256] for side in ("positive", "negative")]
     torch.testing.assert_close(torch.stack(scores), torch.cos(torch.tensor([6.0, 2.5])))
+
+
+@pytest.mark.parametrize(
+    ("title", "name"), [("SD1.5", "sd15"), ("SD2", "sd21"), ("SDXL", "sdxl"), ("SDXL refiner", "sdxl_refiner")]
+)
+def test_the_page_draws_the_blocks_of_well_known_models(title: str, name: str) -> None:
+    script = (Path(__file__).parents[3] / "web" / "models.js").read_text()
+    table = script.partition(f"'{title}': [")[2].partition("\n  ]")[0]
+    drawn = json.loads(f"[{table}]".replace("'", '"'))
+    shapes = public(name)
+    model = ModelPatcher(sd.build_model(model_config(detect_unet(shapes), shapes)), *2 * [torch.device("cpu")])
+    assert drawn == [list(block) for block in block_map(model)]

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import json
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_sampling import discrete_sampling
-from attention_patchbay.ldm_patched.patches.schedule import Schedule, percent_of
+from attention_patchbay.ldm_patched.patches.schedule import Schedule, parse_curve, percent_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from .models import patcher
 
 MILLE = 1000
+CURVES = json.loads((Path(__file__).parents[2] / "data" / "curves.json").read_text())
 shares = st.integers(0, MILLE)
 
 
@@ -92,3 +95,15 @@ def test_the_percent_of_a_sigma_inverts_the_model() -> None:
         )
     assert percent_of(float(sampling.sigma_max), sampling.percent_to_sigma) == pytest.approx(0.0, abs=1e-3)
     assert percent_of(0.0, sampling.percent_to_sigma) == 1.0
+
+
+@pytest.mark.parametrize(("text", "values"), CURVES["cases"])
+def test_the_page_and_the_nodes_read_curves_alike(text: str, values: list[float]) -> None:
+    found = [parse_curve(text)(position) for position in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert found == pytest.approx(values, abs=1e-9)
+
+
+@pytest.mark.parametrize("text", CURVES["wrong"])
+def test_the_page_and_the_nodes_refuse_curves_alike(text: str) -> None:
+    with pytest.raises(ValueError, match="curve: "):
+        parse_curve(text)

@@ -1,0 +1,40 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { bytes, colour, ranked, withPoint } from '../../web/heatmap.js'
+
+// Two words and a point, two pictures of 2x3.
+const values = [...Array(36).keys()].map((i) => (i * 7) % 256)
+const maps = {
+  labels: ['cat', 'dog', '0.5 0.5'], words: 2, pictures: 2, height: 2, width: 3, images: [],
+  low: [[0, 0], [0.1, 0.1], [0, 0]], high: [[1, 0.5], [0.3, 0.3], [9, 9]],
+  maps: Buffer.from(values).toString('base64')
+}
+
+test('each map is cut out of the bytes of all', () => {
+  assert.deepEqual([...bytes(maps, 0, 0)], values.slice(0, 6))
+  assert.deepEqual([...bytes(maps, 1, 1)], values.slice(18, 24))
+  assert.deepEqual([...bytes(maps, 2, 1)], values.slice(30, 36))
+})
+
+test('words are ranked by their true values, points behind them', () => {
+  const found = ranked(maps, 1, 0.99, 0.99)
+  assert.deepEqual(found.map(({ label }) => label), ['dog', 'cat', '0.5 0.5'])
+  const byte = values[23] / 255
+  assert.ok(Math.abs(found[0].value - (0.1 + 0.2 * byte)) < 1e-12)
+  assert.ok(Math.abs(found[1].value - (0.5 * values[11]) / 255) < 1e-12)
+  assert.deepEqual(ranked(maps, 0, 0, 0).map(({ index }) => index), [1, 0, 2])
+  assert.equal(ranked(maps, 0, 1, 1).length, 3) // the edge belongs to the picture
+})
+
+test('colours go from dark blue to yellow and get lighter', () => {
+  assert.deepEqual(colour(0), [0, 33, 77])
+  assert.deepEqual(colour(255), [255, 235, 69])
+  const light = [...Array(256).keys()].map((i) => { const [r, g, b] = colour(i); return 0.2126 * r + 0.7152 * g + 0.0722 * b })
+  for (let i = 1; i < 256; i++) assert.ok(light[i] > light[i - 1] - 0.6)
+  assert.ok(light[255] > light[128] && light[128] > light[0])
+})
+
+test('a point is added to the text', () => {
+  assert.equal(withPoint('', 0.5, 0.25), '0.5 0.25')
+  assert.equal(withPoint('0.1 0.2, ', 1 / 3, 1), '0.1 0.2, 0.333 1')
+})

@@ -1,0 +1,62 @@
+// Maps of attention as the nodes send them: bytes between the least and highest value of each map.
+
+/**
+ * @typedef {{ labels: string[], words: number, pictures: number, height: number, width: number, low: number[][], high: number[][], maps: string, images: string[], step?: number }} Maps
+ */
+
+// From dark blue over grey to yellow: the lightness rises evenly, and the colour-blind can read it.
+const COLOURS = [[0, 33, 77], [64, 77, 107], [125, 122, 120], [189, 173, 105], [255, 235, 69]]
+
+/**
+ * Return the bytes of one map, row by row.
+ * @param {Maps} maps
+ * @param {number} label
+ * @param {number} picture
+ * @returns {Uint8Array}
+ */
+export function bytes(maps, label, picture) {
+  const size = maps.height * maps.width
+  const start = (label * maps.pictures + picture) * size
+  return Uint8Array.from(atob(maps.maps), (letter) => letter.charCodeAt(0)).subarray(start, start + size)
+}
+
+/**
+ * Colour a byte.
+ * @param {number} value 0 to 255
+ * @returns {number[]} red, green and blue
+ */
+export function colour(value) {
+  const place = (value / 255) * (COLOURS.length - 1)
+  const low = Math.min(Math.floor(place), COLOURS.length - 2)
+  return COLOURS[low].map((start, i) => Math.round(start + (place - low) * (COLOURS[low + 1][i] - start)))
+}
+
+/**
+ * Rank the words, then the points, by the attention that a place gives them.
+ * @param {Maps} maps
+ * @param {number} picture
+ * @param {number} x 0 at the left to 1
+ * @param {number} y 0 at the top to 1
+ * @returns {{ index: number, label: string, value: number }[]}
+ */
+export function ranked(maps, picture, x, y) {
+  const column = Math.min(maps.width - 1, Math.floor(x * maps.width))
+  const row = Math.min(maps.height - 1, Math.floor(y * maps.height))
+  const values = maps.labels.map((label, index) => {
+    const [low, high] = [maps.low[index][picture], maps.high[index][picture]]
+    return { index, label, value: low + ((high - low) * bytes(maps, index, picture)[row * maps.width + column]) / 255 }
+  })
+  const rank = (/** @type {typeof values} */ some) => some.sort((a, b) => b.value - a.value)
+  return [...rank(values.slice(0, maps.words)), ...rank(values.slice(maps.words))]
+}
+
+/**
+ * Add a point to the text of the points.
+ * @param {string} text
+ * @param {number} x
+ * @param {number} y
+ */
+export function withPoint(text, x, y) {
+  const written = [x, y].map((value) => String(Math.round(value * 1000) / 1000)).join(' ')
+  return [text.trim().replace(/[,;]$/, ''), written].filter(Boolean).join(', ')
+}

@@ -1,0 +1,58 @@
+// A small window over the page for one widget of a node: Escape or a click beside it closes it.
+
+const LOOK = {
+  position: 'fixed',
+  inset: 'auto',
+  margin: '0',
+  zIndex: '2000',
+  maxWidth: '90vw',
+  maxHeight: '80vh',
+  overflow: 'auto',
+  padding: '10px',
+  font: '12px/1.5 sans-serif',
+  color: 'var(--input-text)',
+  background: 'var(--comfy-menu-bg, #222)',
+  border: '1px solid var(--border-color, #555)',
+  borderRadius: '8px'
+}
+
+/**
+ * Open a panel.
+ * @param {string} title
+ * @param {HTMLElement[]} content
+ * @param {number} x where on the screen
+ * @param {number} y
+ * @returns {HTMLDialogElement}
+ */
+export function open(title, content, x, y) {
+  for (const other of document.querySelectorAll('dialog')) if (other.dataset.patchbay) other.close()
+  const panel = document.createElement('dialog')
+  panel.dataset.patchbay = title
+  panel.setAttribute('aria-label', title)
+  Object.assign(panel.style, LOOK)
+  const head = document.createElement('strong')
+  head.textContent = title
+  head.style.display = 'block'
+  panel.append(head, ...content)
+  document.body.append(panel)
+  const before = document.activeElement
+  const done = new AbortController()
+  panel.addEventListener('close', () => {
+    done.abort()
+    panel.remove()
+    if (before instanceof HTMLElement) before.focus()
+  })
+  panel.addEventListener('keydown', (event) => event.stopPropagation()) // keys of the page must not act on the graph
+  const escape = (/** @type {KeyboardEvent} */ event) => event.key === 'Escape' && panel.close()
+  window.addEventListener('keydown', escape, { capture: true, signal: done.signal })
+  const aside = (/** @type {PointerEvent} */ event) => {
+    if (!(event.target instanceof Node && panel.contains(event.target))) panel.close()
+  }
+  setTimeout(() => window.addEventListener('pointerdown', aside, { capture: true, signal: done.signal }))
+  panel.show()
+  panel.style.left = `${Math.max(8, Math.min(x, window.innerWidth - panel.offsetWidth - 8))}px`
+  panel.style.top = `${Math.max(8, Math.min(y, window.innerHeight - panel.offsetHeight - 8))}px`
+  const first = panel.querySelector('button:not([disabled]), select, [tabindex]')
+  if (first instanceof HTMLElement) first.focus()
+  return panel
+}
