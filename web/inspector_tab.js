@@ -2,8 +2,6 @@
 
 /** @typedef {{ slot: string, block: string, owner: string, schedule: string, calls: number | null, seconds: number | null, trouble: string }} Finding */
 
-const COLUMNS = ['slot', 'block', 'owner', 'schedule', 'calls', 'ms', 'state']
-
 export class InspectorTab {
   /** @param {() => void} add puts an inspector into the graph */
   constructor(add) {
@@ -22,7 +20,7 @@ export class InspectorTab {
   }
 
   refresh() {
-    const parts = [...this.tables].flatMap(([name, rows]) => [heading(name), rows.length ? table(rows) : line('Nothing is on this model.')])
+    const parts = [...this.tables].flatMap(([name, rows]) => [heading(name), rows.length ? list(rows) : line('Nothing is on this model.')])
     this.element.replaceChildren(...(parts.length ? parts : this.empty()))
   }
 
@@ -37,32 +35,25 @@ export class InspectorTab {
 }
 
 /** @param {Finding[]} rows */
-function table(rows) {
-  const element = document.createElement('table')
-  Object.assign(element.style, { borderCollapse: 'collapse', whiteSpace: 'nowrap' })
-  element.append(row(COLUMNS, 'th'))
-  for (const { slot, block, owner, schedule, calls, seconds, trouble } of rows) {
-    const time = seconds === null ? '' : (1000 * seconds).toPrecision(3)
-    const state = trouble ? `\u26a0 ${trouble}` : calls ? '\u2713 ran' : '\u2013'
-    const line = row([slot, block, owner, schedule, calls === null ? '' : String(calls), time, state], 'td')
-    if (trouble) line.style.fontWeight = 'bold'
-    element.append(line)
-  }
+function list(rows) {
+  const element = document.createElement('ul')
+  Object.assign(element.style, { listStyle: 'none', margin: '0', padding: '0' })
+  element.append(...rows.map(item))
   return element
 }
 
-/**
- * @param {string[]} cells
- * @param {'td' | 'th'} kind
- */
-function row(cells, kind) {
-  const element = document.createElement('tr')
-  for (const text of cells) {
-    const cell = document.createElement(kind)
-    cell.textContent = text
-    Object.assign(cell.style, { padding: '2px 8px 2px 0', textAlign: 'left', borderBottom: '1px solid var(--border-color, #555)' })
-    element.append(cell)
-  }
+/** @param {Finding} finding */
+function item({ slot, block, owner, schedule, calls, seconds, trouble }) {
+  const element = document.createElement('li')
+  Object.assign(element.style, { padding: '4px 0', borderBottom: '1px solid var(--border-color, #555)', overflowWrap: 'anywhere' })
+  const when = schedule === 'always' || schedule === '-' ? '' : `, ${schedule}`
+  const counted = calls === null ? '' : `${calls} calls`
+  const time = seconds === null ? '' : `${(1000 * seconds).toPrecision(3)} ms`
+  const state = trouble ? `\u26a0 ${trouble}` : calls ? '\u2713 ran' : ''
+  const name = document.createElement('strong')
+  name.textContent = owner
+  const lines = [`${slot} on ${block}${when}`, [state, counted, time].filter(Boolean).join(', ')].filter(Boolean)
+  element.append(name, ...lines.map((text) => Object.assign(document.createElement('div'), { textContent: text })))
   return element
 }
 

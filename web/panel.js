@@ -25,7 +25,7 @@ const LOOK = {
  * @returns {HTMLDialogElement}
  */
 export function open(title, content, x, y) {
-  for (const other of document.querySelectorAll('dialog')) if (other.dataset.patchbay) other.close()
+  for (const other of document.querySelectorAll('dialog')) if (other.dataset.patchbay) other.dispatchEvent(new Event('patchbay-shut'))
   const panel = document.createElement('dialog')
   panel.dataset.patchbay = title
   panel.setAttribute('aria-label', title)
@@ -37,16 +37,17 @@ export function open(title, content, x, y) {
   document.body.append(panel)
   const before = document.activeElement
   const done = new AbortController()
-  panel.addEventListener('close', () => {
+  const shut = () => {
     done.abort()
     panel.remove()
     if (before instanceof HTMLElement) before.focus()
-  })
+  }
+  panel.addEventListener('patchbay-shut', shut)
   panel.addEventListener('keydown', (event) => event.stopPropagation()) // keys of the page must not act on the graph
-  const escape = (/** @type {KeyboardEvent} */ event) => event.key === 'Escape' && panel.close()
+  const escape = (/** @type {KeyboardEvent} */ event) => event.key === 'Escape' && shut()
   window.addEventListener('keydown', escape, { capture: true, signal: done.signal })
   const aside = (/** @type {PointerEvent} */ event) => {
-    if (!(event.target instanceof Node && panel.contains(event.target))) panel.close()
+    if (!(event.target instanceof Node && panel.contains(event.target))) shut()
   }
   setTimeout(() => window.addEventListener('pointerdown', aside, { capture: true, signal: done.signal }))
   panel.show()

@@ -195,8 +195,8 @@ def inspect(page: Page, example: Path) -> dict[str, Any]:
     status = page.evaluate(RUN)
     page.evaluate(FRAMES, 10)
     page.evaluate(COMMAND, "Workspace.ToggleSidebarTab.patchbay-inspector")
-    page.get_by_role("columnheader", name="owner").wait_for(timeout=30_000)
-    rows = "() => [...document.querySelectorAll('tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    page.get_by_role("listitem").filter(has_text="ran").first.wait_for(timeout=30_000)
+    rows = "() => [...document.querySelectorAll('li')].map((row) => [...row.children].map((line) => line.textContent))"
     seen = {"status": status, "rows": page.evaluate(rows)}
     page.evaluate(COMMAND, "Workspace.ToggleSidebarTab.patchbay-inspector")
     return seen

@@ -119,10 +119,12 @@ def test_curves_and_blocks_are_chosen_in_panels(seen: dict[str, Any]) -> None:
 
 
 def test_the_tab_lists_the_patches(seen: dict[str, Any]) -> None:
-    head, *rows = seen["inspector"]["rows"]
     assert seen["inspector"]["status"] == "execution_success"
-    assert head[:3] == ["slot", "block", "owner"] and len(rows) > 1
-    assert any(row[-1] == "\u2713 ran" for row in rows)
+    found = {lines[0]: lines[1:] for lines in seen["inspector"]["rows"] if len(lines) == 3}
+    (ran,) = [lines for lines in found.values() if lines[1].startswith("\u2713 ran")]
+    (dead,) = [lines for lines in found.values() if lines[1].startswith("\u26a0")]
+    assert ran[0].startswith("attn2_patch on output:0") and "calls" in ran[1]
+    assert dead[0].startswith("attn1_output_patch on middle")
 
 
 def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
