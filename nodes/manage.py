@@ -127,8 +127,8 @@ class PatchPreset(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip='Patches as JSON, {"patchbay": 1, "patches": [...]}, as this node gives them; they come '
-                    "after those that the model has. Empty: none.",
+                    tooltip="Patches as JSON text, as this node gives them; they come after those "
+                    "that the model has. Empty: none.",
                 ),
             ],
             outputs=[

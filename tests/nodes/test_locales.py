@@ -1,0 +1,47 @@
+"""The texts of the nodes in every language: complete, and the same code words in all of them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .locales import LANGUAGES, english, flat, kept
+
+ENGLISH = flat(english())
+# What is typed or stored, so it must stand in a translation as it does in English: numbers, addresses, functions.
+CODE = re.compile(r"[a-z]+:\d[\d.-]*|attn\d|\b\d+(?:\.\d+)+\b|\b\d+x\d+\b|float\d+|%\w+%|\.\w{4,}\b|->|!self|sparsemax")
+SAME = {"CLIP", "VAE", "adain", "b1", "b2", "s1", "s2", "tau", "json", "FreeU"}  # names of methods and their letters
+# Words that French shares with English.
+FRENCH = {"base", "clip", "destination", "latent", "mode", "prompt", "skip", "source", "version", "backbone"}
+
+
+def test_english_is_what_the_nodes_say() -> None:
+    assert flat(kept("en")) == ENGLISH
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_has_every_text_and_no_other(language: str) -> None:
+    found = flat(kept(language))
+    assert list(found) == list(ENGLISH)
+    assert all(text.strip() for text in found.values())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_texts_are_translated(language: str) -> None:
+    same = {text for key, text in flat(kept(language)).items() if text == ENGLISH[key]}
+    shared = SAME | (FRENCH if language == "fr" else {"clip"})
+    assert same <= shared, same - shared
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_code_words_are_kept(language: str) -> None:
+    for key, text in flat(kept(language)).items():
+        wanted = set(CODE.findall(ENGLISH[key]))
+        assert wanted <= set(CODE.findall(text)), (key, wanted - set(CODE.findall(text)))
+
+
+@pytest.mark.parametrize("language", ["en", *LANGUAGES])
+def test_no_text_has_a_sign_of_the_translation_library(language: str) -> None:
+    """The page would take braces, pipes and at signs for its own."""
+    assert [text for text in flat(kept(language)).values() if set(text) & set("{}|@")] == []
