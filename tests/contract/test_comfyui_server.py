@@ -107,6 +107,13 @@ def test_self_attention_guidance_is_that_of_comfyui(server: Server, tmp_path: Pa
     assert np.abs(pictures[0] - pictures[1]).mean() < ONE_LEVEL / 10
 
 
+def test_the_translations_are_served(server: Server) -> None:
+    served = server.get("/i18n")
+    for language in ("en", "fr", "ja", "zh"):
+        own = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())
+        assert {name: served[language]["nodeDefs"][name] for name in own} == own
+
+
 def test_the_report_reaches_the_page(server: Server, tmp_path: Path) -> None:
     record = server.run(example(KSampler__seed=11), tmp_path)
     (output,) = [output for output in record["outputs"].values() if "table" in output]
