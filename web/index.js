@@ -57,9 +57,11 @@ const views = new WeakMap()
 const widgetOf = (node, name) => node.widgets?.find((candidate) => candidate.name === name)
 
 function write(node, widget, text) {
+  app.canvas.emitBeforeChange() // so that it can be undone
   widget.value = text
   widget.callback?.(text)
   node.graph?.setDirtyCanvas(true, true)
+  app.canvas.emitAfterChange()
 }
 
 // A view of a text widget: made with a function that reads it and one that writes it, told of each change.

@@ -4,7 +4,7 @@ RENDERER is `classic` or `vue`. It runs in ComfyUI's environment, for its playwr
 example as the page would send it), `boxes` (the nodes of each on the screen), `status` and `report` of a run of the
 last one, `map` (the address after each thing done on the block map, and the blocks it shows as chosen), `rules` (what
 the rule editor shows while a rule is written), `maps` (the viewer of attention maps, and the panels), `inspector` (its
-tab) and `errors` of the console.
+tab), `carried` (undo, copy and subgraph) and `errors` of the console.
 """
 
 from __future__ import annotations
@@ -189,6 +189,48 @@ def look(page: Page, example: Path) -> dict[str, Any]:
     return seen | {"reloaded": page.evaluate(WIDGETS)}
 
 
+PASTE = """async () => {
+  const node = app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
+  app.canvas.copyToClipboard(new Set([node]))
+  app.canvas.pasteFromClipboard()
+  const copy = app.graph.nodes.filter((other) => other.type === node.type && other !== node)
+  const kept = copy[0].widgets.filter((widget) => widget.serialize !== false)
+  const values = kept.map((widget) => [widget.name, widget.value])
+  const views = copy[0].widgets.filter((widget) => widget.name === 'patchbay_attention').length
+  copy.forEach((other) => app.graph.remove(other))
+  return [copy.length, views, Object.fromEntries(values)]
+}"""
+WRAP = """() => {
+  const node = app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
+  const { subgraph } = app.graph.convertToSubgraph(new Set([node]))
+  window.inner = subgraph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
+}"""
+INNER = """() => window.inner.widgets.find((widget) => widget.name === 'patchbay_attention').element
+  .querySelector('[role=status]').textContent"""
+CURVE_OF = """() => app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
+  .widgets.find((widget) => widget.name === 'curve').value"""
+
+
+def carry(page: Page, example: Path) -> dict[str, Any]:
+    """Undo a curve, copy the node, and put it into a subgraph and run it there; return what was seen."""
+    page.evaluate(LOAD, json.loads(example.read_text()))
+    page.evaluate(FRAMES, 20)
+    page.evaluate(SELECT, "PatchbayCaptureAttention")
+    page.evaluate(COMMAND, "Patchbay.DrawCurve")
+    page.get_by_role("button", name="linear", exact=True).click()
+    page.keyboard.press("Escape")
+    page.evaluate(FRAMES, 20)
+    seen = {"drawn": page.evaluate(CURVE_OF)}
+    page.evaluate(COMMAND, "Comfy.Undo")
+    page.evaluate(FRAMES, 20)
+    seen |= {"undone": page.evaluate(CURVE_OF), "pasted": page.evaluate(PASTE)}
+    page.evaluate(WRAP)
+    page.evaluate(FRAMES, 10)
+    sent = page.evaluate(PROMPT).values()
+    (seen["sent"],) = [node["inputs"] for node in sent if node["class_type"] == "PatchbayCaptureAttention"]
+    return seen | {"status": page.evaluate(RUN), "inner": page.evaluate(INNER)}
+
+
 def inspect(page: Page, example: Path) -> dict[str, Any]:
     """Run the example of the inspector and open its tab; return the rows of the table."""
     page.evaluate(LOAD, json.loads(example.read_text()))
@@ -220,7 +262,8 @@ def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     (maps_example,) = [path for path in examples if path.stem == "attention_maps"]
     (inspector_example,) = [path for path in examples if path.stem == "patch_inspector"]
     seen |= {"map": choose(page, map_example), "rules": edit(page, rules_example)}
-    return seen | {"maps": look(page, maps_example), "inspector": inspect(page, inspector_example)}
+    seen |= {"maps": look(page, maps_example), "inspector": inspect(page, inspector_example)}
+    return seen | {"carried": carry(page, maps_example)}
 
 
 def main(chromium: str, url: str, renderer: str, folder: str) -> None:

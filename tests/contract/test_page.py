@@ -127,5 +127,14 @@ def test_the_tab_lists_the_patches(seen: dict[str, Any]) -> None:
     assert dead[0].startswith("attn1_output_patch on middle")
 
 
+def test_widgets_survive_undo_copy_and_subgraphs(seen: dict[str, Any]) -> None:
+    found = seen["carried"]
+    assert found["drawn"] == "linear" and found["undone"] == "constant"
+    copies, views, values = found["pasted"]
+    assert copies == views == 1
+    assert {name: found["sent"][name] for name in values} == values and values["words"] == "circle, square"
+    assert found["status"] == "execution_success" and found["inner"] == "step 20"
+
+
 def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []
