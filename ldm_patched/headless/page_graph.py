@@ -1,0 +1,231 @@
+"""A workflow in the page's own format as a flat graph: subgraphs expanded, and every input followed to its true source.
+
+Muted nodes give nothing, bypassed nodes hand on the input that fits, reroutes and primitives are looked through, as
+ComfyUI's page does before it sends a workflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .prompt import PromptError, problem
+
+NEVER, BYPASS = 2, 4  # modes of a node
+VIRTUAL = ("Reroute", "PrimitiveNode", "Note", "MarkdownNote")
+INPUT_SIDE, OUTPUT_SIDE = -10, -20  # ids of the two ends of a subgraph
+DEEPEST = 50  # subgraphs in subgraphs
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link of one graph."""
+
+    origin: str
+    origin_slot: int
+    target: str
+    target_slot: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """A constant at the end of a link: that of a primitive, or of a widget on a subgraph."""
+
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The root graph or one instance of a subgraph: `path` are the ids of the nodes around it."""
+
+    data: Mapping[str, Any]
+    nodes: Mapping[str, Mapping[str, Any]]
+    links: Mapping[str, Link]
+    path: tuple[str, ...] = ()
+    outer: Graph | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PageNode:
+    """A node in its graph."""
+
+    graph: Graph
+    data: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Return the id in the flat graph: those of the subgraphs around it and its own."""
+        return ":".join([*self.graph.path, str(self.data["id"])])
+
+    @property
+    def type(self) -> str:
+        """Return the class, or the id of the subgraph."""
+        return str(self.data.get("type"))
+
+    @property
+    def off(self) -> bool:
+        """Tell whether the node does not run."""
+        return self.data.get("mode") in (NEVER, BYPASS)
+
+    @property
+    def inputs(self) -> list[Mapping[str, Any]]:
+        """Return the slots of the inputs."""
+        return _objects(self.data.get("inputs"))
+
+    @property
+    def outputs(self) -> list[Mapping[str, Any]]:
+        """Return the slots of the outputs."""
+        return _objects(self.data.get("outputs"))
+
+
+class Page:
+    """A workflow of the page.
+
+    Raises PromptError when its parts do not fit together.
+    """
+
+    def __init__(self, workflow: Mapping[str, Any]) -> None:
+        definitions = workflow.get("definitions")
+        subgraphs = _objects(definitions.get("subgraphs") if isinstance(definitions, dict) else None)
+        self.subgraphs = {str(part.get("id")): part for part in subgraphs}
+        self.root = _graph(workflow)
+        self.inner: dict[str, Graph] = {}  # by the id of the node that stands for it
+
+    def running(self) -> list[PageNode]:
+        """Return the nodes that run, in the order of the file; those of a subgraph in its place."""
+        return [node for node in self._expand(self.root) if node.type not in VIRTUAL]
+
+    def _expand(self, graph: Graph) -> Iterator[PageNode]:
+        for data in graph.nodes.values():
+            node = PageNode(graph, data)
+            if node.off:
+                continue
+            if node.type in self.subgraphs:
+                yield from self._expand(self._inside(node))
+            else:
+                yield node
+
+    def _inside(self, node: PageNode) -> Graph:
+        if node.id not in self.inner:
+            path = (*node.graph.path, str(node.data["id"]))
+            if len(path) > DEEPEST:
+                raise wrong("subgraphs that hold themselves", f"node {node.id} is {len(path)} subgraphs deep")
+            self.inner[node.id] = _graph(self.subgraphs[node.type], path, node.graph)
+        return self.inner[node.id]
+
+    # Where an input comes from
+
+    def source(self, node: PageNode, slot: int) -> tuple[PageNode, int] | Value | None:
+        """Return the output (node, slot) that feeds an input, or a constant; None where nothing does."""
+        step: Any = ("in", node, slot, None)
+        seen = set()
+        while isinstance(step, tuple) and isinstance(step[0], str):
+            where, at, number, type = step
+            if (where, at.id, number) in seen:
+                raise wrong("links go round in a circle", f"at input {slot} of node {node.id}")
+            seen.add((where, at.id, number))
+            step = self._into(at, number, type) if where == "in" else self._out_of(at, number, type)
+        return step
+
+    def _into(self, node: PageNode, slot: int, type: Any) -> Any:
+        """Follow an input to the output at the other end of its link."""
+        if slot >= len(node.inputs):
+            return None
+        entry, graph = node.inputs[slot], node.graph
+        link = graph.links.get(str(entry.get("link")))
+        if link is None:
+            return _promoted(node, slot)
+        if link.origin == str(INPUT_SIDE) and graph.outer is not None:
+            around = PageNode(graph.outer, graph.outer.nodes[graph.path[-1]])
+            return ("in", around, link.origin_slot, type)
+        if link.origin not in graph.nodes:
+            raise wrong("a link comes from no node", f"input {entry.get('name')!r} of node {node.id}")
+        return ("out", PageNode(graph, graph.nodes[link.origin]), link.origin_slot, type or entry.get("type"))
+
+    def _out_of(self, node: PageNode, slot: int, type: Any) -> Any:
+        """Follow an output to where its value is made."""
+        if node.data.get("mode") == NEVER:
+            return None
+        if node.data.get("mode") == BYPASS:
+            passed = _passed_by(node, slot, type)
+            return None if passed is None else ("in", node, passed, None)
+        if node.type in self.subgraphs:
+            graph = self._inside(node)
+            ends = [one for one in graph.links.values() if (one.target, one.target_slot) == (str(OUTPUT_SIDE), slot)]
+            if not ends or ends[-1].origin not in graph.nodes:
+                return None
+            return ("out", PageNode(graph, graph.nodes[ends[-1].origin]), ends[-1].origin_slot, type)
+        if node.type == "Reroute":
+            return ("in", node, 0, type)
+        if node.type == "PrimitiveNode":
+            values = node.data.get("widgets_values")
+            return Value(values[0]) if isinstance(values, list) and values else None
+        return None if node.type in VIRTUAL else (node, slot)
+
+
+def _promoted(node: PageNode, slot: int) -> Value | None:
+    """Return the value of a widget that a subgraph shows, which stands on the node of the subgraph."""
+    if "widget" not in node.inputs[slot]:
+        return None
+    named, values = node.data.get("widgets_values_named"), node.data.get("widgets_values")
+    name = node.inputs[slot].get("name")
+    if isinstance(named, dict) and name in named:
+        return Value(named[name])
+    place = sum("widget" in entry for entry in node.inputs[:slot])
+    return Value(values[place]) if isinstance(values, list) and place < len(values) else None
+
+
+def _passed_by(node: PageNode, slot: int, type: Any) -> int | None:
+    """Return the input that a bypassed node hands on as an output."""
+    types = [entry.get("type") for entry in node.inputs]
+    if type in ("*", "", None):
+        return (slot if len(types) > slot else 0) if types else None
+    output = node.outputs[slot].get("type") if slot < len(node.outputs) else type
+    fits = [_connects(one, output) and _connects(one, type) for one in types]
+    if slot < len(types) and fits[slot]:
+        return slot
+    if type in types:
+        return types.index(type)
+    return fits.index(True) if True in fits else None
+
+
+def _connects(one: Any, other: Any) -> bool:
+    """Tell whether two types of slots go together."""
+    if one in ("*", "", 0) or other in ("*", "", 0) or one == other:
+        return True
+    first, second = ({part.strip() for part in str(type).lower().split(",")} for type in (one, other))
+    return bool(first & second)
+
+
+# Reading
+
+
+def _graph(data: Mapping[str, Any], path: tuple[str, ...] = (), outer: Graph | None = None) -> Graph:
+    nodes = {str(node.get("id")): node for node in _objects(data.get("nodes"))}
+    if any("id" not in node for node in nodes.values()):
+        raise wrong("a node without an id", "every node needs one")
+    links = data.get("links")
+    found = dict(map(_link, links if isinstance(links, list) else []))
+    return Graph(data, nodes, found, path, outer)
+
+
+def _link(link: Any) -> tuple[str, Link]:
+    try:
+        if isinstance(link, list):
+            id, origin, origin_slot, target, target_slot, *_ = link
+        else:
+            names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+            id, origin, origin_slot, target, target_slot = (link[name] for name in names)
+        return str(id), Link(str(origin), int(origin_slot), str(target), int(target_slot))
+    except (ValueError, TypeError, KeyError):
+        raise wrong("a link cannot be read", repr(link)[:80]) from None
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
+def wrong(message: str, details: str) -> PromptError:
+    """Return the error for a workflow of the page that cannot be converted."""
+    return PromptError(problem("no_prompt", f"The workflow cannot be converted: {message}", details))

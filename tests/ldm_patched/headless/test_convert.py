@@ -1,0 +1,104 @@
+"""Workflows of the page in API format: as the real page (frontend 1.49.6) sent them."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.ldm_patched.headless.convert import chosen, is_page_format, to_api, to_page
+from attention_patchbay.ldm_patched.headless.prompt import PromptError
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+with gzip.open(ROOT / "tests" / "data" / "page_graphs.json.gz", "rt") as file:
+    RECORDED: dict[str, dict[str, Any]] = json.load(file)
+INFOS = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
+
+
+def bare(prompt: dict[str, Any]) -> dict[str, Any]:
+    return {id: (node["class_type"], node["inputs"]) for id, node in prompt.items()}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_become_what_the_page_sends(path: Path) -> None:
+    wanted = json.loads((path.parent / "api" / path.name).read_text())
+    workflow = json.loads(path.read_text())
+    assert is_page_format(workflow) and not is_page_format(wanted)
+    assert bare(to_api(workflow, INFOS)) == bare(wanted)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_graphs_become_what_the_page_sent(name: str) -> None:
+    """Muted, bypassed, rerouted, primitive, in subgraphs of subgraphs: recorded from the page itself."""
+    found = to_api(RECORDED[name]["page"], INFOS)
+    assert bare(found) == bare(RECORDED[name]["api"])
+    assert {id: node["_meta"] for id, node in found.items()} == {
+        id: node["_meta"] for id, node in RECORDED[name]["api"].items()
+    }
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_way_back_leads_to_the_same_workflow(path: Path) -> None:
+    prompt = json.loads((path.parent / "api" / path.name).read_text())
+    page = to_page(prompt, INFOS)
+    numbers = {id: str(number) for number, id in enumerate(prompt, 1)}
+
+    def renamed(value: Any) -> Any:
+        return [numbers[value[0]], value[1]] if isinstance(value, list) else value
+
+    expected = {
+        numbers[id]: (node["class_type"], {name: renamed(value) for name, value in node["inputs"].items()})
+        for id, node in prompt.items()
+    }
+    assert bare(to_api(page, INFOS)) == expected
+    places = [tuple(node["pos"]) for node in page["nodes"]]
+    assert len(set(places)) == len(places)
+
+
+def test_what_cannot_be_converted_is_named() -> None:
+    workflow = {"nodes": [{"id": 3, "type": "NoSuchNode"}], "links": []}
+    with pytest.raises(PromptError, match=r"an unknown node: node 3 'NoSuchNode'; ask the server"):
+        to_api(workflow, INFOS)
+    ring = {"id": 1, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 1}], "outputs": []}
+    save = {"id": 2, "type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 2}]}
+    round_and_round = {"nodes": [ring, save], "links": [[1, 1, 0, 1, 0, "*"], [2, 1, 0, 2, 0, "*"]]}
+    with pytest.raises(PromptError, match="links go round in a circle"):
+        to_api(round_and_round, INFOS)
+    itself = {"id": "a", "nodes": [{"id": 1, "type": "a"}], "links": []}
+    with pytest.raises(PromptError, match="subgraphs that hold themselves"):
+        to_api({"nodes": [{"id": 1, "type": "a"}], "links": [], "definitions": {"subgraphs": [itself]}}, INFOS)
+    with pytest.raises(PromptError, match=r"a link cannot be read: \[1, 2\]"):
+        to_api({"nodes": [], "links": [[1, 2]]}, INFOS)
+
+
+def test_dynamic_prompts_take_one_of_each_choice() -> None:
+    assert {chosen("a {red|blue} {big|{tiny|small}} cat") for _ in range(300)} == {
+        f"a {colour} {size} cat" for colour in ("red", "blue") for size in ("big", "tiny", "small")
+    }
+    assert chosen(r"a \{real\} brace | pipe // comment") == "a {real} brace | pipe "
+
+
+@given(st.text("ab{|}\\ /*", max_size=20))
+def test_any_text_is_a_prompt(text: str) -> None:
+    assert isinstance(chosen(text), str)
+
+
+KEYS = ["nodes", "links", "id", "type", "mode", "inputs", "outputs", "link", "name", "widgets_values", "definitions"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-20, 20) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
+    max_leaves=20,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6), max_size=3), JSON, JSON)
+def test_any_data_is_converted_or_refused(nodes: Any, links: Any, definitions: Any) -> None:
+    with contextlib.suppress(PromptError):
+        to_api({"nodes": nodes, "links": links, "definitions": definitions}, INFOS)
