@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..modules.model_management import InterruptProcessingException
+from . import convert_command, queue
 from . import prompt as workflow
 from .api_graph import Executor, NodeError, Run
+from .errors import FAILED, INTERRUPTED, USER_ERROR, Failure
 from .folders import Folders
+from .progress import Progress
 from .session import Session, entered
-
-USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+from .workflow_file import WORKFLOW, embedded_infos, load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Failure as error:
+        return _fail(args, error.code, str(error), {"error": {"type": error.kind, "message": str(error)}})
     except (KeyboardInterrupt, InterruptProcessingException):
         return _fail(args, INTERRUPTED, "interrupted", {"error": {"type": "interrupted", "message": "interrupted"}})
 
@@ -46,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
     commands = top.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run a workflow in API format")
-    run.add_argument("workflow", type=Path, help="JSON in API format (in ComfyUI: Workflow > Export (API))")
+    run = commands.add_parser("run", help="run a workflow without ComfyUI")
+    run.add_argument("workflow", type=Path, help=WORKFLOW)
     run.add_argument(
         "--set",
         action="append",
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _add_surroundings(run)
     run.set_defaults(run=run_workflow)
     tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
-    tune.add_argument("workflow", type=Path, help="JSON in API format with one KSampler")
+    tune.add_argument("workflow", type=Path, help=f"{WORKFLOW}; with one KSampler")
     tune.add_argument("--max-error", type=float, default=0.001, help="largest error against float64 (default 0.001)")
     tune.add_argument("--seconds", type=float, default=30.0, help="about how long to measure (default 30)")
     tune.add_argument("--again", action="store_true", help="measure again what is known already")
@@ -67,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
     nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
     nodes.set_defaults(run=list_nodes)
+    convert_command.add_parser(commands)
+    queue.add_parser(commands)
     return top
 
 
@@ -84,36 +89,9 @@ def _add_surroundings(command: argparse.ArgumentParser) -> None:
 # patchbay run
 
 
-class Progress:
-    """The progress bar on stderr: the node that runs, its steps and the time left."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.name = ""
-        self._bar: tqdm | None = None
-
-    def node(self, name: str) -> None:
-        """Say which node runs next."""
-        self.close()
-        self.name = name
-
-    def step(self, value: int, total: int) -> None:
-        """Move the bar of the current node."""
-        if self._bar is None:
-            interval = 0.1 if sys.stderr.isatty() else 5.0
-            self._bar = tqdm(total=total, desc=self.name, unit="step", disable=self.quiet, mininterval=interval)
-        self._bar.update(value - self._bar.n)
-
-    def close(self) -> None:
-        """End the bar of the current node."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
-
-
 def run_workflow(args: argparse.Namespace) -> int:
     """Run `patchbay run`."""
-    prompt = workflow.load(args.workflow)
+    prompt = load(args.workflow, embedded_infos)
     workflow.assign(prompt, args.set)
     folders = Folders(args.models, args.input, args.output)
     start = time.perf_counter()
@@ -165,7 +143,7 @@ def _fail(args: argparse.Namespace, code: int, text: str, data: dict[str, Any]) 
 def tune_attention(args: argparse.Namespace) -> int:
     """Run `patchbay tune`."""
     widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
-    prompt = workflow.tuning(workflow.load(args.workflow), widgets)
+    prompt = workflow.tuning(load(args.workflow, embedded_infos), widgets)
     run = _execute(args, Folders(args.models, args.input, args.output), prompt)
     (ui,) = run.ui.values()
     print(json.dumps({"rules": ui["rules"][0], "text": ui["text"][0]}, indent=1) if args.json else ui["text"][0])

@@ -1,0 +1,13 @@
+"""The exit codes of the commands, and the failure that a command ends with."""
+
+from __future__ import annotations
+
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Failure(RuntimeError):
+    """A command that cannot go on: the text says why and what to do, `code` is its exit code."""
+
+    def __init__(self, text: str, code: int = USER_ERROR, kind: str = "failed") -> None:
+        self.code, self.kind = code, kind
+        super().__init__(text)
