@@ -22,6 +22,7 @@ from .errors import FAILED, INTERRUPTED, USER_ERROR, Failure
 from .folders import Folders
 from .progress import Progress
 from .session import Session, entered
+from .sweep import command as sweep
 from .workflow_file import WORKFLOW, embedded_infos, load
 
 
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     nodes.set_defaults(run=list_nodes)
     convert_command.add_parser(commands)
     queue.add_parser(commands)
+    sweep.add_parser(commands)
     return top
 
 

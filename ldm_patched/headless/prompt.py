@@ -91,13 +91,24 @@ def assign(prompt: Prompt, settings: Iterable[str]) -> None:
         node, dot, name = key.rpartition(".")
         if not (equals and dot and node and name):
             raise _bad_set(setting, "write NODE.input=value, for example 3.seed=7")
-        matches = [node] if node in prompt else [id for id in prompt if node in _names(prompt[id])]
-        if len(matches) != 1:
-            nodes = ", ".join(f"{id} {prompt[id].get('class_type')}" for id in prompt)
-            how = "no node has that id, class or title" if not matches else f"{len(matches)} nodes match; give the id"
-            raise _bad_set(setting, f"{how}. The nodes are {nodes}")
-        inputs = prompt[matches[0]]["inputs"]
-        inputs[name] = _value(text)
+        try:
+            id = find_node(prompt, node)
+        except ValueError as error:
+            raise _bad_set(setting, str(error)) from None
+        prompt[id]["inputs"][name] = value_of(text)
+
+
+def find_node(prompt: Prompt, node: str) -> str:
+    """Return the id of a node by its id, or by a class or title that only one node has.
+
+    Raises ValueError with the nodes there are.
+    """
+    matches = [node] if node in prompt else [id for id in prompt if node in _names(prompt[id])]
+    if len(matches) != 1:
+        nodes = ", ".join(f"{id} {prompt[id].get('class_type')}" for id in prompt)
+        how = "no node has that id, class or title" if not matches else f"{len(matches)} nodes match; give the id"
+        raise ValueError(f"{how}. The nodes are {nodes}")
+    return matches[0]
 
 
 def tuning(prompt: Prompt, widgets: Mapping[str, Any]) -> Prompt:
@@ -138,7 +149,8 @@ def _bad_set(setting: str, how: str) -> PromptError:
     return PromptError(problem("bad_set", f"--set {setting} cannot be applied", how))
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """Return a value as it is written: JSON, or else the text itself."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

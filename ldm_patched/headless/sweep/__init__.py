@@ -1,0 +1,1 @@
+"""`patchbay sweep`: one workflow with many settings, measured and compared."""

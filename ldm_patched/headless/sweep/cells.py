@@ -1,0 +1,149 @@
+"""The cells of a sweep: each is the workflow with one choice of values, and has an id of its own."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..convert import Infos, inputs_of
+from ..errors import Failure
+from ..prompt import Prompt, find_node, value_of
+from ..validate import is_link
+from .axes import Axis
+
+Choice = dict[str, Any]  # name of an axis -> value
+MOST = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A workflow to run. Two cells with the same workflow are one: the id is made from it."""
+
+    choice: Choice
+    prompt: Prompt
+    baseline: bool = False
+
+    @property
+    def id(self) -> str:
+        """Return a name that is the same in every run."""
+        return hashlib.sha256(json.dumps(self.prompt, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def choices(axes: Sequence[Axis], together: Sequence[Sequence[str]] = ()) -> list[Choice]:
+    """Return every combination of the values; axes named `together` move in step.
+
+    Raises Failure naming the axis and the fix.
+    """
+    by_name = {axis.name: axis for axis in axes}
+    if len(by_name) != len(axes):
+        raise Failure("an axis is given twice; put all of its values into one")
+    groups: list[list[Axis]] = [[by_name[_known(name, by_name)] for name in names] for names in together]
+    used = {axis.name for group in groups for axis in group}
+    groups += [[axis] for axis in axes if axis.name not in used]
+    rows = []
+    for group in groups:
+        if len({len(axis.values) for axis in group}) != 1:
+            lengths = ", ".join(f"{axis.name} {len(axis.values)}" for axis in group)
+            raise Failure(f"--zip: axes that move together need as many values each, not {lengths}")
+        rows.append([dict(zip((axis.name for axis in group), row, strict=True)) for row in _rows(group)])
+    count = 1
+    for row in rows:
+        count *= len(row)
+    if count > MOST:
+        raise Failure(f"{count} cells are too many (at most {MOST}); take fewer values, or --random N")
+    return [dict(pair for part in parts for pair in part.items()) for parts in itertools.product(*rows)]
+
+
+def _rows(group: Sequence[Axis]) -> Iterable[tuple[Any, ...]]:
+    return zip(*(axis.values for axis in group), strict=True)
+
+
+def _known(name: str, axes: Mapping[str, Axis]) -> str:
+    if name not in axes:
+        raise Failure(f"--zip {name}: no such axis; there are {', '.join(axes)}")
+    return name
+
+
+def some(all: list[Choice], count: int, seed: int) -> list[Choice]:
+    """Return a random part of the choices, in their order."""
+    if count >= len(all):
+        return all
+    places = sorted(random.Random(seed).sample(range(len(all)), count))
+    return [all[place] for place in places]
+
+
+def listed(path: Path) -> list[Choice]:
+    """Read choices from a CSV file whose columns are named as axes.
+
+    Raises Failure.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise Failure(f"--list {path} cannot be read: {error}") from None
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise Failure(f"--list {path}: write a line with NODE.input names, then a line of values for each cell")
+    return [{str(name): value_of(text) for name, text in row.items()} for row in rows]
+
+
+def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice) -> list[Cell]:
+    """Return the cells of the choices, the baseline first and no workflow twice.
+
+    Raises Failure naming the axis and the fix.
+    """
+    found: dict[str, Cell] = {}
+    for choice, first in ((baseline, True), *((choice, False) for choice in all)):
+        cell = Cell(choice, applied(prompt, choice, infos), first)
+        known = found.get(cell.id)
+        # the baseline may be one of the cells: it then stands at that cell's values
+        found[cell.id] = cell if known is None else Cell({**known.choice, **choice}, cell.prompt, known.baseline)
+    return list(found.values())
+
+
+def applied(prompt: Prompt, choice: Choice, infos: Infos) -> Prompt:
+    """Return the workflow with the values of a choice."""
+    changed = copy.deepcopy(prompt)
+    for name, value in choice.items():
+        node, _, input = name.rpartition(".")
+        id = _find(changed, node or input, name)
+        if not node:
+            if value == "bypass":
+                _bypass(changed, id, infos)
+        elif input not in dict(inputs_of(infos.get(changed[id]["class_type"], {}))):
+            known = ", ".join(entry for entry, _ in inputs_of(infos.get(changed[id]["class_type"], {})))
+            raise Failure(f"{name}: {changed[id]['class_type']} has no input {input!r}; it has {known}")
+        else:
+            changed[id]["inputs"][input] = value
+    return changed
+
+
+def _find(prompt: Prompt, node: str, name: str) -> str:
+    try:
+        return find_node(prompt, node)
+    except ValueError as error:
+        raise Failure(f"{name}: {error}") from None
+
+
+def _bypass(prompt: Prompt, id: str, infos: Infos) -> None:
+    """Take a node out: those behind it get the first of its inputs that has the type of the output they had."""
+    info, inputs = infos.get(prompt[id]["class_type"], {}), prompt.pop(id)["inputs"]
+    passed = {}
+    for slot, kind in enumerate(info.get("output", [])):
+        fits = [inputs[name] for name, entry in inputs_of(info) if entry[0] == kind and is_link(inputs.get(name))]
+        passed[slot] = fits[0] if fits else None
+    for node in prompt.values():
+        for name, value in list(node["inputs"].items()):
+            if is_link(value) and value[0] == id:
+                if passed.get(value[1]) is None:
+                    del node["inputs"][name]
+                else:
+                    node["inputs"][name] = passed[value[1]]

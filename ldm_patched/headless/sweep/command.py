@@ -1,0 +1,142 @@
+"""`patchbay sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import FAILED, Failure
+from ..folders import Folders
+from ..prompt import PromptError
+from ..workflow_file import WORKFLOW, embedded_infos, load
+from .axes import parse_axis
+from .cells import Cell, cells, choices, listed, some
+from .report import write_report
+from .runner import Embedded, Outcome, Remote, Runner
+from .store import Store
+from .workers import run_all
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser("sweep", help="run a workflow with many settings, measure and compare them")
+    command.add_argument("workflow", type=Path, help=WORKFLOW)
+    axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file, or NODE=on,bypass"
+    command.add_argument("--axis", action="append", default=[], metavar="AXIS", help=axis)
+    command.add_argument("--zip", action="append", default=[], metavar="A,B", help="axes that move together")
+    command.add_argument("--list", type=Path, metavar="CSV", help="cells from a file, columns named NODE.input")
+    command.add_argument("--random", type=int, metavar="N", help="only N of the cells, taken at random")
+    command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
+    baseline = "values of the cell to compare with (default: the workflow as it is)"
+    command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
+    command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
+    command.add_argument(
+        "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
+    )
+    command.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or its address)")
+    command.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder")
+    command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.set_defaults(run=sweep)
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run `patchbay sweep`."""
+    infos = _infos(args)
+    all = planned(args, infos)
+    store = Store(args.folder, all)
+    waiting = store.waiting(args.retry_failed)
+    bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
+
+    def told(cell: Cell, outcome: Outcome) -> None:
+        bar.update()
+        if outcome.error:
+            bar.write(f"{cell.choice}: {outcome.error}", file=sys.stderr)
+        write_report(args.folder, store.tables())
+
+    try:
+        _run(args, waiting, infos, store, told)
+    finally:
+        bar.close()
+        rows = store.tables()
+        write_report(args.folder, rows)
+    _print(args, rows)
+    return FAILED if any(row["error"] for row in rows) else 0
+
+
+def planned(args: argparse.Namespace, infos: Any) -> list[Cell]:
+    """Return the cells, after checking every one of them.
+
+    Raises Failure and PromptError.
+    """
+    prompt = load(args.workflow, lambda: infos)
+    if bool(args.axis) == bool(args.list):
+        raise Failure("give --axis, or --list with a file; one of them")
+    if args.list:
+        found = listed(args.list)
+    else:
+        found = choices([parse_axis(text) for text in args.axis], [names.split(",") for names in args.zip])
+    if args.random is not None:
+        found = some(found, args.random, args.sweep_seed)
+    first: dict[str, Any] = {}
+    for text in args.baseline:
+        axis = parse_axis(text)
+        if len(axis.values) != 1:
+            raise Failure(f"--baseline {text}: write one value")
+        first[axis.name] = axis.values[0]
+    all = cells(prompt, found, infos, first)
+    if not args.server:
+        _check(all)
+    return all
+
+
+def _check(all: Sequence[Cell]) -> None:
+    from ..catalog import catalog
+    from ..validate import validate
+
+    nodes = catalog()
+    for cell in all:
+        try:
+            validate(cell.prompt, nodes)
+        except PromptError as error:
+            raise Failure(f"the cell {cell.choice} cannot run: {error}") from None
+
+
+def _infos(args: argparse.Namespace) -> Any:
+    if not args.server:
+        return embedded_infos()
+    from ..convert_command import server_infos
+
+    return server_infos(args.server[0])
+
+
+def _run(args: argparse.Namespace, waiting: list[Cell], infos: Any, store: Store, told: Any) -> None:
+    if args.ray:
+        from .on_ray import run_on_ray
+
+        run_on_ray(args.ray, waiting, Folders(args.models.resolve(), args.input.resolve(), args.folder), store, told)
+        return
+    runners: list[Runner] = [Remote(url, infos, args.input) for url in args.server]
+    if waiting:
+        run_all(waiting, runners or [Embedded(Folders(args.models, args.input, args.folder))], store, told)
+
+
+def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        what = "baseline" if row["baseline"] else ""
+        step = "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f} s/step"
+        far = "" if row["mean"] is None else f"mean difference {row['mean']:.2f}"
+        names = [f"{name}={value}" for name, value in row.items() if "." in name or value in ("on", "bypass")]
+        print("  ".join(filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))))
+    print(args.folder / "report.html")

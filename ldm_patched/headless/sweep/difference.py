@@ -1,0 +1,43 @@
+"""How far a picture is from another: in levels of 255, decibels, and structural similarity."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WINDOW = 7  # pixels of the similarity's window
+
+
+def difference(path: Path, other: Path) -> dict[str, float | None]:
+    """Return `max` and `mean` in levels of 255, `psnr` in dB (None for equal pictures) and `ssim`; empty sizes differ.
+
+    SSIM is that of Wang et al. (2004) over colour channels. LPIPS is added where the package `lpips` is installed.
+    """
+    from PIL import Image
+    from skimage.metrics import structural_similarity
+
+    first, second = (np.asarray(Image.open(file).convert("RGB"), dtype=np.float64) for file in (path, other))
+    if first.shape != second.shape:
+        return {}
+    error = np.abs(first - second)
+    square = float((error**2).mean())
+    found: dict[str, float | None] = {"max": float(error.max()), "mean": float(error.mean())}
+    found["psnr"] = 10.0 * math.log10(255.0**2 / square) if square else None
+    if min(first.shape[:2]) >= WINDOW:
+        found["ssim"] = float(structural_similarity(first, second, win_size=WINDOW, channel_axis=2, data_range=255.0))
+    return found | _lpips(first, second)
+
+
+def _lpips(first: Any, second: Any) -> dict[str, float | None]:
+    try:
+        import lpips
+    except ModuleNotFoundError:
+        return {}
+    import torch
+
+    pictures = (torch.from_numpy(x).float().permute(2, 0, 1)[None] / 127.5 - 1.0 for x in (first, second))
+    with torch.inference_mode():
+        return {"lpips": float(lpips.LPIPS(net="alex", verbose=False)(*pictures))}

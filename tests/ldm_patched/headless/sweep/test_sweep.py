@@ -1,0 +1,200 @@
+"""Sweeps with the embedded host: cells, measurements, tables, the report, and going on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attention_patchbay.ldm_patched.headless.cli import main
+from attention_patchbay.ldm_patched.headless.errors import Failure
+from attention_patchbay.ldm_patched.headless.sweep.axes import Axis
+from attention_patchbay.ldm_patched.headless.sweep.cells import Cell, applied, cells, choices, listed, some
+from attention_patchbay.ldm_patched.headless.sweep.difference import difference
+from attention_patchbay.ldm_patched.headless.sweep.runner import Outcome, WorkerLost, backends_of
+from attention_patchbay.ldm_patched.headless.sweep.store import Store
+from attention_patchbay.ldm_patched.headless.sweep.workers import run_all
+from attention_patchbay.ldm_patched.headless.workflow_file import embedded_infos
+from PIL import Image
+from pyarrow import parquet
+
+ROOT = Path(__file__).parents[4]
+DEMO = ROOT / "example_workflows" / "api" / "demo.json"
+PROMPT = json.loads(DEMO.read_text())
+QUICK = ["--axis", "KSampler.steps=2,3", "--axis", "KSampler.seed=1..2"]
+
+
+def run(folder: Path, *arguments: str) -> int:
+    return main(["sweep", str(DEMO), "--folder", str(folder), "--quiet", *arguments])
+
+
+def test_choices_are_every_combination_but_for_those_that_move_together() -> None:
+    axes = [Axis("1", "a", (1, 2)), Axis("1", "b", ("x", "y")), Axis("2", "c", (True, False))]
+    assert len(choices(axes)) == 8
+    together = choices(axes, [["1.a", "1.b"]])
+    assert len(together) == 4 and {(c["1.a"], c["1.b"]) for c in together} == {(1, "x"), (2, "y")}
+    assert some(together, 2, 0) == some(together, 2, 0) and len(some(together, 2, 1)) == 2
+    with pytest.raises(Failure, match="as many values each, not 1.a 2, 2.d 3"):
+        choices([*axes, Axis("2", "d", (1, 2, 3))], [["1.a", "2.d"]])
+    with pytest.raises(Failure, match="are too many"):
+        choices([Axis("1", str(i), tuple(range(10))) for i in range(8)])
+
+
+def test_cells_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text('KSampler.seed,2.text\n1,"a, b"\n2,c\n')
+    found = listed(tmp_path / "cells.csv")
+    assert found == [{"KSampler.seed": 1, "2.text": "a, b"}, {"KSampler.seed": 2, "2.text": "c"}]
+    (tmp_path / "cells.csv").write_text("a,b\n1\n")
+    with pytest.raises(Failure, match="write a line with NODE.input names"):
+        listed(tmp_path / "cells.csv")
+
+
+def test_a_bypassed_node_hands_its_input_on() -> None:
+    (patch,) = [id for id, node in PROMPT.items() if node["class_type"] == "PatchbayAttentionPatch"]
+    (sampler,) = [id for id, node in PROMPT.items() if node["class_type"] == "KSampler"]
+    before = PROMPT[patch]["inputs"]["model"]
+    found = applied(PROMPT, {patch: "bypass"}, embedded_infos())
+    assert patch not in found and found[sampler]["inputs"]["model"] == before
+    assert applied(PROMPT, {patch: "on"}, embedded_infos()) == PROMPT
+
+
+def test_the_same_workflow_is_one_cell() -> None:
+    infos = embedded_infos()
+    seed = next(node for node in PROMPT.values() if node["class_type"] == "KSampler")["inputs"]["seed"]
+    found = cells(PROMPT, [{"KSampler.seed": seed}, {"KSampler.seed": seed + 1}], infos, {})
+    assert len(found) == 2 and found[0].baseline and found[0].choice == {"KSampler.seed": seed}
+    for choice, reason in (({"9999.a": 1}, "no node has that id"), ({"KSampler.sed": 1}, "has no input 'sed'; it has")):
+        with pytest.raises(Failure, match=reason):
+            cells(PROMPT, [choice], infos, {})
+
+
+def test_difference_is_that_of_the_formulas(tmp_path: Path) -> None:
+    first = np.random.default_rng(0).integers(0, 200, (24, 16, 3), dtype=np.uint8)
+    second = first.copy()
+    second[3, 4] += 30
+    for name, pixels in (("a", first), ("b", second)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    found = difference(tmp_path / "a.png", tmp_path / "b.png")
+    square = 3 * 30**2 / first.size
+    assert found["max"] == 30 and found["mean"] == pytest.approx(90 / first.size)
+    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / square)) and 0.9 < (found["ssim"] or 0.0) < 1.0
+    same = difference(tmp_path / "a.png", tmp_path / "a.png")
+    assert same["psnr"] is None and same["ssim"] == pytest.approx(1.0) and same["max"] == 0.0
+
+
+def test_a_sweep_measures_and_compares(tmp_path: Path) -> None:
+    assert run(tmp_path, *QUICK, "--baseline", "KSampler.steps=2", "--baseline", "KSampler.seed=1") == 0
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and rows[0]["baseline"] == "True" and float(rows[0]["mean"]) == 0.0
+    assert all(float(row["mean"]) > 0.0 and float(row["ssim"]) < 1.0 for row in rows[1:])
+    assert all(float(row["seconds"]) > float(row["step_seconds"]) > 0.0 for row in rows)
+    assert all(" x" in row["backends"] and (tmp_path / row["image"]).is_file() for row in rows)
+    if sys.platform == "linux":
+        assert all(int(row["peak_bytes"]) > 2**26 for row in rows)
+    assert parquet.read_table(tmp_path / "table.parquet").num_rows == 4
+    page = (tmp_path / "report.html").read_text()
+    assert json.loads(re.search(r"const data = (.*)\n", page)[1])[0]["cell"] == rows[0]["cell"]  # type: ignore[index]
+    assert "http" not in page.replace("http://www.w3.org", "")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.json")}
+    assert run(tmp_path, *QUICK, "--baseline", "KSampler.steps=2", "--baseline", "KSampler.seed=1") == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.json")} == before
+
+
+def test_other_axes_need_another_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--axis", "KSampler.steps=1") == 0
+    assert run(tmp_path, "--axis", "KSampler.steps=2") == 2
+    assert "holds a sweep of another workflow or other axes; give another --folder" in capsys.readouterr().err
+
+
+def test_every_cell_is_checked_before_any_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--axis", "KSampler.steps=1,0") == 2
+    assert "the cell {'KSampler.steps': 0} cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_failed_cell_is_kept_with_its_error(tmp_path: Path) -> None:
+    blocks = "PatchbayAttentionPatch.blocks=middle,output:99"
+    assert run(tmp_path, "--axis", blocks, "--baseline", "KSampler.steps=2") == 1
+    rows = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*.json")]
+    (failed,) = [row for row in rows if row["error"]]
+    assert "output:99" in failed["error"] and failed["choice"] == {"PatchbayAttentionPatch.blocks": "output:99"}
+
+
+def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
+    Store(tmp_path, [])
+    text = "</script><script>alert(1)</script>"
+    from attention_patchbay.ldm_patched.headless.sweep.report import write_report
+
+    write_report(tmp_path, [{"cell": "a", "2.text": text}])
+    page = (tmp_path / "report.html").read_text()
+    assert text not in page and page.count("</script>") == 1
+
+
+def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "sweep", str(DEMO)]
+    command += [
+        "--folder",
+        str(tmp_path / "s"),
+        "--quiet",
+        "--axis",
+        "KSampler.seed=1..6",
+        "--axis",
+        "KSampler.steps=20",
+    ]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list(tmp_path.glob("s/cells/*.json"))) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/cells/*.json")}
+    assert 2 <= len(done) < 7
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/cells/*.json")}
+    assert len(files) == 7 and {name: files[name] for name in done} == done
+    assert len(list(tmp_path.glob("s/cells/*/*.png"))) == 7 and not list(tmp_path.glob("s/cells/*.part"))
+
+
+class Fake:
+    """A runner that counts, and is lost at a cell."""
+
+    def __init__(self, name: str, lost_at: int = -1) -> None:
+        self.name, self.lost_at, self.ran = name, lost_at, 0
+
+    def run(self, prompt: Any, folder: Path) -> Outcome:
+        self.ran += 1
+        if self.ran == self.lost_at:
+            raise WorkerLost(f"{self.name} is gone")
+        time.sleep(0.01)
+        return Outcome(seconds=0.01)
+
+
+def test_what_a_lost_worker_leaves_runs_on_another(tmp_path: Path) -> None:
+    all = [Cell({"a": i}, {str(i): {}}) for i in range(12)]
+    told: list[int] = []
+    store = Store(tmp_path, all)
+    workers = [Fake("one", lost_at=3), Fake("two")]
+    run_all(all, workers, store, lambda cell, outcome: told.append(cell.choice["a"]))
+    assert sorted(told) == list(range(12)) and store.waiting() == []
+    store = Store(tmp_path / "again", all)
+    with pytest.raises(Failure, match="every worker is lost"):
+        run_all(all, [Fake("one", lost_at=3), Fake("two", lost_at=2)], store, lambda cell, outcome: None)
+    assert len(store.waiting()) == 9
+
+
+def test_calls_are_added_up_over_reports() -> None:
+    row = {"function": "pytorch", "calls": 3}
+    assert backends_of({"1": {"table": [row, {"function": "basic", "calls": 1}]}, "2": {"table": [row]}}) == {
+        "pytorch": 6,
+        "basic": 1,
+    }
