@@ -34,7 +34,16 @@ class Cell:
     @property
     def id(self) -> str:
         """Return a name that is the same in every run."""
-        return hashlib.sha256(json.dumps(self.prompt, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with whole numbers written in one way: 1.0 is 1."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def choices(axes: Sequence[Axis], together: Sequence[Sequence[str]] = ()) -> list[Choice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from ..workflow_file import WORKFLOW, embedded_infos, load
 from .axes import parse_axis
 from .cells import Cell, cells, choices, listed, some
 from .report import write_report
-from .runner import Embedded, Outcome, Remote, Runner
+from .runner import Embedded, Outcome, Remote
 from .store import Store
 from .workers import run_all
 
@@ -124,9 +125,14 @@ def _run(args: argparse.Namespace, waiting: list[Cell], infos: Any, store: Store
 
         run_on_ray(args.ray, waiting, Folders(args.models.resolve(), args.input.resolve(), args.folder), store, told)
         return
-    runners: list[Runner] = [Remote(url, infos, args.input) for url in args.server]
-    if waiting:
-        run_all(waiting, runners or [Embedded(Folders(args.models, args.input, args.folder))], store, told)
+    if not waiting:
+        return
+    if not args.server:
+        run_all(waiting, [Embedded(Folders(args.models, args.input, args.folder))], store, told)
+        return
+    with contextlib.ExitStack() as stack:
+        remotes = [stack.enter_context(contextlib.closing(Remote(url, infos, args.input))) for url in args.server]
+        run_all(waiting, remotes, store, told)
 
 
 def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

@@ -96,6 +96,10 @@ class Remote:
 
         self.client, self.name, self.infos, self.input = Client(url), url, infos, input
 
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
         """Run a workflow on the server and fetch its pictures."""
         from ..client import JobFailed, JobInterrupted, JobLost, ServerUnreachable, Step

@@ -72,6 +72,7 @@ def test_the_same_workflow_is_one_cell() -> None:
     seed = next(node for node in PROMPT.values() if node["class_type"] == "KSampler")["inputs"]["seed"]
     found = cells(PROMPT, [{"KSampler.seed": seed}, {"KSampler.seed": seed + 1}], infos, {})
     assert len(found) == 2 and found[0].baseline and found[0].choice == {"KSampler.seed": seed}
+    assert len(cells(PROMPT, [{"KSampler.cfg": 3.0}, {"KSampler.cfg": 3}], infos, {"KSampler.cfg": 3})) == 1
     for choice, reason in (({"9999.a": 1}, "no node has that id"), ({"KSampler.sed": 1}, "has no input 'sed'; it has")):
         with pytest.raises(Failure, match=reason):
             cells(PROMPT, [choice], infos, {})
