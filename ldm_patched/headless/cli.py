@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..modules.model_management import InterruptProcessingException
-from . import convert_command, queue
+from . import check, convert_command, diff, info_command, queue
 from . import prompt as workflow
 from .api_graph import Executor, NodeError, Run
 from .errors import FAILED, INTERRUPTED, USER_ERROR, Failure
@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     convert_command.add_parser(commands)
     queue.add_parser(commands)
     sweep.add_parser(commands)
+    check.add_parser(commands)
+    diff.add_parser(commands)
+    info_command.add_parser(commands)
     return top
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ class Checkpoint(Mapping[str, Tensor]):
         header, start = _read_header(self.path)
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self.shapes: dict[str, tuple[int, ...]] = {key: tuple(entry["shape"]) for key, entry in header.items()}
+        self.dtypes: dict[str, str] = {key: entry["dtype"] for key, entry in header.items()}
         try:
             with safe_open(self.path, framework="pt", device="cpu"):
                 pass
@@ -96,10 +98,59 @@ def _read_header(path: Path) -> tuple[dict, int]:
 
 def _parse_header(path: Path, text: bytes, data_size: int) -> dict:
     try:
-        header = json.loads(text)
-        promised = max((e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file: its header is not readable ({error})") from error
+        header = json.loads(text, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"{path}: not a safetensors file: its header is not readable ({reason})") from None
+    entries = (
+        {key: entry for key, entry in header.items() if key != "__metadata__"} if isinstance(header, dict) else None
+    )
+    if entries is None or not _texts(header.get("__metadata__", {})):
+        raise CheckpointError(f"{path}: not a safetensors file: its header is not readable (not an object of tensors)")
+    parts = sorted((*_span(path, key, entry), key) for key, entry in entries.items())
+    promised = max((end for _, end, _ in parts), default=0)
     if promised > data_size:
         raise CheckpointError(f"{path}: truncated: {promised} bytes of tensors are promised, {data_size} are there")
+    place = 0
+    for begin, end, key in parts:
+        if begin != place:
+            what = (
+                "overlaps the tensor before it" if begin < place else f"leaves {begin - place} bytes before it unused"
+            )
+            raise CheckpointError(f"{path}: not a valid safetensors file: {key} {what}")
+        place = end
+    if place != data_size:
+        raise CheckpointError(f"{path}: not a valid safetensors file: {data_size - place} bytes follow the last tensor")
     return header
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in names if names.count(key) > 1)!r} stands there twice")
+    return found
+
+
+def _texts(metadata: object) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+
+
+def _span(path: Path, key: str, entry: object) -> tuple[int, int]:
+    """Return where a tensor begins and ends, after checking that its dtype and shape fill that."""
+    shape, offsets, dtype = (
+        entry.get(n) if isinstance(entry, dict) else None for n in ("shape", "data_offsets", "dtype")
+    )
+    if not (_counts(shape) and _counts(offsets) and len(offsets) == 2 and isinstance(dtype, str)):  # type: ignore[arg-type]
+        raise CheckpointError(f"{path}: not a safetensors file: {key} has no dtype, shape and data_offsets")
+    begin, end = offsets  # type: ignore[misc]
+    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - begin:  # type: ignore[arg-type]
+        how = f"{dtype} of shape {shape} does not fill the bytes {begin} to {end}"
+        raise CheckpointError(f"{path}: not a valid safetensors file: {key}: {how}")
+    if end < begin:
+        raise CheckpointError(f"{path}: not a valid safetensors file: {key} ends before it begins")
+    return begin, end
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(part) is int and part >= 0 for part in value)

@@ -1,0 +1,126 @@
+"""`patchbay check`: what is wrong with a workflow, before it runs and without loading a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ldm.modules.backends import registry
+from ..modules.checkpoint import CheckpointError
+from ..patches.rules import parse_rules
+from ..patches.targets import AddressError, check_address, parse
+from .errors import USER_ERROR
+from .folders import Folders
+from .prompt import Prompt, PromptError, title
+from .session import Session, entered
+from .validate import Catalog, is_link, links, validate
+from .workflow_file import WORKFLOW, embedded_infos, load
+
+LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser("check", help="check a workflow without running it")
+    command.add_argument("workflow", type=Path, help=WORKFLOW)
+    for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
+        command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
+    command.add_argument("--json", action="store_true", help="print the findings as JSON")
+    command.set_defaults(run=check)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Run `patchbay check`."""
+    folders = Folders(args.models, args.input, Path("output"))
+    prompt = load(args.workflow, embedded_infos)
+    errors, warnings = findings(prompt, folders)
+    if args.json:
+        print(json.dumps({"errors": errors, "warnings": warnings}, indent=1))
+    else:
+        for kind, lines in (("error", errors), ("warning", warnings)):
+            for line in lines:
+                print(f"{kind}: {line}")
+        print(f"{len(errors)} errors, {len(warnings)} warnings in {len(prompt)} nodes")
+    return USER_ERROR if errors else 0
+
+
+def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
+    """Return errors, with which the workflow does not run, and warnings."""
+    from .catalog import catalog
+
+    nodes = catalog()
+    order: list[str] = []
+    try:
+        with entered(Session(folders)):
+            order = validate(prompt, nodes)
+    except PromptError as error:
+        return str(error).splitlines(), []
+    return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order, nodes)]
+
+
+def _idle(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
+    return [f"{title(prompt, id)} leads to no output, so it does not run" for id in prompt if id not in order]
+
+
+def _backends(prompt: Prompt, order: list[str]) -> list[str]:
+    found = []
+    for id in order:
+        inputs = prompt[id]["inputs"]
+        names = [inputs["backend"]] if isinstance(inputs.get("backend"), str) else []
+        if isinstance(inputs.get("rules"), str):
+            names += [rule.backend for rule in parse_rules(inputs["rules"])]
+        for name in dict.fromkeys(names):
+            declared = registry.get(name)
+            reason = declared.missing() if declared is not None else None
+            if reason is not None:
+                found.append(f"{title(prompt, id)}: {name} cannot run on this machine and falls back: {reason}")
+    return found
+
+
+def _addresses(prompt: Prompt, order: list[str], folders: Folders) -> list[str]:
+    """Hold the block addresses against the model that each node gets, as far as its file tells."""
+    models: dict[str, Any] = {}
+    found = []
+    for id in order:
+        address = prompt[id]["inputs"].get("blocks")
+        loader = _loader(prompt, id) if isinstance(address, str) else None
+        if loader is None:
+            continue
+        if loader not in models:
+            models[loader] = _model(prompt[loader], folders)
+        try:
+            if models[loader] is not None:
+                check_address(parse(str(address)), models[loader])
+        except AddressError as error:
+            found.append(f"{title(prompt, id)}: {error}")
+        except CheckpointError as error:
+            found.append(f"{title(prompt, loader)}: {error}")
+    return found
+
+
+def _loader(prompt: Prompt, id: str) -> str | None:
+    """Follow the model of a node to where it was loaded."""
+    seen: set[str] = set()
+    while id not in seen:
+        seen.add(id)
+        if "model" not in prompt[id]["inputs"]:
+            known = prompt[id]["class_type"] in LOADERS or prompt[id]["class_type"] == "PatchbayLoadDemoModel"
+            return id if known else None
+        sources = {name: source for name, source, _ in links(prompt[id])}
+        if sources.get("model") not in prompt:
+            return None
+        id = sources["model"]
+    return None
+
+
+def _model(node: Mapping[str, Any], folders: Folders) -> Any:
+    from ..modules.demo import CHECKPOINT
+    from .model_info import model_of
+
+    if node["class_type"] == "PatchbayLoadDemoModel":
+        return model_of(CHECKPOINT)
+    kind, name = LOADERS[node["class_type"]]
+    return None if is_link(node["inputs"][name]) else model_of(folders.model(kind, node["inputs"][name]))

@@ -1,0 +1,148 @@
+"""Try to break what reads data from strangers: `python -m tests.fuzz.fuzz [--inputs N] [--seed N]`.
+
+Inputs are those of the corpus and the examples, mutated: bytes changed, cut, doubled and joined, JSON values replaced.
+An input that ends in anything but a result or a refusal, or takes over a second, is written to tests/fuzz/corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import struct
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .targets import TARGETS, try_one
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SLOW = 1.0  # seconds
+LONGEST = 20_000
+SEEDS = {
+    "address": ["all", "input:4-8, !input:5 self", "m o3.1", "output:3-", "double:0-18"],
+    "rules": ["input:4-8 self 0-50% -> sage; output !self -> pytorch; * -> auto", "# a\n* -> auto"],
+    "curve": ["linear", "0:0, 0.5:1, 1:0"],
+    "preset": ['{"patchbay": 1, "patches": [{"type": "AttentionPatch", "slot": "attn1.out", "operation": "zero"}]}'],
+    "points": ["0.3 0.5, 0.7 0.5"],
+    "heads": ["all", "0, 3-5"],
+    "axis": ["3.seed=1..4", "9.strength=0:1:0.25", "15=on,bypass", '2.text="a, b",c'],
+    "name": ["a.png", "../a", "/etc/passwd", "sub/../../a", "C:\\a", "a\0b", "CON", "~/a", "a" * 300],
+}
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    1e308,
+    "",
+    "..",
+    [],
+    {},
+    [[]],
+    ["1", 0],
+    ["1", -1],
+    ["1", 10**9],
+    {"__value__": [1]},
+]
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Return what to start from."""
+    found = {name: [text.encode() for text in texts] for name, texts in SEEDS.items()}
+    found["workflow"] = [path.read_bytes() for path in sorted((ROOT / "example_workflows").rglob("*.json"))]
+    entry = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "I8", "shape": [], "data_offsets": [8, 9]},
+    }
+    header = json.dumps(entry).encode()
+    found["header"] = [struct.pack("<Q", len(header)) + header + bytes(9)]
+    found["picture"] = [(ROOT / "docs" / "demo.png").read_bytes()]
+    for path in (HERE / "corpus").glob("*-*"):
+        found[path.name.partition("-")[0]].append(path.read_bytes())
+    return found
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Return data with some changes."""
+    if rng.random() < 0.5:
+        try:
+            return json.dumps(_changed(json.loads(data), rng, 0)).encode()
+        except (ValueError, RecursionError):
+            pass
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(data) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and data:
+            data = data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
+        elif kind == 1:
+            data = (
+                data[:place]
+                + rng.choice([b"{", b"[", b'"', b"0", b"-", b":", b",", b"\xff", b"e9", b"!"])
+                + data[place:]
+            )
+        elif kind == 2:
+            data = data[:place] + data[place + rng.randint(1, 20) :]
+        elif kind == 3:
+            data = data + data[place : place + 50] * rng.randint(1, 30)
+        else:
+            data = rng.choice([b"[", b'{"a":', b"("]) * rng.choice([10, 1000, 10_000]) + data[:place]
+    return data[:LONGEST] if rng.random() < 0.9 else data
+
+
+def _changed(value: Any, rng: random.Random, depth: int) -> Any:
+    if rng.random() < 0.03 or depth > 20:
+        return rng.choice(ODD)
+    if isinstance(value, dict):
+        found = {key: _changed(part, rng, depth + 1) for key, part in value.items() if rng.random() > 0.01}
+        if found and rng.random() < 0.05:
+            found[rng.choice([*found, "", "id", "inputs"])] = rng.choice(list(found.values()))
+        return found
+    if isinstance(value, list):
+        found = [_changed(part, rng, depth + 1) for part in value]
+        return found + found[:2] if rng.random() < 0.03 else found
+    if isinstance(value, (int, float)) and rng.random() < 0.1:
+        return rng.choice([-value, value * 10**6, value + 0.5, str(value)])
+    return value
+
+
+def main(inputs: int, seed: int) -> int:
+    """Run and print what happened; return how many inputs broke something."""
+    rng, start = random.Random(seed), seeds()
+    counts: Counter[str] = Counter()
+    broken, longest = 0, 0.0
+    for number in range(inputs):
+        target = rng.choice(list(TARGETS))
+        data = mutated(rng.choice(start[target]), rng)
+        begin = time.perf_counter()
+        try:
+            counts[f"{target} {'taken' if try_one(target, data) else 'refused'}"] += 1
+            why = ""
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            why = traceback.format_exc(limit=-3)
+        spent = time.perf_counter() - begin
+        longest = max(longest, spent)
+        if why or spent > SLOW:
+            broken += 1
+            name = f"{target}-{hashlib.sha256(data).hexdigest()[:12]}"
+            (HERE / "corpus" / name).write_bytes(data)
+            print(f"{number}: {name} {spent:.2f} s\n{why}")  # noqa: T201
+    print(f"{inputs} inputs, {broken} broke something, the longest took {longest:.2f} s")  # noqa: T201
+    for name, count in sorted(counts.items()):
+        print(f"  {name} {count}")  # noqa: T201
+    return broken
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    raise SystemExit(int(main(args.inputs, args.seed) > 0))

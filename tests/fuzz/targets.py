@@ -1,0 +1,88 @@
+"""What reads data from strangers: each target takes bytes and ends in a result or in an error of its own, soon."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attention_patchbay.ldm_patched.headless import prompt as workflow
+from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.ldm_patched.headless.convert import is_page_format, to_api, to_page
+from attention_patchbay.ldm_patched.headless.diff import differences
+from attention_patchbay.ldm_patched.headless.errors import Failure
+from attention_patchbay.ldm_patched.headless.folders import inside
+from attention_patchbay.ldm_patched.headless.session import Session, entered
+from attention_patchbay.ldm_patched.headless.sweep.axes import parse_axis
+from attention_patchbay.ldm_patched.headless.validate import validate
+from attention_patchbay.ldm_patched.headless.workflow_file import metadata, parse_json
+from attention_patchbay.ldm_patched.modules.checkpoint import Checkpoint, CheckpointError
+from attention_patchbay.ldm_patched.patches.point_capture import parse_points
+from attention_patchbay.ldm_patched.patches.preset import from_json
+from attention_patchbay.ldm_patched.patches.rules import parse_rules
+from attention_patchbay.ldm_patched.patches.schedule import parse_curve
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.nodes.capture import parse_heads
+
+NODES = catalog()
+INFOS = {name: cls.GET_NODE_INFO_V1() for name, cls in NODES.items()}
+FOLDER = Path(tempfile.mkdtemp())
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def read_workflow(data: bytes) -> None:
+    """Read, convert and check a workflow, and compare it with itself."""
+    value: Any = parse_json(data, "input")
+    prompt = to_api(value, INFOS) if is_page_format(value) else workflow.check(value)
+    with entered(Session()):
+        validate(prompt, NODES)
+    to_page(prompt, INFOS)
+    assert differences(prompt, prompt) == []
+
+
+def read_header(data: bytes) -> None:
+    """Open a model file."""
+    path = FOLDER / "a.safetensors"
+    path.write_bytes(data)
+    file = Checkpoint(path)
+    for key in file:
+        file[key].sum()
+
+
+def read_picture(data: bytes) -> None:
+    """Take the workflow out of a picture."""
+    path = FOLDER / "a.png"
+    path.write_bytes(data)
+    json.dumps(metadata(path))
+
+
+TARGETS: dict[str, Callable[[bytes], Any]] = {
+    "workflow": read_workflow,
+    "header": read_header,
+    "picture": read_picture,
+    "address": lambda data: parse(_text(data)),
+    "rules": lambda data: parse_rules(_text(data)),
+    "curve": lambda data: parse_curve(_text(data)),
+    "preset": lambda data: from_json(_text(data)),
+    "points": lambda data: parse_points(_text(data)),
+    "heads": lambda data: parse_heads(_text(data)),
+    "axis": lambda data: parse_axis(_text(data)),
+    "name": lambda data: inside(FOLDER, _text(data)),
+}
+# Errors that say what is wrong; anything else is a bug.
+REFUSALS = (ValueError, CheckpointError, workflow.PromptError, Failure)
+
+
+def try_one(target: str, data: bytes) -> bool:
+    """Give data to a target; tell whether it was taken."""
+    try:
+        TARGETS[target](data)
+    except REFUSALS as error:
+        assert str(error), "an error without words"
+        return False
+    return True
