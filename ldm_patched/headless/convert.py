@@ -166,8 +166,9 @@ def _page_node(number: int, entry: Mapping[str, Any], info: Mapping[str, Any], p
     node = {"id": number, "type": entry["class_type"], "pos": place, "size": [WIDE - 60, _height(info)], "flags": {}}
     node |= {"order": number - 1, "mode": 0, "inputs": inputs, "properties": {}, "widgets_values": values}
     node["outputs"] = [{"name": name, "type": kind, "links": []} for name, kind in outputs]
-    title = (entry.get("_meta") or {}).get("title")
-    return node | ({"title": title} if title else {})
+    meta = entry.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return node | ({"title": title} if isinstance(title, str) else {})
 
 
 def _height(info: Mapping[str, Any]) -> int:

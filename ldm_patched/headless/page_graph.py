@@ -169,7 +169,7 @@ def _promoted(node: PageNode, slot: int) -> Value | None:
     if "widget" not in node.inputs[slot]:
         return None
     named, values = node.data.get("widgets_values_named"), node.data.get("widgets_values")
-    name = node.inputs[slot].get("name")
+    name = str(node.inputs[slot].get("name"))
     if isinstance(named, dict) and name in named:
         return Value(named[name])
     place = sum("widget" in entry for entry in node.inputs[:slot])
