@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
@@ -33,22 +32,6 @@ class PromptError(ValueError):
 def problem(type: str, message: str, details: str = "", **extra_info: Any) -> dict[str, Any]:
     """Return an error in the shape of /prompt."""
     return {"type": type, "message": message, "details": details, "extra_info": extra_info}
-
-
-def load(path: Path) -> Prompt:
-    """Read a workflow in API format from a file.
-
-    Raises PromptError when it is no JSON, too large, of the page's own format, or not a workflow at all.
-    """
-    if not path.is_file():
-        raise PromptError(problem("no_prompt", "No such workflow file", str(path)))
-    if path.stat().st_size > MAX_BYTES:
-        raise PromptError(problem("no_prompt", "The workflow file is too large", f"{path}: over {MAX_BYTES} bytes"))
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PromptError(problem("no_prompt", "The workflow file is not JSON", f"{path}: {error}")) from None
-    return check(data)
 
 
 def check(data: Any) -> Prompt:

@@ -20,7 +20,7 @@ def load(path: Path, infos: Callable[[], Infos]) -> Prompt:
     Raises PromptError when the file is none, too large, or no workflow.
     """
     data = read(path)
-    return to_api(data, infos()) if is_page_format(data) else check(data)
+    return check(to_api(data, infos()) if is_page_format(data) else data)
 
 
 def read(path: Path) -> Any:

@@ -5,8 +5,9 @@ import time
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless.prompt import PromptError, assign, check, load
+from attention_patchbay.ldm_patched.headless.prompt import PromptError, assign, check
 from attention_patchbay.ldm_patched.headless.validate import validate
+from attention_patchbay.ldm_patched.headless.workflow_file import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,26 +138,26 @@ def test_a_chain_of_thousands_of_nodes_is_no_problem() -> None:
         ('"text"', "This is not a workflow"),
         ('{"1": 2}', "node '1' is not an object"),
         ('{"1": {"class_type": "Number", "inputs": []}}', "is not an object"),
-        ('{"nodes": [], "links": []}', "Export (API)"),
+        ('{"nodes": [], "links": []}', "This is not a workflow"),  # the page's own, empty
     ],
 )
 def test_a_file_that_is_no_workflow_is_refused(tmp_path: Any, content: str, message: str) -> None:
     path = tmp_path / "workflow.json"
     path.write_text(content)
     with pytest.raises(PromptError) as caught:
-        load(path)
+        load(path, dict)
     assert message in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Any) -> None:
     with pytest.raises(PromptError, match=r"No such workflow file: .*nothing\.json"):
-        load(tmp_path / "nothing.json")
+        load(tmp_path / "nothing.json", dict)
 
 
 def test_the_entry_around_a_workflow_is_taken_off(tmp_path: Any) -> None:
     path = tmp_path / "workflow.json"
     path.write_text(json.dumps({"prompt": workflow(), "client_id": "x"}))
-    assert load(path) == workflow()
+    assert load(path, dict) == workflow()
 
 
 def test_inputs_are_set_by_id_class_and_title() -> None:
