@@ -175,8 +175,8 @@ def _height(info: Mapping[str, Any]) -> int:
     return HIGH + ROW * (len(inputs_of(info)) + len(info.get("output") or []))
 
 
-def _places(prompt: Prompt, infos: Infos) -> dict[str, list[int]]:
-    """Return where each node stands: a column behind those it needs."""
+def depths_of(prompt: Prompt) -> dict[str, int]:
+    """Return how many nodes are before each node, on the longest way."""
     depth = dict.fromkeys(prompt, 0)
     for _ in range(len(prompt)):
         before = dict(depth)
@@ -185,6 +185,12 @@ def _places(prompt: Prompt, infos: Infos) -> dict[str, list[int]]:
             depth[id] = min(len(prompt), 1 + max((depth[source] for source in sources), default=-1))
         if depth == before:
             break
+    return depth
+
+
+def _places(prompt: Prompt, infos: Infos) -> dict[str, list[int]]:
+    """Return where each node stands: a column behind those it needs."""
+    depth = depths_of(prompt)
     bottom: dict[int, int] = {}
     places = {}
     for id, entry in prompt.items():

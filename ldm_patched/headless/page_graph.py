@@ -6,7 +6,7 @@ ComfyUI's page does before it sends a workflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,10 +178,20 @@ def _promoted(node: PageNode, slot: int) -> Value | None:
 
 def _passed_by(node: PageNode, slot: int, type: Any) -> int | None:
     """Return the input that a bypassed node hands on as an output."""
-    types = [entry.get("type") for entry in node.inputs]
+    output = node.outputs[slot].get("type") if slot < len(node.outputs) else type
+    return passed_by([entry.get("type") for entry in node.inputs], slot, output, type)
+
+
+def passed_by(types: Sequence[Any], slot: int, output: Any, type: Any) -> int | None:
+    """Return which input a bypassed node hands on as the output `slot`, as ComfyUI's page chooses it.
+
+    Args:
+        types: of the inputs.
+        output: type of the output.
+        type: of the input that it goes to.
+    """
     if type in ("*", "", None):
         return (slot if len(types) > slot else 0) if types else None
-    output = node.outputs[slot].get("type") if slot < len(node.outputs) else type
     fits = [_connects(one, output) and _connects(one, type) for one in types]
     if slot < len(types) and fits[slot]:
         return slot

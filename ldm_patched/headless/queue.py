@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def queue(args: argparse.Namespace) -> int:
             return 0
         begin = time.monotonic()
         result = _run(client, prompt, args.quiet or args.json)
-        files = [str(path) for path in download(client, result, args.output)]
+        saved = [entry for entry in result.images() if entry.get("type") == "output"]
+        files = [str(path) for path in download(client, saved, args.output)]
         _print(args, result, files, round(time.monotonic() - begin, 3))
     return 0
 
@@ -85,6 +86,7 @@ def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path) -> None:
             there = entry[0] if isinstance(entry[0], list) else settings.get("options", [])
             if value not in there and inside(folder, value).is_file():
                 node["inputs"][name] = client.upload(inside(folder, value), value)
+                there.append(value)  # the next workflow finds it
 
 
 def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
@@ -106,11 +108,9 @@ def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
         progress.close()
 
 
-def download(client: Any, result: Any, folder: Path) -> Iterator[Path]:
-    """Write what a job saved to a folder; names that lead out of it are refused."""
-    for entry in result.images():
-        if entry.get("type") != "output":
-            continue
+def download(client: Any, entries: Iterable[dict[str, str]], folder: Path) -> Iterator[Path]:
+    """Write files that a job made to a folder; names that lead out of it are refused."""
+    for entry in entries:
         path = inside(folder, "/".join(part for part in (entry.get("subfolder", ""), entry["filename"]) if part))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")

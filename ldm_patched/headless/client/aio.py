@@ -56,13 +56,13 @@ class AsyncClient:
 
     # One question each
 
-    async def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+    async def _ask(self, method: str, path: str, known: tuple[int, ...] = (400,), **more: Any) -> httpx.Response:
         try:
             answer = await self._http.request(method, path, **more)
         except httpx.TransportError as error:
             how = f"start ComfyUI there, or give its address with --server ({type(error).__name__}: {error})"
             raise ServerUnreachable(f"no server answers at {self.url}; {how}") from error
-        if answer.status_code >= 400 and answer.status_code != 400:
+        if answer.status_code >= 400 and answer.status_code not in known:
             raise ServerUnreachable(f"{self.url}{path} answers {answer.status_code}: {answer.text[:200]}")
         return answer
 
@@ -73,6 +73,11 @@ class AsyncClient:
     async def system_stats(self) -> dict[str, Any]:
         """Return devices, memory and versions."""
         return (await self._ask("GET", "/system_stats")).json()
+
+    async def model_sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each model of a folder such as `checkpoints`; nothing where the server has no such."""
+        answer = await self._ask("GET", f"/experiment/models/{folder}", known=(404,))
+        return {} if answer.status_code == 404 else {entry["name"]: entry["size"] for entry in answer.json()}
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return what the server remembers of a job that is over."""

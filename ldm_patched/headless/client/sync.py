@@ -37,8 +37,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread."""
+        """Stop what runs in other threads, close the connections and end the thread."""
         if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_stopped(), self._loop).result()
             self._do(self._client.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -49,7 +50,7 @@ class Client:
         try:
             return future.result()
         except BaseException:  # Ctrl-C too: the work stops what it has begun
-            if future.cancel():
+            if not future.done() and future.cancel():
                 asyncio.run_coroutine_threadsafe(_settled(), self._loop).result(10)
             raise
 
@@ -60,6 +61,10 @@ class Client:
     def system_stats(self) -> dict[str, Any]:
         """Return devices, memory and versions."""
         return self._do(self._client.system_stats())
+
+    def model_sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each model of a folder such as `checkpoints`; nothing where the server has no such."""
+        return self._do(self._client.model_sizes(folder))
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return what the server remembers of a job that is over."""
@@ -102,5 +107,15 @@ class Client:
 
 async def _settled() -> None:
     """Let cancelled work come to its end."""
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*_others(), return_exceptions=True)
+
+
+async def _stopped() -> None:
+    """Cancel all work and let it come to its end."""
+    for task in _others():
+        task.cancel()
+    await _settled()
+
+
+def _others() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..convert import Infos, inputs_of
+from ..convert import Infos, depths_of, inputs_of
 from ..errors import Failure
+from ..page_graph import passed_by
 from ..prompt import Prompt, find_node, value_of
 from ..validate import is_link
 from .axes import Axis
 
 Choice = dict[str, Any]  # name of an axis -> value
 MOST = 100_000
+NUMBERS = ("max", "mean", "psnr", "ssim", "lpips")
+COLUMNS = ("cell", "baseline", "seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error", "backends")
+PICTURES = ("image", "images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +114,9 @@ def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice)
     Raises Failure naming the axis and the fix.
     """
     found: dict[str, Cell] = {}
+    all = list(all)
+    for name in {name for choice in all for name in choice} & {*COLUMNS, *PICTURES, *NUMBERS}:
+        raise Failure(f"{name!r} is a column of the table; write the id of the node")
     for choice, first in ((baseline, True), *((choice, False) for choice in all)):
         cell = Cell(choice, applied(prompt, choice, infos), first)
         known = found.get(cell.id)
@@ -143,16 +150,35 @@ def _find(prompt: Prompt, node: str, name: str) -> str:
 
 
 def _bypass(prompt: Prompt, id: str, infos: Infos) -> None:
-    """Take a node out: those behind it get the first of its inputs that has the type of the output they had."""
+    """Take a node out, as the page does with a bypassed one: those behind it get its inputs of the same types."""
     info, inputs = infos.get(prompt[id]["class_type"], {}), prompt.pop(id)["inputs"]
+    names, types = zip(*((name, entry[0]) for name, entry in inputs_of(info)), strict=True)
     passed = {}
-    for slot, kind in enumerate(info.get("output", [])):
-        fits = [inputs[name] for name, entry in inputs_of(info) if entry[0] == kind and is_link(inputs.get(name))]
-        passed[slot] = fits[0] if fits else None
+    for slot, type in enumerate(info.get("output", [])):
+        place = passed_by(types, slot, type, type)
+        passed[slot] = None if place is None else inputs.get(names[place])
     for node in prompt.values():
         for name, value in list(node["inputs"].items()):
             if is_link(value) and value[0] == id:
-                if passed.get(value[1]) is None:
-                    del node["inputs"][name]
-                else:
+                if is_link(passed.get(value[1])):
                     node["inputs"][name] = passed[value[1]]
+                else:
+                    del node["inputs"][name]
+
+
+def in_running_order(prompt: Prompt, all: Sequence[Cell]) -> list[Cell]:
+    """Return the cells, the baseline first, so that what is early in the workflow changes least: models load once."""
+    depths = depths_of(prompt)
+    names = sorted({name for cell in all for name in cell.choice}, key=lambda name: depths.get(_node(prompt, name), 0))
+    places: dict[str, dict[str, int]] = {name: {} for name in names}
+
+    def key(cell: Cell) -> tuple[Any, ...]:
+        values = [(places[name], repr(cell.choice.get(name))) for name in names]
+        return not cell.baseline, *(known.setdefault(value, len(known)) for known, value in values)
+
+    return sorted(all, key=key)
+
+
+def _node(prompt: Prompt, name: str) -> str:
+    node, _, input = name.rpartition(".")
+    return _find(prompt, node or input, name)

@@ -12,16 +12,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..convert import Infos
 from ..errors import FAILED, Failure
 from ..folders import Folders
-from ..prompt import PromptError
+from ..prompt import Prompt, PromptError
 from ..workflow_file import WORKFLOW, embedded_infos, load
 from .axes import parse_axis
-from .cells import Cell, cells, choices, listed, some
-from .report import write_report
-from .runner import Embedded, Outcome, Remote
-from .store import Store
-from .workers import run_all
+from .cells import Cell, cells, choices, in_running_order, listed, some
+from .embedded import Embedded
+from .remote import Remote
+from .report import Report
+from .runner import Outcome, Runner
+from .store import Store, opened
+from .workers import Told, run_all
 
 
 def add_parser(commands: Any) -> None:
@@ -40,7 +43,9 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
     )
-    command.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or its address)")
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or its address); with --server by actors"
+    )
     command.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder")
     command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
@@ -52,33 +57,33 @@ def add_parser(commands: Any) -> None:
 def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
     infos = _infos(args)
-    all = planned(args, infos)
-    store = Store(args.folder, all)
-    waiting = store.waiting(args.retry_failed)
-    bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
+    prompt = load(args.workflow, lambda: infos)
+    all = planned(args, prompt, infos)
+    with opened(args.folder, all) as store:
+        waiting = in_running_order(prompt, store.waiting(args.retry_failed))
+        bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
+        report = Report(store)
 
-    def told(cell: Cell, outcome: Outcome) -> None:
-        bar.update()
-        if outcome.error:
-            bar.write(f"{cell.choice}: {outcome.error}", file=sys.stderr)
-        write_report(args.folder, store.tables())
+        def told(cell: Cell, outcome: Outcome) -> None:
+            bar.update()
+            if outcome.error:
+                bar.write(f"{cell.choice}: {outcome.error}", file=sys.stderr)
+            report.update()
 
-    try:
-        _run(args, waiting, infos, store, told)
-    finally:
-        bar.close()
-        rows = store.tables()
-        write_report(args.folder, rows)
+        try:
+            _run(args, waiting, store, told)
+        finally:
+            bar.close()
+            rows = report.write()
     _print(args, rows)
     return FAILED if any(row["error"] for row in rows) else 0
 
 
-def planned(args: argparse.Namespace, infos: Any) -> list[Cell]:
+def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell]:
     """Return the cells, after checking every one of them.
 
     Raises Failure and PromptError.
     """
-    prompt = load(args.workflow, lambda: infos)
     if bool(args.axis) == bool(args.list):
         raise Failure("give --axis, or --list with a file; one of them")
     if args.list:
@@ -95,44 +100,63 @@ def planned(args: argparse.Namespace, infos: Any) -> list[Cell]:
         first[axis.name] = axis.values[0]
     all = cells(prompt, found, infos, first)
     if not args.server:
-        _check(all)
+        _check(all, _folders(args))
     return all
 
 
-def _check(all: Sequence[Cell]) -> None:
+def _folders(args: argparse.Namespace) -> Folders:
+    return Folders(args.models.resolve(), args.input.resolve(), args.folder)
+
+
+def _check(all: Sequence[Cell], folders: Folders) -> None:
     from ..catalog import catalog
+    from ..session import Session, entered
     from ..validate import validate
 
     nodes = catalog()
     for cell in all:
         try:
-            validate(cell.prompt, nodes)
+            with entered(Session(folders)):
+                validate(cell.prompt, nodes)
         except PromptError as error:
             raise Failure(f"the cell {cell.choice} cannot run: {error}") from None
 
 
-def _infos(args: argparse.Namespace) -> Any:
+def _infos(args: argparse.Namespace) -> Infos:
+    """Return the nodes of the embedded host, or of the first server that answers."""
     if not args.server:
         return embedded_infos()
     from ..convert_command import server_infos
 
-    return server_infos(args.server[0])
+    for url in args.server[:-1]:
+        with contextlib.suppress(Failure):
+            return server_infos(url)
+    return server_infos(args.server[-1])
 
 
-def _run(args: argparse.Namespace, waiting: list[Cell], infos: Any, store: Store, told: Any) -> None:
-    if args.ray:
-        from .on_ray import run_on_ray
-
-        run_on_ray(args.ray, waiting, Folders(args.models.resolve(), args.input.resolve(), args.folder), store, told)
-        return
+def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told) -> None:
     if not waiting:
         return
-    if not args.server:
-        run_all(waiting, [Embedded(Folders(args.models, args.input, args.folder))], store, told)
-        return
     with contextlib.ExitStack() as stack:
-        remotes = [stack.enter_context(contextlib.closing(Remote(url, infos, args.input))) for url in args.server]
-        run_all(waiting, remotes, store, told)
+        if args.ray:
+            from .on_ray import cluster, run_tasks
+
+            ray = stack.enter_context(cluster(args.ray))
+            if not args.server:
+                run_tasks(ray, waiting, _folders(args), store, told)
+                return
+        runners: list[Runner] = []
+        for url in args.server:
+            runners.append(stack.enter_context(contextlib.closing(_runner(args, url, ray if args.ray else None))))
+        run_all(waiting, runners or [Embedded(_folders(args))], store, told)
+
+
+def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
+    if ray is None:
+        return Remote(url, args.input)
+    from .ray_servers import RayServer
+
+    return RayServer(ray, url, args.input)
 
 
 def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

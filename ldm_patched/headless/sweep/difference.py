@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 WINDOW = 7  # pixels of the similarity's window
+
+
+def differences(pairs: Sequence[tuple[Path, Path]]) -> dict[str, float | None]:
+    """Return the difference over several pairs of pictures: the largest `max`, else means; of equal sizes only."""
+    found = [part for part in (difference(*pair) for pair in pairs) if part]
+    if not found:
+        return {}
+    means = {name: _mean([part.get(name) for part in found]) for name in found[0]}
+    return means | {"max": max(part["max"] or 0.0 for part in found)}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def difference(path: Path, other: Path) -> dict[str, float | None]:
@@ -32,12 +49,25 @@ def difference(path: Path, other: Path) -> dict[str, float | None]:
 
 
 def _lpips(first: Any, second: Any) -> dict[str, float | None]:
-    try:
-        import lpips
-    except ModuleNotFoundError:
+    model = _lpips_model()
+    if model is None:
         return {}
     import torch
 
     pictures = (torch.from_numpy(x).float().permute(2, 0, 1)[None] / 127.5 - 1.0 for x in (first, second))
     with torch.inference_mode():
-        return {"lpips": float(lpips.LPIPS(net="alex", verbose=False)(*pictures))}
+        return {"lpips": float(model(*pictures))}
+
+
+@functools.cache
+def _lpips_model() -> Any:
+    """Return the LPIPS metric of Zhang et al. (2018) on AlexNet; None where it or its weights are missing."""
+    try:
+        import lpips
+    except ModuleNotFoundError:
+        return None
+    try:
+        return lpips.LPIPS(net="alex", verbose=False)
+    except OSError as error:  # its weights are not here and cannot be fetched
+        logging.warning("LPIPS is left out: the weights of AlexNet cannot be loaded (%s)", error)
+        return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from .store import write
+from .store import Store, write
 
+SHARE = 0.05  # of the time may go into reports
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -15,3 +17,23 @@ def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write report.html into the folder of a sweep."""
     data = json.dumps(rows).replace("<", "\\u003c")  # a value cannot end the script
     write(folder / "report.html", TEMPLATE.read_text(encoding="utf-8").replace("[/*rows*/]", data).encode())
+
+
+class Report:
+    """The tables and the report of a sweep while it runs: written often, but not so often that it takes long."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.next = store, 0.0
+
+    def update(self) -> None:
+        """Write them if it is time."""
+        if time.monotonic() >= self.next:
+            self.write()
+
+    def write(self) -> list[dict[str, Any]]:
+        """Write them and return the rows."""
+        begin = time.monotonic()
+        rows = self.store.tables()
+        write_report(self.store.folder, rows)
+        self.next = time.monotonic() + (time.monotonic() - begin) / SHARE
+        return rows

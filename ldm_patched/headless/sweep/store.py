@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..errors import Failure
-from .cells import Cell
-from .difference import difference
+from .cells import NUMBERS, Cell
+from .difference import differences
 from .runner import Outcome
 
-PLAN = "sweep.json"
-NUMBERS = ("max", "mean", "psnr", "ssim", "lpips")
+PLAN, LOCK = "sweep.json", ".lock"
+
+
+@contextlib.contextmanager
+def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
+    """Open the folder of a sweep, for one process at a time.
+
+    Raises Failure when it is another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Failure(f"another sweep runs in {folder}; wait for it, or give another --folder") from None
+    try:
+        yield Store(folder, cells)
+    finally:
+        lock.release()  # a process that dies releases it too
 
 
 class Store:
-    """A folder; every file in it is complete, whenever the process dies."""
+    """A folder; every file in it is complete, whenever the process dies. Get one by `opened`."""
 
     def __init__(self, folder: Path, cells: Sequence[Cell]) -> None:
         self.folder, self.cells = folder, list(cells)
@@ -58,6 +79,8 @@ class Store:
     def keep(self, cell: Cell, outcome: Outcome, worker: str) -> None:
         """Keep what came of a cell: first its pictures, then the file that says so."""
         part, whole = self.place(cell), self.folder / "cells" / cell.id
+        for old in (self.folder / "cells").glob(f"{cell.id}*.difference"):
+            old.unlink()
         if whole.exists():
             shutil.rmtree(whole)
         if part.exists():
@@ -77,19 +100,24 @@ class Store:
         return rows
 
     def _row(self, cell: Cell, result: dict[str, Any], baseline: Cell | None, first: Any) -> dict[str, Any]:
-        row = {"cell": cell.id, "baseline": cell.baseline, **cell.choice}
-        row |= {name: result[name] for name in ("seconds", "step_seconds", "peak_bytes", "worker", "error")}
+        row: dict[str, Any] = {"cell": cell.id, "baseline": cell.baseline, **cell.choice}
+        row |= {name: result[name] for name in ("seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error")}
         row["backends"] = ", ".join(f"{name} x{count}" for name, count in result["backends"].items())
-        row["image"] = f"cells/{cell.id}/{result['images'][0]}" if result["images"] else ""
+        row["images"] = [f"cells/{cell.id}/{name}" for name in result["images"]]
+        row["image"] = next(iter(row["images"]), "")
         row |= dict.fromkeys(NUMBERS)
-        if baseline is not None and first and first["images"] and row["image"]:
-            row |= self._difference(row["image"], f"cells/{baseline.id}/{first['images'][0]}")
+        if baseline is not None and first and first["images"] and row["images"]:
+            row |= self._difference(cell, row["images"], [f"cells/{baseline.id}/{name}" for name in first["images"]])
         return row
 
-    def _difference(self, image: str, other: str) -> dict[str, float | None]:
-        kept = self.folder / Path(image).parts[0] / f"{Path(image).parts[1]}.difference"
+    def _difference(self, cell: Cell, images: list[str], others: list[str]) -> dict[str, float | None]:
+        """Return the difference of a cell's pictures to those of the baseline; it is kept in a file."""
+        files = [[(name, (self.folder / name).stat().st_mtime_ns) for name in names] for names in (images, others)]
+        of = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
+        kept = self.folder / "cells" / f"{cell.id}.{of}.difference"
         if not kept.is_file():
-            write(kept, json.dumps(difference(self.folder / image, self.folder / other)).encode())
+            pairs = [(self.folder / one, self.folder / other) for one, other in zip(images, others, strict=False)]
+            write(kept, json.dumps(differences(pairs)).encode())
         return json.loads(kept.read_text(encoding="utf-8"))
 
     def tables(self) -> list[dict[str, Any]]:
@@ -99,7 +127,7 @@ class Store:
         text = io.StringIO()
         writer = csv.DictWriter(text, names)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "images": json.dumps(row["images"])} for row in rows)
         write(self.folder / "table.csv", text.getvalue().encode())
         write(self.folder / "table.parquet", _parquet(rows, names))
         return rows
@@ -113,7 +141,7 @@ def _parquet(rows: list[dict[str, Any]], names: list[str]) -> bytes:
     for name in names:
         values = [row.get(name) for row in rows]
         kinds = {type(value) for value in values if value is not None}
-        plain = kinds <= {bool} or kinds <= {int, float} or kinds <= {str}
+        plain = any(kinds <= same for same in ({bool}, {int, float}, {str}, {list}))
         columns[name] = values if plain else [None if value is None else json.dumps(value) for value in values]
     sink = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), sink)

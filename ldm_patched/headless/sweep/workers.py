@@ -1,8 +1,7 @@
-"""Cells on one or several runners: each takes the next, and gives back what a lost one leaves."""
+"""Cells on one or several runners: each takes the next it has memory for; what a lost one leaves runs on another."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
 
@@ -26,19 +25,19 @@ def run_all(waiting: Sequence[Cell], runners: Sequence[Runner], store: Store, to
             except WorkerLost as error:
                 raise Failure(f"{error}; start again to go on", FAILED) from None
         return
-    jobs: queue.Queue[Cell] = queue.Queue()
-    for cell in waiting:
-        jobs.put(cell)
-    shared = _Shared(jobs, len(waiting), store, told)
+    shared = _Shared(waiting, runners, store, told)
     threads = [threading.Thread(target=shared.work, args=(runner,), daemon=True) for runner in runners]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads) and shared.left:
-        for thread in threads:
-            thread.join(0.2)
+    try:
+        while any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.2)
+    finally:  # Ctrl-C: no thread takes another cell
+        shared.stop = True
     if shared.failure is not None:
         raise shared.failure
-    if shared.left:
+    if shared.cells:
         raise Failure(f"every worker is lost, the last by: {shared.reason}; start again to go on", FAILED)
 
 
@@ -51,28 +50,49 @@ def _run(cell: Cell, runner: Runner, store: Store, told: Told) -> None:
 class _Shared:
     """What the threads of the runners share."""
 
-    def __init__(self, jobs: queue.Queue[Cell], left: int, store: Store, told: Told) -> None:
-        self.jobs, self.left, self.store, self.told = jobs, left, store, told
-        self.lock, self.reason = threading.Lock(), ""
+    def __init__(self, waiting: Sequence[Cell], runners: Sequence[Runner], store: Store, told: Told) -> None:
+        self.cells, self.alive, self.running = list(waiting), list(runners), 0
+        self.store, self.told = store, told
+        self.changed = threading.Condition()
+        self.stop, self.reason = False, ""
         self.failure: BaseException | None = None
 
     def work(self, runner: Runner) -> None:
         """Run cells until none is left, or this runner is lost."""
-        while self.left and self.failure is None:
-            try:
-                cell = self.jobs.get(timeout=0.2)
-            except queue.Empty:
-                continue  # another runner may yet give one back
+        while (cell := self._take(runner)) is not None:
+            back = [cell]
             try:
                 outcome = runner.run(cell.prompt, self.store.place(cell))
-                with self.lock:
+                with self.changed:
                     self.store.keep(cell, outcome, runner.name)
                     self.told(cell, outcome)
-                    self.left -= 1
+                back = []
             except WorkerLost as error:
                 self.reason = str(error)
-                self.jobs.put(cell)
+                self.alive.remove(runner)
                 return
             except BaseException as error:
-                self.failure = error
+                self.failure, self.stop = error, True
                 return
+            finally:
+                with self.changed:
+                    self.cells[:0] = back
+                    self.running -= 1
+                    self.changed.notify_all()
+
+    def _take(self, runner: Runner) -> Cell | None:
+        """Wait for a cell for a runner; None when it has nothing more to do."""
+        with self.changed:
+            while not self.stop and (self.cells or self.running):
+                for place, cell in enumerate(self.cells):
+                    if self._fits(cell, runner):
+                        self.running += 1
+                        return self.cells.pop(place)
+                self.changed.wait(0.2)  # another runner may yet give one back
+            return None
+
+    def _fits(self, cell: Cell, runner: Runner) -> bool:
+        """Tell whether a runner has the memory for a cell, or no other has more."""
+        if runner.memory is None or runner.need(cell.prompt) <= runner.memory:
+            return True
+        return all(other.memory is not None and other.memory <= runner.memory for other in self.alive)

@@ -18,12 +18,21 @@ import pytest
 from attention_patchbay.ldm_patched.headless.cli import main
 from attention_patchbay.ldm_patched.headless.errors import Failure
 from attention_patchbay.ldm_patched.headless.sweep.axes import Axis
-from attention_patchbay.ldm_patched.headless.sweep.cells import Cell, applied, cells, choices, listed, some
+from attention_patchbay.ldm_patched.headless.sweep.cells import (
+    Cell,
+    applied,
+    cells,
+    choices,
+    in_running_order,
+    listed,
+    some,
+)
 from attention_patchbay.ldm_patched.headless.sweep.difference import difference
 from attention_patchbay.ldm_patched.headless.sweep.runner import Outcome, WorkerLost, backends_of
-from attention_patchbay.ldm_patched.headless.sweep.store import Store
+from attention_patchbay.ldm_patched.headless.sweep.store import opened
 from attention_patchbay.ldm_patched.headless.sweep.workers import run_all
 from attention_patchbay.ldm_patched.headless.workflow_file import embedded_infos
+from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
 from PIL import Image
 from pyarrow import parquet
 
@@ -65,6 +74,30 @@ def test_a_bypassed_node_hands_its_input_on() -> None:
     found = applied(PROMPT, {patch: "bypass"}, embedded_infos())
     assert patch not in found and found[sampler]["inputs"]["model"] == before
     assert applied(PROMPT, {patch: "on"}, embedded_infos()) == PROMPT
+
+
+def test_each_output_of_a_bypassed_node_gets_the_input_beside_it() -> None:
+    texts = {id: {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": id}} for id in ("2", "3")}
+    control = {"positive": ["2", 0], "negative": ["3", 0], "control_net": ["9", 0], "image": ["8", 0]}
+    sampler = {"class_type": "KSampler", "inputs": {"positive": ["4", 0], "negative": ["4", 1]}}
+    prompt = {**texts, "4": {"class_type": "ControlNetApplyAdvanced", "inputs": control}, "5": sampler}
+    found = applied(prompt, {"4": "bypass"}, embedded_infos())
+    assert found["5"]["inputs"] == {"positive": ["2", 0], "negative": ["3", 0]}
+
+
+def test_cells_with_the_same_model_run_after_each_other() -> None:
+    axes = [Axis("KSampler", "seed", (1, 2, 3)), Axis("PatchbayAttentionPatch", "strength", (0.25, 0.75))]
+    all = cells(PROMPT, choices(axes), embedded_infos(), {})
+    ordered = in_running_order(PROMPT, all)
+    strengths = [cell.choice.get("PatchbayAttentionPatch.strength") for cell in ordered]
+    assert strengths == [None, 0.25, 0.25, 0.25, 0.75, 0.75, 0.75] and ordered[0].baseline
+    assert {cell.id for cell in ordered} == {cell.id for cell in all}
+
+
+def test_an_axis_named_as_a_column_of_the_table_is_refused() -> None:
+    prompt = {"3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "image"}}}
+    with pytest.raises(Failure, match="'image' is a column of the table; write the id of the node"):
+        cells(prompt, [{"image": "bypass"}], embedded_infos(), {})
 
 
 def test_the_same_workflow_is_one_cell() -> None:
@@ -122,6 +155,62 @@ def test_every_cell_is_checked_before_any_runs(tmp_path: Path, capsys: pytest.Ca
     assert "the cell {'KSampler.steps': 0} cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+def test_models_are_those_of_the_given_folder(tmp_path: Path) -> None:
+    (tmp_path / "models" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "models" / "checkpoints" / "other.safetensors").write_bytes(CHECKPOINT.read_bytes())
+    axis = "CheckpointLoaderSimple.ckpt_name=other.safetensors"
+    workflow = json.loads(DEMO.read_text())
+    workflow["1"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "patchbay_demo.safetensors"}}
+    (tmp_path / "w.json").write_text(json.dumps(workflow))
+    arguments = ["sweep", str(tmp_path / "w.json"), "--quiet", "--axis", axis, "--baseline", "KSampler.steps=1"]
+    assert main([*arguments, "--folder", str(tmp_path / "a"), "--models", str(tmp_path / "models")]) == 0
+    assert main([*arguments, "--folder", str(tmp_path / "b")]) == 2
+
+
+def test_one_folder_is_of_one_sweep_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(tmp_path, []), pytest.raises(Failure, match="another sweep runs in"), opened(tmp_path, []):
+        pass
+    with opened(tmp_path, []):
+        assert run(tmp_path, "--axis", "KSampler.steps=1") == 2
+    assert "another sweep runs in" in capsys.readouterr().err
+
+
+def test_every_picture_of_a_batch_counts(tmp_path: Path) -> None:
+    axes = ["--axis", "EmptyLatentImage.batch_size=2", "--axis", "KSampler.steps=1,2", "--baseline", "KSampler.steps=1"]
+    assert run(tmp_path, *axes, "--baseline", "EmptyLatentImage.batch_size=2") == 0
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [len(json.loads(row["images"])) for row in rows] == [2, 2]
+    pairs = zip(*(json.loads(row["images"]) for row in rows), strict=True)
+    each = [difference(tmp_path / one, tmp_path / other) for one, other in pairs]
+    assert float(rows[1]["max"]) == max(found["max"] or 0.0 for found in each)
+    assert float(rows[1]["mean"]) == pytest.approx(np.mean([found["mean"] for found in each]))
+    assert float(rows[1]["ssim"]) == pytest.approx(np.mean([found["ssim"] for found in each]))
+
+
+def test_previews_count_where_nothing_is_saved(tmp_path: Path) -> None:
+    workflow = json.loads(DEMO.read_text())
+    (saved,) = [id for id, node in workflow.items() if node["class_type"] == "SaveImage"]
+    workflow[saved] = {"class_type": "PreviewImage", "inputs": {"images": workflow[saved]["inputs"]["images"]}}
+    (tmp_path / "w.json").write_text(json.dumps(workflow))
+    arguments = ["sweep", str(tmp_path / "w.json"), "--folder", str(tmp_path / "s"), "--quiet"]
+    assert main([*arguments, "--axis", "KSampler.steps=1", "--baseline", "KSampler.steps=2"]) == 0
+    with (tmp_path / "s" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["image"] and (tmp_path / "s" / row["image"]).is_file() for row in rows) and float(rows[1]["mean"])
+
+
+def test_a_cell_that_runs_again_is_compared_again(tmp_path: Path) -> None:
+    all = [Cell({"a.b": number}, {str(number): {}}, number == 0) for number in range(2)]
+    with opened(tmp_path, all) as store:
+        for shades in ((0, 10), (0, 30)):
+            for cell, shade in zip(all, shades, strict=True):
+                store.place(cell).mkdir()
+                Image.new("RGB", (8, 8), (shade,) * 3).save(store.place(cell) / "a.png")
+                store.keep(cell, Outcome(["a.png"]), "here")
+            assert store.rows()[1]["mean"] == shades[1]
+
+
 def test_a_failed_cell_is_kept_with_its_error(tmp_path: Path) -> None:
     blocks = "PatchbayAttentionPatch.blocks=middle,output:99"
     assert run(tmp_path, "--axis", blocks, "--baseline", "KSampler.steps=2") == 1
@@ -131,11 +220,10 @@ def test_a_failed_cell_is_kept_with_its_error(tmp_path: Path) -> None:
 
 
 def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
-    Store(tmp_path, [])
     text = "</script><script>alert(1)</script>"
     from attention_patchbay.ldm_patched.headless.sweep.report import write_report
 
-    write_report(tmp_path, [{"cell": "a", "2.text": text}])
+    write_report(tmp_path, [{"cell": "a", "2.text": text, "images": []}])
     page = (tmp_path / "report.html").read_text()
     assert text not in page and page.count("</script>") == 1
 
@@ -169,8 +257,14 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
 class Fake:
     """A runner that counts, and is lost at a cell."""
 
-    def __init__(self, name: str, lost_at: int = -1) -> None:
+    def __init__(
+        self, name: str, lost_at: int = -1, memory: int | None = None, weights: dict[str, int] | None = None
+    ) -> None:
         self.name, self.lost_at, self.ran = name, lost_at, 0
+        self.memory, self.weights = memory, weights or {}
+
+    def need(self, prompt: Any) -> int:
+        return sum(self.weights.get(node.get("model", ""), 0) for node in prompt.values())
 
     def run(self, prompt: Any, folder: Path) -> Outcome:
         self.ran += 1
@@ -183,14 +277,26 @@ class Fake:
 def test_what_a_lost_worker_leaves_runs_on_another(tmp_path: Path) -> None:
     all = [Cell({"a": i}, {str(i): {}}) for i in range(12)]
     told: list[int] = []
-    store = Store(tmp_path, all)
-    workers = [Fake("one", lost_at=3), Fake("two")]
-    run_all(all, workers, store, lambda cell, outcome: told.append(cell.choice["a"]))
-    assert sorted(told) == list(range(12)) and store.waiting() == []
-    store = Store(tmp_path / "again", all)
-    with pytest.raises(Failure, match="every worker is lost"):
-        run_all(all, [Fake("one", lost_at=3), Fake("two", lost_at=2)], store, lambda cell, outcome: None)
-    assert len(store.waiting()) == 9
+    with opened(tmp_path, all) as store:
+        workers = [Fake("one", lost_at=3), Fake("two")]
+        run_all(all, workers, store, lambda cell, outcome: told.append(cell.choice["a"]))
+        assert sorted(told) == list(range(12)) and store.waiting() == []
+    with opened(tmp_path / "again", all) as store:
+        with pytest.raises(Failure, match="every worker is lost"):
+            run_all(all, [Fake("one", lost_at=3), Fake("two", lost_at=2)], store, lambda cell, outcome: None)
+        assert len(store.waiting()) == 9
+
+
+def test_a_cell_goes_to_a_worker_with_memory_for_its_models(tmp_path: Path) -> None:
+    names = ["small", "large", "huge", "small", "large", "small"]
+    all = [Cell({"a": number}, {str(number): {"model": name}}) for number, name in enumerate(names)]
+    weights = {"small": 1, "large": 5, "huge": 50}
+    workers = [Fake("little", memory=2, weights=weights), Fake("big", memory=8, weights=weights)]
+    with opened(tmp_path, all) as store:
+        run_all(all, workers, store, lambda cell, outcome: None)
+        at = [(store.result(cell) or {})["worker"] for cell in all]
+    assert {where for where, name in zip(at, names, strict=True) if name != "small"} == {"big"}  # huge fits nowhere
+    assert "little" in at
 
 
 def test_calls_are_added_up_over_reports() -> None:
