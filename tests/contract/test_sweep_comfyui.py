@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attention_patchbay.ldm_patched.headless.cli import main
+from attention_patchbay.ldm_patched.headless.sweep.remote import Remote
 from PIL import Image
 
 from .comfyui_server import ROOT, Server
@@ -20,6 +24,7 @@ pytestmark = [
     pytest.mark.comfyui,
     pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
 ]
+CHILD = ROOT / "tests" / "ldm_patched" / "headless" / "sweep" / "ray_child.py"
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 
 
@@ -49,3 +54,53 @@ def test_two_servers_share_the_cells_and_one_may_die(tmp_path: Path) -> None:
         there = tmp_path / "s" / "cells" / folder.name
         one, two = (np.asarray(Image.open(next(place.glob("*.png"))), dtype=float) for place in (folder, there))
         assert np.abs(one - two).max() <= 1.0
+
+
+def test_servers_of_a_ray_cluster_give_every_cell_once_whoever_dies(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+    with Server(tmp_path / "a") as one, Server(tmp_path / "b") as second:
+        servers = [f"{server.url},{server.process.pid}" for server in (one, second)]
+        command = [sys.executable, str(CHILD), str(tmp_path / "s"), "16", *servers]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=550)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        assert second.process.wait(10) == -signal.SIGKILL
+    seen = json.loads(ran.stdout[ran.stdout.index("{") :])
+    assert seen["code"] == 0, seen["errors"]
+    assert 2 <= seen["killed driver"] < seen["killed node"] < seen["killed server"] <= 16 and seen["kept"]
+    found = results(tmp_path / "s")
+    assert len(found) == 17 and {row["worker"] for row in found} == {one.url, second.url}
+    assert all(row["step_seconds"] and row["peak_bytes"] and row["backends"] and not row["error"] for row in found)
+    assert len(list((tmp_path / "s" / "cells").glob("*/*.png"))) == 17
+
+
+def test_a_server_tells_what_its_models_weigh(tmp_path: Path) -> None:
+    with Server(tmp_path / "a") as server:
+        folder = tmp_path / "a" / "models" / "checkpoints"
+        folder.mkdir()
+        (folder / "one.safetensors").write_bytes(bytes(1000))
+        (folder / "two.safetensors").write_bytes(bytes(100))
+        with contextlib.closing(Remote(server.url, tmp_path)) as remote:
+            loaders = [
+                {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": f"{n}.safetensors"}}
+                for n in ("one", "two", "one", "none")
+            ]
+            assert remote.need({str(number): loader for number, loader in enumerate(loaders)}) == 1100
+            assert remote.memory is not None and remote.memory > 2**30
+            assert remote.client.model_sizes("no_such_folder") == {}
+
+
+def test_ctrl_c_stops_the_jobs_of_all_servers(tmp_path: Path) -> None:
+    with Server(tmp_path / "a") as one, Server(tmp_path / "b") as second:
+        command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "sweep", str(DEMO), "--quiet"]
+        command += ["--folder", str(tmp_path / "s"), "--axis", "KSampler.seed=1..4", "--axis", "KSampler.steps=2000"]
+        command += ["--server", one.url, "--server", second.url, "--baseline", "KSampler.steps=1"]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + 120
+        while not all(server.get("/queue")["queue_running"] for server in (one, second)) and time.monotonic() < end:
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 130 and "interrupted" in child.communicate()[1]
+        time.sleep(3)
+        for server in (one, second):
+            queue = server.get("/queue")
+            assert not queue["queue_running"] and not queue["queue_pending"]

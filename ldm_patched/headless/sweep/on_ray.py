@@ -60,13 +60,14 @@ def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, store: Store,
     try:
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=PAUSE)
-            if not done:
+            if not done:  # a task that no node can run may also wait for ever
                 check_nodes(max(needs[cell.id] for cell in running.values()), nodes, nodes_of(ray))
                 continue
             cell = running.pop(done[0])
             try:
                 outcome, files, worker = ray.get(done[0])
             except ray.exceptions.RayError as error:
+                check_nodes(needs[cell.id], nodes, nodes_of(ray))
                 raise Failure(f"a cell was lost {RETRIES + 1} times: {error}; {AGAIN}", FAILED) from None
             unpack(files, store.place(cell))
             store.keep(cell, outcome, worker)
@@ -165,4 +166,4 @@ def check_nodes(need: int, before: Sequence[Node], now: Sequence[Node]) -> None:
     """Raise Failure where the nodes that are left cannot run what those of before could."""
     most = min(need, max(node.memory for node in before))
     if not any(node.memory >= most for node in now):
-        raise Failure(f"no node of the cluster with {most / 2**30:.1f} GiB is left; {AGAIN}", FAILED)
+        raise Failure(f"no node of the cluster with {most / 2**30:.2f} GiB is left; {AGAIN}", FAILED)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from ..prompt import Prompt
-from .on_ray import RETRIES, unpack
+from .on_ray import unpack
 from .remote import Remote
 from .runner import Outcome, WorkerLost
+
+PATIENCE = 120.0  # seconds for an actor to start again
 
 
 class ServerActor:
@@ -52,15 +55,20 @@ class RayServer:
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
         """Run a cell on the server; again when the actor dies meanwhile."""
-        for _ in range(RETRIES + 1):
+        end = 0.0
+        while True:
             try:
                 outcome, files = self.ray.get(self.actor.run.remote(prompt))
             except self.ray.exceptions.RayActorError as error:
-                reason = str(error)
-                continue
-            unpack(files, folder)
-            return outcome
-        raise WorkerLost(f"the actor of {self.name} died {RETRIES + 1} times: {reason}")
+                end = end or time.monotonic() + PATIENCE
+                if time.monotonic() > end:
+                    raise WorkerLost(f"the actor of {self.name} died and does not come back: {error}") from None
+                time.sleep(1)
+            except WorkerLost as error:  # with the text of the actor's whole stack
+                raise WorkerLost(str(getattr(error, "cause", error))) from None
+            else:
+                unpack(files, folder)
+                return outcome
 
     def close(self) -> None:
         """Stop what runs, and the actor."""

@@ -20,7 +20,7 @@ class Remote:
         from ..client import Client
 
         self.client, self.name, self.input = Client(url), url, input
-        self.memory = self._memory()
+        self.memory = self._begin()
 
     def close(self) -> None:
         """Close the connection; a job that runs is stopped."""
@@ -51,10 +51,12 @@ class Remote:
         seconds, backends = sum(result.seconds.values()), backends_of(result.outputs)
         return Outcome(images, seconds, times.median(), watch.most, "device, with all that uses it", backends)
 
-    def _memory(self) -> int | None:
+    def _begin(self) -> int | None:
+        """Return the memory of the device; what the server has cached would not be measured, so it forgets it."""
         from ..client import ServerUnreachable
 
         try:
+            self.client.free(models=False)
             return self._device()["vram_total"]
         except ServerUnreachable:
             return None  # the first cell tells of it

@@ -1,12 +1,14 @@
-"""Sweep on a local Ray cluster of two nodes, one of which is killed: `python ray_child.py FOLDER CELLS`.
+"""Sweep on a local Ray cluster of two nodes, one of which is killed: `python ray_child.py FOLDER CELLS [SERVER ...]`.
 
-The driver is a command of its own: it is killed after some cells and started again. Prints as JSON how many cells were
-done at each moment and the workers.
+The driver is a command of its own: it is killed after some cells and started again. With servers, each `URL,PID`, both
+nodes are killed, then the last of the servers. Prints as JSON how many cells were done at each moment and the workers.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,10 +21,11 @@ DEMO = Path(__file__).parents[4] / "example_workflows" / "api" / "demo.json"
 SECONDS = 240
 
 
-def driver(address: str, folder: Path, count: int) -> subprocess.Popen[str]:
+def driver(address: str, folder: Path, count: int, servers: list[str]) -> subprocess.Popen[str]:
     """Start a sweep."""
     command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "sweep", str(DEMO), "--quiet"]
     command += ["--folder", str(folder), "--ray", address, "--axis", f"KSampler.seed=1..{count}"]
+    command += [part for server in servers for part in ("--server", server.split(",")[0])]
     return subprocess.Popen(
         [*command, "--axis", "KSampler.steps=30"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -41,20 +44,24 @@ def wait(folder: Path, count: int, child: subprocess.Popen[str]) -> int:
     return len(done(folder))
 
 
-def main(folder: Path, count: int) -> None:
+def main(folder: Path, count: int, servers: list[str]) -> None:
     """Run, kill a driver, kill a node, and finish."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         cluster.wait_for_nodes()
-        first = driver(cluster.address, folder, count)
+        first = driver(cluster.address, folder, count, servers)
         seen = {"killed driver": wait(folder, 2, first)}
         first.kill()
         first.wait()
         before = {path.name: path.stat().st_mtime_ns for path in folder.glob("cells/*.json")}
-        second = driver(cluster.address, folder, count)
+        second = driver(cluster.address, folder, count, servers)
         seen["killed node"] = wait(folder, len(before) + 2, second)
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        for node in nodes if servers else nodes[:1]:
+            cluster.remove_node(node, allow_graceful=False)
+        if servers:
+            seen["killed server"] = wait(folder, seen["killed node"] + 2, second)
+            os.kill(int(servers[-1].split(",")[1]), signal.SIGKILL)
         _, errors = second.communicate(timeout=SECONDS)
         after = {path.name: path.stat().st_mtime_ns for path in folder.glob("cells/*.json")}
         workers = [cell["worker"] for cell in done(folder).values()]
@@ -67,4 +74,4 @@ def main(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
