@@ -64,10 +64,10 @@ def _lpips_model() -> Any:
     """Return the LPIPS metric of Zhang et al. (2018) on AlexNet; None where it or its weights are missing."""
     try:
         import lpips
+
+        return lpips.LPIPS(net="alex", verbose=False)
     except ModuleNotFoundError:
         return None
-    try:
-        return lpips.LPIPS(net="alex", verbose=False)
-    except OSError as error:  # its weights are not here and cannot be fetched
-        logging.warning("LPIPS is left out: the weights of AlexNet cannot be loaded (%s)", error)
+    except (OSError, RuntimeError) as error:  # no network to fetch its weights, or a torchvision that does not fit
+        logging.warning("LPIPS is left out: %s", error)
         return None
