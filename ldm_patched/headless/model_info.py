@@ -16,13 +16,12 @@ from ..modules.model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, 
 from ..modules.model_patcher import ModelPatcher
 from ..modules.text_encoders import find_text_encoders
 from ..patches.block_map import MapBlock, block_map
+from ..patches.families import UNET, family_of
+from .transformer_info import transformer_of
 
 # Keys that only one family of other models has, to name what cannot be read further.
 OTHERS = {
-    "double_blocks.0.img_attn.qkv.weight": "Flux, Chroma or HunyuanVideo",
     "joint_blocks.0.x_block.attn.qkv.weight": "SD3",
-    "transformer_blocks.0.attn.add_q_proj.weight": "Qwen-Image",
-    "blocks.0.self_attn.q.weight": "Wan",
     "lora_unet_": "LoRA",
     "lora_down.weight": "LoRA",
     "lora_A.weight": "LoRA",
@@ -31,12 +30,15 @@ OTHERS = {
 }
 
 
-def model_of(path: Path) -> ModelPatcher | None:
-    """Return the model of a file without weights; None where it holds no UNet of a family that is known here.
+def model_of(path: Path) -> Any:
+    """Return the model of a file without weights; None where it holds no model of a family that is known here.
 
     Raises CheckpointError for a file that is no sound safetensors file.
     """
     file = Checkpoint(path)
+    transformer = transformer_of(file.shapes)
+    if transformer is not None:
+        return transformer
     try:
         unet = sd.find_unet(file, UNET_PREFIXES)
         config = model_config(detect_unet(unet.shapes), file.shapes, None)
@@ -52,7 +54,7 @@ def model_info(path: Path) -> dict[str, Any]:
     """
     file, model = Checkpoint(path), model_of(path)
     dtypes = Counter(file.dtypes.values())
-    family = str(model.model.model_config.family) if model is not None else _other(file)
+    family = _family(model) if model is not None else _other(file)
     blocks = block_map(model) if model is not None else []
     return {
         "file": str(path),
@@ -60,7 +62,7 @@ def model_info(path: Path) -> dict[str, Any]:
         "tensors": len(file),
         "parameters": sum(math.prod(shape) for shape in file.shapes.values()),
         "family": family,
-        "parts": _parts(file, model is not None),
+        "parts": _parts(file, model),
         "dtypes": dict(dtypes.most_common()),
         "blocks": [_block(block) for block in blocks],
         "metadata": {key: value[:200] for key, value in file.metadata.items()},
@@ -71,10 +73,16 @@ def _block(block: MapBlock) -> dict[str, Any]:
     return {"address": block.name, **{name: getattr(block, name) for name in ("depth", "heads", "dim_head", "factor")}}
 
 
-def _parts(file: Checkpoint, unet: bool) -> list[str]:
-    parts = ["UNet"] if unet else []
+def _family(model: Any) -> str:
+    known = family_of(model)
+    return str(model.model.model_config.family) if known.calls == UNET else known.name
+
+
+def _parts(file: Checkpoint, model: Any) -> list[str]:
+    parts = [] if model is None else ["UNet" if family_of(model).calls == UNET else "transformer"]
     with contextlib.suppress(CheckpointError):
-        parts += [f"text encoder ({len(find_text_encoders(file))})"]
+        encoders = find_text_encoders(file)
+        parts += [f"text encoder ({len(encoders)})"] if encoders else []
     return parts + (["VAE"] if find_prefix(file.shapes, VAE_PREFIXES, "decoder.conv_in.weight") is not None else [])
 
 
@@ -93,6 +101,7 @@ def info_text(info: dict[str, Any]) -> str:
     if info["parts"]:
         lines.append(f"parts: {', '.join(info['parts'])}")
     for block in (block for block in info["blocks"] if block["depth"]):
-        heads = f"{block['heads']} heads of {block['dim_head']}"
-        lines.append(f"  {block['address']:<10} {block['depth']} deep, {heads}, tokens 1/{block['factor']}")
+        heads = f", {block['heads']} heads of {block['dim_head']}" if block["heads"] else ""
+        tokens = f", tokens 1/{block['factor']}" if block["factor"] else ""
+        lines.append(f"  {block['address']:<10} {block['depth']} deep{heads}{tokens}")
     return "\n".join([*lines, *(f"{key}: {value}" for key, value in info["metadata"].items())])

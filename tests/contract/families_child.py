@@ -29,7 +29,7 @@ QWEN |= {"num_attention_heads": 2, "joint_attention_dim": 16, "axes_dims_rope": 
 COSMOS = {"image_model": "cosmos_predict2", "max_img_h": 16, "max_img_w": 16, "max_frames": 8, "in_channels": 16}
 COSMOS |= {"out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 32, "num_blocks": 2}
 COSMOS |= {"num_heads": 2, "crossattn_emb_channels": 16, "pos_emb_cls": "rope3d"}
-WAN = {"image_model": "wan2.1", "model_type": "t2v", "dim": 32, "ffn_dim": 64, "freq_dim": 16, "text_dim": 16}
+WAN = {"image_model": "wan2.1", "model_type": "t2v", "dim": 256, "ffn_dim": 64, "freq_dim": 16, "text_dim": 16}
 WAN |= {"num_heads": 2, "num_layers": 2}
 LUMINA = {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "cap_feat_dim": 16, "dim": 32, "n_layers": 2}
 LUMINA |= {"n_heads": 2, "n_kv_heads": 2, "axes_dims": [4, 6, 6], "axes_lens": [16, 16, 16], "n_refiner_layers": 1}
@@ -139,6 +139,7 @@ def outcome(model: Any, name: str, run: Run) -> dict[str, Any]:
     from attention_patchbay.ldm_patched.patches import report
     from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
     from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+    from attention_patchbay.ldm_patched.patches.block_map import block_map, rows
     from attention_patchbay.ldm_patched.patches.inventory import recorder_of
     from attention_patchbay.ldm_patched.patches.router import Rule
     from attention_patchbay.ldm_patched.patches.schedule import Schedule
@@ -147,6 +148,8 @@ def outcome(model: Any, name: str, run: Run) -> dict[str, Any]:
     room = LAST.get(name, "double")
     last, base = parse(f"{room}:1"), run(model)
     found: dict[str, Any] = {"blocks": describe(model_blocks(model)), "hand": [], "refused": {}}
+    found["map"] = rows(block_map(model))
+    found["shapes"] = {key: list(value.shape) for key, value in model.model.diffusion_model.state_dict().items()}
     for ours, slot, by_hand in BY_HAND[name]:
         hand = model.clone()
         hand.set_model_patch(by_hand(room), slot)
@@ -163,8 +166,8 @@ def outcome(model: Any, name: str, run: Run) -> dict[str, Any]:
             found["refused"][f"{operation} {slot}"] = str(error)
     ruled = attach_rule(model, Rule("basic", last))
     run(ruled)
-    rows = report.table(recorder_of(ruled))
-    found["rule"] = [[row["block"], row["attention"], row["heads"], row["function"], row["calls"]] for row in rows]
+    table = report.table(recorder_of(ruled))
+    found["rule"] = [[row["block"], row["attention"], row["heads"], row["function"], row["calls"]] for row in table]
     try:
         attach_rule(model, Rule("basic", parse("all cross")))
     except ValueError as error:

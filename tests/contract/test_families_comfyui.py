@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from attention_patchbay.ldm_patched.headless.model_info import model_info, model_of
+from attention_patchbay.ldm_patched.patches.targets import AddressError, check_address, parse
+from safetensors.numpy import save_file
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -60,7 +64,8 @@ def test_a_rule_takes_one_block(results: dict[str, Any], name: str) -> None:
     rows = results[name]["rule"]
     last = BLOCKS[name].split(", ")[-1]
     kinds = ["self"] if "cross" in results[name] else ["self", "cross"]
-    assert [row for row in rows if row[3] == "basic"] == [[last, kind, "2 x 16", "basic", 2] for kind in kinds]
+    heads = "2 x 128" if name == "Wan" else "2 x 16"  # ComfyUI gives every Wan model heads of 128
+    assert [row for row in rows if row[3] == "basic"] == [[last, kind, heads, "basic", 2] for kind in kinds]
     inside = [row for row in rows if row[0] != "-"]
     assert [row[:2] for row in inside] == [[block, kind] for block in BLOCKS[name].split(", ") for kind in kinds]
     assert all(row[4] == 2 for row in inside)
@@ -79,3 +84,23 @@ def test_a_family_without_patches_takes_rules_by_block(results: dict[str, Any]) 
         text.endswith("works on them: backend rules") for text in found["refused"].values()
     )
     assert "do not tell self from cross" in found["cross"]
+
+
+@pytest.mark.parametrize("name", [*BLOCKS, "Lumina"])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_the_header_of_a_file_tells_what_the_model_does(
+    results: dict[str, Any], name: str, prefix: str, tmp_path: Path
+) -> None:
+    shapes = results[name]["shapes"]
+    if name == "Lumina":  # public models have it, and ComfyUI knows them by it
+        shapes |= {"layers.0.attention.k_norm.weight": [16]}
+    tensors = {f"{prefix}{key}": np.zeros(shape, np.float16) for key, shape in shapes.items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    found = model_info(tmp_path / "m.safetensors")
+    assert found["family"] == name and found["parts"] == ["transformer"]
+    expected = [[row[key] for key in ("name", "depth", "heads", "dim_head")] for row in results[name]["map"]]
+    assert [[block[key] for key in ("address", "depth", "heads", "dim_head")] for block in found["blocks"]] == expected
+    last = expected[-1][0]
+    check_address(parse(last), model_of(tmp_path / "m.safetensors"))
+    with pytest.raises(AddressError, match=f"{name}|has"):
+        check_address(parse(last.replace("1", "2")), model_of(tmp_path / "m.safetensors"))

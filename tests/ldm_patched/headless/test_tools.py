@@ -160,3 +160,40 @@ def test_info_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" + bytes(30))
     assert main(["info", str(tmp_path / "bad.safetensors")]) == 2
     assert "not a safetensors file" in capsys.readouterr().err
+
+
+def write_header(path: Path, shapes: dict[str, list[int]]) -> None:
+    """Write a file whose tensors are a hole."""
+    header, place = {}, 0
+    for key, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        header[key] = {"dtype": "BF16", "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        out.truncate(8 + len(text) + place)
+
+
+def test_blocks_of_a_transformer_come_from_its_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The layout of FLUX.1: 19 double and 38 single blocks of 24 heads."""
+    shapes = {"img_in.weight": [3072, 64], "txt_in.weight": [3072, 4096]}
+    for number in range(19):
+        shapes[f"double_blocks.{number}.img_attn.norm.key_norm.scale"] = [128]
+        shapes[f"double_blocks.{number}.img_attn.proj.weight"] = [3072, 3072]
+    shapes |= {f"single_blocks.{number}.norm.key_norm.scale": [128] for number in range(38)}
+    (tmp_path / "checkpoints").mkdir()
+    write_header(tmp_path / "checkpoints" / "flux.safetensors", shapes)
+    assert main(["info", str(tmp_path / "checkpoints" / "flux.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["family"], found["parts"], len(found["blocks"])) == ("Flux", ["transformer"], 19 + 38)
+    assert found["blocks"][0] == {"address": "double:0", "depth": 1, "heads": 24, "dim_head": 128, "factor": 0}
+    assert main(["info", str(tmp_path / "checkpoints" / "flux.safetensors")]) == 0
+    assert "  single:37  1 deep, 24 heads of 128\n" in capsys.readouterr().out + "\n"
+    prompt = copy.deepcopy(PROMPT)
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "flux.safetensors"}}
+    prompt[node_of("PatchbayLoadDemoModel")] = loader
+    prompt[node_of("PatchbayAttentionPatch")]["inputs"]["blocks"] = "double:19"
+    prompt[node_of("PatchbayAttentionBackend")]["inputs"]["blocks"] = "double:18, single:37"
+    code, found = checked(tmp_path, capsys, prompt)
+    assert code == 2 and len(found["errors"]) == 1 and "double:19" in found["errors"][0]
