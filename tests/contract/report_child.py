@@ -1,0 +1,83 @@
+"""Open the report of a sweep from its file: `python report_child.py CHROMIUM REPORT SCREENSHOT`.
+
+It runs in ComfyUI's environment, for its playwright, without a network, and writes as JSON what the page shows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
+
+COLUMN = """name => {
+  const heads = [...document.querySelectorAll('#table th')]
+  const place = heads.findIndex((head) => head.textContent.startsWith(name))
+  return [...document.querySelectorAll('#table tr')].slice(1).map((row) => row.cells[place].textContent)
+}"""
+PICTURES = "() => [...document.images].map(picture => [picture.complete, picture.naturalWidth])"
+SHOWN = "() => ['below', 'above'].map(id => document.getElementById(id).getAttribute('src'))"
+CHOICE = "() => ['left', 'right'].map(id => document.getElementById(id).selectedOptions[0].text)"
+SHEET = """() => {
+  const shown = (cell) => (cell.tagName === 'TH' ? cell.textContent : cell.querySelectorAll('img').length)
+  return [...document.querySelectorAll('#sheet tr')].map((row) => [...row.cells].map(shown))
+}"""
+CLIP = "() => document.getElementById('above').style.clipPath"
+
+
+def seen(page: Page, screenshot: str) -> dict[str, object]:
+    """Use everything on the page once."""
+    found: dict[str, object] = {"summary": page.text_content("#summary"), "sheet": page.evaluate(SHEET)}
+    page.select_option("#rows", "0")
+    found["one row"] = page.evaluate(SHEET)
+    page.select_option("#rows", "2")
+    page.locator("#table th button", has_text="step_seconds").click()
+    found["up"] = page.evaluate(COLUMN, "step_seconds")
+    page.locator("#table th button", has_text="step_seconds").click()
+    found["down"] = page.evaluate(COLUMN, "step_seconds")
+    found["left and right"] = page.evaluate(CHOICE)
+    page.locator("#sheet figure button").last.focus()
+    page.keyboard.press("Enter")
+    found["chosen"] = page.evaluate(SHOWN)
+    page.locator("#slider").focus()
+    page.keyboard.press("Home")
+    found["clip"] = [page.evaluate(CLIP)]
+    page.keyboard.press("End")
+    found["clip"] += [page.evaluate(CLIP)]
+    page.locator("#slider").fill("50")
+    found["points"] = page.locator("#plot circle").count()
+    found["errors of cells"] = page.locator("#sheet .error").all_text_contents()
+    page.wait_for_timeout(300)
+    found["pictures"] = page.evaluate(PICTURES)
+    page.screenshot(path=screenshot, full_page=True)
+    page.set_viewport_size({"width": 400, "height": 800})
+    found["wider than a telephone"] = page.evaluate("() => document.documentElement.scrollWidth > innerWidth")
+    return found
+
+
+def main(chromium: str, report: str, screenshot: str) -> None:
+    """Print what the page shows."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
+        page, errors, asked = context.new_page(), [], []
+
+        def on_console(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                errors.append(message.text)
+
+        def on_request(request: Request) -> None:
+            asked.append(request.url)
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", on_request)
+        page.goto(Path(report).resolve().as_uri())
+        found = seen(page, screenshot)
+        browser.close()
+    json.dump({**found, "errors": errors, "asked": asked}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
