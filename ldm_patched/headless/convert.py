@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .page_graph import Page, PageNode, Value, wrong
@@ -13,7 +14,10 @@ from .prompt import Prompt
 from .validate import is_link
 
 Infos = Mapping[str, Mapping[str, Any]]  # class -> its entry in /object_info
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "COLORS", "CURVE", "BOUNDING_BOXES", "COMPOSITOR")
+CHOICE = "COMFY_DYNAMICCOMBO_V3"  # a combo whose options bring inputs of their own
+AT_REST = {"IMAGECOMPARE": ["", ""]}  # widgets that no file keeps, and what the page sends of them
+PAGE_ONLY = ("upload", "control_after_generate")
 SEEDS = ("seed", "noise_seed")
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload")
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
@@ -62,28 +66,85 @@ def _boxed(value: Any) -> Any:
 
 
 def widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the widgets of a node by name, from the list or object that the page keeps."""
-    values = node.get("widgets_values")
-    if isinstance(values, dict):
-        names = {name for name, _, _ in widgets(info)}
-        return {name: value for name, value in values.items() if name in names}
-    found, place = {}, 0
-    kept = values if isinstance(values, list) else []
-    for name, settings, more in widgets(info):
-        value = kept[place] if place < len(kept) else settings.get("default")
-        place += 1 + more
-        found[name] = chosen(value) if settings.get("dynamicPrompts") and isinstance(value, str) else value
+    """Return the widgets of a node by name, from what the page keeps: values by name, or only a list of them."""
+    kept, named = node.get("widgets_values"), node.get("widgets_values_named")
+    if isinstance(kept, dict):
+        return _drawn(walk(inputs_of(info), lambda widget: kept.get(widget.name, widget.default)))
+    if isinstance(named, dict):
+        found = walk(inputs_of(info), lambda widget: named.get(widget.name, widget.default))
+        controls = {widget.settings.get("control_after_generate") for widget, _ in found.values()}
+        own = {*PAGE_ONLY, *(name for name in controls if isinstance(name, str)), *found}
+        made = {name: value for name, value in named.items() if name not in own}  # by the page's own code
+        return {**_drawn(found), **made}
+    values = iter(kept if isinstance(kept, list) else [])
+
+    def take(widget: Widget) -> Any:
+        value = next(values, widget.default)
+        for _ in range(widget.more):
+            next(values, None)
+        return value
+
+    return _drawn(walk(inputs_of(info), take))
+
+
+@dataclass(frozen=True)
+class Widget:
+    """A widget of a class; `more` values of the page's own follow it in a list."""
+
+    name: str
+    kind: Any
+    settings: Mapping[str, Any]
+
+    @property
+    def default(self) -> Any:
+        """Return what the page sets at first: the default, or the first option."""
+        options = self.kind if isinstance(self.kind, list) else self.settings.get("options") or [None]
+        first = options[0] if options else None
+        return self.settings.get("default", first["key"] if self.kind == CHOICE else first)
+
+    @property
+    def more(self) -> int:
+        """Return how many values follow its own."""
+        if self.kind == "COMBO" or isinstance(self.kind, list):
+            uploads = any(self.settings.get(upload) for upload in UPLOADS)
+        else:
+            uploads = False
+        after = self.settings.get("control_after_generate", self.kind == "INT" and self.name in SEEDS)
+        return int(bool(after)) + int(uploads)
+
+
+Found = dict[str, tuple[Widget, Any]]
+
+
+def walk(inputs: Iterable[tuple[str, Any]], value_of: Callable[[Widget], Any], before: str = "") -> Found:
+    """Return the widgets among inputs with their values, by name; those that a choice brings follow it."""
+    found: Found = {}
+    for name, entry in inputs:
+        kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
+        widget = Widget(before + name, kind, settings)
+        if isinstance(kind, str) and kind in AT_REST:
+            found[widget.name] = widget, AT_REST[kind]
+        elif kind == CHOICE:
+            value = value_of(widget)
+            found[widget.name] = widget, value
+            option = next((option for option in settings.get("options", []) if option["key"] == value), {})
+            found |= walk(inputs_of({"input": option.get("inputs")}), value_of, f"{widget.name}.")
+        elif is_widget(kind, settings):
+            found[widget.name] = widget, value_of(widget)
     return found
 
 
-def widgets(info: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any], int]]:
-    """Return name and settings of each widget of a class, and how many values of the page's own follow it."""
-    for name, entry in inputs_of(info):
-        kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
-        if settings.get("forceInput") or not (isinstance(kind, list) or kind in WIDGETS or "widgetType" in settings):
-            continue
-        control = settings.get("control_after_generate", kind == "INT" and name in SEEDS)
-        yield name, settings, int(bool(control)) + int(any(settings.get(upload) for upload in UPLOADS))
+def is_widget(kind: Any, settings: Mapping[str, Any]) -> bool:
+    """Tell whether an input is a widget."""
+    return not settings.get("forceInput") and (isinstance(kind, list) or kind in WIDGETS or "widgetType" in settings)
+
+
+def _drawn(found: Found) -> dict[str, Any]:
+    """Return the values, with one of each choice in dynamic prompts taken."""
+    return {
+        name: chosen(value) if widget.settings.get("dynamicPrompts") and isinstance(value, str) else value
+        for name, (widget, value) in found.items()
+    }
 
 
 def inputs_of(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -151,16 +212,16 @@ def to_page(prompt: Prompt, infos: Infos) -> dict[str, Any]:
 
 def _page_node(number: int, entry: Mapping[str, Any], info: Mapping[str, Any], place: list[int]) -> dict[str, Any]:
     given, values = entry["inputs"], []
-    names = {name for name, _, _ in widgets(info)}
-    for name, settings, more in widgets(info):
-        value = given.get(name, settings.get("default"))
-        value = settings.get("default") if is_link(value) else value
-        values += [value["__value__"] if isinstance(value, dict) and "__value__" in value else value]
-        values += ["fixed", "image"][:more] if more < 2 else ["fixed", "image"]
+    found = walk(inputs_of(info), lambda widget: _unboxed(given.get(widget.name), widget.default))
+    for widget, value in found.values():
+        if not (isinstance(widget.kind, str) and widget.kind in AT_REST):
+            values += [value, *("fixed", "image")[: widget.more]]
+    types = {name: _slot_type(kind[0]) for name, kind in inputs_of(info)}
+    types |= {name: _slot_type(widget.kind) for name, (widget, _) in found.items()}
+    types |= {name: "*" for name, value in given.items() if name not in types and is_link(value)}
     inputs = [
-        {"name": name, "type": "COMBO" if isinstance(kind[0], list) else kind[0], "link": None}
-        | ({"widget": {"name": name}} if name in names else {})
-        for name, kind in inputs_of(info)
+        {"name": name, "type": type, "link": None} | ({"widget": {"name": name}} if name in found else {})
+        for name, type in types.items()
     ]
     outputs = zip(info.get("output_name") or info.get("output") or [], info.get("output") or [], strict=False)
     node = {"id": number, "type": entry["class_type"], "pos": place, "size": [WIDE - 60, _height(info)], "flags": {}}
@@ -169,6 +230,17 @@ def _page_node(number: int, entry: Mapping[str, Any], info: Mapping[str, Any], p
     meta = entry.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     return node | ({"title": title} if isinstance(title, str) else {})
+
+
+def _slot_type(kind: Any) -> str:
+    return "COMBO" if isinstance(kind, list) else str(kind)
+
+
+def _unboxed(value: Any, default: Any) -> Any:
+    """Return a constant of the API format; the default where nothing is given, or a link."""
+    if value is None or is_link(value):
+        return default
+    return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
 def _height(info: Mapping[str, Any]) -> int:

@@ -135,10 +135,9 @@ class Page:
         entry, graph = node.inputs[slot], node.graph
         link = graph.links.get(str(entry.get("link")))
         if link is None:
-            return _promoted(node, slot)
+            return None
         if link.origin == str(INPUT_SIDE) and graph.outer is not None:
-            around = PageNode(graph.outer, graph.outer.nodes[graph.path[-1]])
-            return ("in", around, link.origin_slot, type)
+            return _from_around(graph, link.origin_slot, type)
         if link.origin not in graph.nodes:
             raise wrong("a link comes from no node", f"input {entry.get('name')!r} of node {node.id}")
         return ("out", PageNode(graph, graph.nodes[link.origin]), link.origin_slot, type or entry.get("type"))
@@ -164,16 +163,32 @@ class Page:
         return None if node.type in VIRTUAL else (node, slot)
 
 
-def _promoted(node: PageNode, slot: int) -> Value | None:
-    """Return the value of a widget that a subgraph shows, which stands on the node of the subgraph."""
-    if "widget" not in node.inputs[slot]:
+def _from_around(graph: Graph, number: int, type: Any) -> Any:
+    """Follow an input of a subgraph to the node around it: to its link, or to the widget that it shows."""
+    around = PageNode(graph.outer, graph.outer.nodes[graph.path[-1]])  # type: ignore[union-attr, arg-type]
+    inputs = _objects(graph.data.get("inputs"))
+    name = inputs[number].get("name") if number < len(inputs) else None
+    slot = next((slot for slot, entry in enumerate(around.inputs) if entry.get("name") == name), None)
+    if slot is not None and str(around.inputs[slot].get("link")) in around.graph.links:
+        return ("in", around, slot, type)
+    shown = [place for place in range(len(inputs)) if _shows_widget(graph, place)]
+    named, values = around.data.get("widgets_values_named"), around.data.get("widgets_values")
+    if number not in shown:
         return None
-    named, values = node.data.get("widgets_values_named"), node.data.get("widgets_values")
-    name = str(node.inputs[slot].get("name"))
     if isinstance(named, dict) and name in named:
         return Value(named[name])
-    place = sum("widget" in entry for entry in node.inputs[:slot])
+    place = shown.index(number)
     return Value(values[place]) if isinstance(values, list) and place < len(values) else None
+
+
+def _shows_widget(graph: Graph, number: int) -> bool:
+    """Tell whether an input of a subgraph leads to a widget inside."""
+    for link in graph.links.values():
+        if (link.origin, link.origin_slot) == (str(INPUT_SIDE), number):
+            inputs = PageNode(graph, graph.nodes.get(link.target, {})).inputs
+            if link.target_slot < len(inputs) and "widget" in inputs[link.target_slot]:
+                return True
+    return False
 
 
 def _passed_by(node: PageNode, slot: int, type: Any) -> int | None:
@@ -192,7 +207,7 @@ def passed_by(types: Sequence[Any], slot: int, output: Any, type: Any) -> int | 
     """
     if type in ("*", "", None):
         return (slot if len(types) > slot else 0) if types else None
-    fits = [_connects(one, output) and _connects(one, type) for one in types]
+    fits = [connects(one, output) and connects(one, type) for one in types]
     if slot < len(types) and fits[slot]:
         return slot
     if type in types:
@@ -200,8 +215,8 @@ def passed_by(types: Sequence[Any], slot: int, output: Any, type: Any) -> int | 
     return fits.index(True) if True in fits else None
 
 
-def _connects(one: Any, other: Any) -> bool:
-    """Tell whether two types of slots go together."""
+def connects(one: Any, other: Any) -> bool:
+    """Tell whether two types of slots go together; one may be several, parted by commas."""
     if one in ("*", "", 0) or other in ("*", "", 0) or one == other:
         return True
     first, second = ({part.strip() for part in str(type).lower().split(",")} for type in (one, other))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .io import ComfyNode
+from .page_graph import connects
 from .prompt import Prompt, PromptError, problem, title
 
 Catalog = Mapping[str, type[ComfyNode]]
@@ -21,7 +22,8 @@ def validate(prompt: Prompt, catalog: Catalog) -> list[str]:
 
     Values are converted to the types of their inputs in place. Raises PromptError with every error found.
     """
-    _check_types(prompt, catalog)
+    for id in prompt:
+        check_type(prompt, id, catalog)
     outputs = [id for id, node in prompt.items() if catalog[node["class_type"]].GET_SCHEMA().is_output_node]
     if not outputs:
         how = "add a node that gives something out, such as SaveImage"
@@ -40,18 +42,18 @@ def validate(prompt: Prompt, catalog: Catalog) -> list[str]:
     return order
 
 
-def _check_types(prompt: Prompt, catalog: Catalog) -> None:
-    for id, node in prompt.items():
-        class_type = node.get("class_type")
-        if isinstance(class_type, str) and class_type in catalog:
-            continue
-        name = title(prompt, id)
-        if not isinstance(class_type, str):
-            raise PromptError(problem("missing_node_type", f"{name} has no class_type", "the workflow may be damaged"))
-        near = difflib.get_close_matches(class_type, catalog, 1)
-        how = f"did you mean {near[0]}?" if near else "'patchbay nodes' lists those there are"
-        extra = {"node_id": id, "class_type": class_type, "node_title": name}
-        raise PromptError(problem("missing_node_type", f"{name} is not known here", how, **extra))
+def check_type(prompt: Prompt, id: str, catalog: Catalog) -> None:
+    """Raise PromptError for a node of a class that there is not."""
+    class_type = prompt[id].get("class_type")
+    if isinstance(class_type, str) and class_type in catalog:
+        return
+    name = title(prompt, id)
+    if not isinstance(class_type, str):
+        raise PromptError(problem("missing_node_type", f"{name} has no class_type", "the workflow may be damaged"))
+    near = difflib.get_close_matches(class_type, catalog, 1)
+    how = f"did you mean {near[0]}?" if near else "'patchbay nodes' lists those there are"
+    extra = {"node_id": id, "class_type": class_type, "node_title": name}
+    raise PromptError(problem("missing_node_type", f"{name} is not known here", how, **extra))
 
 
 def links(node: Mapping[str, Any]) -> list[tuple[str, str, int]]:
@@ -196,7 +198,7 @@ def _link_problems(
     if not 0 <= slot < len(outputs):
         details = f"{name}: output {slot} of {title(prompt, source)}, which has {len(outputs)}"
         return [problem("bad_linked_input", "Bad linked input, there is no such output", details, **extra)]
-    if "*" not in (config[0], outputs[slot]) and config[0] != outputs[slot]:
+    if not connects(config[0], outputs[slot]):
         details = f"{name}, received_type({outputs[slot]}) mismatch input_type({config[0]})"
         message = "Return type mismatch between linked nodes"
         return [problem("return_type_mismatch", message, details, **extra, received_type=outputs[slot])]
