@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from .page_graph import Page, PageNode, Value, wrong
+from .page_graph import Page, PageNode, Shown, Value, wrong
+from .page_widgets import AT_REST, Found, Infos, drawn, inputs_of, walk, widget_values
 from .prompt import Prompt
 from .validate import is_link
 
-Infos = Mapping[str, Mapping[str, Any]]  # class -> its entry in /object_info
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "COLORS", "CURVE", "BOUNDING_BOXES", "COMPOSITOR")
-CHOICE = "COMFY_DYNAMICCOMBO_V3"  # a combo whose options bring inputs of their own
-AT_REST = {"IMAGECOMPARE": ["", ""]}  # widgets that no file keeps, and what the page sends of them
-PAGE_ONLY = ("upload", "control_after_generate")
-SEEDS = ("seed", "noise_seed")
-UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload")
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
 
 
@@ -39,7 +30,7 @@ def to_api(workflow: Mapping[str, Any], infos: Infos) -> Prompt:
         if node.type not in infos:
             raise wrong("an unknown node", f"node {node.id} {node.type!r}; ask the server that has it (--server)")
         prompt[node.id] = {
-            "inputs": _inputs(page, node, infos[node.type]),
+            "inputs": _inputs(page, node, infos),
             "class_type": node.type,
             "_meta": {"title": node.data.get("title") or infos[node.type].get("display_name") or node.type},
         }
@@ -49,132 +40,28 @@ def to_api(workflow: Mapping[str, Any], infos: Infos) -> Prompt:
     return prompt
 
 
-def _inputs(page: Page, node: PageNode, info: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {name: _boxed(value) for name, value in widget_values(node.data, info).items()}
+def _inputs(page: Page, node: PageNode, infos: Infos) -> dict[str, Any]:
+    found = {name: _boxed(drawn(*part)) for name, part in _widgets(node, infos).items()}
     for slot, entry in enumerate(node.inputs):
         source = page.source(node, slot) if entry.get("link") is not None else None
+        name = str(entry.get("name"))
         if isinstance(source, Value):
-            inputs[str(entry.get("name"))] = _boxed(source.value)
+            found[name] = _boxed(source.value)
+        elif isinstance(source, Shown):
+            shown = _widgets(source.node, infos).get(source.name)
+            found |= {} if shown is None else {name: _boxed(shown[1])}
         elif source is not None:
-            inputs[str(entry.get("name"))] = [source[0].id, source[1]]
-    return inputs
+            found[name] = [source[0].id, source[1]]
+    return found
+
+
+def _widgets(node: PageNode, infos: Infos) -> Found:
+    return widget_values(node.data, infos.get(node.type, {}))
 
 
 def _boxed(value: Any) -> Any:
     """Return a value so that a list is not taken for a link."""
     return {"__value__": value} if isinstance(value, list) else value
-
-
-def widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the widgets of a node by name, from what the page keeps: values by name, or only a list of them."""
-    kept, named = node.get("widgets_values"), node.get("widgets_values_named")
-    if isinstance(kept, dict):
-        return _drawn(walk(inputs_of(info), lambda widget: kept.get(widget.name, widget.default)))
-    if isinstance(named, dict):
-        found = walk(inputs_of(info), lambda widget: named.get(widget.name, widget.default))
-        controls = {widget.settings.get("control_after_generate") for widget, _ in found.values()}
-        own = {*PAGE_ONLY, *(name for name in controls if isinstance(name, str)), *found}
-        made = {name: value for name, value in named.items() if name not in own}  # by the page's own code
-        return {**_drawn(found), **made}
-    values = iter(kept if isinstance(kept, list) else [])
-
-    def take(widget: Widget) -> Any:
-        value = next(values, widget.default)
-        for _ in range(widget.more):
-            next(values, None)
-        return value
-
-    return _drawn(walk(inputs_of(info), take))
-
-
-@dataclass(frozen=True)
-class Widget:
-    """A widget of a class; `more` values of the page's own follow it in a list."""
-
-    name: str
-    kind: Any
-    settings: Mapping[str, Any]
-
-    @property
-    def default(self) -> Any:
-        """Return what the page sets at first: the default, or the first option."""
-        options = self.kind if isinstance(self.kind, list) else self.settings.get("options") or [None]
-        first = options[0] if options else None
-        return self.settings.get("default", first["key"] if self.kind == CHOICE else first)
-
-    @property
-    def more(self) -> int:
-        """Return how many values follow its own."""
-        if self.kind == "COMBO" or isinstance(self.kind, list):
-            uploads = any(self.settings.get(upload) for upload in UPLOADS)
-        else:
-            uploads = False
-        after = self.settings.get("control_after_generate", self.kind == "INT" and self.name in SEEDS)
-        return int(bool(after)) + int(uploads)
-
-
-Found = dict[str, tuple[Widget, Any]]
-
-
-def walk(inputs: Iterable[tuple[str, Any]], value_of: Callable[[Widget], Any], before: str = "") -> Found:
-    """Return the widgets among inputs with their values, by name; those that a choice brings follow it."""
-    found: Found = {}
-    for name, entry in inputs:
-        kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
-        widget = Widget(before + name, kind, settings)
-        if isinstance(kind, str) and kind in AT_REST:
-            found[widget.name] = widget, AT_REST[kind]
-        elif kind == CHOICE:
-            value = value_of(widget)
-            found[widget.name] = widget, value
-            option = next((option for option in settings.get("options", []) if option["key"] == value), {})
-            found |= walk(inputs_of({"input": option.get("inputs")}), value_of, f"{widget.name}.")
-        elif is_widget(kind, settings):
-            found[widget.name] = widget, value_of(widget)
-    return found
-
-
-def is_widget(kind: Any, settings: Mapping[str, Any]) -> bool:
-    """Tell whether an input is a widget."""
-    return not settings.get("forceInput") and (isinstance(kind, list) or kind in WIDGETS or "widgetType" in settings)
-
-
-def _drawn(found: Found) -> dict[str, Any]:
-    """Return the values, with one of each choice in dynamic prompts taken."""
-    return {
-        name: chosen(value) if widget.settings.get("dynamicPrompts") and isinstance(value, str) else value
-        for name, (widget, value) in found.items()
-    }
-
-
-def inputs_of(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the inputs of a class in their order."""
-    parts = info.get("input") or {}
-    return [entry for group in ("required", "optional") for entry in (parts.get(group) or {}).items()]
-
-
-# Dynamic prompts
-
-
-def chosen(text: str) -> str:
-    """Return a prompt without comments, with one of each `{this|that}` taken at random."""
-    text = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
-    open_choices: list[list[str]] = [[""]]  # the parts of each choice around this place; outermost the text itself
-    for token in re.findall(r"\\[{}]|[{|}]|[^\\{|}]+|\\", text):
-        parts = open_choices[-1]
-        if token == "{":
-            open_choices.append([""])
-        elif token == "|" and len(open_choices) > 1:
-            parts.append("")
-        elif token == "}" and len(open_choices) > 1:
-            open_choices.pop()
-            open_choices[-1][-1] += random.choice(parts)
-        else:
-            parts[-1] += token[1:] if token in ("\\{", "\\}") else token
-    while len(open_choices) > 1:  # never closed
-        parts = open_choices.pop()
-        open_choices[-1][-1] += random.choice(parts)
-    return open_choices[0][0]
 
 
 # To the page

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .convert import Infos, dumps, is_page_format, to_api, to_page
+from .convert import dumps, is_page_format, to_api, to_page
+from .page_widgets import Infos
 from .prompt import check
 from .workflow_file import WORKFLOW, embedded_infos, read
 

@@ -36,6 +36,14 @@ class Value:
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """A widget inside of a subgraph that the subgraph shows: its value is that of the widget."""
+
+    node: PageNode
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """The root graph or one instance of a subgraph: `path` are the ids of the nodes around it."""
 
@@ -116,7 +124,7 @@ class Page:
 
     # Where an input comes from
 
-    def source(self, node: PageNode, slot: int) -> tuple[PageNode, int] | Value | None:
+    def source(self, node: PageNode, slot: int) -> tuple[PageNode, int] | Value | Shown | None:
         """Return the output (node, slot) that feeds an input, or a constant; None where nothing does."""
         step: Any = ("in", node, slot, None)
         seen = set()
@@ -137,10 +145,44 @@ class Page:
         if link is None:
             return None
         if link.origin == str(INPUT_SIDE) and graph.outer is not None:
-            return _from_around(graph, link.origin_slot, type)
+            return self._from_around(graph, link.origin_slot, type)
         if link.origin not in graph.nodes:
             raise wrong("a link comes from no node", f"input {entry.get('name')!r} of node {node.id}")
         return ("out", PageNode(graph, graph.nodes[link.origin]), link.origin_slot, type or entry.get("type"))
+
+    def _from_around(self, graph: Graph, number: int, type: Any) -> Any:
+        """Follow an input of a subgraph to the node around it: to its link, or to the widget that it shows."""
+        around = PageNode(graph.outer, graph.outer.nodes[graph.path[-1]])  # type: ignore[union-attr, arg-type]
+        inputs = _objects(graph.data.get("inputs"))
+        name = inputs[number].get("name") if number < len(inputs) else None
+        slot = next((slot for slot, entry in enumerate(around.inputs) if entry.get("name") == name), None)
+        if slot is not None and str(around.inputs[slot].get("link")) in around.graph.links:
+            return ("in", around, slot, type)
+        shown = {place: widget for place in range(len(inputs)) if (widget := self._widget(graph, place)) is not None}
+        if number not in shown:
+            return None
+        named, values = around.data.get("widgets_values_named"), around.data.get("widgets_values")
+        if isinstance(named, dict) and name in named:
+            return Value(named[name])
+        place = list(shown).index(number)
+        return Value(values[place]) if isinstance(values, list) and place < len(values) else shown[number]
+
+    def _widget(self, graph: Graph, number: int) -> Shown | None:
+        """Return the first widget that an input of a subgraph leads to."""
+        for link in graph.links.values():
+            if (link.origin, link.origin_slot) != (str(INPUT_SIDE), number) or link.target not in graph.nodes:
+                continue
+            node = PageNode(graph, graph.nodes[link.target])
+            entry = node.inputs[link.target_slot] if link.target_slot < len(node.inputs) else {}
+            if "widget" not in entry:
+                continue
+            if node.type not in self.subgraphs:
+                return Shown(node, str(entry.get("name")))
+            inner = self._inside(node)
+            names = [part.get("name") for part in _objects(inner.data.get("inputs"))]
+            if entry.get("name") in names:
+                return self._widget(inner, names.index(entry.get("name")))
+        return None
 
     def _out_of(self, node: PageNode, slot: int, type: Any) -> Any:
         """Follow an output to where its value is made."""
@@ -161,34 +203,6 @@ class Page:
             values = node.data.get("widgets_values")
             return Value(values[0]) if isinstance(values, list) and values else None
         return None if node.type in VIRTUAL else (node, slot)
-
-
-def _from_around(graph: Graph, number: int, type: Any) -> Any:
-    """Follow an input of a subgraph to the node around it: to its link, or to the widget that it shows."""
-    around = PageNode(graph.outer, graph.outer.nodes[graph.path[-1]])  # type: ignore[union-attr, arg-type]
-    inputs = _objects(graph.data.get("inputs"))
-    name = inputs[number].get("name") if number < len(inputs) else None
-    slot = next((slot for slot, entry in enumerate(around.inputs) if entry.get("name") == name), None)
-    if slot is not None and str(around.inputs[slot].get("link")) in around.graph.links:
-        return ("in", around, slot, type)
-    shown = [place for place in range(len(inputs)) if _shows_widget(graph, place)]
-    named, values = around.data.get("widgets_values_named"), around.data.get("widgets_values")
-    if number not in shown:
-        return None
-    if isinstance(named, dict) and name in named:
-        return Value(named[name])
-    place = shown.index(number)
-    return Value(values[place]) if isinstance(values, list) and place < len(values) else None
-
-
-def _shows_widget(graph: Graph, number: int) -> bool:
-    """Tell whether an input of a subgraph leads to a widget inside."""
-    for link in graph.links.values():
-        if (link.origin, link.origin_slot) == (str(INPUT_SIDE), number):
-            inputs = PageNode(graph, graph.nodes.get(link.target, {})).inputs
-            if link.target_slot < len(inputs) and "widget" in inputs[link.target_slot]:
-                return True
-    return False
 
 
 def _passed_by(node: PageNode, slot: int, type: Any) -> int | None:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .convert import UPLOADS, Infos, inputs_of
 from .errors import FAILED, INTERRUPTED, USER_ERROR, Failure
 from .folders import inside
+from .page_widgets import UPLOADS, Infos, inputs_of
 from .progress import Progress
 from .prompt import Prompt, assign, title
 from .workflow_file import WORKFLOW, load

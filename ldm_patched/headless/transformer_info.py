@@ -17,8 +17,11 @@ from ..patches.families import FAMILIES
 
 Shapes = Mapping[str, tuple[int, ...]]
 PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "model.", "net.", "")
-IMG_NORMS = ("double_blocks.0.img_attn.norm.key_norm.weight", "double_blocks.0.img_attn.norm.key_norm.scale")
-IMG_NORMS += ("double_blocks.0.img_attn_k_norm.weight",)
+IMG_NORMS = (
+    "double_blocks.0.img_attn.norm.key_norm.weight",
+    "double_blocks.0.img_attn.norm.key_norm.scale",
+    "double_blocks.0.img_attn_k_norm.weight",
+)
 IMG_WIDTHS = ("double_blocks.0.img_attn.proj.weight", "double_blocks.0.img_attn_proj.weight")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .convert import Infos, is_page_format, to_api
+from .convert import is_page_format, to_api
+from .page_widgets import Infos
 from .prompt import MAX_BYTES, Prompt, PromptError, check, problem
 
 WORKFLOW = "JSON of a workflow in API or page format, or a PNG made from one"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..convert import Infos, depths_of, inputs_of
+from ..convert import depths_of
 from ..errors import Failure
 from ..page_graph import passed_by
+from ..page_widgets import Infos, inputs_of
 from ..prompt import Prompt, find_node, value_of
 from ..validate import is_link
 from .axes import Axis

@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..convert import Infos
 from ..errors import FAILED, Failure
 from ..folders import Folders
+from ..page_widgets import Infos
 from ..prompt import Prompt, PromptError
 from ..workflow_file import WORKFLOW, embedded_infos, load
 from .axes import parse_axis

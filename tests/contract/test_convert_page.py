@@ -1,0 +1,87 @@
+"""Convert ComfyUI's own templates, and compare with what its page sends of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attention_patchbay.ldm_patched.headless.convert import to_api, to_page
+from attention_patchbay.ldm_patched.headless.page_widgets import inputs_of, walk
+
+from .comfyui_server import Server, python
+from .test_page import CHROMIUM, can_drive_a_page
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
+]
+CHILD = Path(__file__).with_name("convert_child.py")
+EVERY = int(os.environ.get("PATCHBAY_TEMPLATES_EVERY", "8"))
+DRAWN = {"Load3D"}  # sends a picture that the page draws at that moment
+
+Prompt = dict[str, tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    with Server(tmp_path_factory.mktemp("convert") / "base") as server:
+        infos = server.get("/object_info")
+        done = subprocess.run(
+            [python(), str(CHILD), str(CHROMIUM), server.url, str(EVERY)], capture_output=True, text=True, timeout=550
+        )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    known = {
+        name: entry for name, entry in found.items() if all(n["class_type"] in infos for n in entry["sent"].values())
+    }
+    assert len(known) * EVERY > 200  # the others have nodes that call services
+    return infos, known
+
+
+def bare(prompt: Mapping[str, Any]) -> Prompt:
+    return {id: (node["class_type"], node["inputs"]) for id, node in prompt.items() if node["class_type"] not in DRAWN}
+
+
+def test_what_the_page_saves_is_converted_as_it_sends_it(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    infos, known = results
+    for name, entry in known.items():
+        found, sent = bare(to_api(entry["saved"], infos)), bare(entry["sent"])
+        assert {id: sent[id] for id in found} == found, name
+        alive = {value[0] for _, inputs in found.values() for value in inputs.values() if isinstance(value, list)}
+        assert not alive & (sent.keys() - found.keys()), name
+
+
+def test_templates_as_they_are_lead_to_the_same_nodes(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    infos, known = results
+    same = 0
+    for name, entry in known.items():
+        found, sent = to_api(entry["file"], infos), entry["sent"]
+        if found.keys() != sent.keys():
+            continue  # the page gave nodes with the same number new ones
+        same += 1
+        for id, (type, inputs) in bare(sent).items():
+            declared = {input for input, _ in inputs_of(infos[type])}
+            wanted = {input: value for input, value in inputs.items() if input.split(".")[0] in declared}
+            ours = {input: value for input, value in found[id]["inputs"].items() if input.split(".")[0] in declared}
+            assert ours == wanted, (name, id, type)
+    assert same > 0.9 * len(known)
+
+
+def test_the_way_back_keeps_what_nodes_declare(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    infos, known = results
+    for name, entry in known.items():
+        sent = entry["sent"]
+        numbers = {id: str(number) for number, id in enumerate(sent, 1)}
+        found = to_api(to_page(sent, infos), infos)
+        for id, (type, inputs) in bare(sent).items():
+            widgets = walk(inputs_of(infos[type]), lambda widget, given=inputs: given.get(widget.name, widget.default))
+            for input, value in inputs.items():
+                if isinstance(value, list):
+                    assert found[numbers[id]]["inputs"][input] == [numbers[value[0]], value[1]], (name, id, type, input)
+                elif input in widgets:
+                    assert found[numbers[id]]["inputs"][input] == value, (name, id, type, input)
