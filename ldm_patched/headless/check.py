@@ -12,12 +12,15 @@ from ..ldm.modules.backends import registry
 from ..modules.checkpoint import CheckpointError
 from ..patches.rules import parse_rules
 from ..patches.targets import AddressError, check_address, parse
-from .errors import USER_ERROR
+from .convert_command import server_infos
+from .described import described
+from .errors import USER_ERROR, Failure
 from .folders import Folders
+from .page_widgets import Infos
 from .prompt import Prompt, PromptError, title
 from .session import Session, entered
-from .validate import Catalog, is_link, links, validate
-from .workflow_file import WORKFLOW, embedded_infos, load
+from .validate import Catalog, check_type, is_link, links, unknown_inputs, validate
+from .workflow_file import WORKFLOW, embedded_infos, load, parse_json
 
 LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
 
@@ -28,6 +31,8 @@ def add_parser(commands: Any) -> None:
     command.add_argument("workflow", type=Path, help=WORKFLOW)
     for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
         command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
+    command.add_argument("--server", metavar="URL", help="the ComfyUI whose nodes to go by")
+    command.add_argument("--nodes", type=Path, metavar="FILE", help="its nodes, as its /object_info gave them")
     command.add_argument("--json", action="store_true", help="print the findings as JSON")
     command.set_defaults(run=check)
 
@@ -35,8 +40,9 @@ def add_parser(commands: Any) -> None:
 def check(args: argparse.Namespace) -> int:
     """Run `patchbay check`."""
     folders = Folders(args.models, args.input, Path("output"))
-    prompt = load(args.workflow, embedded_infos)
-    errors, warnings = findings(prompt, folders)
+    infos = _infos(args)
+    prompt = load(args.workflow, lambda: infos or embedded_infos())
+    errors, warnings = findings(prompt, folders) if infos is None else findings_there(prompt, infos)
     if args.json:
         print(json.dumps({"errors": errors, "warnings": warnings}, indent=1))
     else:
@@ -47,21 +53,64 @@ def check(args: argparse.Namespace) -> int:
     return USER_ERROR if errors else 0
 
 
+def _infos(args: argparse.Namespace) -> Infos | None:
+    """Return the nodes of a ComfyUI; None for those of the embedded host."""
+    if args.nodes is not None:
+        data = parse_json(args.nodes.read_bytes(), str(args.nodes)) if args.nodes.is_file() else None
+        if not isinstance(data, dict) or not all(isinstance(info, dict) and "output" in info for info in data.values()):
+            raise Failure(f"--nodes {args.nodes}: write there what URL/object_info of the ComfyUI gives")
+        return data
+    return server_infos(args.server) if args.server else None
+
+
 def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
-    """Return errors, with which the workflow does not run, and warnings."""
+    """Return errors, with which the workflow does not run on the embedded host, and warnings."""
     from .catalog import catalog
 
     nodes = catalog()
+    errors = _unknown(prompt, nodes)
     order: list[str] = []
     try:
         with entered(Session(folders)):
-            order = validate(prompt, nodes)
+            order = [] if errors else validate(prompt, nodes)
+    except PromptError as error:
+        errors = str(error).splitlines()
+    if errors:
+        return errors, []
+    return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order)]
+
+
+def findings_there(prompt: Prompt, infos: Infos) -> tuple[list[str], list[str]]:
+    """Return errors, with which the workflow does not run on the ComfyUI of the nodes, and warnings."""
+    nodes = described(infos)
+    errors = _unknown(prompt, nodes)
+    try:
+        order = [] if errors else validate(prompt, nodes, strict=False)
     except PromptError as error:
         return str(error).splitlines(), []
-    return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order, nodes)]
+    return errors, [] if errors else [*_idle(prompt, order), *_ignored(prompt, order, nodes)]
 
 
-def _idle(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
+def _unknown(prompt: Prompt, nodes: Catalog) -> list[str]:
+    found = []
+    for id in prompt:
+        try:
+            check_type(prompt, id, nodes)
+        except PromptError as error:
+            found.append(str(error))
+    return found
+
+
+def _ignored(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
+    found = []
+    for id in order:
+        node = nodes[prompt[id]["class_type"]]
+        for error in [] if node.open else unknown_inputs(prompt[id], node):  # type: ignore[attr-defined]
+            found.append(f"{title(prompt, id)}: {error['message']}: {error['details']}")
+    return found
+
+
+def _idle(prompt: Prompt, order: list[str]) -> list[str]:
     return [f"{title(prompt, id)} leads to no output, so it does not run" for id in prompt if id not in order]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .page_widgets import UPLOADS, Infos
+from .page_widgets import UPLOADS, Infos, inputs_of
+
+OPEN = "COMFY_"  # types of inputs that come as others, by rules that only the node knows
+LOOKED_UP = (*UPLOADS, "file_upload", "remote")  # options that the server looks up when it runs the node
+MADE = {("CustomCombo", "choice")}  # options that the page makes
 
 
 @dataclass(frozen=True)
@@ -33,44 +37,36 @@ class DescribedOutput:
 class DescribedNode:
     """A node by its entry in /object_info; it answers what `validate` asks of a class."""
 
-    def __init__(self, info: Mapping[str, Any]) -> None:
-        groups = info.get("input") or {}
-        self.inputs = [
-            _input(name, entry, group == "optional")
-            for group in ("required", "optional")
-            for name, entry in (groups.get(group) or {}).items()
-        ]
+    def __init__(self, name: str, info: Mapping[str, Any]) -> None:
+        required = (info.get("input") or {}).get("required") or {}
+        entries = [(input, entry) for input, entry in inputs_of(info) if not _is_open(entry[0])]
+        self.inputs = [_input(name, input, entry, input not in required) for input, entry in entries]
+        self.open = len(entries) < len(inputs_of(info))
         self.outputs = [DescribedOutput(_type(kind)) for kind in info.get("output") or []]
         self.is_output_node = bool(info.get("output_node"))
-        self.open = any(is_open(entry.type) for entry in self.inputs)
 
     def GET_SCHEMA(self) -> DescribedNode:
         """Return what describes the node: itself."""
         return self
 
 
-def is_open(type: str) -> bool:
-    """Tell whether inputs of a type come as others, of names that only the node knows."""
-    return type.startswith("COMFY_")
+def _is_open(kind: Any) -> bool:
+    return isinstance(kind, str) and kind.startswith(OPEN)
 
 
-def _input(name: str, entry: Any, optional: bool) -> DescribedInput:
-    kind, settings = entry[0], entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
+def _input(node: str, name: str, entry: Any, optional: bool) -> DescribedInput:
+    kind, settings = entry[0], dict(entry[1]) if len(entry) > 1 else {}
     if isinstance(kind, list):
-        kind, settings = "COMBO", {**settings, "options": kind}
-    if any(settings.get(upload) for upload in UPLOADS) or "remote" in settings:
-        settings = {key: value for key, value in settings.items() if key != "options"}  # the server looks it up
+        settings["options"] = kind
+    if (node, name) in MADE or any(settings.get(sign) for sign in LOOKED_UP):
+        settings.pop("options", None)
     return DescribedInput(name, optional, _type(kind), settings)
 
 
 def _type(kind: Any) -> str:
-    return "COMBO" if isinstance(kind, list) else str(kind)
+    return "COMBO" if isinstance(kind, list) else "*" if _is_open(kind) else str(kind)
 
 
 def described(infos: Infos) -> dict[str, Any]:
     """Return nodes by class, for `validate`."""
-    return {name: DescribedNode(info) for name, info in infos.items()}
-
-
-def unlisted(nodes: Iterable[DescribedNode]) -> None:
-    """Unused."""
+    return {name: DescribedNode(name, info) for name, info in infos.items()}

@@ -15,12 +15,14 @@ from .prompt import Prompt, PromptError, problem, title
 Catalog = Mapping[str, type[ComfyNode]]
 CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 LONG_LIST = 20
+UNLINKED = "not_linked"
 
 
-def validate(prompt: Prompt, catalog: Catalog) -> list[str]:
+def validate(prompt: Prompt, catalog: Catalog, strict: bool = True) -> list[str]:
     """Check a whole workflow and return the ids of the nodes to run, each after those it needs.
 
-    Values are converted to the types of their inputs in place. Raises PromptError with every error found.
+    Values are converted to the types of their inputs in place. As ComfyUI, a check that is not strict lets pass inputs
+    that a node does not declare, and constants of any type. Raises PromptError with every error found.
     """
     for id in prompt:
         check_type(prompt, id, catalog)
@@ -31,7 +33,7 @@ def validate(prompt: Prompt, catalog: Catalog) -> list[str]:
     order = _order(prompt, outputs)
     node_errors = {}
     for id in order:
-        errors = node_problems(prompt, id, catalog)
+        errors = node_problems(prompt, id, catalog, strict)
         if errors:
             entry = {"errors": errors, "dependent_outputs": outputs, "class_type": prompt[id]["class_type"]}
             node_errors[id] = {**entry, "name": title(prompt, id)}
@@ -107,7 +109,7 @@ def _cycle(prompt: Prompt, ids: list[str]) -> PromptError:
     return PromptError(error, {ids[0]: {**entry, "name": title(prompt, ids[0])}})
 
 
-def node_problems(prompt: Prompt, id: str, catalog: Catalog) -> list[dict[str, Any]]:
+def node_problems(prompt: Prompt, id: str, catalog: Catalog, strict: bool = True) -> list[dict[str, Any]]:
     """Return what is wrong with the inputs of one node; an empty list if nothing is."""
     node = prompt[id]
     cls = catalog[node["class_type"]]
@@ -117,12 +119,18 @@ def node_problems(prompt: Prompt, id: str, catalog: Catalog) -> list[dict[str, A
     for entry in schema.inputs:
         config = entry.info()
         if entry.id in node["inputs"]:
-            errors += _input_problems(prompt, node, entry.id, config, entry.id in checked, catalog)
+            found = _input_problems(prompt, node, entry.id, config, entry.id in checked, catalog)
+            errors += [one for one in found if strict or one["type"] != UNLINKED]
         elif not entry.optional:
             errors.append(_missing(node, entry.id, config))
-    known = {entry.id for entry in schema.inputs}
-    errors += [_unknown(name, known) for name in node["inputs"] if name not in known]
+    errors += unknown_inputs(node, schema) if strict else []
     return errors or _custom_problems(cls, node, checked)
+
+
+def unknown_inputs(node: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
+    """Return an error for each input that a node does not declare."""
+    known = {entry.id for entry in schema.inputs}
+    return [_unknown(name, known) for name in node["inputs"] if name not in known]
 
 
 def _missing(node: Mapping[str, Any], name: str, config: tuple[str, dict]) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def _input_problems(
             message = f"Failed to convert an input value to a {wanted} value"
             return [problem("invalid_input_type", message, f"{name}, {_short(value)}, {error}", **extra)]
     elif wanted != "COMBO":
-        return [problem("invalid_input_type", f"A {wanted} comes from another node", f"connect one to {name}", **extra)]
+        return [problem(UNLINKED, f"A {wanted} comes from another node", f"connect one to {name}", **extra)]
     if checked:
         return []
     if "min" in settings and value < settings["min"]:
@@ -162,8 +170,8 @@ def _input_problems(
     if "max" in settings and value > settings["max"]:
         message = f"Value {value} bigger than max of {settings['max']}"
         return [problem("value_bigger_than_max", message, name, **extra)]
-    if wanted == "COMBO" and value not in settings.get("options", []):
-        return [_not_in_list(name, value, settings.get("options", []))]
+    if wanted == "COMBO" and "options" in settings and value not in settings["options"]:
+        return [_not_in_list(name, value, settings["options"])]
     return []
 
 

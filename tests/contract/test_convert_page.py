@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attention_patchbay.ldm_patched.headless.convert import to_api, to_page
+from attention_patchbay.ldm_patched.headless.described import described
 from attention_patchbay.ldm_patched.headless.page_widgets import inputs_of, walk
+from attention_patchbay.ldm_patched.headless.prompt import PromptError
+from attention_patchbay.ldm_patched.headless.validate import validate
 
 from .comfyui_server import Server, python
 from .test_page import CHROMIUM, can_drive_a_page
@@ -34,8 +39,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], d
         done = subprocess.run(
             [python(), str(CHILD), str(CHROMIUM), server.url, str(EVERY)], capture_output=True, text=True, timeout=550
         )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        for entry in found.values():
+            entry["answer"] = server.post_prompt(entry["sent"])[1]
+            for path, body in (("/queue", b'{"clear": true}'), ("/interrupt", b"{}")):  # what it took need not run
+                urllib.request.urlopen(urllib.request.Request(server.url + path, body), timeout=30).close()
     known = {
         name: entry for name, entry in found.items() if all(n["class_type"] in infos for n in entry["sent"].values())
     }
@@ -85,3 +94,24 @@ def test_the_way_back_keeps_what_nodes_declare(results: tuple[dict[str, Any], di
                     assert found[numbers[id]]["inputs"][input] == [numbers[value[0]], value[1]], (name, id, type, input)
                 elif input in widgets:
                     assert found[numbers[id]]["inputs"][input] == value, (name, id, type, input)
+
+
+def test_what_the_server_refuses_is_found_without_it(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    infos, known = results
+    nodes, refused = described(infos), 0
+    for name, entry in known.items():
+        answer = entry["answer"].get("node_errors") or {}
+        theirs = {(id, error["type"], place(error)) for id, node in answer.items() for error in node["errors"]}
+        theirs = {error for error in theirs if error[1] != "custom_validation_failed" and "." not in str(error[2])}
+        ours: set[tuple[str, str, Any]] = set()
+        try:
+            validate(copy.deepcopy(entry["sent"]), nodes, strict=False)
+        except PromptError as found:
+            ours = {(id, e["type"], place(e)) for id, node in found.node_errors.items() for e in node["errors"]}
+        assert ours == theirs, name
+        refused += bool(theirs)
+    assert refused > 0.3 * len(known)
+
+
+def place(error: Mapping[str, Any]) -> Any:
+    return (error.get("extra_info") or {}).get("input_name")

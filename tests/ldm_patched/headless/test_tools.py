@@ -197,3 +197,44 @@ def test_blocks_of_a_transformer_come_from_its_header(tmp_path: Path, capsys: py
     prompt[node_of("PatchbayAttentionBackend")]["inputs"]["blocks"] = "double:18, single:37"
     code, found = checked(tmp_path, capsys, prompt)
     assert code == 2 and len(found["errors"]) == 1 and "double:19" in found["errors"][0]
+
+
+def described_node(required: dict[str, Any], output: list[str] | None = None) -> dict[str, Any]:
+    return {"input": {"required": required}, "output": output or [], "output_node": not output}
+
+
+def test_a_workflow_is_checked_against_the_nodes_of_a_comfyui(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infos = {
+        "Load": described_node({"name": [["a.safetensors"], {}]}, ["MODEL"]),
+        "Save": described_node({"model": ["MODEL"], "many": ["INT", {"max": 4}], "picture": [[], {"image_upload": 1}]}),
+        "Pick": described_node({"pick": ["COMFY_DYNAMICCOMBO_V3", {"options": []}], "to": ["*"]}),
+    }
+    prompt = {
+        "1": {"class_type": "Load", "inputs": {"name": "a.safetensors"}},
+        "2": {"class_type": "Save", "inputs": {"model": ["1", 0], "many": 4, "picture": "x.png"}},
+        "3": {"class_type": "Pick", "inputs": {"pick": "a", "pick.b": 1, "to": ["1", 0]}},
+    }
+    (tmp_path / "nodes.json").write_text(json.dumps(infos))
+
+    def found(**changes: Any) -> tuple[int, dict[str, Any]]:
+        changed = copy.deepcopy(prompt)
+        for id, inputs in changes.items():
+            changed[id[1:]]["inputs"] |= inputs
+        (tmp_path / "w.json").write_text(json.dumps(changed))
+        code = main(["check", str(tmp_path / "w.json"), "--nodes", str(tmp_path / "nodes.json"), "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    assert found() == (0, {"errors": [], "warnings": []})
+    assert found(n1={"name": "b.safetensors"})[1]["errors"][0].endswith("did you mean a.safetensors?")
+    assert "bigger than max" in found(n2={"many": 5})[1]["errors"][0]
+    code, seen = found(n2={"manny": 5})
+    assert code == 0 and "did you mean many?" in seen["warnings"][0]
+    for id in ("1", "3"):
+        prompt[id]["class_type"] += "er"
+    code, seen = found()
+    assert code == 2 and len(seen["errors"]) == 2 and "did you mean Load?" in seen["errors"][0]
+    (tmp_path / "nodes.json").write_text("[]")
+    assert main(["check", str(DEMO), "--nodes", str(tmp_path / "nodes.json")]) == 2
+    assert "what URL/object_info of the ComfyUI gives" in capsys.readouterr().err
