@@ -117,4 +117,5 @@ def _start(recorder: Recorder, patcher: Any) -> None:
 
 
 def _forget(recorder: Recorder, patcher: Any) -> None:
+    recorder.settle()
     recorder.memories.clear()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .recorder import KEY, Marker, Recorder
 from .stack import Stack
+from .stopwatch import Stopwatch
 
 Patch = Callable[..., Any]
 
@@ -37,10 +40,16 @@ def _counting(patch: Patch, recorder: Recorder) -> Patch:
         return patch
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        begin = time.perf_counter()
+        watch = Stopwatch(_device(args))
         try:
             return patch(*args, **kwargs)
         finally:
-            recorder.count_foreign(patch, time.perf_counter() - begin)
+            recorder.count_foreign(patch, watch.stop())
 
     return call
+
+
+def _device(args: tuple[Any, ...]) -> torch.device | None:
+    """Return the device of the first tensor among the arguments; some slots get one dict with all of them."""
+    values = (value for part in args for value in (part.values() if isinstance(part, dict) else (part,)))
+    return next((value.device for value in values if isinstance(value, Tensor)), None)

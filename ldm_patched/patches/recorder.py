@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .schedule import Schedule, percent_of
+from .stopwatch import GpuSpan, Took
 from .targets import BlockId
 
 KEY = "patchbay"
@@ -81,11 +82,12 @@ class Recorder:
         blocks: heads and head dim of each transformer block of the model.
         seen: self- and cross-attentions that the model entered, whatever came of them.
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
-            does not say. The seconds of a GPU are those of starting the kernels.
+            does not say.
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         patched: uses of each entry (by number) in each block.
         foreign: calls of patches of others, by their identity.
+        running: calls whose time the GPU has not told yet; `settle` waits for them.
         gathered: what an entry (by number) has summed up for after the run.
         placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
         first_kind: the kind of attention that a run begins with, where the model tells of the next one after each.
@@ -97,6 +99,7 @@ class Recorder:
     tallies: dict[tuple[Call, int], Tally] = field(default_factory=dict)
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
     foreign: dict[int, Tally] = field(default_factory=dict)
+    running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[tuple[BlockId | None, str | None], str] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class Recorder:
                 counts.clear()
             for kept in (self.foreign, self.gathered, self.skips, self.percents, self.choices, self.memories):
                 kept.clear()
+            self.running.clear()
             self._thread = threading.local()
             self.percent_to_sigma = percent_to_sigma
             self.placed = placed
@@ -152,12 +156,10 @@ class Recorder:
             counts[call] += tally.count
         return counts
 
-    def count_call(self, call: Call, step: int = 0, seconds: float = 0.0) -> None:
+    def count_call(self, call: Call, step: int = 0, took: Took = 0.0) -> None:
         """Count one attention call, and one use of the rule that chose its function."""
         with self._lock:
-            tally = self.tallies.setdefault((call, step), Tally())
-            tally.count += 1
-            tally.seconds += seconds
+            self._add(self.tallies.setdefault((call, step), Tally()), took)
             if call.rule is not None:
                 self.patched[call.rule, call.block] += 1
 
@@ -182,12 +184,28 @@ class Recorder:
             kept = self.gathered.setdefault(number, {})
             kept[key] = add(kept[key], new) if key in kept else new
 
-    def count_foreign(self, patch: Callable[..., Any], seconds: float) -> None:
+    def count_foreign(self, patch: Callable[..., Any], took: Took) -> None:
         """Count one call of a patch that is not this library's."""
         with self._lock:
-            tally = self.foreign.setdefault(id(patch), Tally())
-            tally.count += 1
-            tally.seconds += seconds
+            self._add(self.foreign.setdefault(id(patch), Tally()), took)
+
+    def _add(self, tally: Tally, took: Took) -> None:
+        tally.count += 1
+        if isinstance(took, GpuSpan):
+            self.running.append((tally, took))
+            self._take_times(wait=False)
+        else:
+            tally.seconds += took
+
+    def _take_times(self, wait: bool) -> None:
+        while self.running and (wait or self.running[0][1].over):
+            tally, span = self.running.popleft()
+            tally.seconds += span.seconds()
+
+    def settle(self) -> None:
+        """Wait until the times of all calls are known."""
+        with self._lock:
+            self._take_times(wait=True)
 
     def remember(self, kind: tuple, choice: tuple[str, Callable[..., Tensor], str]) -> bool:
         """Keep the function chosen for a kind of call; tell whether this fallback is the first for its reason."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from .gate import current_weight
 from .recorder import KEY, Call, Entry, Recorder, current_block
 from .schedule import Schedule
 from .sentinel import REPAIR, Watch, exact
+from .stopwatch import Stopwatch
 from .targets import Address, BlockId
 
 SLOT = "optimized_attention_override"
@@ -109,10 +109,10 @@ class Router:
         choice = self._choice(func, options, recorder, (block, kind), (q, k, v, heads, *args), kwargs)
         if recorder is None:
             return choice.function(q, k, v, heads, *args, **kwargs)
-        begin = time.perf_counter()
+        watch = Stopwatch(q.device)
         out = choice.function(q, k, v, heads, *args, **kwargs)
-        seconds, step = time.perf_counter() - begin, recorder.step(options)
-        recorder.count_call(Call(block, kind, choice.name, choice.fallback, choice.rule), step, seconds)
+        took, step = watch.stop(), recorder.step(options)
+        recorder.count_call(Call(block, kind, choice.name, choice.fallback, choice.rule), step, took)
         if self.watch is not None and choice.name != REPAIR and self.watch.takes(block, kind):
             recorder.count_patch(self.watch.entry.number, block)
             again = partial(exact, q, k, v, heads, *args, **kwargs)
