@@ -16,13 +16,15 @@ from .convert_command import server_infos
 from .described import described
 from .errors import USER_ERROR, Failure
 from .folders import Folders
+from .node_infos import node_infos
 from .page_widgets import Infos
 from .prompt import Prompt, PromptError, title
 from .session import Session, entered
-from .validate import Catalog, check_type, is_link, links, unknown_inputs, validate
+from .validate import Catalog, check_type, links, unknown_inputs, validate
 from .workflow_file import WORKFLOW, embedded_infos, load, parse_json
 
 LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
+OWN = "Patchbay"  # how the classes of this pack begin
 
 
 def add_parser(commands: Any) -> None:
@@ -42,7 +44,7 @@ def check(args: argparse.Namespace) -> int:
     folders = Folders(args.models, args.input, Path("output"))
     infos = _infos(args)
     prompt = load(args.workflow, lambda: infos or embedded_infos())
-    errors, warnings = findings(prompt, folders) if infos is None else findings_there(prompt, infos)
+    errors, warnings = findings(prompt, folders) if infos is None else findings_there(prompt, infos, folders)
     if args.json:
         print(json.dumps({"errors": errors, "warnings": warnings}, indent=1))
     else:
@@ -56,10 +58,9 @@ def check(args: argparse.Namespace) -> int:
 def _infos(args: argparse.Namespace) -> Infos | None:
     """Return the nodes of a ComfyUI; None for those of the embedded host."""
     if args.nodes is not None:
-        data = parse_json(args.nodes.read_bytes(), str(args.nodes)) if args.nodes.is_file() else None
-        if not isinstance(data, dict) or not all(isinstance(info, dict) and "output" in info for info in data.values()):
-            raise Failure(f"--nodes {args.nodes}: write there what URL/object_info of the ComfyUI gives")
-        return data
+        if not args.nodes.is_file():
+            raise Failure(f"--nodes {args.nodes}: no such file; write there what URL/object_info of the ComfyUI gives")
+        return node_infos(parse_json(args.nodes.read_bytes(), str(args.nodes)), f"--nodes {args.nodes}")
     return server_infos(args.server) if args.server else None
 
 
@@ -80,15 +81,23 @@ def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
     return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order)]
 
 
-def findings_there(prompt: Prompt, infos: Infos) -> tuple[list[str], list[str]]:
-    """Return errors, with which the workflow does not run on the ComfyUI of the nodes, and warnings."""
-    nodes = described(infos)
+def findings_there(prompt: Prompt, infos: Infos, folders: Folders) -> tuple[list[str], list[str]]:
+    """Return errors, with which the workflow does not run on the ComfyUI of the nodes, and warnings.
+
+    Block addresses are held against the models that are in the folders here.
+    """
+    from .catalog import catalog
+
+    own = {name: cls for name, cls in catalog().items() if name in infos and name.startswith(OWN)}
+    nodes = {**described(infos), **own}
     errors = _unknown(prompt, nodes)
     try:
         order = [] if errors else validate(prompt, nodes, strict=False)
     except PromptError as error:
-        return str(error).splitlines(), []
-    return errors, [] if errors else [*_idle(prompt, order), *_ignored(prompt, order, nodes)]
+        errors = str(error).splitlines()
+    if errors:
+        return errors, []
+    return _addresses(prompt, order, folders), [*_idle(prompt, order), *_ignored(prompt, order, nodes)]
 
 
 def _unknown(prompt: Prompt, nodes: Catalog) -> list[str]:
@@ -104,8 +113,8 @@ def _unknown(prompt: Prompt, nodes: Catalog) -> list[str]:
 def _ignored(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
     found = []
     for id in order:
-        node = nodes[prompt[id]["class_type"]]
-        for error in [] if node.open else unknown_inputs(prompt[id], node):  # type: ignore[attr-defined]
+        schema = nodes[prompt[id]["class_type"]].GET_SCHEMA()
+        for error in [] if getattr(schema, "open", False) else unknown_inputs(prompt[id], schema):
             found.append(f"{title(prompt, id)}: {error['message']}: {error['details']}")
     return found
 
@@ -172,4 +181,5 @@ def _model(node: Mapping[str, Any], folders: Folders) -> Any:
     if node["class_type"] == "PatchbayLoadDemoModel":
         return model_of(CHECKPOINT)
     kind, name = LOADERS[node["class_type"]]
-    return None if is_link(node["inputs"][name]) else model_of(folders.model(kind, node["inputs"][name]))
+    value = node["inputs"][name]
+    return model_of(folders.model(kind, value)) if value in folders.model_names(kind) else None

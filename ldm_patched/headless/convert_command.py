@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .convert import dumps, is_page_format, to_api, to_page
+from .node_infos import node_infos
 from .page_widgets import Infos
 from .prompt import check
 from .workflow_file import WORKFLOW, embedded_infos, read
@@ -44,8 +45,8 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def server_infos(url: str) -> Infos:
-    """Return the nodes of a server."""
+    """Return the nodes of a server. Raises Failure."""
     from .queue import connected
 
     with connected(url) as client:
-        return client.object_info()
+        return node_infos(client.object_info(), url)

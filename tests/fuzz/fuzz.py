@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .targets import TARGETS, try_one
+from .targets import INFOS, PROMPTS, TARGETS, try_one
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -31,6 +31,11 @@ SEEDS = {
     "points": ["0.3 0.5, 0.7 0.5"],
     "heads": ["all", "0, 3-5"],
     "axis": ["3.seed=1..4", "9.strength=0:1:0.25", "15=on,bypass", '2.text="a, b",c'],
+    "nodes": [
+        '{"SaveImage": {"input": {"required": {"images": ["IMAGE"], "filename_prefix": ["COMFY_DYNAMICCOMBO_V3", '
+        '{"options": [{"key": "a", "inputs": {"required": {"b": [["c"], {}]}}}]}]}}, "output": [], '
+        '"output_node": true}}'
+    ],
     "name": ["a.png", "../a", "/etc/passwd", "sub/../../a", "C:\\a", "a\0b", "CON", "~/a", "a" * 300],
 }
 ODD: list[Any] = [
@@ -56,6 +61,8 @@ def seeds() -> dict[str, list[bytes]]:
     """Return what to start from."""
     found = {name: [text.encode() for text in texts] for name, texts in SEEDS.items()}
     found["workflow"] = [path.read_bytes() for path in sorted((ROOT / "example_workflows").rglob("*.json"))]
+    used = {node["class_type"] for prompt in PROMPTS for node in prompt.values()}
+    found["nodes"] += [json.dumps({name: INFOS[name] for name in sorted(used)}).encode()]
     entry = {
         "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
         "b": {"dtype": "I8", "shape": [], "data_offsets": [8, 9]},

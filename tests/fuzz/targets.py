@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import tempfile
 from collections.abc import Callable
@@ -10,10 +12,12 @@ from typing import Any
 
 from attention_patchbay.ldm_patched.headless import prompt as workflow
 from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.ldm_patched.headless.check import findings_there
 from attention_patchbay.ldm_patched.headless.convert import is_page_format, to_api, to_page
 from attention_patchbay.ldm_patched.headless.diff import differences
 from attention_patchbay.ldm_patched.headless.errors import Failure
-from attention_patchbay.ldm_patched.headless.folders import inside
+from attention_patchbay.ldm_patched.headless.folders import Folders, inside
+from attention_patchbay.ldm_patched.headless.node_infos import node_infos
 from attention_patchbay.ldm_patched.headless.session import Session, entered
 from attention_patchbay.ldm_patched.headless.sweep.axes import parse_axis
 from attention_patchbay.ldm_patched.headless.validate import validate
@@ -29,6 +33,8 @@ from attention_patchbay.nodes.capture import parse_heads
 NODES = catalog()
 INFOS = {name: cls.GET_NODE_INFO_V1() for name, cls in NODES.items()}
 FOLDER = Path(tempfile.mkdtemp())
+EXAMPLES = Path(__file__).parents[2] / "example_workflows" / "api"
+PROMPTS = [json.loads((EXAMPLES / name).read_text()) for name in ("demo.json", "regional_prompt.json")]
 
 
 def _text(data: bytes) -> str:
@@ -43,6 +49,16 @@ def read_workflow(data: bytes) -> None:
         validate(prompt, NODES)
     to_page(prompt, INFOS)
     assert differences(prompt, prompt) == []
+
+
+def read_nodes(data: bytes) -> None:
+    """Take what a server says of its nodes, and convert and check workflows by it."""
+    infos = node_infos(parse_json(data, "input"), "input")
+    for prompt in PROMPTS:
+        with contextlib.suppress(workflow.PromptError):
+            to_api(to_page(prompt, infos), infos)
+        with contextlib.suppress(workflow.PromptError):
+            findings_there(copy.deepcopy(prompt), infos, Folders(FOLDER, FOLDER, FOLDER))
 
 
 def read_header(data: bytes) -> None:
@@ -63,6 +79,7 @@ def read_picture(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], Any]] = {
     "workflow": read_workflow,
+    "nodes": read_nodes,
     "header": read_header,
     "picture": read_picture,
     "address": lambda data: parse(_text(data)),

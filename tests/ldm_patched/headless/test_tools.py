@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attention_patchbay.ldm_patched.headless.catalog import catalog
 from attention_patchbay.ldm_patched.headless.cli import main
 from attention_patchbay.ldm_patched.headless.diff import differences
 from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
@@ -238,3 +239,23 @@ def test_a_workflow_is_checked_against_the_nodes_of_a_comfyui(
     (tmp_path / "nodes.json").write_text("[]")
     assert main(["check", str(DEMO), "--nodes", str(tmp_path / "nodes.json")]) == 2
     assert "what URL/object_info of the ComfyUI gives" in capsys.readouterr().err
+
+
+def test_blocks_and_own_widgets_are_checked_against_the_nodes_of_a_comfyui_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    infos = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
+    infos["Strange"] = {"input": {"required": ["a"]}}
+    (tmp_path / "nodes.json").write_text(json.dumps(infos))
+    prompt = json.loads(DEMO.read_text())
+
+    def found(blocks: str) -> list[str]:
+        prompt[node_of("PatchbayAttentionBackend")]["inputs"]["blocks"] = blocks
+        (tmp_path / "w.json").write_text(json.dumps(prompt))
+        main(["check", str(tmp_path / "w.json"), "--nodes", str(tmp_path / "nodes.json"), "--json"])
+        return json.loads(capsys.readouterr().out)["errors"]
+
+    assert found("middle") == []
+    assert "Strange describes itself in a form that is not known" in caplog.text
+    assert "inptu" in found("inptu:4")[0]
+    assert "input:44" in found("input:44")[0]
