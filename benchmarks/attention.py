@@ -1,9 +1,10 @@
 """Time every attention backend side by side on the shapes of real models, with the error of each against float64.
 
-    python benchmarks/attention.py [--json FILE] [--quick]
+    python benchmarks/attention.py [--device cuda] [--json FILE] [--quick]
 
 All backends of a case run in turn, round after round, in one process; the median and the spread (interquartile range
 over the median) of the rounds are printed. `ratio` is the time over that of torch's `scaled_dot_product_attention`.
+On a GPU a round is ten calls one after the other, and the time that of one of them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
 from torch import Tensor
+
+CALLS = 10  # in a round on a GPU
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,18 @@ class Case:
     n_k: int
     dim_head: int
     dtype: torch.dtype
+    device: str = "cpu"
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit-normal q (b, n_q, h * d), k and v (b, n_k, h * d)."""
         gen = torch.Generator().manual_seed(0)
         width = self.heads * self.dim_head
         shapes = (self.b, self.n_q, width), (self.b, self.n_k, width), (self.b, self.n_k, width)
-        q, k, v = (torch.randn(s, generator=gen).to(self.dtype) for s in shapes)
+        q, k, v = (torch.randn(s, generator=gen).to(self.device, self.dtype) for s in shapes)
         return q, k, v
 
 
-def cases(quick: bool) -> list[Case]:
+def cases(quick: bool, device: str) -> list[Case]:
     """Return the calls of SD1.5 at 512x512, SDXL at 1024x1024 and SVD at 576x1024; a few when `quick`.
 
     SVD's batch is cut to a few frames or pixels where that changes no ratio.
@@ -72,7 +78,8 @@ def cases(quick: bool) -> list[Case]:
     ]
     if quick:
         shapes = shapes[:3]
-    return [Case(*shape, dtype) for shape in shapes for dtype in (torch.float32, torch.bfloat16)]
+    dtypes = (torch.float32, torch.bfloat16) if device == "cpu" else (torch.float16, torch.bfloat16)
+    return [Case(*shape, dtype, device) for shape in shapes for dtype in dtypes]
 
 
 def heads_first(x: Tensor, heads: int) -> Tensor:
@@ -106,6 +113,20 @@ def rounds_for(seconds: float, quick: bool) -> int:
     return max(5, min(200, int((0.5 if quick else 2.0) / max(seconds, 1e-6))))
 
 
+def seconds_of(device: str, call: Callable[[], Tensor]) -> float:
+    """Return the time of one call."""
+    if device == "cpu":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / CALLS
+
+
 def measure(case: Case, quick: bool) -> list[dict]:
     """Time every backend that can run `case`; return one row each, SDPA first."""
     q, k, v = case.tensors()
@@ -115,15 +136,13 @@ def measure(case: Case, quick: bool) -> list[dict]:
     functions.update({backend.name: backend.function for backend in registry.available(call)})
     errors, times = {}, {name: [] for name in functions}
     slowest = 0.0
-    for name, fn in functions.items():  # warm-up
-        start = time.perf_counter()
-        errors[name] = (fn(q, k, v, case.heads).double() - truth).abs().max().item()
-        slowest = max(slowest, time.perf_counter() - start)
-    for _ in range(rounds_for(slowest * len(functions), quick)):
+    for name, fn in functions.items():
+        errors[name] = (fn(q, k, v, case.heads).double() - truth).abs().max().item()  # warm-up
+        slowest = max(slowest, seconds_of(case.device, partial(fn, q, k, v, case.heads)))
+    calls = len(functions) * (1 if case.device == "cpu" else CALLS)
+    for _ in range(rounds_for(slowest * calls, quick)):
         for name, fn in functions.items():
-            start = time.perf_counter()
-            fn(q, k, v, case.heads)
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append(seconds_of(case.device, partial(fn, q, k, v, case.heads)) * 1e3)
     base = statistics.median(times["sdpa"])
     return [row(case, name, times[name], base, errors[name]) for name in functions]
 
@@ -142,10 +161,10 @@ def row(case: Case, backend: str, times: list[float], base: float, error: float)
     }
 
 
-def write_json(path: Path, rows: list[dict]) -> None:
+def write_json(path: Path, machine: str, rows: list[dict]) -> None:
     """Write the rows to `path`, complete or not at all."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
-        json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
+        json.dump({"torch": torch.__version__, "machine": machine, "rows": rows}, file, indent=1)
     os.replace(file.name, path)
 
 
@@ -153,20 +172,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     parser.add_argument("--quick", action="store_true", help="only the small shapes, fewer rounds")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     rows = []
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    cpu = args.device == "cpu"
+    machine = f"{torch.get_num_threads()} threads" if cpu else torch.cuda.get_device_name()
+    print(f"torch {torch.__version__}, {machine}")
     print(
         "| case | dtype | backend | median ms | spread | ratio to SDPA | error |\n|---|---|---|---|---|---|---|",
         flush=True,
     )
     with torch.inference_mode():
-        for case in cases(args.quick):
+        for case in cases(args.quick, args.device):
             for entry in measure(case, args.quick):
                 rows.append(entry)
                 print("| " + " | ".join(str(value) for value in entry.values()) + " |", flush=True)
     if args.json:
-        write_json(args.json, rows)
+        write_json(args.json, machine, rows)
 
 
 if __name__ == "__main__":

@@ -133,12 +133,14 @@ def _under(prefix: str, found: Shapes) -> Shapes:
     return {prefix + key: shape for key, shape in found.items()}
 
 
-def draw(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
+def draw(
+    shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, seed: int = 0, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Draw weights that keep the size of what flows through them."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     tensors = {}
     for key, shape in shapes.items():
-        value = torch.randn(shape, generator=generator)
+        value = torch.randn(shape, generator=generator, device=device)
         if len(shape) > 1:
             value = value / math.sqrt(math.prod(shape[1:]))
         else:
