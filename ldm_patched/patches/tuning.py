@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ ROUNDS = 101
 SAMPLED_ROWS = 64  # queries whose result is compared with float64; rows of attention do not depend on each other
 Cell = tuple[BlockId | None, str | None]
 Check = Callable[[], None]  # raises when the host wants to stop
+log = logging.getLogger(__name__)
 
 
 class Timing(NamedTuple):
@@ -49,13 +51,21 @@ def candidates(call: AttentionCall) -> list[Backend]:
 
 
 def tune(call: AttentionCall, seconds: float, check: Check) -> Tuned:
-    """Time the candidates on random tensors of a call's shape, in turns, for about `seconds`."""
+    """Time the candidates on random tensors of a call's shape, in turns, for about `seconds`.
+
+    A function that fails is left out, with a warning.
+    """
     q, k, v, mask = tensors(call)
     reference = exact_rows(call, q, k, v, mask)
     errors, runs = {}, {}
     for backend in candidates(call):
-        runs[backend.name] = run = _runner(backend, call, q, k, v, mask)
-        errors[backend.name] = row_error(call, run(), reference)  # this is the warm-up too
+        run = _runner(backend, call, q, k, v, mask)
+        try:
+            errors[backend.name] = row_error(call, run(), reference)  # this is the warm-up too
+        except Exception as error:  # a kernel may be built wrongly; what is measured tells which can be used
+            log.warning("Attention Patchbay: %s failed on %s and is left out: %s", backend.name, call, error)
+        else:
+            runs[backend.name] = run
         check()
     times = _interleaved(runs, q.device, seconds, check)
     timings = [Timing(name, statistics.median(taken), errors[name]) for name, taken in times.items()]

@@ -128,3 +128,17 @@ def test_a_file_that_cannot_be_read_is_as_good_as_none(tmp_path: Path, text: str
 
 def test_the_reference_function_is_no_candidate() -> None:
     assert "basic" not in {backend.name for backend in candidates(CALL)}
+
+
+def test_a_function_that_fails_is_left_out_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    own = dict(registry._registry) | {"split": dataclasses.replace(registry._registry["split"], function=fails)}
+    monkeypatch.setattr(registry, "_registry", own)
+    tuned = tune(CALL, 0.01, never)
+    names = {timing.backend for timing in tuned.timings}
+    assert "split" not in names and "pytorch" in names
+    assert "split failed on" in caplog.text and "no kernel image" in caplog.text

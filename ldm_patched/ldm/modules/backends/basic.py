@@ -10,13 +10,11 @@ from torch import Tensor
 from .shapes import from_heads, repeat_kv, to_heads, to_mask
 from .wrapper import wrap_attn
 
-HALF = (torch.float16, torch.bfloat16)
-
 
 def score_dtype(q: Tensor, attn_precision: torch.dtype | None) -> torch.dtype:
-    """Choose the dtype of the scores: float32 for half inputs on request, and on a CPU where half sums lose digits."""
-    upcast = q.dtype in HALF and (attn_precision == torch.float32 or q.device.type == "cpu")
-    return torch.float32 if upcast else q.dtype
+    """Choose the dtype of the scores: float32 on request, for bfloat16, and on a CPU, whose half sums lose digits."""
+    asked = attn_precision == torch.float32 or q.device.type == "cpu"
+    return torch.float32 if q.dtype is torch.bfloat16 or (q.dtype is torch.float16 and asked) else q.dtype
 
 
 def masked_scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .shapes import from_heads, repeat_kv, to_heads, to_mask
+from .shapes import aligned_bias, from_heads, repeat_kv, to_heads, to_mask
 from .wrapper import wrap_attn
 
 # CUDA kernels put the batch on a grid axis of 65535 at most.
@@ -35,6 +35,8 @@ def attention_pytorch(
     q, k, v = to_heads(q, k, v, heads, skip_reshape, gqa)
     if mask is not None:
         mask = to_mask(mask, q, k.shape[2])
+        if q.device.type == "cuda":  # torch pads only some of the masks that its kernels cannot read
+            mask = aligned_bias(mask, q, k.shape[2])
     scale = kwargs.get("scale")
     if k.shape[2] == 1 and mask is None:  # its weight is 1, as for the picture that a video model is given
         out = repeat_kv(k, v, q.shape[1])[1].expand(-1, -1, q.shape[2], -1)

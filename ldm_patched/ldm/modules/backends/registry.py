@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ....modules import model_management
 from .basic import attention_basic
 from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
 from .flash import attention_flash, attention_flash3
 from .flex import attention_flex
+from .limits import cudnn_limit, gpu, needs, sage_limit, tiles_limit, xformers_limit
 from .pytorch import attention_pytorch
 from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
 from .sdpa import attention_sdpa_cudnn, attention_sdpa_efficient, attention_sdpa_flash
@@ -249,53 +248,6 @@ def _reasons(name: str, call: AttentionCall) -> tuple[str, ...]:
 # What this library brings
 
 
-def _needs(module: str, package: str, capability: tuple[int, int] = (0, 0)) -> Callable[[], str | None]:
-    def missing() -> str | None:
-        if importlib.util.find_spec(module) is None:
-            return f"{package} is not installed"
-        if torch.cuda.is_available() and torch.cuda.get_device_capability() < capability:
-            return f"{package} needs a GPU of compute capability {capability[0]}.{capability[1]}"
-        return None
-
-    return missing
-
-
-def _gpu(capability: tuple[int, int]) -> Callable[[], str | None]:
-    """Return what tells why a kernel of torch cannot run here; the devices of the backend ask for the GPU itself."""
-
-    def missing() -> str | None:
-        if torch.cuda.is_available() and torch.cuda.get_device_capability() < capability:
-            return f"this kernel of torch needs a GPU of compute capability {capability[0]}.{capability[1]}"
-        return None
-
-    return missing
-
-
-def _cudnn_limit(call: AttentionCall) -> str | None:
-    """Tell what cuDNN does not take."""
-    if call.dim_head % 8:
-        return f"takes heads of a multiple of 8 channels, not {call.dim_head}"
-    return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else None
-
-
-def _xformers_limit(call: AttentionCall) -> str | None:
-    if model_management.BROKEN_XFORMERS and call.b * call.heads > model_management.BROKEN_XFORMERS_LIMIT:
-        return f"this release fails for batch * heads > {model_management.BROKEN_XFORMERS_LIMIT}"
-    beyond_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() > (9, 0)
-    # Only the flash kernels are made for newer GPUs.
-    if beyond_hopper and (call.mask is not None or call.dtype == torch.float32):
-        return "takes neither masks nor float32 on this GPU"
-    if call.dim_head * call.dtype.itemsize % 16:
-        return f"takes heads whose channels fill whole 16 bytes, not {call.dim_head} of {call.dtype}"
-    return None
-
-
-def _tiles_limit(call: AttentionCall) -> str | None:
-    if call.precision == torch.float32:
-        return "takes no float32 scores"
-    return "computes no gradients" if call.grad else None
-
-
 CUDA, CPU = frozenset({"cuda"}), frozenset({"cpu"})
 
 for _backend in (
@@ -308,8 +260,8 @@ for _backend in (
         attention_xformers,
         devices=CUDA,
         dtypes=FLOATS,
-        missing=_needs("xformers", "xformers"),
-        limit=_xformers_limit,
+        missing=needs("xformers", "xformers"),
+        limit=xformers_limit,
     ),
     Backend(
         "flash",
@@ -318,7 +270,7 @@ for _backend in (
         dtypes=HALF,
         max_dim_head=256,
         mask=False,
-        missing=_needs("flash_attn", "flash-attn", (8, 0)),
+        missing=needs("flash_attn", "flash-attn", (8, 0)),
     ),
     Backend(
         "sage",
@@ -329,7 +281,8 @@ for _backend in (
         mask=False,
         exact=False,
         tolerance=INT8,
-        missing=_needs("sageattention", "sageattention", (8, 0)),
+        missing=needs("sageattention", "sageattention", (8, 0)),
+        limit=sage_limit,
     ),
     Backend(
         "sage3",
@@ -340,7 +293,7 @@ for _backend in (
         mask=False,
         exact=False,
         tolerance=FP4,
-        missing=_needs("sageattn3", "sageattn3", (10, 0)),
+        missing=needs("sageattn3", "sageattn3", (10, 0)),
     ),
     Backend(
         "comfy_kitchen_int8",
@@ -350,7 +303,7 @@ for _backend in (
         max_dim_head=256,
         exact=False,
         tolerance=INT8,
-        missing=_needs("comfy_kitchen", "comfy-kitchen", (7, 5)),
+        missing=needs("comfy_kitchen", "comfy-kitchen", (7, 5)),
     ),
     Backend(
         "cpu_tiled",
@@ -358,7 +311,7 @@ for _backend in (
         devices=CPU,
         dtypes=frozenset({torch.bfloat16}),
         tolerance=BF16,
-        limit=_tiles_limit,
+        limit=tiles_limit,
     ),
     # the same function, for models in float32 whose attention may be computed in bfloat16
     Backend(
@@ -368,7 +321,7 @@ for _backend in (
         dtypes=frozenset({torch.float32}),
         exact=False,
         tolerance=BF16,
-        limit=_tiles_limit,
+        limit=tiles_limit,
     ),
     Backend(
         "sdpa_flash",
@@ -377,9 +330,9 @@ for _backend in (
         dtypes=HALF,
         max_dim_head=256,
         mask=False,
-        missing=_gpu((8, 0)),
+        missing=gpu((8, 0)),
     ),
-    Backend("sdpa_efficient", attention_sdpa_efficient, devices=CUDA, dtypes=FLOATS, missing=_gpu((5, 0))),
+    Backend("sdpa_efficient", attention_sdpa_efficient, devices=CUDA, dtypes=FLOATS, missing=gpu((5, 0))),
     Backend(
         "sdpa_cudnn",
         attention_sdpa_cudnn,
@@ -387,8 +340,8 @@ for _backend in (
         dtypes=HALF,
         max_dim_head=128,
         mask=False,
-        missing=_gpu((8, 0)),
-        limit=_cudnn_limit,
+        missing=gpu((8, 0)),
+        limit=cudnn_limit,
     ),
     Backend(
         "flash3",
@@ -397,7 +350,7 @@ for _backend in (
         dtypes=HALF,
         max_dim_head=256,
         mask=False,
-        missing=_needs("flash_attn_interface", "flash-attn 3", (9, 0)),
+        missing=needs("flash_attn_interface", "flash-attn 3", (9, 0)),
     ),
     Backend(
         "flex",
@@ -405,7 +358,7 @@ for _backend in (
         devices=CUDA,
         dtypes=FLOATS,
         dim_heads=frozenset({16, 32, 64, 128, 256}),
-        missing=_needs("triton", "triton", (8, 0)),
+        missing=needs("triton", "triton", (8, 0)),
     ),
 ):
     register(_backend)

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask, zero_dead_rows
+from .shapes import aligned_bias, from_heads, repeat_kv, to_heads, to_mask, zero_dead_rows
 from .wrapper import AttentionFunction, wrap_attn
 
 ALIGN = 8  # flash takes heads of a multiple of this many channels
-BIAS_ALIGN = 16  # rows of a bias begin at a multiple of this many numbers
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
@@ -33,13 +32,6 @@ def _efficient(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: floa
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, bias, False, scale=scale)[0]
-
-
-def _aligned(mask: Tensor, q: Tensor, n_k: int) -> Tensor:
-    """Return a mask as a bias (b, h, n_q, n_k) whose rows begin at aligned places."""
-    bias = to_bias(to_mask(mask, q, n_k), q.dtype)
-    whole = bias.expand(*bias.shape[:3], n_k)
-    return F.pad(whole, (0, -n_k % BIAS_ALIGN))[..., :n_k].expand(*q.shape[:3], n_k)
 
 
 def _attention(name: str, kernel: Kernel, masks: bool) -> AttentionFunction:
@@ -59,7 +51,7 @@ def _attention(name: str, kernel: Kernel, masks: bool) -> AttentionFunction:
         q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
         k, v = repeat_kv(k, v, q.shape[1])
         scale = kwargs.get("scale")
-        bias = None if mask is None else _aligned(mask, q, k.shape[2])
+        bias = None if mask is None else aligned_bias(to_mask(mask, q, k.shape[2]), q, k.shape[2])
         out = kernel(q, k, v, bias, q.shape[-1] ** -0.5 if scale is None else scale)
         return from_heads(zero_dead_rows(out, bias), skip_output_reshape)
 

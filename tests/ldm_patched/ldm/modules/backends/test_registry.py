@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.backends import registry
+from attention_patchbay.ldm_patched.ldm.modules.backends import limits, registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall, Backend, NoBackendError
 
 CPU = AttentionCall(2, 8, 8, 64, 77, 40, torch.float32, "cpu")
@@ -130,9 +131,77 @@ def test_a_kernel_that_needs_a_newer_gpu_says_so(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(limits, "failure_to_load", lambda module: None)
     assert registry.get("flash").reasons(CUDA) == ["flash-attn needs a GPU of compute capability 8.0"]
     assert registry.get("sage3").reasons(CUDA) == ["sageattn3 needs a GPU of compute capability 10.0"]
     assert registry.get("comfy_kitchen_int8").reasons(CUDA) == []
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Make a GPU look present."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for function in (limits.failure_to_load, limits.refusal_of_xformers, limits.sage_version):
+        function.cache_clear()
+    yield
+    for function in (limits.failure_to_load, limits.refusal_of_xformers, limits.sage_version):
+        function.cache_clear()
+
+
+def module(monkeypatch, name, text, folder):
+    """Put a module of that text where it can be imported."""
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("raise ImportError('undefined symbol: _ZN3c10\\n and more')", "undefined symbol: _ZN3c10"),
+        ("raise OSError('libcudart.so.12: cannot open')", "libcudart.so.12: cannot open"),
+        ("raise AttributeError()", "AttributeError"),
+    ],
+)
+def test_a_library_that_does_not_load_is_no_choice(monkeypatch, tmp_path, gpu, text, why):
+    module(monkeypatch, "flash_attn", text, tmp_path)
+    assert registry.get("flash").reasons(CUDA) == [f"flash-attn is installed and cannot be loaded: {why}"]
+    selection = registry.select(CUDA, "flash")
+    assert selection.backend.name == "pytorch" and why in selection.skipped[0][1][0]
+
+
+def test_a_library_that_loads_is_a_choice(monkeypatch, tmp_path, gpu):
+    module(monkeypatch, "flash_attn", "", tmp_path)
+    assert registry.get("flash").reasons(CUDA) == []
+
+
+@pytest.mark.parametrize(("version", "refused"), [("1.0.6", True), ("2.2.0", False), ("2.1.1+cu128", False)])
+def test_sage_1_takes_whole_blocks_of_keys_only(monkeypatch, tmp_path, gpu, version, refused):
+    module(monkeypatch, "sageattention", "", tmp_path)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    assert registry.get("sage").reasons(dataclasses.replace(CUDA, n_k=128)) == []
+    reasons = registry.get("sage").reasons(dataclasses.replace(CUDA, n_k=77))
+    assert reasons == (["version 1 takes keys in whole blocks of 64, not 77"] if refused else [])
+
+
+def test_xformers_is_asked_whether_it_has_a_kernel(monkeypatch, gpu):
+    package, ops = types.ModuleType("xformers"), types.ModuleType("xformers.ops")
+    said = "No operator found with inputs:\n q\n`a` is not supported because:\n    no bias\n    no build\n`b` is not"
+
+    def memory_efficient_attention(q, k, v, attn_bias=None):
+        if attn_bias is not None:
+            raise NotImplementedError(said)
+
+    ops.memory_efficient_attention = memory_efficient_attention
+    monkeypatch.setitem(sys.modules, "xformers", package)
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device, **given: zeros(*size, **given))
+    assert registry.get("xformers").reasons(CUDA) == []
+    reasons = registry.get("xformers").reasons(dataclasses.replace(CUDA, mask=torch.bool))
+    assert reasons == ["xformers has no kernel for this call here: no bias; no build"]
 
 
 @pytest.fixture
@@ -162,9 +231,9 @@ def test_kernel_limits(installed):
 @pytest.mark.parametrize(("b", "broken"), [(8191, False), (8192, True)])
 def test_the_broken_xformers_rule(installed, monkeypatch, b, broken):
     call = dataclasses.replace(CUDA, b=b)
-    monkeypatch.setattr(registry.model_management, "BROKEN_XFORMERS", True)
+    monkeypatch.setattr(limits.model_management, "BROKEN_XFORMERS", True)
     assert registry.get("xformers").reasons(call) == ["this release fails for batch * heads > 65535"] * broken
-    monkeypatch.setattr(registry.model_management, "BROKEN_XFORMERS", False)
+    monkeypatch.setattr(limits.model_management, "BROKEN_XFORMERS", False)
     assert registry.get("xformers").reasons(call) == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import xformers as backend
-from attention_patchbay.ldm_patched.ldm.modules.backends.shapes import to_mask
+from attention_patchbay.ldm_patched.ldm.modules.backends.shapes import aligned_bias, to_mask
 from attention_patchbay.ldm_patched.modules import model_management
 
 from .conftest import float64_attention
@@ -37,7 +37,7 @@ def test_the_bias_is_padded_aligned_and_expanded(n_k, dtype, shape):
     q, _, _ = inputs(5, n_k, dtype)
     mask = torch.rand([{"q": 5, "k": n_k}.get(size, size) for size in shape]) > 0.5
     full = to_mask(mask, q, n_k)
-    bias = backend.aligned_bias(full, q, n_k)
+    bias = aligned_bias(full, q, n_k)
     assert bias.dtype == dtype and bias.shape == (2, 3, 5, n_k)
     assert bias.stride(-1) == 1
     assert all(stride % 8 == 0 for stride in bias.stride()[:-1])
