@@ -56,18 +56,23 @@ def gpu(capability: tuple[int, int]) -> Callable[[], str | None]:
     return missing
 
 
+def no_gradients(call: AttentionCall) -> str | None:
+    """Refuse calls whose gradients are wanted."""
+    return "computes no gradients" if call.grad else None
+
+
 def cudnn_limit(call: AttentionCall) -> str | None:
     """Tell what cuDNN does not take."""
     if call.dim_head % 8:
         return f"takes heads of a multiple of 8 channels, not {call.dim_head}"
-    return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else None
+    return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else no_gradients(call)
 
 
 def tiles_limit(call: AttentionCall) -> str | None:
     """Tell what the tiles of a CPU do not take."""
     if call.precision == torch.float32:
         return "takes no float32 scores"
-    return "computes no gradients" if call.grad else None
+    return no_gradients(call)
 
 
 def sage_limit(call: AttentionCall) -> str | None:

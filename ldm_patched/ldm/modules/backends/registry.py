@@ -13,7 +13,7 @@ from .basic import attention_basic
 from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
 from .flash import attention_flash, attention_flash3
 from .flex import attention_flex
-from .limits import cudnn_limit, gpu, needs, sage_limit, tiles_limit, xformers_limit
+from .limits import cudnn_limit, gpu, needs, no_gradients, sage_limit, tiles_limit, xformers_limit
 from .pytorch import attention_pytorch
 from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
 from .sdpa import attention_sdpa_cudnn, attention_sdpa_efficient, attention_sdpa_flash
@@ -50,6 +50,7 @@ FLOATS = HALF | {torch.float32}
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 BF16 = dict.fromkeys((torch.bfloat16, torch.float32), 3e-2)
 INT8 = dict.fromkeys(FLOATS, 5e-2)
+INT8_FP8 = dict.fromkeys(FLOATS, 2e-1)  # newer GPUs also keep the values in 8 bits, with 3 of mantissa
 FP4 = dict.fromkeys(HALF, 2e-1)
 
 
@@ -280,7 +281,7 @@ for _backend in (
         max_dim_head=128,
         mask=False,
         exact=False,
-        tolerance=INT8,
+        tolerance=INT8_FP8,
         missing=needs("sageattention", "sageattention", (8, 0)),
         limit=sage_limit,
     ),
@@ -332,7 +333,14 @@ for _backend in (
         mask=False,
         missing=gpu((8, 0)),
     ),
-    Backend("sdpa_efficient", attention_sdpa_efficient, devices=CUDA, dtypes=FLOATS, missing=gpu((5, 0))),
+    Backend(
+        "sdpa_efficient",
+        attention_sdpa_efficient,
+        devices=CUDA,
+        dtypes=FLOATS,
+        missing=gpu((5, 0)),
+        limit=no_gradients,
+    ),
     Backend(
         "sdpa_cudnn",
         attention_sdpa_cudnn,

@@ -26,7 +26,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0][..., :dim_head]
 
 
-def _efficient(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def efficient(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Run the memory-efficient kernel on (b, h, n, d) tensors and an aligned bias."""
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, False, scale=scale)[0]
 
 
@@ -61,5 +62,5 @@ def _attention(name: str, kernel: Kernel, masks: bool) -> AttentionFunction:
 
 
 attention_sdpa_flash = _attention("sdpa_flash", _flash, masks=False)
-attention_sdpa_efficient = _attention("sdpa_efficient", _efficient, masks=True)
+attention_sdpa_efficient = _attention("sdpa_efficient", efficient, masks=True)
 attention_sdpa_cudnn = _attention("sdpa_cudnn", _cudnn, masks=False)

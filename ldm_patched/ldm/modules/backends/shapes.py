@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ALIGNMENT = 8  # rows of a bias begin at a multiple of this many numbers: 16 bytes in half precision
+ALIGNMENT = 16  # rows of a bias begin at a multiple of this many numbers
 
 
 def to_heads(

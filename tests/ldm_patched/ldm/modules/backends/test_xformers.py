@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import xformers as backend
-from attention_patchbay.ldm_patched.ldm.modules.backends.shapes import aligned_bias, to_mask
+from attention_patchbay.ldm_patched.ldm.modules.backends.shapes import ALIGNMENT, aligned_bias, to_mask
 from attention_patchbay.ldm_patched.modules import model_management
 
 from .conftest import float64_attention
@@ -44,7 +44,7 @@ def test_the_bias_is_padded_aligned_and_expanded(n_k, dtype, shape):
     assert bias.data_ptr() % 16 == 0
     assert torch.equal(bias == 0, full.expand(2, 3, 5, n_k))
     # What the mask broadcasts is held once.
-    assert bias.untyped_storage().nbytes() == full.numel() // full.shape[-1] * (n_k + -n_k % 8) * dtype.itemsize
+    assert bias.untyped_storage().nbytes() == full.numel() // full.shape[-1] * (n_k + -n_k % ALIGNMENT) * dtype.itemsize
 
 
 @pytest.fixture
