@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,34 @@ from .axes import Axis
 Choice = dict[str, Any]  # name of an axis -> value
 MOST = 100_000
 NUMBERS = ("max", "mean", "psnr", "ssim", "lpips")
-COLUMNS = ("cell", "baseline", "seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error", "backends")
+COLUMNS = (
+    "cell",
+    "baseline",
+    "reference",
+    "seconds",
+    "step_seconds",
+    "peak_bytes",
+    "peak_of",
+    "worker",
+    "error",
+    "backends",
+)
 PICTURES = ("image", "images")
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A workflow to run. Two cells with the same workflow are one: the id is made from it."""
+    """A workflow to run. Two cells with the same workflow are one: the id is made from it.
+
+    Args:
+        baseline: others are compared with this cell.
+        reference: the id of the cell that this one is compared with.
+    """
 
     choice: Choice
     prompt: Prompt
     baseline: bool = False
+    reference: str = ""
 
     @property
     def id(self) -> str:
@@ -110,36 +127,50 @@ def listed(path: Path) -> list[Choice]:
 
 
 def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice) -> list[Cell]:
-    """Return the cells of the choices, the baseline first and no workflow twice.
+    """Return the cells of the choices, those to compare with first and no workflow twice.
 
+    A baseline that sets an axis is there for every combination of the others; else it is one cell.
     Raises Failure naming the axis and the fix.
     """
-    found: dict[str, Cell] = {}
     all = list(all)
-    for name in {name for choice in all for name in choice} & {*COLUMNS, *PICTURES, *NUMBERS}:
+    axes = {name for choice in all for name in choice}
+    for name in axes & {*COLUMNS, *PICTURES, *NUMBERS}:
         raise Failure(f"{name!r} is a column of the table; write the id of the node")
-    for choice, first in ((baseline, True), *((choice, False) for choice in all)):
-        cell = Cell(choice, applied(prompt, choice, infos), first)
-        known = found.get(cell.id)
-        # the baseline may be one of the cells: it then stands at that cell's values
-        found[cell.id] = cell if known is None else Cell({**known.choice, **choice}, cell.prompt, known.baseline)
-    return list(found.values())
+    found: dict[str, Cell] = {}
+    own = [{**choice, **baseline} if axes & set(baseline) else baseline for choice in all]
+    references = [_added(found, Cell(choice, applied(prompt, choice, infos), True)) for choice in own]
+    for choice, reference in zip(all, references, strict=True):
+        _added(found, Cell(choice, applied(prompt, choice, infos), False, reference))
+    return [replace(cell, reference=cell.reference or cell.id) for cell in found.values()]
+
+
+def _added(found: dict[str, Cell], cell: Cell) -> str:
+    """Add a cell and return its id; a reference that is one of the choices too stands at that choice's values."""
+    known = found.get(cell.id)
+    if known is None:
+        found[cell.id] = cell
+    elif not cell.baseline:
+        reference = cell.id if known.baseline else known.reference
+        found[cell.id] = replace(known, choice={**cell.choice, **known.choice}, reference=reference)
+    return cell.id
 
 
 def applied(prompt: Prompt, choice: Choice, infos: Infos) -> Prompt:
     """Return the workflow with the values of a choice."""
     changed = copy.deepcopy(prompt)
+    bypassed = []
     for name, value in choice.items():
         node, _, input = name.rpartition(".")
         id = _find(changed, node or input, name)
         if not node:
-            if value == "bypass":
-                _bypass(changed, id, infos)
+            bypassed += [id] if value == "bypass" else []
         elif input not in dict(inputs_of(infos.get(changed[id]["class_type"], {}))):
             known = ", ".join(entry for entry, _ in inputs_of(infos.get(changed[id]["class_type"], {})))
             raise Failure(f"{name}: {changed[id]['class_type']} has no input {input!r}; it has {known}")
         else:
             changed[id]["inputs"][input] = value
+    for id in bypassed:
+        _bypass(changed, id, infos)
     return changed
 
 

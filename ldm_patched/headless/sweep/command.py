@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--list", type=Path, metavar="CSV", help="cells from a file, columns named NODE.input")
     command.add_argument("--random", type=int, metavar="N", help="only N of the cells, taken at random")
     command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
-    baseline = "values of the cell to compare with (default: the workflow as it is)"
+    baseline = "compare with the cell that has this value and is otherwise the same (default: the workflow as it is)"
     command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
     command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
     command.add_argument(

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +89,20 @@ class Store:
         write(self.folder / "cells" / f"{cell.id}.json", json.dumps(about, indent=1).encode())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each finished cell, with its difference to the baseline."""
-        baseline = next((cell for cell in self.cells if cell.baseline), None)
-        first = self.result(baseline) if baseline else None
-        rows = []
-        for cell in self.cells:
-            result = self.result(cell)
-            if result is not None:
-                rows.append(self._row(cell, result, baseline, first))
-        return rows
+        """Return a row for each finished cell, with its difference to the cell that it is compared with."""
+        results = {cell.id: self.result(cell) for cell in self.cells}
+        return [self._row(cell, result, results) for cell in self.cells if (result := results[cell.id]) is not None]
 
-    def _row(self, cell: Cell, result: dict[str, Any], baseline: Cell | None, first: Any) -> dict[str, Any]:
-        row: dict[str, Any] = {"cell": cell.id, "baseline": cell.baseline, **cell.choice}
+    def _row(self, cell: Cell, result: dict[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+        row: dict[str, Any] = {"cell": cell.id, "baseline": cell.baseline, "reference": cell.reference, **cell.choice}
         row |= {name: result[name] for name in ("seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error")}
         row["backends"] = ", ".join(f"{name} x{count}" for name, count in result["backends"].items())
         row["images"] = [f"cells/{cell.id}/{name}" for name in result["images"]]
         row["image"] = next(iter(row["images"]), "")
         row |= dict.fromkeys(NUMBERS)
-        if baseline is not None and first and first["images"] and row["images"]:
-            row |= self._difference(cell, row["images"], [f"cells/{baseline.id}/{name}" for name in first["images"]])
+        first = results.get(cell.reference)
+        if first is not None and first["images"] and row["images"]:
+            row |= self._difference(cell, row["images"], [f"cells/{cell.reference}/{name}" for name in first["images"]])
         return row
 
     def _difference(self, cell: Cell, images: list[str], others: list[str]) -> dict[str, float | None]:

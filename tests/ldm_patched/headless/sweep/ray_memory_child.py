@@ -30,7 +30,7 @@ def workflow(folder: Path) -> Path:
 
 
 def driver(cluster: Any, path: Path, name: str, steps: int) -> subprocess.Popen[str]:
-    """Start a sweep of four cells."""
+    """Start a sweep of three cells, each with one to compare with."""
     command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "sweep", str(path), "--quiet"]
     command += ["--models", str(path.parent / "models"), "--folder", str(path.parent / name), "--ray", cluster.address]
     command += ["--axis", "KSampler.seed=1..3", "--axis", f"KSampler.steps={steps}", "--baseline", "KSampler.steps=2"]

@@ -69,7 +69,7 @@ def test_cells_run_on_the_node_that_has_the_memory(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, str(MEMORY), str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     seen = json.loads(ran.stdout[ran.stdout.index("{") :])
-    assert seen["code"] == 0 and len(seen["workers"]) == 4
+    assert seen["code"] == 0 and len(seen["workers"]) == 6
     assert {worker.split()[1] for worker in seen["workers"]} == {seen["large"][:8]}
     assert seen["code without"] == 1
     assert "no node of the cluster with 0.01 GiB is left; start again to go on" in seen["errors"]

@@ -111,6 +111,27 @@ def test_the_same_workflow_is_one_cell() -> None:
             cells(PROMPT, [choice], infos, {})
 
 
+def test_a_baseline_on_an_axis_is_there_for_every_combination_of_the_others() -> None:
+    infos, strength = embedded_infos(), "PatchbayAttentionPatch.strength"
+    all = choices([Axis("KSampler", "seed", (1, 2)), Axis("PatchbayAttentionPatch", "strength", (0.25, 0.75))])
+    for value, count in ((0.25, 4), (0.0, 6)):
+        found = {tuple(cell.choice.values()): cell for cell in cells(PROMPT, all, infos, {strength: value})}
+        assert len(found) == count
+        for (seed, kept), cell in found.items():
+            assert cell.reference == found[seed, value].id and cell.baseline == (kept == value)
+    found = {tuple(cell.choice.values()): cell for cell in cells(PROMPT, all, infos, {"KSampler.steps": 5})}
+    assert len(found) == 5 and {cell.reference for cell in found.values()} == {found[(5,)].id}
+
+
+def test_a_node_may_have_an_axis_of_its_own_and_axes_of_its_inputs() -> None:
+    infos, patch = embedded_infos(), "PatchbayAttentionPatch"
+    axes = [Axis(patch, "", ("on", "bypass")), Axis(patch, "strength", (0.25, 0.75))]
+    one, other = (choices(some) for some in (axes, axes[::-1]))
+    for all in (one, other):
+        found = cells(PROMPT, all, infos, {patch: "bypass"})
+        assert len(found) == 3 and found[0].baseline and {cell.reference for cell in found} == {found[0].id}
+
+
 def test_difference_is_that_of_the_formulas(tmp_path: Path) -> None:
     first = np.random.default_rng(0).integers(0, 200, (24, 16, 3), dtype=np.uint8)
     second = first.copy()
@@ -201,7 +222,8 @@ def test_previews_count_where_nothing_is_saved(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_runs_again_is_compared_again(tmp_path: Path) -> None:
-    all = [Cell({"a.b": number}, {str(number): {}}, number == 0) for number in range(2)]
+    first = Cell({"a.b": 0}, {"0": {}}, True)
+    all = [first, Cell({"a.b": 1}, {"1": {}}, reference=first.id)]
     with opened(tmp_path, all) as store:
         for shades in ((0, 10), (0, 30)):
             for cell, shade in zip(all, shades, strict=True):
