@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +24,17 @@ from .workers import Told
 RETRIES = 3  # of a cell whose worker dies
 PAUSE = 5.0  # seconds between two looks at the nodes
 AGAIN = "start again to go on"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without clusters, Ray's servers are for this machine alone
 
 
 @contextlib.contextmanager
 def cluster(address: str) -> Iterator[Any]:
-    """Connect to a cluster: `local` starts one here, else `auto` or an address.
+    """Connect to a cluster: `local` starts one here that listens on loopback only, else `auto` or an address.
 
     Raises Failure.
     """
+    if address == "local":
+        os.environ[LOOPBACK] = "0"  # asked for by its effect on any system; read when ray is imported
     try:
         import ray
     except ModuleNotFoundError:

@@ -15,6 +15,7 @@ from attention_patchbay.ldm_patched.headless.sweep.memory import need, size_here
 from attention_patchbay.ldm_patched.headless.sweep.on_ray import Node, check_nodes, placement
 
 pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+LOCAL = Path(__file__).with_name("ray_local_child.py")
 MEMORY = Path(__file__).with_name("ray_memory_child.py")
 CHILD = Path(__file__).with_name("ray_child.py")
 CELLS = 10
@@ -73,3 +74,12 @@ def test_cells_run_on_the_node_that_has_the_memory(tmp_path: Path) -> None:
     assert {worker.split()[1] for worker in seen["workers"]} == {seen["large"][:8]}
     assert seen["code without"] == 1
     assert "no node of the cluster with 0.01 GiB is left; start again to go on" in seen["errors"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net")
+def test_a_local_cluster_listens_on_loopback_only() -> None:
+    ran = subprocess.run([sys.executable, str(LOCAL)], capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    seen = json.loads(ran.stdout[ran.stdout.index("{") :])
+    assert seen["answer"] == 42 and len(seen["listening"]) >= 4
+    assert set(seen["listening"]) <= {"127.0.0.1", "::1"}

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from attention_patchbay.ldm_patched.headless.cli import main
 from attention_patchbay.ldm_patched.headless.errors import Failure
 from attention_patchbay.ldm_patched.headless.sweep.axes import Axis
@@ -27,7 +29,7 @@ from attention_patchbay.ldm_patched.headless.sweep.cells import (
     listed,
     some,
 )
-from attention_patchbay.ldm_patched.headless.sweep.difference import difference
+from attention_patchbay.ldm_patched.headless.sweep.difference import _lpips_model, difference
 from attention_patchbay.ldm_patched.headless.sweep.runner import Outcome, WorkerLost, backends_of
 from attention_patchbay.ldm_patched.headless.sweep.store import opened
 from attention_patchbay.ldm_patched.headless.sweep.workers import run_all
@@ -144,6 +146,28 @@ def test_difference_is_that_of_the_formulas(tmp_path: Path) -> None:
     assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / square)) and 0.9 < (found["ssim"] or 0.0) < 1.0
     same = difference(tmp_path / "a.png", tmp_path / "a.png")
     assert same["psnr"] is None and same["ssim"] == pytest.approx(1.0) and same["max"] == 0.0
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_lpips_is_added_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    class LPIPS:  # 0.1.4
+        def __init__(self, net: str, verbose: bool) -> None:
+            if offline:
+                raise OSError("no weights")
+
+        def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            assert one.shape == other.shape == (1, 3, 24, 16) and one.min() == -1.0 and one.max() == 1.0
+            return (one - other).abs().mean().view(1, 1, 1, 1)
+
+    pixels = np.zeros((24, 16, 3), dtype=np.uint8)
+    pixels[0] = 255
+    for name, picture in (("a", pixels), ("b", pixels[::-1])):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=LPIPS))
+    _lpips_model.cache_clear()
+    found = difference(tmp_path / "a.png", tmp_path / "b.png")
+    _lpips_model.cache_clear()
+    assert found.get("lpips") == (None if offline else pytest.approx(2 * 2 / 24))
 
 
 def test_a_sweep_measures_and_compares(tmp_path: Path) -> None:
