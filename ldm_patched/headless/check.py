@@ -24,7 +24,6 @@ from .validate import Catalog, check_type, links, unknown_inputs, validate
 from .workflow_file import WORKFLOW, embedded_infos, load, parse_json
 
 LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
-OWN = "Patchbay"  # how the classes of this pack begin
 
 
 def add_parser(commands: Any) -> None:
@@ -86,10 +85,7 @@ def findings_there(prompt: Prompt, infos: Infos, folders: Folders) -> tuple[list
 
     Block addresses are held against the models that are in the folders here.
     """
-    from .catalog import catalog
-
-    own = {name: cls for name, cls in catalog().items() if name in infos and name.startswith(OWN)}
-    nodes = {**described(infos), **own}
+    nodes = described(infos)
     errors = _unknown(prompt, nodes)
     try:
         order = [] if errors else validate(prompt, nodes, strict=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .page_widgets import UPLOADS, Infos, inputs_of
 
+OWN = "Patchbay"  # how the classes of this pack begin
 OPEN = "COMFY_"  # types of inputs that come as others, by rules that only the node knows
 LOOKED_UP = (*UPLOADS, "file_upload", "remote")  # options that the server looks up when it runs the node
 MADE = {("CustomCombo", "choice")}  # options that the page makes
@@ -68,5 +69,8 @@ def _type(kind: Any) -> str:
 
 
 def described(infos: Infos) -> dict[str, Any]:
-    """Return nodes by class, for `validate`."""
-    return {name: DescribedNode(name, info) for name, info in infos.items()}
+    """Return the nodes of a ComfyUI by class, for `validate`; those of this pack check their own values."""
+    from .catalog import catalog
+
+    own = {name: cls for name, cls in catalog().items() if name in infos and name.startswith(OWN)}
+    return {name: DescribedNode(name, info) for name, info in infos.items()} | own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import functools
 import hashlib
 import itertools
 import json
@@ -53,7 +54,7 @@ class Cell:
     baseline: bool = False
     reference: str = ""
 
-    @property
+    @functools.cached_property  # a check may convert values of the workflow later
     def id(self) -> str:
         """Return a name that is the same in every run."""
         return hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]

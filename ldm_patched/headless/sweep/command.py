@@ -99,8 +99,7 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
             raise Failure(f"--baseline {text}: write one value")
         first[axis.name] = axis.values[0]
     all = cells(prompt, found, infos, first)
-    if not args.server:
-        _check(all, _folders(args))
+    _check(all, args, infos)
     return all
 
 
@@ -108,16 +107,17 @@ def _folders(args: argparse.Namespace) -> Folders:
     return Folders(args.models.resolve(), args.input.resolve(), args.folder)
 
 
-def _check(all: Sequence[Cell], folders: Folders) -> None:
+def _check(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
     from ..catalog import catalog
+    from ..described import described
     from ..session import Session, entered
     from ..validate import validate
 
-    nodes = catalog()
+    nodes: Any = described(infos) if args.server else catalog()
     for cell in all:
         try:
-            with entered(Session(folders)):
-                validate(cell.prompt, nodes)
+            with entered(Session(_folders(args))):
+                validate(cell.prompt, nodes, strict=not args.server)
         except PromptError as error:
             raise Failure(f"the cell {cell.choice} cannot run: {error}") from None
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_patchbay.ldm_patched.headless import convert_command
 from attention_patchbay.ldm_patched.headless.cli import main
 from attention_patchbay.ldm_patched.headless.errors import Failure
 from attention_patchbay.ldm_patched.headless.sweep.axes import Axis
@@ -198,6 +199,16 @@ def test_other_axes_need_another_folder(tmp_path: Path, capsys: pytest.CaptureFi
 def test_every_cell_is_checked_before_any_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--axis", "KSampler.steps=1,0") == 2
     assert "the cell {'KSampler.steps': 0} cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_cells_for_a_server_are_checked_before_it_gets_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infos = json.loads(json.dumps(embedded_infos()))
+    monkeypatch.setattr(convert_command, "server_infos", lambda url: infos)
+    for axis, why in (("KSampler.steps=1,0", "smaller than min"), ("PatchbayAttentionPatch.blocks=inptu:4", "inptu")):
+        assert run(tmp_path, "--axis", axis, "--server", "http://127.0.0.1:9") == 2
+        assert why in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_models_are_those_of_the_given_folder(tmp_path: Path) -> None:
