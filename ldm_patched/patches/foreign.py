@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .recorder import KEY, Marker, Recorder
 from .stack import Stack
-from .stopwatch import Stopwatch
+from .stopwatch import since, start
 
 Patch = Callable[..., Any]
 
@@ -40,11 +40,11 @@ def _counting(patch: Patch, recorder: Recorder) -> Patch:
         return patch
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        watch = Stopwatch(_device(args))
+        begin = start(_device(args))
         try:
             return patch(*args, **kwargs)
         finally:
-            recorder.count_foreign(patch, watch.stop())
+            recorder.count_foreign(patch, since(begin))
 
     return call
 

@@ -16,7 +16,7 @@ from .gate import current_weight
 from .recorder import KEY, Call, Entry, Recorder, current_block
 from .schedule import Schedule
 from .sentinel import REPAIR, Watch, exact
-from .stopwatch import Stopwatch
+from .stopwatch import since, start
 from .targets import Address, BlockId
 
 SLOT = "optimized_attention_override"
@@ -109,9 +109,9 @@ class Router:
         choice = self._choice(func, options, recorder, (block, kind), (q, k, v, heads, *args), kwargs)
         if recorder is None:
             return choice.function(q, k, v, heads, *args, **kwargs)
-        watch = Stopwatch(q.device)
+        begin = start(q.device)
         out = choice.function(q, k, v, heads, *args, **kwargs)
-        took, step = watch.stop(), recorder.step(options)
+        took, step = since(begin), recorder.step(options)
         recorder.count_call(Call(block, kind, choice.name, choice.fallback, choice.rule), step, took)
         if self.watch is not None and choice.name != REPAIR and self.watch.takes(block, kind):
             recorder.count_patch(self.watch.entry.number, block)

@@ -27,28 +27,26 @@ class GpuSpan:
         return self.begin.elapsed_time(self.end) / 1e3
 
 
+Start = float | tuple[Any, torch.device]  # a time, or an event of a GPU
 Took = float | GpuSpan
 
 
-class Stopwatch:
-    """Measures from its making to `stop` what a device does meanwhile."""
-
-    def __init__(self, device: torch.device | None) -> None:
-        self.device = device if device is not None and device.type == "cuda" and not _capturing() else None
-        self.start = time.perf_counter() if self.device is None else self._event()
-
-    def stop(self) -> Took:
-        """Return the time that passed."""
-        if self.device is None:
-            return time.perf_counter() - self.start
-        return GpuSpan(self.start, self._event())
-
-    def _event(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+def start(device: torch.device | None) -> Start:
+    """Begin to measure what a device does."""
+    if device is None or device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # graphs take no events
+        return time.perf_counter()
+    return _event(device), device
 
 
-def _capturing() -> bool:
-    """Tell whether work is recorded for a CUDA graph, which takes no events that are timed."""
-    return torch.cuda.is_current_stream_capturing()
+def since(begin: Start) -> Took:
+    """Return the time that passed."""
+    if isinstance(begin, float):
+        return time.perf_counter() - begin
+    event, device = begin
+    return GpuSpan(event, _event(device))
+
+
+def _event(device: torch.device) -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.recorder import Call, Recorder
-from attention_patchbay.ldm_patched.patches.stopwatch import GpuSpan, Stopwatch
+from attention_patchbay.ldm_patched.patches.stopwatch import GpuSpan, since, start
 
 CALL = Call(None, "self", "basic")
 
@@ -53,14 +53,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=str)
 def test_the_clock_of_the_processor(device: torch.device | None) -> None:
-    watch = Stopwatch(device)
+    begin = start(device)
     time.sleep(0.01)
-    took = watch.stop()
+    took = since(begin)
     assert isinstance(took, float) and took >= 0.01
 
 
 def span() -> GpuSpan:
-    took = Stopwatch(torch.device("cuda", 1)).stop()
+    took = since(start(torch.device("cuda", 1)))
     assert isinstance(took, GpuSpan)
     return took
 
@@ -91,7 +91,7 @@ def test_a_new_run_forgets_the_times_of_the_last(gpu: Gpu) -> None:
 
 def test_a_graph_that_is_captured_gets_no_events(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert isinstance(Stopwatch(torch.device("cuda", 1)).stop(), float) and gpu.recorded == 0
+    assert isinstance(since(start(torch.device("cuda", 1))), float) and gpu.recorded == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -99,10 +99,10 @@ def test_a_gpu_is_timed_by_what_it_does_and_not_by_the_start_of_it() -> None:
     x = torch.randn(8192, 8192, device="cuda")
     x @ x
     torch.cuda.synchronize()
-    begin, watch = time.perf_counter(), Stopwatch(x.device)
+    begin, watch = time.perf_counter(), start(x.device)
     for _ in range(10):
         x @ x
-    took = watch.stop()
+    took = since(watch)
     started = time.perf_counter() - begin
     assert isinstance(took, GpuSpan) and not took.over
     torch.cuda.synchronize()
