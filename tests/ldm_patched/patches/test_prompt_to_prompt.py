@@ -144,7 +144,8 @@ def test_only_the_second_picture_of_a_pair_changes() -> None:
         out = run(edited)
     assert torch.allclose(out[0], base[0], atol=1e-5) and (out[1] - base[1]).abs().max() > 1e-2
     assert torch.equal(run(model), base) and torch.equal(run(edited.clone()), out)
-    assert torch.allclose(run(edited, 4)[2:], out, atol=1e-5)
+    # kernels may sum in another order for another batch, also without a patch; the latents here reach 300
+    assert (run(edited, 4)[2:] - out).abs().max() < 1e-5 * out.abs().max()
 
 
 def test_each_kind_of_attention_has_its_window() -> None:
