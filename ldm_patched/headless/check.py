@@ -20,7 +20,7 @@ from .node_infos import node_infos
 from .page_widgets import Infos
 from .prompt import Prompt, PromptError, title
 from .session import Session, entered
-from .validate import Catalog, check_type, links, unknown_inputs, validate
+from .validate import Catalog, Classes, check_type, links, unknown_inputs, validate
 from .workflow_file import WORKFLOW, embedded_infos, load, parse_json
 
 LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
@@ -107,9 +107,9 @@ def _unknown(prompt: Prompt, nodes: Catalog) -> list[str]:
 
 
 def _ignored(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
-    found = []
+    found, known = [], Classes(nodes)
     for id in order:
-        schema = nodes[prompt[id]["class_type"]].GET_SCHEMA()
+        schema = known[prompt[id]["class_type"]].schema
         for error in [] if getattr(schema, "open", False) else unknown_inputs(prompt[id], schema):
             found.append(f"{title(prompt, id)}: {error['message']}: {error['details']}")
     return found

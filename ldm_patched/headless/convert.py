@@ -12,6 +12,7 @@ from .prompt import Prompt
 from .validate import is_link
 
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
+OPEN = -1  # depth of a node whose sources are looked at
 
 
 def is_page_format(data: Any) -> bool:
@@ -135,15 +136,21 @@ def _height(info: Mapping[str, Any]) -> int:
 
 
 def depths_of(prompt: Prompt) -> dict[str, int]:
-    """Return how many nodes are before each node, on the longest way."""
-    depth = dict.fromkeys(prompt, 0)
-    for _ in range(len(prompt)):
-        before = dict(depth)
-        for id, entry in prompt.items():
-            sources = [value[0] for value in entry["inputs"].values() if is_link(value) and value[0] in depth]
-            depth[id] = min(len(prompt), 1 + max((depth[source] for source in sources), default=-1))
-        if depth == before:
-            break
+    """Return how many nodes are before each node, on the longest way; links that close a circle do not count."""
+    depth: dict[str, int] = {}
+    for first in prompt:
+        stack = [first]
+        while stack:
+            id = stack[-1]
+            sources = [value[0] for value in prompt[id]["inputs"].values() if is_link(value) and value[0] in prompt]
+            waiting = [source for source in sources if source not in depth]
+            if id not in depth and waiting:
+                depth[id] = OPEN
+                stack += waiting
+                continue
+            if depth.get(id, OPEN) == OPEN:
+                depth[id] = 1 + max((depth[source] for source in sources), default=OPEN)
+            stack.pop()
     return depth
 
 

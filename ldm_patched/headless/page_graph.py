@@ -16,6 +16,7 @@ NEVER, BYPASS = 2, 4  # modes of a node
 VIRTUAL = ("Reroute", "PrimitiveNode", "Note", "MarkdownNote")
 INPUT_SIDE, OUTPUT_SIDE = -10, -20  # ids of the two ends of a subgraph
 DEEPEST = 50  # subgraphs in subgraphs
+MOST = 1_500_000  # nodes, slots and links looked at; a large workflow takes some ten thousand
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class PageNode:
 class Page:
     """A workflow of the page.
 
-    Raises PromptError when its parts do not fit together.
+    Raises PromptError when its parts do not fit together, or are too many: subgraphs in subgraphs grow without end.
     """
 
     def __init__(self, workflow: Mapping[str, Any]) -> None:
@@ -99,13 +100,20 @@ class Page:
         self.subgraphs = {str(part.get("id")): part for part in subgraphs}
         self.root = _graph(workflow)
         self.inner: dict[str, Graph] = {}  # by the id of the node that stands for it
+        self.looked_at = 0
 
     def running(self) -> list[PageNode]:
         """Return the nodes that run, in the order of the file; those of a subgraph in its place."""
         return [node for node in self._expand(self.root) if node.type not in VIRTUAL]
 
+    def _look_at(self, count: int) -> None:
+        self.looked_at += count
+        if self.looked_at > MOST:
+            raise wrong("it is too large", f"over {MOST} nodes, slots and links, those of subgraphs in their places")
+
     def _expand(self, graph: Graph) -> Iterator[PageNode]:
         for data in graph.nodes.values():
+            self._look_at(1)
             node = PageNode(graph, data)
             if node.off:
                 continue
@@ -119,7 +127,8 @@ class Page:
             path = (*node.graph.path, str(node.data["id"]))
             if len(path) > DEEPEST:
                 raise wrong("subgraphs that hold themselves", f"node {node.id} is {len(path)} subgraphs deep")
-            self.inner[node.id] = _graph(self.subgraphs[node.type], path, node.graph)
+            self.inner[node.id] = graph = _graph(self.subgraphs[node.type], path, node.graph)
+            self._look_at(10 * (len(graph.nodes) + len(graph.links)))  # making one takes longer than looking at it
         return self.inner[node.id]
 
     # Where an input comes from
@@ -138,9 +147,11 @@ class Page:
 
     def _into(self, node: PageNode, slot: int, type: Any) -> Any:
         """Follow an input to the output at the other end of its link."""
-        if slot >= len(node.inputs):
+        inputs, graph = node.inputs, node.graph
+        self._look_at(10 + len(inputs))
+        if slot >= len(inputs):
             return None
-        entry, graph = node.inputs[slot], node.graph
+        entry = inputs[slot]
         link = graph.links.get(str(entry.get("link")))
         if link is None:
             return None
@@ -169,6 +180,7 @@ class Page:
 
     def _widget(self, graph: Graph, number: int) -> Shown | None:
         """Return the first widget that an input of a subgraph leads to."""
+        self._look_at(10 + len(graph.links))
         for link in graph.links.values():
             if (link.origin, link.origin_slot) != (str(INPUT_SIDE), number) or link.target not in graph.nodes:
                 continue
@@ -193,6 +205,7 @@ class Page:
             return None if passed is None else ("in", node, passed, None)
         if node.type in self.subgraphs:
             graph = self._inside(node)
+            self._look_at(len(graph.links))
             ends = [one for one in graph.links.values() if (one.target, one.target_slot) == (str(OUTPUT_SIDE), slot)]
             if not ends or ends[-1].origin not in graph.nodes:
                 return None

@@ -12,6 +12,7 @@ from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
 MAX_BYTES = 64 * 2**20
+MAX_NODES = 20_000
 
 
 class PromptError(ValueError):
@@ -47,6 +48,8 @@ def check(data: Any) -> Prompt:
     if not isinstance(data, dict) or not data:
         how = "expected an object of nodes, {id: {class_type, inputs}}"
         raise PromptError(problem("no_prompt", "This is not a workflow", how))
+    if len(data) > MAX_NODES:
+        raise PromptError(problem("no_prompt", "The workflow is too large", f"{len(data)} nodes, over {MAX_NODES}"))
     for id, node in data.items():
         if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
             how = f"node {_short(id)} is not an object with class_type and inputs"

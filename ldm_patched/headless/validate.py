@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .io import ComfyNode
 from .page_graph import connects
@@ -15,6 +15,7 @@ from .prompt import Prompt, PromptError, problem, title
 Catalog = Mapping[str, type[ComfyNode]]
 CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 LONG_LIST = 20
+MOST = 1000  # nodes with errors to tell of
 UNLINKED = "not_linked"
 
 
@@ -22,26 +23,51 @@ def validate(prompt: Prompt, catalog: Catalog, strict: bool = True) -> list[str]
     """Check a whole workflow and return the ids of the nodes to run, each after those it needs.
 
     Values are converted to the types of their inputs in place. As ComfyUI, a check that is not strict lets pass inputs
-    that a node does not declare, and constants of any type. Raises PromptError with every error found.
+    that a node does not declare, and constants of any type. Raises PromptError with the errors of MOST nodes at most.
     """
+    known = Classes(catalog)
     for id in prompt:
         check_type(prompt, id, catalog)
-    outputs = [id for id, node in prompt.items() if catalog[node["class_type"]].GET_SCHEMA().is_output_node]
+    outputs = [id for id, node in prompt.items() if known[node["class_type"]].schema.is_output_node]
     if not outputs:
         how = "add a node that gives something out, such as SaveImage"
         raise PromptError(problem("prompt_no_outputs", "Prompt has no outputs", how))
     order = _order(prompt, outputs)
-    node_errors = {}
+    node_errors: dict[str, dict[str, Any]] = {}
     for id in order:
-        errors = node_problems(prompt, id, catalog, strict)
+        if len(node_errors) == MOST:
+            break
+        errors = _node_problems(prompt, id, known, strict)
         if errors:
             entry = {"errors": errors, "dependent_outputs": outputs, "class_type": prompt[id]["class_type"]}
             node_errors[id] = {**entry, "name": title(prompt, id)}
     if node_errors:
         details = "\n".join(f"{e['message']}: {e['details']}" for node in node_errors.values() for e in node["errors"])
         message = "Prompt outputs failed validation"
+        details += f"\nthe check ended at {MOST} nodes with errors" if len(node_errors) == MOST else ""
         raise PromptError(problem("prompt_outputs_failed_validation", message, details), node_errors)
     return order
+
+
+class Known(NamedTuple):
+    """A class, its schema, and its inputs as id, whether it is optional, and type with settings."""
+
+    cls: type[ComfyNode]
+    schema: Any
+    inputs: tuple[tuple[str, bool, tuple[str, dict]], ...]
+
+
+class Classes(dict[str, Known]):
+    """The classes of a catalog, each asked once for its schema: it may look for files."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def __missing__(self, name: str) -> Known:
+        cls = self.catalog[name]
+        schema = cls.GET_SCHEMA()
+        self[name] = Known(cls, schema, tuple((entry.id, entry.optional, entry.info()) for entry in schema.inputs))
+        return self[name]
 
 
 def check_type(prompt: Prompt, id: str, catalog: Catalog) -> None:
@@ -109,20 +135,18 @@ def _cycle(prompt: Prompt, ids: list[str]) -> PromptError:
     return PromptError(error, {ids[0]: {**entry, "name": title(prompt, ids[0])}})
 
 
-def node_problems(prompt: Prompt, id: str, catalog: Catalog, strict: bool = True) -> list[dict[str, Any]]:
+def _node_problems(prompt: Prompt, id: str, known: Classes, strict: bool) -> list[dict[str, Any]]:
     """Return what is wrong with the inputs of one node; an empty list if nothing is."""
     node = prompt[id]
-    cls = catalog[node["class_type"]]
-    schema = cls.GET_SCHEMA()
+    cls, schema, inputs = known[node["class_type"]]
     checked = _checked_by_node(cls)
     errors = []
-    for entry in schema.inputs:
-        config = entry.info()
-        if entry.id in node["inputs"]:
-            found = _input_problems(prompt, node, entry.id, config, entry.id in checked, catalog)
+    for name, optional, config in inputs:
+        if name in node["inputs"]:
+            found = _input_problems(prompt, node, name, config, name in checked, known)
             errors += [one for one in found if strict or one["type"] != UNLINKED]
-        elif not entry.optional:
-            errors.append(_missing(node, entry.id, config))
+        elif not optional:
+            errors.append(_missing(node, name, config))
     errors += unknown_inputs(node, schema) if strict else []
     return errors or _custom_problems(cls, node, checked)
 
@@ -145,11 +169,11 @@ def _unknown(name: str, known: set[str]) -> dict[str, Any]:
 
 
 def _input_problems(
-    prompt: Prompt, node: Mapping[str, Any], name: str, config: tuple[str, dict], checked: bool, catalog: Catalog
+    prompt: Prompt, node: Mapping[str, Any], name: str, config: tuple[str, dict], checked: bool, known: Classes
 ) -> list[dict[str, Any]]:
     value = node["inputs"][name]
     if isinstance(value, list):
-        return _link_problems(prompt, name, value, config, catalog)
+        return _link_problems(prompt, name, value, config, known)
     if isinstance(value, dict) and "__value__" in value:
         value = node["inputs"][name] = value["__value__"]
     wanted, settings = config
@@ -193,7 +217,7 @@ def _not_in_list(name: str, value: Any, options: list[Any]) -> dict[str, Any]:
 
 
 def _link_problems(
-    prompt: Prompt, name: str, value: list, config: tuple[str, dict], catalog: Catalog
+    prompt: Prompt, name: str, value: list, config: tuple[str, dict], known: Classes
 ) -> list[dict[str, Any]]:
     extra = {"input_name": name, "input_config": config, "received_value": value}
     if not is_link(value):
@@ -202,7 +226,7 @@ def _link_problems(
     source, slot = value
     if source not in prompt:
         return [problem("bad_linked_input", "Bad linked input, there is no such node", f"{name}: {source}", **extra)]
-    outputs = [output.io_type for output in catalog[prompt[source]["class_type"]].GET_SCHEMA().outputs]
+    outputs = [output.io_type for output in known[prompt[source]["class_type"]].schema.outputs]
     if not 0 <= slot < len(outputs):
         details = f"{name}: output {slot} of {title(prompt, source)}, which has {len(outputs)}"
         return [problem("bad_linked_input", "Bad linked input, there is no such output", details, **extra)]

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,31 @@ from .targets import TARGETS, try_one
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*-*"))
 DEEP = b"[" * 100_000
 CHAIN = {str(i): {"class_type": "LatentUpscale", "inputs": {"samples": [str(i + 1), 0]}} for i in range(100_000)}
+# a workflow that is whole, and so is checked to its end
+END = {
+    "a": {"class_type": "VAEDecode", "inputs": {"samples": ["0", 0], "vae": ["b", 2]}},
+    "b": {"class_type": "PatchbayLoadDemoModel", "inputs": {}},
+    "c": {"class_type": "SaveImage", "inputs": {"images": ["a", 0], "filename_prefix": "a"}},
+}
+
+
+def nested(levels: int = 7, width: int = 10) -> dict[str, Any]:
+    """Return a workflow of the page whose subgraphs hold `width ** levels` nodes."""
+    parts = []
+    for level in range(levels):
+        inner = "CLIPTextEncode" if level == levels - 1 else f"s{level + 1}"
+        parts.append({"id": f"s{level}", "nodes": [{"id": i, "type": inner} for i in range(width)], "links": []})
+    return {"nodes": [{"id": 1, "type": "s0"}], "links": [], "definitions": {"subgraphs": parts}}
+
+
+def rerouted(count: int = 3000) -> dict[str, Any]:
+    """Return a workflow of the page with a long chain of reroutes and as many nodes at its end."""
+    nodes = [{"id": i, "type": "Reroute", "inputs": [{"name": "", "link": i}]} for i in range(count)]
+    end = [{"id": count + i, "type": "VAEDecode", "inputs": [{"name": "samples", "link": count}]} for i in range(count)]
+    links = [[i, i - 1, 0, i, 0, "*"] for i in range(1, count + 1)]
+    return {"nodes": nodes + end, "links": links}
+
+
 RING = {"1": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "a"}}} | {
     "2": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}}
 }
@@ -23,6 +49,10 @@ HARD = {
     "deep object": ("workflow", b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
     "deep preset": ("preset", DEEP),
     "chain": ("workflow", json.dumps(CHAIN).encode()),
+    "whole chain": ("workflow", json.dumps({**CHAIN, **END}).encode()),
+    "subgraphs in subgraphs": ("workflow", json.dumps(nested()).encode()),
+    "a subgraph in itself": ("workflow", json.dumps(nested(1)).replace("CLIPTextEncode", "s0").encode()),
+    "reroutes": ("workflow", json.dumps(rerouted()).encode()),
     "ring": ("workflow", json.dumps(RING).encode()),
     "nan": ("workflow", b'{"1": {"class_type": "A", "inputs": {"a": NaN}}}'),
     "huge number": ("workflow", b'{"1": {"class_type": "KSampler", "inputs": {"seed": 1' + b"0" * 5000 + b"}}}"),
