@@ -138,8 +138,9 @@ def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice)
     for name in axes & {*COLUMNS, *PICTURES, *NUMBERS}:
         raise Failure(f"{name!r} is a column of the table; write the id of the node")
     found: dict[str, Cell] = {}
-    own = [{**choice, **baseline} if axes & set(baseline) else baseline for choice in all]
+    own = [{**choice, **baseline} for choice in all] if axes & set(baseline) else [baseline]
     references = [_added(found, Cell(choice, applied(prompt, choice, infos), True)) for choice in own]
+    references *= len(all) // len(references)
     for choice, reference in zip(all, references, strict=True):
         _added(found, Cell(choice, applied(prompt, choice, infos), False, reference))
     return [replace(cell, reference=cell.reference or cell.id) for cell in found.values()]

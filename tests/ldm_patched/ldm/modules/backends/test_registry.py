@@ -153,7 +153,8 @@ def module(monkeypatch, name, text, folder):
     """Put a module of that text where it can be imported."""
     (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, name, None)  # what is imported is taken out again after the test
+    del sys.modules[name]
 
 
 @pytest.mark.parametrize(
