@@ -10,11 +10,8 @@ On a GPU a round is ten calls one after the other, and the time that of one of t
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from pathlib import Path
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
+from results import write_json
 from torch import Tensor
 
 CALLS = 10  # in a round on a GPU
@@ -167,13 +165,6 @@ def row(case: Case, backend: str, times: list[float], base: float, error: float)
     }
 
 
-def write_json(path: Path, machine: str, rows: list[dict]) -> None:
-    """Write the rows to `path`, complete or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
-        json.dump({"torch": torch.__version__, "machine": machine, "rows": rows}, file, indent=1)
-    os.replace(file.name, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
@@ -194,7 +185,7 @@ def main() -> None:
                 rows.append(entry)
                 print("| " + " | ".join(str(value) for value in entry.values()) + " |", flush=True)
     if args.json:
-        write_json(args.json, machine, rows)
+        write_json(args.json, {"torch": torch.__version__, "machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,11 +10,8 @@ in one process. `ratio` is the median time over that of diffusers; `error` is re
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from attention_patchbay.ldm_patched.patches.router import Rule
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, Tensors
 from random_checkpoint import draw, shapes_of
+from results import write_json
 from torch import Tensor
 
 Step = Callable[[], Tensor]
@@ -168,9 +166,7 @@ def main() -> None:
             print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
         rows += found
     if options.json is not None:
-        with tempfile.NamedTemporaryFile("w", dir=options.json.parent, delete=False) as file:
-            json.dump(rows, file, indent=1)
-        os.replace(file.name, options.json)
+        write_json(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ over the median).
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +25,7 @@ from attention_patchbay.ldm_patched.patches.router import Rule
 from attention_patchbay.ldm_patched.patches.sentinel import Sentinel
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.nodes.demo import NODES
+from results import write_json
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -118,9 +116,7 @@ def main() -> None:
     for entry in rows:
         print("| " + " | ".join(map(str, entry.values())) + " |")
     if args.json:
-        with tempfile.NamedTemporaryFile("w", dir=args.json.parent, delete=False, suffix=".tmp") as file:
-            json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
-        os.replace(file.name, args.json)
+        write_json(args.json, {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ of random weights, up to 7 GB on disk and 14 GB of memory.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import parity_comfyui
 import parity_diffusers
+from results import write_json
 
 Row = dict[str, Any]
 
@@ -53,9 +52,7 @@ def main() -> int:
         passed = "yes" if one["pass"] else "**no**"
         print(f"| {one['case']} | {one['against']} | {one['error']:.2g} | {one['bound']:g} | {passed} |", flush=True)
     if options.json is not None:
-        with tempfile.NamedTemporaryFile("w", dir=options.json.parent, delete=False) as file:
-            json.dump(found, file, indent=1)
-        os.replace(file.name, options.json)
+        write_json(options.json, found)
     return 0 if all(one["pass"] for one in found) else 1
 
 

@@ -11,10 +11,7 @@ method includes matching, merging, cutting and joining.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from attention_patchbay.ldm_patched.patches.stack import Stack
 from attention_patchbay.ldm_patched.patches.targets import BlockId
 from attention_patchbay.ldm_patched.patches.tiling import TiledAttention
 from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
+from results import write_json
 
 HEADS, DIM_HEAD, BATCH = 8, 40, 2
 BLOCK = BlockId("input", 1)
@@ -87,13 +85,6 @@ def row(side: int, method: str, times: list[float], base: float) -> dict[str, An
     }
 
 
-def write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows to `path`, complete or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
-        json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
-    os.replace(file.name, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -110,7 +101,7 @@ def main() -> None:
                 rows.append(entry)
                 print("| " + " | ".join(str(value) for value in entry.values()) + " |", flush=True)
     if args.json:
-        write_json(args.json, rows)
+        write_json(args.json, {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ of its own that holds only this contender and takes one step.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -26,6 +24,7 @@ import torch
 from attention_patchbay.ldm_patched.modules import sd
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, Tensors, filled, normal
+from results import write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -125,9 +124,7 @@ def main() -> None:
     for row in rows:
         print("| " + " | ".join(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()) + " |")
     if options.json is not None:
-        with tempfile.NamedTemporaryFile("w", dir=options.json.parent, delete=False) as file:
-            json.dump(rows, file, indent=1)
-        os.replace(file.name, options.json)
+        write_json(options.json, rows)
 
 
 if __name__ == "__main__":
