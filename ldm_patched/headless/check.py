@@ -67,14 +67,7 @@ def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
     """Return errors, with which the workflow does not run on the embedded host, and warnings."""
     from .catalog import catalog
 
-    nodes = catalog()
-    errors = _unknown(prompt, nodes)
-    order: list[str] = []
-    try:
-        with entered(Session(folders)):
-            order = [] if errors else validate(prompt, nodes)
-    except PromptError as error:
-        errors = str(error).splitlines()
+    errors, order = _checked(prompt, catalog(), folders, strict=True)
     if errors:
         return errors, []
     return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order)]
@@ -86,14 +79,22 @@ def findings_there(prompt: Prompt, infos: Infos, folders: Folders) -> tuple[list
     Block addresses are held against the models that are in the folders here.
     """
     nodes = described(infos)
-    errors = _unknown(prompt, nodes)
-    try:
-        order = [] if errors else validate(prompt, nodes, strict=False)
-    except PromptError as error:
-        errors = str(error).splitlines()
+    errors, order = _checked(prompt, nodes, folders, strict=False)
     if errors:
         return errors, []
     return _addresses(prompt, order, folders), [*_idle(prompt, order), *_ignored(prompt, order, nodes)]
+
+
+def _checked(prompt: Prompt, nodes: Catalog, folders: Folders, strict: bool) -> tuple[list[str], list[str]]:
+    """Return errors, or else the running order."""
+    errors = _unknown(prompt, nodes)
+    if errors:
+        return errors, []
+    try:
+        with entered(Session(folders)):
+            return [], validate(prompt, nodes, strict)
+    except PromptError as error:
+        return str(error).splitlines(), []
 
 
 def _unknown(prompt: Prompt, nodes: Catalog) -> list[str]:
@@ -116,7 +117,8 @@ def _ignored(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
 
 
 def _idle(prompt: Prompt, order: list[str]) -> list[str]:
-    return [f"{title(prompt, id)} leads to no output, so it does not run" for id in prompt if id not in order]
+    running = set(order)
+    return [f"{title(prompt, id)} leads to no output, so it does not run" for id in prompt if id not in running]
 
 
 def _backends(prompt: Prompt, order: list[str]) -> list[str]:
