@@ -1,0 +1,124 @@
+"""The transformer blocks of a loaded model, and those that an address selects."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .address import Address, AddressError, BlockId, address_error
+from .families import UNET, Family, blocks_of, family_of, head_shape
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """A transformer block of a loaded model, with the heads and the head dim of its self-attention."""
+
+    id: BlockId
+    heads: int
+    dim_head: int
+
+
+def model_blocks(model: Any) -> list[BlockInfo]:
+    """List the transformer blocks of a model patcher in the order they run; empty for an unknown model family."""
+    net, family = model.model.diffusion_model, family_of(model)
+    if family.calls != UNET:
+        return [BlockInfo(BlockId(type, i), *head_shape(block)) for type, i, block in blocks_of(net, family)]
+    middle = getattr(net, "middle_block", None)
+    lists = (
+        ("input", net.input_blocks),
+        ("middle", [middle] if middle is not None else []),
+        ("output", net.output_blocks),
+    )
+    return [
+        info for type, blocks in lists for number, block in enumerate(blocks) for info in _infos(type, number, block)
+    ]
+
+
+def _infos(type: str, number: int, block: Iterable[Any]) -> list[BlockInfo]:
+    layers = [layer for layer in block if hasattr(layer, "transformer_blocks")]
+    return [
+        BlockInfo(BlockId(type, number, index), inner.n_heads, inner.d_head)
+        for layer in layers
+        for index, inner in enumerate(layer.transformer_blocks)
+    ]
+
+
+def whole_blocks(model: Any) -> list[BlockInfo]:
+    """List all blocks of a UNet patcher, with or without attention, in the order they run, as blocks of no heads."""
+    unet = model.model.diffusion_model
+    if family_of(model).calls != UNET or not model_blocks(model):
+        return []
+    ids = [BlockId("input", number) for number in range(len(unet.input_blocks))]
+    ids += [BlockId("middle", 0)] if unet.middle_block is not None else []
+    ids += [BlockId("output", number) for number in range(len(unet.output_blocks))]
+    return [BlockInfo(id, 0, 0) for id in ids]
+
+
+def select(address: Address, model: Any) -> list[BlockInfo]:
+    """Return the blocks of a model that an address selects, in the order they run.
+
+    These are transformer blocks, or the UNet's own where the address is narrowed to `block`.
+
+    Raises AddressError when a part of it selects nothing, with the list of what the model has, or when the model has no
+    block information.
+    """
+    blocks = whole_blocks(model) if address.kind == "block" else model_blocks(model)
+    if not blocks:
+        if address.everywhere:
+            return []
+        raise AddressError(
+            f"{family_of(model).name} models tell no blocks that '{address}' names; write 'all' for them"
+        )
+    _check_kind(address, family_of(model))
+    text, columns = address.written
+    for term, column in zip(address.terms, columns, strict=True):
+        if not any(term.matches(*info.id) for info in blocks):
+            what = "" if address.kind == "block" else " with attention"
+            raise address_error(text, column, f"this model has no block '{term}'{what}; it has {describe(blocks)}")
+    chosen = [info for info in blocks if address.matches(*info.id, address.kind)]
+    if not chosen:
+        raise AddressError(f"'{address}' excludes every block; the model has {describe(blocks)}")
+    return chosen
+
+
+def check_address(address: Address, model: Any) -> None:
+    """Raise AddressError, as `select` does, for an address that names neither transformer blocks nor whole blocks."""
+    if address.everywhere:
+        return
+    try:
+        select(address, model)
+    except AddressError:
+        if address.kind != "all" or not whole_blocks(model):
+            raise
+        with contextlib.suppress(AddressError):
+            select(address.narrowed("block"), model)
+            return
+        raise
+
+
+def _check_kind(address: Address, family: Family) -> None:
+    if address.kind in ("all", "block", *family.kinds):
+        return
+    joint, silent = "have one attention of text and picture, which counts as self", "do not tell self from cross"
+    what = joint if family.kinds else silent
+    raise AddressError(f"{family.name} models {what}; leave '{address.kind}' out of '{address}'")
+
+
+def targets(address: Address, model: Any) -> tuple[tuple[BlockId, str | None], ...]:
+    """Return the blocks of a model that an address selects, each with every kind of attention that is meant.
+
+    Raises AddressError like `select`.
+    """
+    kinds: tuple[str | None, ...] = (address.kind,) if address.kind != "all" else family_of(model).kinds or (None,)
+    return tuple((info.id, kind) for info in select(address, model) for kind in kinds)
+
+
+def describe(blocks: Sequence[BlockInfo]) -> str:
+    """Name the blocks with attention and, where there are several, how many transformer blocks each holds."""
+    depths: dict[str, int] = {}
+    for info in blocks:
+        name = str(BlockId(info.id.type, info.id.number))
+        depths[name] = depths.get(name, 0) + 1
+    return ", ".join(name if depth == 1 else f"{name} (.0-.{depth - 1})" for name, depth in depths.items())

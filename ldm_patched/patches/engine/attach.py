@@ -1,0 +1,69 @@
+"""Put methods and rules on a model: the one way in for nodes and scripts. The input model is never changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..addressing.blocks import model_blocks, targets
+from ..addressing.families import AFTER, BOTH, UNET, Family, family_of
+from ..record.plan import KEY, Entry, Plan, plan_of
+from .adapters import adapt, refusal
+from .call import APPLY_MODEL, call_model
+from .gate import Gate
+from .host import Host
+from .marks import MARKS
+from .method import Method
+from .recording import OUTER_SAMPLE, record_run
+from .router import SLOT, Router
+
+
+def attach(model: Any, method: Method, host: Host | None = None) -> Any:
+    """Return a clone of a model patcher with a method on it.
+
+    `host` is what the host computes where a method needs it. A neutral method is listed in the report and does nothing.
+    Raises AddressError when the address does not fit the model, or the model's family has no place for the method.
+    """
+    host = host or Host()
+    address, family = method.address.narrowed(method.kind), family_of(model)
+    if method.slot != SLOT:
+        _check_family(model, method, family)
+    cells = targets(address, model)
+    entry = Entry(method.name, method.slot, cells, method.schedule, neutral=method.neutral, value=method)
+    clone, entry = _with_entry(model, entry)
+    if not method.neutral:
+        blocks = frozenset(block for block, _ in cells)
+        gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0))
+        for place in method.places(gate, host, clone):
+            (place if method.slot == SLOT else adapt(place, family, method)).put(clone, host)
+    return clone
+
+
+def _check_family(model: Any, method: Method, family: Family) -> None:
+    possible = ("all", "block", *BOTH) if family.calls == UNET else ("all", *family.kinds)
+    if not model_blocks(model) or method.kind not in possible:
+        raise refusal(family, method.name)
+
+
+def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
+    """Clone a model and give the clone a longer plan, a router, and once the marks of self- and cross-attention.
+
+    Returns the clone and the entry with its number.
+    """
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    before = plan_of(clone)
+    earlier = before.entries if before is not None else ()
+    entry = replace(entry, number=len(earlier) + 1)
+    calls = family_of(clone).calls
+    shapes = {info.id: (info.heads, info.dim_head) for info in model_blocks(clone)}
+    options[KEY] = Plan((*earlier, entry), shapes, "self" if calls == AFTER else None)
+    if not isinstance(options.get(SLOT), Router):
+        options[SLOT] = Router(previous=options.get(SLOT))
+    for place, wrapper in ((APPLY_MODEL, call_model), (OUTER_SAMPLE, record_run)):
+        clone.remove_wrappers_with_key(place, KEY)
+        clone.add_wrapper_with_key(place, KEY, wrapper)
+    if shapes and before is None:
+        for slot, mark in MARKS.get(calls, {}).items():
+            clone.set_model_patch(mark, slot)
+    return clone, entry

@@ -1,0 +1,107 @@
+"""Each call of the model: its stacks, its run, and no graph that outlives the patches it was traced with.
+
+A host's compile node drops every guard on `transformer_options`, or torch would trace anew in each step. Then a graph
+does not notice that patches came, went or changed. So each set of patches runs under a torch function mode of its own
+type, which torch does guard in every frame, and what patches do is kept out of the graph.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..record.plan import KEY, Plan
+from ..record.run import Run
+from .foreign import counted
+from .stack import ATTEND, CONTEXT, LAYERS, restore, uncover
+
+APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
+COMPILE = "torch.compile"  # the key of its wrapper there
+LATENT = "patchbay_latent"  # in the options of a call: the shape of the latent
+
+
+def call_model(
+    executor: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> Tensor:
+    """Call the model with its stacks around later entries, its context in the options, and no stale graph.
+
+    A wrapper for APPLY_MODEL.
+    """
+    slots = dict(transformer_options.get("patches_replace", {}))
+    for name, layers in transformer_options.get(LAYERS, {}).items():
+        slots[name] = restore(name, slots.get(name, {}), layers, transformer_options[ATTEND])
+    slots = {name: uncover(entries) for name, entries in slots.items()}
+    plan = transformer_options.get(KEY)
+    run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
+    options = counted({**transformer_options, KEY: run, "patches_replace": slots, LATENT: list(x.shape)})
+    if c_crossattn is not None:
+        options[CONTEXT] = c_crossattn
+    if not compiles(options):
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    with marker(structure(options))():
+        return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
+
+
+def compiles(options: Mapping[str, Any]) -> bool:
+    """Return whether a compile node is on the model of these options."""
+    return bool(options.get("wrappers", {}).get(APPLY_MODEL, {}).get(COMPILE))
+
+
+class CompileMarker(TorchFunctionMode):
+    """A mode that changes no function; torch keeps apart what was traced under another type of it, or under none."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def marker(name: str) -> type[CompileMarker]:
+    """Return the one type of marker for a structure."""
+    return type(f"Marker_{name}", (CompileMarker,), {})
+
+
+def structure(options: Mapping[str, Any]) -> str:
+    """Return a short name of what is patched where; the settings of patches do not matter."""
+    lists = {name: len(patches) for name, patches in options.get("patches", {}).items()}
+    replaced = {name: sorted(map(str, slots)) for name, slots in options.get("patches_replace", {}).items()}
+    text = repr((sorted(lists.items()), sorted(replaced.items()), "optimized_attention_override" in options))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def untraced(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose patches and override are called from outside the graph."""
+    out = dict(options)
+    if "patches" in options:
+        out["patches"] = {name: [_outside(patch) for patch in some] for name, some in options["patches"].items()}
+    if "patches_replace" in options:
+        replaced = options["patches_replace"]
+        out["patches_replace"] = {
+            name: {address: _outside(patch) for address, patch in slots.items()} for name, slots in replaced.items()
+        }
+    if "optimized_attention_override" in options:
+        out["optimized_attention_override"] = _outside(options["optimized_attention_override"])
+    return out
+
+
+def _outside(patch: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls a patch from outside the graph; the patch itself stays as it is."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return patch(*args, **kwargs)
+
+    return torch.compiler.disable(call)

@@ -1,0 +1,56 @@
+"""Foreign patches of a model: each of their calls is counted, without changing what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..record.run import Run, run_of
+from ..record.stopwatch import since, start
+from .marks import Mark
+from .stack import Stack
+
+Patch = Callable[..., Any]
+
+
+def counted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a model call whose foreign patches tell the run of each call."""
+    run = run_of(options)
+    if run is None:
+        return dict(options)
+    patches = options.get("patches", {})
+    replaced = options.get("patches_replace", {})
+    return {
+        **options,
+        "patches": {slot: [_counting(patch, run) for patch in some] for slot, some in patches.items()},
+        "patches_replace": {
+            slot: {address: _counting(patch, run) for address, patch in entries.items()}
+            for slot, entries in replaced.items()
+        },
+    }
+
+
+def _counting(patch: Patch, run: Run) -> Patch:
+    if isinstance(patch, Stack):
+        return patch if patch.foreign is None else replace(patch, foreign=_counting(patch.foreign, run))
+    if isinstance(patch, Mark) or hasattr(patch, "gate"):
+        return patch
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        begin = start(_device(args))
+        try:
+            return patch(*args, **kwargs)
+        finally:
+            run.count_foreign(patch, since(begin))
+
+    return call
+
+
+def _device(args: tuple[Any, ...]) -> torch.device | None:
+    """Return the device of the first tensor among the arguments; some slots get one dict with all of them."""
+    values = (value for part in args for value in (part.values() if isinstance(part, dict) else (part,)))
+    return next((value.device for value in values if isinstance(value, Tensor)), None)

@@ -1,0 +1,39 @@
+"""What the host does for a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...ldm.modules.backends.dispatch import optimized_attention
+from .stack import Attend
+
+Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
+
+
+def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
+    from ...modules.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
+
+    return calc_cond_batch(*args, **kwargs)
+
+
+def _unseen(node: str, step: int, found: Sequence[Any]) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The functions of a host.
+
+    Args:
+        attend: computes attention.
+        predict: computes predictions of some conditionings.
+        show: shows in a node what listeners have gathered in a step.
+    """
+
+    attend: Attend = optimized_attention
+    predict: Predict = _predict
+    show: Callable[[str, int, Sequence[Any]], None] = _unseen

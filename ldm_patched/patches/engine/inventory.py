@@ -1,0 +1,103 @@
+"""What is on a model: every patch, this library's and foreign ones, with the slot it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..addressing.address import BlockId
+from ..record.plan import KEY, Entry
+from .gate import Gate
+from .marks import Mark
+from .router import SLOT, Router
+from .stack import Stack
+
+OVERRIDE = "override"
+WRAPPERS = "wrappers"
+# Slots in `model_options` with a list of functions, and those with one.
+LISTS = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
+SINGLES = (
+    "sampler_cfg_function",
+    "sampler_calc_cond_batch_function",
+    "model_function_wrapper",
+    "denoise_mask_function",
+)
+
+
+class Placed(NamedTuple):
+    """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index)."""
+
+    slot: str
+    patch: Any
+    address: tuple[Any, ...] | None = None
+
+    @property
+    def number(self) -> int | None:
+        """Return the number of the entry it belongs to; None for a foreign patch."""
+        return entry_number(self.patch)
+
+    @property
+    def block(self) -> BlockId | None:
+        """Return the transformer block of its address."""
+        return None if self.address is None else BlockId(*self.address)
+
+    def __str__(self) -> str:
+        where = "" if self.address is None else f" on {block_name(self.address)}"
+        return f"{foreign_name(self.patch)} ({self.slot}{where})"
+
+
+def placed(model: Any) -> Iterator[Placed]:
+    """Yield every patch of a model patcher but the marks and wrappers that only serve others."""
+    options = model.model_options.get("transformer_options", {})
+    for slot, patches in options.get("patches", {}).items():
+        yield from (Placed(slot, patch) for patch in patches if not serves(patch))
+    for slot, patches in options.get("patches_replace", {}).items():
+        for address, patch in patches.items():
+            yield from (Placed(slot, part, address) for part in _parts(patch))
+    if SLOT in options:
+        yield from (Placed(OVERRIDE, part) for part in _parts(options[SLOT]))
+    for slot in LISTS:
+        yield from (Placed(slot, patch) for patch in model.model_options.get(slot, []))
+    for slot in SINGLES:
+        if slot in model.model_options:
+            yield Placed(slot, model.model_options[slot])
+    for keyed in model.wrappers.values():
+        wrappers = (wrapper for key, wrappers in keyed.items() if key != KEY for wrapper in wrappers)
+        yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
+
+
+def _parts(patch: Any) -> list[Any]:
+    """Return what a stack or a router is made of; the foreign patch of (block, number) has a place of its own."""
+    if isinstance(patch, Router):
+        return [part for part in (*patch.routes, patch.watch, patch.previous) if part is not None]
+    if isinstance(patch, Stack):
+        return [*patch.layers, *([patch.foreign] if patch.exact else [])]
+    return [patch]
+
+
+def entry_number(patch: Any) -> int | None:
+    """Return the number of the entry that a patch or route belongs to; None for a foreign patch."""
+    gate = getattr(patch, "gate", None)
+    entry = getattr(gate if isinstance(gate, Gate) else patch, "entry", None)
+    return entry.number if isinstance(entry, Entry) else None
+
+
+def serves(patch: Any) -> bool:
+    """Return whether a patch changes nothing and only serves the others."""
+    return isinstance(patch, Mark)
+
+
+def block_name(address: tuple[Any, ...]) -> str:
+    """Name a key of `patches_replace`: (block, number), or (block, number, index)."""
+    if len(address) not in (2, 3):
+        return str(address)
+    room, number, *index = address
+    block = f"{room}:{number}" if number else str(BlockId(room, number))  # no model has a second middle
+    return ".".join([block, *map(str, index)])
+
+
+def foreign_name(patch: Any) -> str:
+    """Name a patch by the module and the function or class that it comes from."""
+    patch = getattr(patch, "func", patch)  # of a partial
+    source = patch if hasattr(patch, "__qualname__") else type(patch)
+    return f"{source.__module__}.{source.__qualname__}".replace(".<locals>", "")

@@ -1,0 +1,59 @@
+"""Marks: attention patches that change nothing but note which attention a model enters next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET
+from ..record.run import current_block, run_of
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An attn1_patch or attn2_patch of a UNet."""
+
+    kind: str
+
+    def __call__(
+        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self.enter(extra_options)
+        return n, context, value
+
+    def enter(self, options: Mapping[str, Any]) -> None:
+        """Note the attention of the current call."""
+        run = run_of(options)
+        if run is not None:
+            run.enter(self.kind, current_block(options))
+
+
+class KeywordMark(Mark):
+    """A mark as Flux- and Cosmos-like models call attention patches."""
+
+    def __call__(  # type: ignore[override]
+        self, q: Tensor, k: Tensor, v: Tensor, *, pe: Any, attn_mask: Any, extra_options: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        self.enter(extra_options)
+        return {}
+
+
+class AfterMark(Mark):
+    """A mark as Wan calls attention patches, after an attention: it tells of the next."""
+
+    def __call__(self, args: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
+        self.enter(args["transformer_options"])
+        x: Tensor = args["x"]
+        return x
+
+
+MARKS: dict[str, dict[str, Mark]] = {
+    UNET: {"attn1_patch": Mark("self"), "attn2_patch": Mark("cross")},
+    JOINT: {"attn1_patch": KeywordMark("self")},
+    JOINT_INPUT: {"attn1_patch": KeywordMark("self")},
+    HIDDEN: {"attn1_patch": KeywordMark("self"), "attn2_patch": KeywordMark("cross")},
+    AFTER: {"attn1_patch": AfterMark("cross"), "attn2_patch": AfterMark("self")},
+}

@@ -1,0 +1,120 @@
+"""What every method has: blocks and time, a name for the report, and the places where it acts on a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..addressing.address import Address
+from ..addressing.schedule import Schedule
+from ..addressing.where import Where
+from .declaration import Declaration, Refused, Widget, placing_of, widget_of
+
+if TYPE_CHECKING:
+    from .gate import Gate
+    from .host import Host
+    from .place import Place
+
+
+class Method:
+    """Base of all that can be put on a model: frozen, picklable, with pure functions of tensors.
+
+    A subclass says what it is by `@method`, and acts by one of these, or by `places` of its own:
+
+    - `attend(site, q, k, v, inner)`: around the attention of its blocks.
+    - `weak_attend(site, q, k, v, inner)`: in one more prediction, from which the picture is guided away by `scale`.
+
+    They are called only in the blocks and the window, with the strength of the curve as `site.weight`.
+    """
+
+    declaration: ClassVar[Declaration] = Declaration()
+    where: Where = Where()
+
+    def __post_init__(self) -> None:
+        self.check()
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            widget = widget_of(field)
+            if isinstance(widget, Widget) and widget.type == "FLOAT":
+                _check_number(field.name, getattr(self, field.name), widget)
+        self.address.narrowed(self.kind)
+
+    def check(self) -> None:
+        """Raise Refused for values that make no sense, naming the value and the fix."""
+
+    @property
+    def address(self) -> Address:
+        """Return which blocks it acts in."""
+        return self.where.address
+
+    @property
+    def schedule(self) -> Schedule:
+        """Return when it acts."""
+        return self.where.schedule
+
+    @property
+    def kind(self) -> str:
+        """Return what it works on: `self`- or `cross`-attention, `all` of them, or whole `block`s."""
+        return placing_of(type(self)).kind
+
+    @property
+    def slot(self) -> str:
+        """Name its main place, for the report."""
+        return "sampler_post_cfg_function" if hasattr(self, "weak_attend") else SLOTS.get(self.kind, "attn1")
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether its settings can never change anything; it is then listed in the report and put nowhere."""
+        return getattr(self, "strength", 1.0) == 0.0 or getattr(self, "scale", 1.0) == 0.0
+
+    @property
+    def scales_scores(self) -> bool:
+        """Return whether all it does is to multiply queries or keys, which some models normalise afterwards."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """Describe its settings, for the report."""
+        shown = [field.name for field in dataclasses.fields(self) if field.type in ("float", "int", "str")]  # type: ignore[arg-type]
+        values = (f"{name} {getattr(self, name)}" for name in shown)
+        return " ".join([self.declaration.title.lower() or type(self).__name__, *values])
+
+    @property
+    def name(self) -> str:
+        """Describe it in one line."""
+        return f"{self.label} on {self.where}"
+
+    @property
+    def times(self) -> str:
+        """Return how to name the strength behind the settings; empty for 1."""
+        strength = getattr(self, "strength", 1.0)
+        return f" x {strength:g}" if strength != 1.0 else ""
+
+    @classmethod
+    def of(cls, **fields: Any) -> Any:
+        """Return the method of a node's inputs: fields by name, and what the declaration asks for beside them."""
+        return cls(**fields)
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return what to put on a clone, all of it under the gate."""
+        from .guidance import weak_pass
+        from .place import Around
+
+        if hasattr(self, "weak_attend"):
+            yield weak_pass(self, gate, host)
+        if hasattr(self, "attend"):
+            for kind in ("self", "cross"):
+                if self.kind in ("all", kind) and self.address.kind in ("all", kind):
+                    yield Around(SLOTS[kind], gate, self.attend, getattr(self, "idle", None))
+
+
+SLOTS = {"self": "attn1", "cross": "attn2"}
+
+
+def _check_number(name: str, given: float, widget: Widget) -> None:
+    low, high = (dict(widget.settings)[bound] for bound in ("min", "max"))
+    if widget.bounded and not low <= given <= high:  # also for NaN
+        raise Refused(f"{name} is {given}; give a number from {low:g} to {high:g}", name)
+    if not math.isfinite(given) and not (widget.unlimited and given == math.inf):
+        raise Refused(f"{name} is {given}; give a finite number", name)

@@ -1,0 +1,176 @@
+"""Where a method enters a model: each place is put on a clone through the patcher's public methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..record.plan import KEY
+from .call import APPLY_MODEL
+from .gate import Gate
+from .host import Host
+from .site import Site
+from .stack import ATTEND, KINDS, LAYERS, Act, Layer, push
+
+POST_CFG = "sampler_post_cfg_function"  # ComfyUI's name of the place
+
+
+class Place(Protocol):
+    """One thing to put on a clone."""
+
+    def put(self, clone: Any, host: Host) -> None: ...
+
+
+@dataclass(frozen=True)
+class Around:
+    """A layer around the attention of the gate's blocks; `slot` is attn1 or attn2. See Layer for the rest."""
+
+    slot: str
+    gate: Gate
+    act: Act
+    idle: Callable[[Site, Tensor, Tensor], str | None] | None = None
+    counted: bool = True
+
+    def put(self, clone: Any, host: Host) -> None:
+        """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
+        options = clone.model_options["transformer_options"]  # the patcher puts another dict in its place below
+        options[ATTEND] = host.attend
+        known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
+        layer = Layer(self.gate, self.act, self.idle, self.counted)
+        for block in sorted(self.gate.blocks):  # a set has another order in every process
+            existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
+            stack = push(self.slot, existing, block, layer, host.attend)
+            clone.set_model_patch_replace(stack, self.slot, *block)
+            known[block] = (*known.get(block, ()), layer)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A function in a list of `patches`, such as attn2_patch, attn1_output_patch or output_block_patch."""
+
+    slot: str
+    patch: Callable[..., Any]
+
+    def put(self, clone: Any, host: Host) -> None:
+        """Append the function."""
+        clone.set_model_patch(self.patch, self.slot)
+
+
+@dataclass(frozen=True)
+class AfterCfg:
+    """A function of the combined prediction."""
+
+    gate: Gate
+    act: Callable[[Gate, Mapping[str, Any]], Tensor]
+
+    def __call__(self, args: Mapping[str, Any]) -> Tensor:
+        return self.act(self.gate, args)
+
+    def put(self, clone: Any, host: Host) -> None:
+        """Append the function."""
+        clone.set_model_sampler_post_cfg_function(self)
+
+
+@dataclass(frozen=True)
+class AroundModel:
+    """A wrapper around each call of the model: `(gate, executor, x, t, ..., options, **kwargs)`, in the graph's order."""
+
+    gate: Gate
+    act: Callable[..., Tensor]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.act(self.gate, *args, **kwargs)
+
+    def put(self, clone: Any, host: Host) -> None:
+        """Add the wrapper under a key of its own."""
+        clone.add_wrapper_with_key(APPLY_MODEL, f"{KEY} {self.gate.entry.number}", self)
+
+
+# What stands in the lists of a UNet's patches, each as the UNet calls it
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A function of a method, called in the gate's blocks and window with a site.
+
+    `always`: it is called outside of the window too, with a weight of 0, as it has to remember something.
+    """
+
+    gate: Gate
+    act: Callable[..., Any]
+    always: bool = False
+    counted: bool = True
+
+    def site(self, options: Mapping[str, Any], x: Tensor, kind: str) -> Site | None:
+        """Return the site of a call for x, (b, n, c) or (b, c, h, w); None where there is nothing to do."""
+        curve = self.gate.weight(options)
+        if curve == 0.0 and not self.always:
+            return None
+        if curve and self.counted:
+            self.gate.count(options)
+        tokens = x.shape[1] if x.ndim == 3 else x.shape[-2] * x.shape[-1]
+        return Site(options, kind, len(x), tokens, self.gate, curve, curve * self.gate.strength)
+
+
+@dataclass(frozen=True)
+class TokensIn(Listing):
+    """In attn1_patch and attn2_patch: changes what queries (`q`), keys or values are projected from, (b, n, c)."""
+
+    part: str = "q"
+    slot: str = "attn1"
+
+    def __call__(
+        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        # the three can be one tensor, or left out: each is given by itself so that only the slot's own changes
+        keys = n if context is None else context
+        values = keys if value is None else value
+        x = {"q": n, "k": keys, "v": values}[self.part]
+        site = self.site(extra_options, x, KINDS[self.slot])
+        if site is None:
+            return n, context, value
+        x = self.act(site, x)
+        return x if self.part == "q" else n, x if self.part == "k" else keys, x if self.part == "v" else values
+
+
+@dataclass(frozen=True)
+class TokensOut(Listing):
+    """In attn1_output_patch, attn2_output_patch and middle_patch: changes tokens (b, n, c)."""
+
+    def __call__(self, n: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
+        site = self.site(extra_options, n, "all")
+        return n if site is None else self.act(site, n)
+
+
+@dataclass(frozen=True)
+class BlockOut(Listing):
+    """In input_block_patch and input_block_patch_after_skip: changes what a block hands on, (b, c, h, w)."""
+
+    def __call__(self, h: Tensor, transformer_options: MutableMapping[str, Any]) -> Tensor:
+        site = self.site(transformer_options, h, "block")
+        return h if site is None else self.act(site, h)
+
+
+@dataclass(frozen=True)
+class MiddleOut(BlockOut):
+    """In middle_block_after_patch, which gets and gives a dict."""
+
+    def __call__(self, args: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {**args, "h": super().__call__(args["h"], args["transformer_options"])}
+
+
+@dataclass(frozen=True)
+class BlockIn(Listing):
+    """In output_block_patch: changes the backbone and the skip connection that an output block gets, (b, c, h, w)."""
+
+    def __call__(
+        self, h: Tensor, hsp: Tensor, transformer_options: MutableMapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        site = self.site(transformer_options, h, "block")
+        if site is None:
+            return h, hsp
+        pair: tuple[Tensor, Tensor] = self.act(site, h, hsp)
+        return pair

@@ -1,0 +1,114 @@
+"""More prompts for cross-attention: their tokens go behind the context, so that the model projects them itself.
+
+An attn2_patch appends them; the layer of the same method, around the attention, takes their keys and values off again.
+Several such methods on one block nest like brackets: the last one appends last and takes off first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gate import Gate
+from .site import LENGTH, POSITIVE, Site
+from .stack import CONTEXT, Inner
+
+
+def prompt_tokens(conditioning: Sequence[Sequence[Any]]) -> Tensor:
+    """Return the text tokens (1, n, c) of a conditioning.
+
+    Raises ValueError where it holds several prompts.
+    """
+    if len(conditioning) != 1:
+        raise ValueError(f"this conditioning holds {len(conditioning)} prompts; give one without Combine nodes")
+    tokens: Tensor = conditioning[0][0]
+    return tokens
+
+
+def repeats(length: int, x: Tensor, site: Site) -> int:
+    """Return how often a prompt of `length` tokens stands at the front of the context.
+
+    Hosts repeat a prompt until it is as long as the others of its batch; what a user has put behind it is another
+    prompt. `x` are keys or values (b, h, n, d); what other methods appended to them is not counted. The answer is kept
+    for the run.
+
+    Raises ValueError where the context is not that of such a prompt.
+    """
+    context: Tensor | None = site.options.get(CONTEXT)
+    tokens = x.shape[2] if context is None else context.shape[1]
+    if tokens % length:
+        raise ValueError(
+            f"the context has {tokens} tokens, but the prompt given to this node has {length}; give it the text and "
+            "the CLIP that the positive prompt was made of"
+        )
+    if context is None:
+        return tokens // length
+    row = Site(site.options, batch=len(context)).rows(POSITIVE)[0]
+
+    def count() -> int:
+        first, *more = context[row].split(length, dim=1)
+        return 1 + sum(1 for _ in takewhile(partial(torch.equal, first), more))
+
+    found: int = site.once(f"{length} of {tokens} tokens", count)
+    return found
+
+
+def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
+    """Return the places in the context of tokens at `positions` of a prompt of `length` tokens, in each repeat of it.
+
+    `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
+    """
+    starts = range(0, length * repeats(length, x, site), length)
+    return [start + position for start in starts for position in positions]
+
+
+def columns(some: Sequence[int], site: Site) -> list[int]:
+    """Return the columns of keys and values for places in the context, without those that were left out."""
+    gone = site.left_out
+    return [place - sum(left < place for left in gone) for place in some if place not in gone]
+
+
+@dataclass(frozen=True)
+class MorePrompts:
+    """An attn2_patch that appends the tokens of more prompts (1, n, c) to the context (b, n, c) while the gate is open.
+
+    It does not count as a use of the gate; the layer that takes the tokens off does.
+    """
+
+    gate: Gate
+    prompts: tuple[Tensor, ...]
+
+    def __call__(
+        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.gate.weight(extra_options) == 0.0:
+            return n, context, value
+        extra_options.setdefault(LENGTH, context.shape[1])
+        return n, self._append(context), None if value is None else self._append(value)
+
+    def _append(self, context: Tensor) -> Tensor:
+        more = [extra.to(context).expand(len(context), -1, -1) for extra in self.prompts]
+        return torch.cat([context, *more], dim=1)
+
+
+def take_off(x: Tensor, prompts: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Split keys or values (b, h, n, d) into those of the context and those of each appended prompt."""
+    lengths = [extra.shape[1] for extra in prompts]
+    base, *more = x.split([x.shape[2] - sum(lengths), *lengths], dim=2)
+    return base, more
+
+
+def attend_to(inner: Inner, q: Tensor, k: Tensor, v: Tensor, other: Sequence[Tensor], site: Site) -> Tensor:
+    """Attend with the keys and values of another prompt in the place of the context's own.
+
+    What methods further in have appended stays behind them.
+    """
+    other_k, other_v = other
+    k, v = (torch.cat([new, x[:, :, site.length :]], dim=2) for new, x in ((other_k, k), (other_v, v)))
+    return inner(q, k, v, site.but(length=other_k.shape[2], swapped=True))

@@ -1,0 +1,65 @@
+"""One record for each run of a sampler: made when it begins, found by its result afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..record.archive import ARCHIVE
+from ..record.plan import KEY, Plan
+from ..record.run import Run
+from ..record.steps import StepCount
+from .inventory import placed
+
+OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
+
+
+def record_run(
+    executor: Callable[..., Any],
+    noise: Any,
+    latent_image: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Any = None,
+    callback: Callable[..., Any] | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Sample with a Run in the place of the Plan in the options of the guider, which are a copy of its own.
+
+    A wrapper for OUTER_SAMPLE. A run that was interrupted or failed leaves no record.
+    """
+    guider = executor.class_obj  # type: ignore[attr-defined]
+    options = guider.model_options.setdefault("transformer_options", {})
+    plan = options.get(KEY)
+    if not isinstance(plan, Plan):
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
+    patcher = guider.model_patcher
+    still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
+    to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
+    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)))
+    last: dict[str, Tensor] = {}
+
+    def called_back(step: int, x0: Any, *rest: Any, **more: Any) -> Any:
+        run.steps.end_of_first_call()
+        last["x0"] = x0
+        return None if callback is None else callback(step, x0, *rest, **more)
+
+    options[KEY] = run
+    try:
+        result = executor(noise, latent_image, sampler, sigmas, denoise_mask, called_back, *args, **kwargs)
+    finally:
+        options[KEY] = plan
+        run.settle()
+    # Custom samplers also give the last prediction of the picture, which people decode as well
+    outputs = [patcher.model.process_latent_out(x0.cpu()) for x0 in last.values() if isinstance(x0, Tensor)]
+    ARCHIVE.keep(run, [result, *outputs])
+    return result
+
+
+def sampler_name(sampler: Any) -> str:
+    """Return the name of a sampler without the prefix of its function; empty where it has none."""
+    name: str = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    return name.removeprefix("sample_")

@@ -1,0 +1,158 @@
+"""Which attention function runs each call: an ordered list of rules in the override slot of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ...ldm.modules.backends import registry
+from ..record.plan import Entry
+from ..record.run import Call, Cell, Run, current_block, run_of
+from ..record.stopwatch import since, start
+from .gate import curve_weight
+
+SLOT = "optimized_attention_override"
+log = logging.getLogger(__name__)
+
+
+class Route(NamedTuple):
+    """A rule on one model: its backend, its entry, and the (block, kind) pairs it takes; None for every call."""
+
+    backend: str
+    entry: Entry
+    cells: frozenset[Cell] | None
+
+    def takes(self, cell: Cell, options: Mapping[str, Any]) -> bool:
+        """Return whether the current attention call belongs to the rule."""
+        return (self.cells is None or cell in self.cells) and curve_weight(self.entry.schedule, options) > 0.0
+
+
+class Watch(Protocol):
+    """What looks at the results of attention calls."""
+
+    entry: Entry
+
+    def replaced(self, cell: Cell, run: Run) -> Choice | None:
+        """Return the function that has to run a call in place of any other; None where there is none."""
+        ...
+
+    def settle(self, out: Tensor, choice: Choice, cell: Cell, step: int, run: Run, again: Arguments) -> Tensor:
+        """Return the result of a call, or a better one computed again."""
+        ...
+
+
+class Arguments(NamedTuple):
+    """The arguments of an attention function."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class Choice(NamedTuple):
+    """What runs a call: name and function, why it is not the one asked for, and the entry of the rule that chose."""
+
+    name: str
+    function: Callable[..., Tensor]
+    fallback: str = ""
+    rule: int | None = None
+
+
+@dataclass(frozen=True)
+class Router:
+    """The override of one model: the first rule that takes a call chooses the function.
+
+    For a call that no rule takes, the override that was there before runs, else the host's own function. Another node
+    makes another router.
+    """
+
+    routes: tuple[Route, ...] = ()
+    previous: Callable[..., Tensor] | None = None
+    watch: Watch | None = None
+
+    def __call__(
+        self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
+        options = kwargs.get("transformer_options") or {}
+        kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
+        run, block = run_of(options), current_block(options)
+        # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
+        cell = block, run.kind if run is not None and block is not None else None
+        given = Arguments((q, k, v, heads, *args), kwargs)
+        choice = self._choice(func, options, run, cell, given)
+        if run is None:
+            return choice.function(q, k, v, heads, *args, **kwargs)
+        begin = start(q.device)
+        out = choice.function(q, k, v, heads, *args, **kwargs)
+        took, step = since(begin), run.step(options)
+        run.count_call(Call(*cell, choice.name, choice.fallback, choice.rule), step, took)
+        return out if self.watch is None else self.watch.settle(out, choice, cell, step, run, given)
+
+    def _choice(
+        self, func: Callable[..., Tensor], options: Mapping[str, Any], run: Run | None, cell: Cell, given: Arguments
+    ) -> Choice:
+        replaced = self.watch.replaced(cell, run) if self.watch is not None and run is not None else None
+        if replaced is not None:
+            return replaced
+        for route in self.routes:
+            if route.takes(cell, options):
+                q, k, v, heads, *rest = given.args
+                kwargs = {**given.kwargs, "mask": rest[0]} if rest else given.kwargs
+                return Choice(*choose(route.backend, run, q, k, v, heads, kwargs), route.entry.number)
+        if self.previous is not None:
+            return Choice(function_name(self.previous), partial(self.previous, func))
+        return Choice(function_name(func), func)
+
+    # Another router for each change
+
+    def with_rule(self, route: Route) -> Router:
+        """Return a router that asks a rule before those it has."""
+        return replace(self, routes=(route, *self.routes))
+
+    def with_watch(self, watch: Watch | None) -> Router:
+        """Return a router with a watch in place of the one it had."""
+        return replace(self, watch=watch)
+
+
+def choose(
+    wanted: str,
+    run: Run | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    kwargs: Mapping[str, Any],
+) -> tuple[str, Callable[..., Tensor], str]:
+    """Return name and function of the backend for a call, and why it is not the wanted one.
+
+    The choice is kept for the calls of the same kind in this run; a fallback is logged once a run for each reason.
+    """
+    get = kwargs.get
+    mask = get("mask")
+    settings = (get("scale"), get("enable_gqa"), get("low_precision_attention"), get("skip_reshape"))
+    kind = (None if mask is None else mask.dtype, get("attn_precision"), q.requires_grad and torch.is_grad_enabled())
+    key = (wanted, heads, q.shape, k.shape, q.dtype, q.device, kind, settings)
+    choice = None if run is None else run.choices.get(key)
+    if choice is None:
+        call = registry.AttentionCall.of(q, k, v, heads, **kwargs)
+        selection = registry.select(call, wanted)
+        fallback = ""
+        if wanted not in ("auto", selection.backend.name):
+            fallback = f"{wanted}: {'; '.join(dict(selection.skipped)[wanted])}"
+        choice = selection.backend.name, selection.backend.function, fallback
+        first = run is None or run.remember(key, choice)
+        if fallback and first:
+            log.warning("Attention Patchbay: %s. Running %s instead.", fallback, selection.backend.name)
+    return choice
+
+
+def function_name(func: Callable[..., Tensor]) -> str:
+    """Return the short name of an attention function or of a foreign override."""
+    name: str = getattr(func, "__name__", type(func).__name__)
+    return name.removeprefix("attention_")

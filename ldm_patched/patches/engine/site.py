@@ -1,0 +1,190 @@
+"""One attention call as a method sees it, whatever model it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..addressing.address import BlockId
+from ..record.run import Run, current_block, run_of
+from .gate import Gate
+
+POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
+SIDES = ("positive", "negative")
+# In transformer_options, which hosts copy from call to call:
+EXTRA = "patchbay_extra_call"  # the call only serves a guidance
+LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an attention call stands: block, kind, rows, tokens, and what the layers around it have changed.
+
+    q, k and v are (b, heads, n, dim_head). On a UNet every query is a token of the image; the keys of `self` are the
+    image's too, those of `cross` the text's.
+
+    Args:
+        options: the transformer_options of the call.
+        kind: `self`, `cross`, `joint` or `text`.
+        batch: rows of the queries.
+        tokens: queries in a row.
+        gate: that of the method which looks at it.
+        curve: the strength of the method's schedule now.
+        weight: the same times the method's strength.
+        positioned: whether positions are already in q and k.
+        piece: height and width of the tile that the tokens are, where a layer further out cut the image.
+        cut: a patch of others cut the image in a way that nobody knows.
+        length: columns of the sampler's own context in keys and values; None: all.
+        swapped: another prompt stands in the place of the sampler's.
+        left_out: places of the context whose keys and values a layer further out took away.
+    """
+
+    options: Mapping[str, Any]
+    kind: str = "self"
+    batch: int = 1
+    tokens: int = 0
+    gate: Gate | None = None
+    curve: float = 1.0
+    weight: float = 1.0
+    positioned: bool = False
+    piece: tuple[int, int] | None = None
+    cut: bool = False
+    length: int | None = None
+    swapped: bool = False
+    left_out: frozenset[int] = frozenset()
+
+    def but(self, **changes: Any) -> Site:
+        """Return the site with what is different for the layers further in."""
+        return replace(self, **changes)
+
+    @property
+    def block(self) -> BlockId | None:
+        """Return the block, where the model says."""
+        return current_block(self.options)
+
+    @property
+    def heads(self) -> int:
+        """Return the heads of the attention."""
+        heads: int = self.options["n_heads"]
+        return heads
+
+    @property
+    def run(self) -> Run | None:
+        """Return the run that the call belongs to."""
+        return run_of(self.options)
+
+    @property
+    def extra(self) -> bool:
+        """Return whether the call only serves a guidance."""
+        return EXTRA in self.options
+
+    # Rows
+
+    @property
+    def sides(self) -> list[int]:
+        """Return which side of the guidance each equal part of the batch belongs to: POSITIVE or NEGATIVE."""
+        sides: list[int] = self.options.get("cond_or_uncond", [POSITIVE])
+        return sides
+
+    def rows(self, side: int = POSITIVE) -> list[slice]:
+        """Return the rows of the batch that belong to a side."""
+        size = self.batch // len(self.sides)
+        return [slice(i * size, (i + 1) * size) for i, current in enumerate(self.sides) if current == side]
+
+    # Tokens
+
+    @property
+    def image(self) -> slice:
+        """Return which queries are tokens of the image."""
+        return slice(None)
+
+    @property
+    def text(self) -> slice | None:
+        """Return which keys are tokens of the sampler's prompt; None where the text is no part of the call."""
+        return slice(self.length) if self.kind == "cross" else None
+
+    @property
+    def reference(self) -> slice | None:
+        """Return which keys are tokens of a reference image; None where the model has none."""
+        return None
+
+    @property
+    def over_time(self) -> bool:
+        """Return whether the tokens are the frames of a video, with its pixels in the batch."""
+        if self.piece is not None or self.cut:
+            return False
+        frames, _, height, width = self.options["activations_shape"]
+        return bool(height * width != self.tokens and self.batch * self.tokens == frames * height * width)
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Return height and width of the tokens.
+
+        Raises ValueError where another patch has changed their number, or they are those of a video.
+        """
+        if "activations_shape" not in self.options:
+            raise ValueError(
+                f"{self.tokens} tokens are no single picture: this needs one, without frames or reference pictures"
+            )
+        height, width = self.options["activations_shape"][-2:]
+        if height * width != self.tokens:
+            raise ValueError(
+                f"{self.tokens} tokens are no {height}x{width} picture: another patch merged or cut them in this "
+                "block; take the block out of one of them, or put this node behind that one"
+            )
+        return height, width
+
+    @property
+    def area(self) -> tuple[int, int] | None:
+        """Return height and width of what the layer gets: the whole picture, or one tile of it.
+
+        None in a video model's attention over time. Raises ValueError where another patch has changed the tokens.
+        """
+        if self.piece is not None and math.prod(self.piece) == self.tokens:
+            return self.piece
+        return None if self.over_time else self.picture
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Return frames, height and width of the tokens of one row; raises ValueError like `area`."""
+        area = self.area
+        return (self.tokens, 1, 1) if area is None else (1, *area)
+
+    # The run
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """Return what the method keeps during the run, in all its blocks; empty outside of one."""
+        return {} if self.gate is None else self.gate.memory(self.options)
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what `make` gives, made once in a run for each key."""
+        memory = self.memory
+        if key not in memory:
+            memory[key] = make()
+        return memory[key]
+
+    def skip(self, reason: str) -> None:
+        """Note why the method cannot act here; the report shows the last reason."""
+        if self.gate is not None:
+            self.gate.skip(self.options, reason)
+
+    @property
+    def step(self) -> int:
+        """Return the step of the run, from 1; 0 where the host does not tell."""
+        return 0 if self.run is None else self.run.step(self.options)
+
+    def generator(self) -> torch.Generator:
+        """Return a generator on the CPU, the same for each call of a step in every run and host."""
+        return torch.Generator().manual_seed(max(0, self.step - 1))
+
+
+def of_block(options: Mapping[str, Any], h: Tensor) -> Site:
+    """Return the site of what a UNet block hands on, (b, c, h, w), with its pixels as tokens."""
+    shaped = {**options, "activations_shape": list(h.shape)}
+    return Site(shaped, "block", h.shape[0], h.shape[-2] * h.shape[-1])

@@ -1,0 +1,55 @@
+"""Frozen values: equal and hashed by all that is in them, tensors by their numbers, which nobody can change later."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def value(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass that holds copies of the tensors it is given and compares them by content."""
+    check = getattr(cls, "__post_init__", None)
+
+    def __post_init__(self: Any) -> None:
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name)
+            if isinstance(given, Tensor):
+                object.__setattr__(self, field.name, given.detach().clone())
+        if check is not None:
+            check(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made.__eq__ = _equal  # type: ignore[method-assign, assignment]
+    made.__hash__ = _hash  # type: ignore[method-assign, assignment]
+    return made
+
+
+def _equal(self: Any, other: object) -> bool:
+    if type(self) is not type(other):
+        return NotImplemented
+    return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self) if f.compare)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _hash(self: Any) -> int:
+    parts = (getattr(self, field.name) for field in dataclasses.fields(self) if field.compare)
+    return hash((type(self), *(_digest(part) if isinstance(part, Tensor) else part for part in parts)))
+
+
+def _digest(x: Tensor) -> bytes:
+    numbers = x.cpu().contiguous().flatten()
+    return hashlib.sha256(repr((x.dtype, x.shape)).encode() + numbers.view(torch.uint8).numpy().tobytes()).digest()

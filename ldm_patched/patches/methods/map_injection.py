@@ -1,0 +1,65 @@
+"""Injection of attention maps: the first picture of a batch gives the others its layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..addressing.where import Where
+from ..engine.declaration import amount, method, where
+from ..engine.method import SLOTS, Method
+from ..engine.site import Site
+from ..engine.stack import Inner
+
+
+@method(
+    node="PatchbayMapInjection",
+    title="Attention Map Injection",
+    text="Let every picture of a batch attend with the queries and keys of the first one: the structure of the first, "
+    "the content of each.",
+    aliases=("plug-and-play", "PnP", "attention injection", "shared structure", "consistent layout"),
+    gives="that takes the maps over",
+)
+class MapInjection(Method):
+    """Let every picture of a batch attend with the queries and keys of the first one, and with its own values.
+
+    The injection of self-attention of plug-and-play diffusion features (Tumanyan et al. 2022, arXiv 2211.12572, section
+    3): the structure comes from the first picture, the content from the prompts and noise of the others. It acts on
+    the positive and on the negative side, each with maps of its own. `strength` goes from 0 (own maps) to 1 (the first
+    picture's), times the curve of the schedule.
+    """
+
+    strength: float = amount(tip="How much of the first picture's maps is taken, 0 to 1; 0 takes none.")
+    where: Where = where(
+        "output",
+        kinds=("all", "self", "cross"),
+        kind_default="self",
+        kind_tip="Which maps: of self-attention, of cross-attention to the text, or of both.",
+        end=0.5,
+    )
+
+    @property
+    def slot(self) -> str:
+        """Return the slot of the first kind it works on."""
+        return SLOTS.get(self.address.kind, "attn1")
+
+    @property
+    def label(self) -> str:
+        """Describe it."""
+        return f"attention maps of the first picture {self.strength:g}"
+
+    def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether a side has one picture only."""
+        return "" if site.batch <= len(site.sides) else None
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend with the first picture's queries and keys."""
+        sides = len(site.sides)
+        shared = inner(of_first(q, sides), of_first(k, sides), v)
+        return shared if site.weight == 1.0 else torch.lerp(inner(q, k, v), shared, site.weight)
+
+
+def of_first(x: Tensor, sides: int) -> Tensor:
+    """Return queries or keys (b, ...) with the first row of each side in all of its rows."""
+    by_side = x.unflatten(0, (sides, -1))
+    return by_side[:, :1].expand_as(by_side).flatten(0, 1)

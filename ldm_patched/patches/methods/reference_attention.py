@@ -1,0 +1,206 @@
+"""Self-attention that also looks at another picture, known as reference-only.
+
+In each call of the model the reference, with the noise of that step on it, runs through the model first; the keys and
+values of its self-attention then stand behind those of the main picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..addressing.address import BlockId
+from ..addressing.where import Where
+from ..engine.declaration import amount, method, socket, switch, where, whole
+from ..engine.gate import Gate, curve_weight
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import Around, AroundModel, Place
+from ..engine.site import POSITIVE, Site
+from ..engine.stack import Inner
+from .style_aligned import attend_also
+
+# Keys of transformer_options, which are private to one call of the model.
+RECORDING = "patchbay_reference_recording"  # the Tokens that the call is made for
+HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
+
+
+@method(
+    node="PatchbayReferenceAttention",
+    title="Reference Attention",
+    text="Let self-attention also look at a reference picture, which brings its colours and look without any other "
+    "model. One more model call beside each in the window, for the reference alone.",
+    aliases=("reference only", "reference_only", "reference controlnet"),
+    gives="that sees the reference",
+)
+class Reference(Method):
+    """Let self-attention attend also to the tokens of `latent` (r, c, h, w), one or several reference pictures.
+
+    The latent is in the VAE's scale and may have another size than the picture. `seed` draws its noise, which stays
+    the same in all steps. With `negative` the negative side of the guidance sees it too; without it guidance pushes
+    towards the reference. `strength` (0..1) times the curve blends between the attention without and with it; between
+    the two both are computed. 0 changes nothing, to the bit.
+    """
+
+    latent: Tensor = socket(
+        "LATENT",
+        name="reference",
+        tip="The reference picture from VAE Encode, or several in a batch.",
+        read=lambda latent: latent["samples"],
+    )
+    seed: int = whole(
+        0, 0, 2**64 - 1, control_after_generate=True, tip="Draws the noise that is put on the reference."
+    )
+    negative: bool = switch(
+        False,
+        tip="Let the negative side see the reference too: weaker. Without it guidance pushes towards the reference.",
+    )
+    strength: float = amount()
+    where: Where = where(kind="self")
+
+    def check(self) -> None:
+        """Refuse what is no latent of pictures."""
+        if self.latent.ndim != 4:
+            shape = "x".join(map(str, self.latent.shape))
+            raise ValueError(f"the reference is {shape}; give a latent of pictures, batch x channels x height x width")
+
+    @property
+    def label(self) -> str:
+        """Describe it."""
+        return f"reference attention{' on both sides' if self.negative else ''}{self.times}"
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return the run of the reference, and the layers that keep and use its tokens."""
+        return [
+            AroundModel(gate, ReferencePass(self)),
+            Around("attn1", gate, self.keep, self.not_recording, counted=False),
+            Around("attn1", gate, self.attend, self.unheard),
+        ]
+
+    def seen_by(self, sides: Sequence[int]) -> list[int]:
+        """Return which of the sides in a call of the model see the reference."""
+        return [i for i, side in enumerate(sides) if self.negative or side == POSITIVE]
+
+    def noise(self) -> Tensor:
+        """Draw the noise of the reference."""
+        return torch.randn(self.latent.shape, generator=torch.Generator().manual_seed(self.seed))
+
+    def not_recording(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether this is no call for the reference alone."""
+        recording: Tokens | None = site.options.get(RECORDING)
+        return None if recording is not None and recording.number == _number(site) else ""
+
+    def keep(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Keep the keys and values while the reference runs."""
+        if site.block is not None:
+            site.options[RECORDING].kept[site.block] = k, v
+        return inner(q, k, v)
+
+    def unheard(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether there is nothing of the reference to attend to."""
+        tokens: Tokens | None = site.options.get(HEARD, {}).get(_number(site))
+        heard = RECORDING not in site.options and tokens is not None and site.block in tokens.kept
+        return None if heard else ""
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend to the tokens of the reference too."""
+        kept = site.options[HEARD][_number(site)].kept[site.block]
+        sides = len(site.sides)
+        places = self.seen_by(site.sides)
+        heard = attend_also(inner, q, k, v, *(behind(x, places, sides, site.batch) for x in kept))
+        if site.weight == 1.0 and len(places) == sides:
+            return heard
+        weights = q.new_tensor([site.weight if side in places else 0.0 for side in range(sides)])
+        rows = weights.repeat_interleave(site.batch // sides)[:, None, None, None]
+        return torch.lerp(inner(q, k, v), heard, rows)
+
+
+def _number(site: Site) -> int:
+    assert site.gate is not None  # a layer's site has one
+    return site.gate.entry.number
+
+
+@dataclass(eq=False)
+class Tokens:
+    """Keys and values (places * r, h, n, d) of the reference of an entry in one call of the model, by block."""
+
+    number: int
+    kept: dict[BlockId, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def behind(x: Tensor, places: Sequence[int], sides: int, batch: int) -> Tensor:
+    """Lay out tokens (places * r, h, n, d) of r references for every row of a batch of `sides`: (b, h, r * n, d).
+
+    A side that is at none of the places gets those of the first.
+    """
+    together = x.unflatten(0, (len(places), -1)).transpose(1, 2).flatten(2, 3)  # (places, h, r * n, d)
+    order = [places.index(side) if side in places else 0 for side in range(sides)]
+    return together[order].repeat_interleave(batch // sides, dim=0)
+
+
+@dataclass(frozen=True)
+class ReferencePass:
+    """A wrapper for APPLY_MODEL: one more call, of the references with the first prompt of each side that sees them."""
+
+    reference: Reference
+
+    def __call__(
+        self,
+        gate: Gate,
+        executor: Callable[..., Tensor],
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None,
+        c_crossattn: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+        **kwargs: Any,
+    ) -> Tensor:
+        options = transformer_options
+        sides = options.get("cond_or_uncond", [POSITIVE])
+        places = self.reference.seen_by(sides)
+        if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        self._check(x, kwargs)
+        tokens = Tokens(gate.entry.number)
+        rows = [place * (len(x) // len(sides)) for place in places]
+        more = {name: self._rows(value, len(x), rows) for name, value in kwargs.items()}
+        sigmas, concat, context = (self._rows(value, len(x), rows) for value in (t, c_concat, c_crossattn))
+        noisy = self._noisy(executor.class_obj, x, sigmas, gate.memory(options))  # type: ignore[attr-defined]
+        if concat is not None:
+            concat = F.interpolate(concat, size=noisy.shape[-2:])
+        aside = {**options, RECORDING: tokens, "cond_or_uncond": [sides[place] for place in places]}
+        executor(noisy, sigmas, concat, context, None, aside, **more)
+        heard = {**options.get(HEARD, {}), tokens.number: tokens}
+        return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
+
+    def _check(self, x: Tensor, kwargs: Mapping[str, Any]) -> None:
+        if "num_video_frames" in kwargs:
+            raise ValueError("reference attention does not work on video models; take the node out")
+        if self.reference.latent.shape[1] != x.shape[1]:
+            raise ValueError(
+                f"the reference has {self.reference.latent.shape[1]} latent channels and the picture {x.shape[1]}; "
+                "encode it with the VAE of this model"
+            )
+
+    def _rows(self, value: Any, batch: int, rows: Sequence[int]) -> Any:
+        """Take some rows for every reference, of what has a row for each of the batch."""
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
+            return value
+        return value[list(rows)].repeat_interleave(len(self.reference.latent), dim=0)
+
+    def _noisy(self, model: Any, x: Tensor, sigmas: Tensor, memory: dict[str, Any]) -> Tensor:
+        """Return the references with the noise of the step, once for each place."""
+        device = str(x.device)
+        if device not in memory:
+            latent = model.process_latent_in(self.reference.latent)
+            memory[device] = latent.to(x), self.reference.noise().to(x)
+        repeats = len(sigmas) // len(self.reference.latent)
+        latent, noise = (source.repeat(repeats, 1, 1, 1) for source in memory[device])
+        noisy: Tensor = model.model_sampling.noise_scaling(sigmas, noise, latent)
+        return noisy

@@ -1,0 +1,152 @@
+"""Regional prompting: each part of the picture attends to a prompt of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..addressing.grid import on_grid
+from ..addressing.where import Where
+from ..engine.declaration import Refused, amount, choice, method, number, socket, where
+from ..engine.gate import Gate
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import Around, Listed, Place
+from ..engine.prompts import MorePrompts, attend_to, take_off
+from ..engine.site import Site
+from ..engine.stack import Inner
+from ..engine.value import value
+
+OVERLAPS = ("average", "last on top")
+
+
+@value
+class Region:
+    """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, and its weight.
+
+    The mask has any size; b is 1 or the number of pictures. Raises ValueError naming the value and the fix.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mask.ndim != 3:
+            raise ValueError(f"a region's mask has the shape {tuple(self.mask.shape)}; give (pictures, height, width)")
+        if not 0.0 <= self.weight < float("inf"):
+            raise ValueError(f"weight is {self.weight}; give a number from 0")
+
+
+@method(
+    node="PatchbayRegionalPrompt",
+    title="Regional Prompt",
+    text="Let each region of the picture attend to a prompt of its own, without another model call.",
+    aliases=("attention couple", "regional prompter", "area composition", "latent couple"),
+    gives="with these regions",
+)
+class RegionalPrompt(Method):
+    """Mix the cross-attention to several prompts by masks.
+
+    Where regions cover a token, their prompts take the share 1 - `base` of it and the sampler's prompt keeps `base`;
+    elsewhere the sampler's prompt holds alone. Where regions overlap, `average` shares by mask times weight, and
+    `last on top` lays each over those before it, mask times weight (1 at most) being how opaque it is. `strength`
+    (0..1) times the curve scales the shares of the regions. Only the positive side is changed.
+    """
+
+    regions: tuple[Region, ...] = socket("PATCHBAY_REGIONS", tip="A chain of Prompt Region nodes.")
+    base: float = number(
+        0.0, 0.0, 1.0, bounded=True, tip="The share of the sampler's own prompt inside the regions."
+    )
+    overlap: str = choice(
+        OVERLAPS,
+        "average",
+        tip="Where regions overlap: share by mask times weight, or lay each over those before it.",
+    )
+    strength: float = amount(effect="the regions is applied")
+    where: Where = where(kind="cross")
+
+    def check(self) -> None:
+        """Refuse an unknown overlap, and masks for different numbers of pictures."""
+        if self.overlap not in OVERLAPS:
+            raise Refused(f"unknown overlap rule {self.overlap!r}; choose one of {', '.join(OVERLAPS)}", "overlap")
+        pictures = {len(region.mask) for region in self.regions} - {1}
+        if len(pictures) > 1:
+            raise ValueError(f"the regions' masks are for {sorted(pictures)} pictures; give each 1 or the same number")
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether the method can never change anything."""
+        seen = any(bool((region.mask * region.weight > 0).any()) for region in self.regions)
+        return self.strength == 0.0 or self.base == 1.0 or not seen
+
+    @property
+    def label(self) -> str:
+        """Describe the method."""
+        return f"{len(self.regions)} regions, {self.overlap}, base {self.base:g}{self.times}"
+
+    @property
+    def prompts(self) -> tuple[Tensor, ...]:
+        """Return the tokens of the regions."""
+        return tuple(region.tokens for region in self.regions)
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return what appends the prompts, and what mixes the attention to them."""
+        return [Listed("attn2_patch", MorePrompts(gate, self.prompts)), Around("attn2", gate, self.attend)]
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend to each prompt that holds somewhere, and mix."""
+        k, more_k = take_off(k, self.prompts)
+        v, more_v = take_off(v, self.prompts)
+        out = inner(q, k, v)
+        parts = self.parts(site, q.device) if site.rows() else {}
+        if not parts:
+            return out
+        results = {i: attend_to(inner, q, k, v, (more_k[i], more_v[i]), site) for i in parts}
+        left, mixed = 1.0 - torch.stack(list(parts.values())).sum(0), out.clone()
+        for some in site.rows():
+            whole = out[some] * _for_rows(left, out[some])
+            for i, result in results.items():
+                whole = whole + result[some] * _for_rows(parts[i], out[some])
+            mixed[some] = whole
+        return mixed
+
+    def parts(self, site: Site, device: torch.device) -> dict[int, Tensor]:
+        """Return the share (b, n) of each region that holds somewhere; made once a run for each grid."""
+        grid = site.picture
+
+        def make() -> dict[int, Tensor]:
+            masks = [on_grid(region.mask.to(device, torch.float32).clamp(0.0, 1.0), grid) for region in self.regions]
+            masks = list(torch.broadcast_tensors(*masks))
+            some = (1.0 - self.base) * self.strength * site.curve
+            found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
+            return {i: part for i, part in enumerate(found) if bool(part.any())}
+
+        made: dict[int, Tensor] = site.once(f"shares {grid} {site.curve} {device}", make)
+        return made
+
+
+def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amount: float) -> list[Tensor]:
+    """Return the share of each region at each token, for masks (b, n) in 0..1; what is left is the base prompt's.
+
+    `amount` is what regions take of a token that they cover wholly.
+    """
+    parts = [mask * weight for mask, weight in zip(masks, weights, strict=True)]
+    if overlap == "average":
+        total = torch.stack(parts).sum(0)
+        cover = torch.stack(tuple(masks)).sum(0).clamp(max=1.0) * amount
+        return [torch.where(part > 0, part / total.clamp(min=1e-9), 0.0) * cover for part in parts]
+    result: list[Tensor] = []
+    for part in parts:
+        opaque = part.clamp(max=1.0)
+        result = [share * (1.0 - opaque) for share in result] + [opaque]
+    return [share * amount for share in result]
+
+
+def _for_rows(share: Tensor, x: Tensor) -> Tensor:
+    """Shape shares (b, n) for the rows of x (rows, h, n, d); several masks go round the pictures in turn."""
+    repeated = share if len(share) in (1, len(x)) else share.repeat(-(-len(x) // len(share)), 1)[: len(x)]
+    return repeated[:, None, :, None].to(x.dtype)

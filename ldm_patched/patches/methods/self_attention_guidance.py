@@ -1,0 +1,126 @@
+"""Self-attention guidance: away from the picture in which what the model looks at most is blurred."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..addressing.grid import blurred
+from ..addressing.where import Where
+from ..engine.declaration import Refused, method, number, where
+from ..engine.gate import Gate
+from ..engine.guidance import scale_now
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import POST_CFG, AfterCfg, Around, Place
+from ..engine.scores import sliced_scores
+from ..engine.site import EXTRA, NEGATIVE, POSITIVE, Site
+from ..engine.stack import Inner
+
+
+@method(
+    node="PatchbaySelfAttentionGuidance",
+    title="Self-Attention Guidance",
+    text="Blur the prediction where self-attention looks most, predict once more, and push the picture away from that: "
+    "finer detail and structure. One more model call in each step of the window.",
+    aliases=("SAG", "self attention guidance", "degraded guidance"),
+    verb="guide",
+    gives="with this guidance",
+)
+class SelfAttentionGuidance(Method):
+    """Blur the prediction where self-attention looks, predict again, and push away (Hong et al. 2022, arXiv 2210.00939).
+
+    A token counts as looked at when it gets more than `threshold` times an even share of the attention, on the mean
+    over heads and over the blocks. `blur` is the deviation of the Gaussian in latent pixels, `scale` times the curve
+    of the schedule how far the push goes; 0 changes nothing, to the bit. The negative side is degraded where there is
+    one, else the positive. One model call a step, none outside the schedule.
+    """
+
+    scale: float = number(0.5, -10.0, 10.0, tip="How far the prediction is pushed; 0 changes nothing.")
+    blur: float = number(2.0, 0.1, 100.0, step=0.1, tip="Deviation of the Gaussian blur, in latent pixels.")
+    threshold: float = number(1.0, 0.0, 100.0, tip="Blur what gets more than so many even shares of attention.")
+    where: Where = where("middle", kind="self")
+
+    def check(self) -> None:
+        """Refuse a blur or threshold that is none."""
+        if not 0.0 < self.blur < math.inf:
+            raise Refused(f"blur is {self.blur}; give a number above 0", "blur")
+        if not self.threshold >= 0.0:
+            raise Refused(f"threshold is {self.threshold}; give a number from 0", "threshold")
+
+    @property
+    def slot(self) -> str:
+        """Return the place of the extra prediction."""
+        return POST_CFG
+
+    @property
+    def label(self) -> str:
+        """Describe the guidance."""
+        return f"self-attention guidance {self.scale:g} blur {self.blur:g} threshold {self.threshold:g}"
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return what notes the attention, and the pass after the guidance of the prompts."""
+        return [Around("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
+
+    def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether the attention is none of the picture's own."""
+        return "" if site.extra or site.over_time else None
+
+    def note(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Note where self-attention looks, for each side and block; the attention stays as it is."""
+        grid = site.picture
+        # the sides can come in separate calls; in one call only the negative one is needed
+        for side in (NEGATIVE,) if site.rows(NEGATIVE) else (POSITIVE,):
+            for some in site.rows(side):
+                shares = looked_at(q[some], k[some])
+                site.memory.setdefault(f"side {side}", {})[site.block] = shares.unflatten(1, (1, *grid))
+        return inner(q, k, v)
+
+
+def looked_at(q: Tensor, k: Tensor) -> Tensor:
+    """Return how much attention each key gets, in even shares: (b, m) of mean 1, for q (b, h, n, d), k (b, h, m, d)."""
+    total = q.new_zeros(q.shape[0], k.shape[2], dtype=torch.float32)
+    for scores in sliced_scores(q, k):
+        total += scores.softmax(-1).sum(dim=(1, 2))
+    return total * (k.shape[2] / (q.shape[1] * q.shape[2]))
+
+
+def degraded(x: Tensor, maps: list[Tensor], blur: float, threshold: float) -> Tensor:
+    """Blur a latent (b, c, h, w) where the mean of the maps (b, 1, h', w') is above the threshold."""
+    size = x.shape[-2:]
+    scaled = torch.stack([F.interpolate(one.to(x), size=size, mode="nearest") for one in maps])
+    mask = (scaled.mean(0) > threshold).to(x)  # (b, 1, h, w)
+    smooth = blurred(x.flatten(2).transpose(1, 2), (size[0], size[1]), blur).transpose(1, 2).view_as(x)
+    return smooth * mask + x * (1.0 - mask)
+
+
+@dataclass(frozen=True)
+class DegradedPass:
+    """The extra prediction of the degraded picture, and the push away from it."""
+
+    method: SelfAttentionGuidance
+    host: Host
+
+    def __call__(self, gate: Gate, args: Mapping[str, Any]) -> Tensor:
+        options = args["model_options"].get("transformer_options", {})
+        scale, memory = self.method.scale * scale_now(gate, args), gate.memory(options)
+        negative = args["uncond"] is not None and f"side {NEGATIVE}" in memory
+        maps = memory.get(f"side {NEGATIVE if negative else POSITIVE}", {})
+        memory.clear()  # the maps are those of this step
+        denoised: Tensor = args["denoised"]
+        if scale == 0.0 or not maps:
+            return denoised
+        # the place in the list tells the layers which side it is
+        conds = [None, args["uncond"]] if negative else [args["cond"]]
+        x0 = args["uncond_denoised" if negative else "cond_denoised"]
+        worse = degraded(x0, list(maps.values()), self.method.blur, self.method.threshold)
+        noised = worse + args["input"] - x0  # the same noise on the degraded picture
+        extra = {**args["model_options"], "transformer_options": {**options, EXTRA: True}}
+        again = self.host.predict(args["model"], conds, noised, args["sigma"], extra)[-1]
+        return denoised + scale * (worse - again)

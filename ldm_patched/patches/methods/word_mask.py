@@ -1,0 +1,103 @@
+"""Where words may act: outside a mask, the picture cannot attend to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..addressing.grid import on_grid
+from ..addressing.where import Where
+from ..engine.declaration import Widget, amount, hidden, method, where
+from ..engine.method import Method
+from ..engine.prompts import columns, places
+from ..engine.site import Site
+from ..engine.stack import Inner
+from .alignment import token_ids
+from .words import check_positions, locate
+
+
+@method(
+    node="PatchbayWordMask",
+    title="Word Mask",
+    text="Say where words of the prompt may act: outside the mask, the picture cannot attend to them.",
+    aliases=("attention mask", "token mask", "limit word", "color bleeding", "prompt mask"),
+    gives="with this limit",
+    asks=(
+        Widget("clip", "CLIP", "The CLIP that encodes the prompt."),
+        Widget("mask", "MASK", "Where the words may act, of any size; one, or one for each picture."),
+        Widget(
+            "prompt",
+            "STRING",
+            "The positive prompt, as it is encoded.",
+            settings=(("default", ""), ("multiline", True)),
+        ),
+        Widget("words", "STRING", "Words or phrases of the prompt, parted by commas.", settings=(("default", ""),)),
+    ),
+)
+class WordMask(Method):
+    """Let only the masked part of the picture attend to some words.
+
+    `positions` are the words' places in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
+    act; b is 1 or the number of pictures. A token at mask m gets m times its usual result and 1 - m times that of
+    attention in which the words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1)
+    times the curve is how much of this is applied. Only the positive prompt is changed.
+    """
+
+    positions: tuple[int, ...] = hidden()
+    mask: Tensor = hidden()
+    length: int = hidden(77)
+    strength: float = amount(effect="the limit is applied")
+    where: Where = where(kind="cross")
+
+    @classmethod
+    def of(cls, clip: Any, mask: Tensor, prompt: str, words: str, **fields: Any) -> WordMask:
+        """Find the words in the prompt."""
+        masks = mask if mask.ndim == 3 else mask[None]
+        return cls(positions=locate(clip, prompt, words), mask=masks, length=len(token_ids(clip, prompt)), **fields)
+
+    def check(self) -> None:
+        """Refuse a mask that is none, and positions outside the prompt."""
+        if self.mask.ndim != 3:
+            raise ValueError(f"the mask has the shape {tuple(self.mask.shape)}; give (pictures, height, width)")
+        check_positions(self.positions, self.length)
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether the method can never change anything."""
+        return self.strength == 0.0 or not self.positions or bool((self.mask >= 1.0).all())
+
+    @property
+    def label(self) -> str:
+        """Describe the method."""
+        return f"words {', '.join(map(str, self.positions))} within a mask{self.times}"
+
+    def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether the call is not for the positive prompt."""
+        return "" if site.swapped or not site.rows() else None
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend with the words and without them."""
+        words = places(self.positions, self.length, k, site)
+        gone = set(columns(words, site))
+        left = [column for column in range(k.shape[2]) if column not in gone]
+        length = None if site.length is None else site.length - len(gone)
+        out = inner(q, k, v).clone()
+        shorter = site.but(left_out=site.left_out | set(words), length=length)
+        without = inner(q, k[:, :, left], v[:, :, left], shorter)
+        outside = self.outside(site, q.device) * site.weight
+        for some in site.rows():
+            part = outside if len(outside) == 1 else outside.repeat(len(out[some]) // len(outside) + 1, 1, 1, 1)
+            out[some] = torch.lerp(out[some], without[some], part[: len(out[some])].to(out.dtype))
+        return out
+
+    def outside(self, site: Site, device: torch.device) -> Tensor:
+        """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
+        grid = site.picture
+
+        def make() -> Tensor:
+            return 1.0 - on_grid(self.mask.to(device, torch.float32).clamp(0.0, 1.0), grid)[:, None, :, None]
+
+        made: Tensor = site.once(f"outside {grid} {device}", make)
+        return made

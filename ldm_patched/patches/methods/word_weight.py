@@ -1,0 +1,97 @@
+"""Re-weighting of words: the attention that a prompt's words get is scaled (Hertz et al. 2022, arXiv 2208.01626)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..addressing.where import Where
+from ..engine.declaration import Refused, Widget, amount, hidden, method, number, where
+from ..engine.method import Method
+from ..engine.prompts import columns, places
+from ..engine.site import Site
+from ..engine.stack import Inner
+from .alignment import token_ids
+from .words import check_positions, locate
+
+
+@method(
+    node="PatchbayWordWeight",
+    title="Word Weight",
+    text="Multiply the attention that words of the positive prompt get, in some blocks and for a part of the run. The "
+    "prompt itself stays as it is, and so do the maps of its other words.",
+    aliases=("attention re-weighting", "prompt weight", "cross attention weight", "emphasis"),
+    gives="with this weight",
+    asks=(
+        Widget("clip", "CLIP", "The CLIP that the positive prompt is encoded with."),
+        Widget("prompt", "STRING", "The text of the positive prompt.", settings=(("multiline", True),)),
+        Widget("words", "STRING", "Words or phrases of the prompt, separated by commas."),
+    ),
+)
+class WordWeight(Method):
+    """Multiply the attention weights of some tokens of the positive prompt by `weight`, after the softmax.
+
+    Prompt-to-prompt's attention re-weighting (Hertz et al. 2022, arXiv 2208.01626, section 4): the column of a token in
+    the attention map M is scaled and the other columns stay as they are, so the rows of the map no longer sum to 1.
+    M diag(c) V = M (diag(c) V), so the values are scaled and any attention function computes it.
+
+    Args:
+        positions: places of the tokens in the context.
+        length: tokens of the whole prompt with its padding.
+        strength: from 0 (weight 1) to 1 (all of `weight`), times the curve of the schedule.
+    """
+
+    positions: tuple[int, ...] = hidden()
+    weight: float = number(
+        1.5,
+        -10.0,
+        10.0,
+        tip="The factor of their attention: 0 takes it away, 1 changes nothing, below 0 turns it around.",
+    )
+    length: int = hidden(77)
+    strength: float = amount(effect="the weight is applied")
+    where: Where = where(kind="cross")
+
+    @classmethod
+    def of(cls, clip: Any, prompt: str, words: str, **fields: Any) -> WordWeight:
+        """Find the words in the prompt."""
+        return cls(positions=locate(clip, prompt, words), length=len(token_ids(clip, prompt)), **fields)
+
+    @classmethod
+    def check_asked(cls, words: str | None = None, **asked: Any) -> None:
+        """Refuse no words at all."""
+        if words is not None and not words.strip(" ,"):
+            raise Refused("words is empty; write some of the prompt's words, separated by commas", "words")
+
+    def check(self) -> None:
+        """Refuse positions outside the prompt."""
+        check_positions(self.positions, self.length)
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether the weight can never change anything."""
+        return self.weight == 1.0 or self.strength == 0.0 or not self.positions
+
+    @property
+    def label(self) -> str:
+        """Describe the method."""
+        return f"word weight {self.weight:g} of tokens {', '.join(map(str, self.positions))}{self.times}"
+
+    def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether the call is not for the positive prompt."""
+        return "" if site.swapped or not site.rows() else None
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend with scaled values of the words."""
+        some = columns(places(self.positions, self.length, v, site), site)
+        return inner(q, k, scaled(v, site.rows(), some, 1.0 + (self.weight - 1.0) * site.weight))
+
+
+def scaled(v: Tensor, rows: Iterable[slice], positions: Sequence[int], factor: float) -> Tensor:
+    """Return values (b, h, n, d) with some tokens of some rows multiplied."""
+    v = v.clone()
+    for some in rows:
+        v[some, :, list(positions)] *= factor
+    return v

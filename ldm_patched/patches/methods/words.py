@@ -1,0 +1,55 @@
+"""Where the words of a prompt stand in the context of cross-attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .alignment import EMBEDDING
+
+
+def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
+    """Return the positions of words in the context that a CLIP object makes of a prompt.
+
+    `words` holds words or phrases, separated by commas or lines; each is found wherever it stands, and all its tokens
+    count. Weights such as `(red:1.2)` do not matter. Works with the CLIP objects of either host by their `tokenize`;
+    two text encoders of one model number their positions alike. Raises ValueError for a word that the prompt lacks.
+    """
+    special = set(_tokens(clip, ""))  # start, end and padding
+    spoken = [(place, token) for place, token in enumerate(_tokens(clip, prompt)) if token not in special]
+    found: set[int] = set()
+    for word in filter(None, (part.strip() for part in re.split(r"[,\n]", words))):
+        wanted = [token for token in _tokens(clip, word) if token not in special and token != EMBEDDING]
+        places = _places(spoken, wanted)
+        if not places:
+            raise ValueError(f"the prompt {prompt!r} has no {word!r}; write the words as they stand in it")
+        found.update(places)
+    if not found:
+        raise ValueError("no words are given; write some of the prompt's, separated by commas")
+    return tuple(sorted(found))
+
+
+def _tokens(clip: Any, text: str) -> list[Any]:
+    """Return the tokens of all parts of a text in a row: the place of one is its position in the context."""
+    chunks = next(iter(clip.tokenize(text).values()))
+    tokens = (entry[0] for chunk in chunks for entry in chunk)
+    return [EMBEDDING if isinstance(token, Tensor) else token for token in tokens]
+
+
+def _places(tokens: Sequence[tuple[int, Any]], wanted: Sequence[Any]) -> list[int]:
+    found: list[int] = []
+    for first in range(len(tokens) - len(wanted) + 1):
+        some = tokens[first : first + len(wanted)]
+        if wanted and [token for _, token in some] == list(wanted):
+            found += [place for place, _ in some]
+    return found
+
+
+def check_positions(positions: Sequence[int], length: int) -> None:
+    """Raise ValueError for a position outside a prompt of `length` tokens."""
+    outside = [position for position in positions if not 0 <= position < length]
+    if outside:
+        raise ValueError(f"position {outside[0]} lies outside the prompt of {length} tokens")

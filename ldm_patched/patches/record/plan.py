@@ -1,0 +1,65 @@
+"""What nodes have attached to a model: a value that every clone of the model shares and no run changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..addressing.address import BlockId
+from ..addressing.schedule import Schedule
+
+KEY = "patchbay"  # in transformer_options: the Plan of a model, and during a run the Run made of it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one node attached.
+
+    Args:
+        name: one line to show.
+        slot: its main place on the model, to show.
+        targets: the blocks and kinds of attention it is meant for, kind None where the model tells none; no targets
+            where it fits any call.
+        number: place in the order of the graph, from 1.
+        neutral: its settings change nothing, so it was not put anywhere.
+        value: the method or rule itself, to attach it to another model.
+    """
+
+    name: str
+    slot: str = ""
+    targets: tuple[tuple[BlockId, str | None], ...] = ()
+    schedule: Schedule = Schedule()
+    number: int = 1
+    neutral: bool = False
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All entries of a model, in the order of the graph.
+
+    Args:
+        blocks: heads and head dim of each transformer block of the model.
+        first_kind: the kind of attention that a run begins with, where the model tells of the next one after each.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict, compare=False)
+    first_kind: str | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """Stay one object in options that are copied through and through."""
+        return self
+
+
+def plan_of(model: Any) -> Plan | None:
+    """Return what this library attached to a model patcher; None if nothing."""
+    plan: Plan | None = model.model_options.get("transformer_options", {}).get(KEY)
+    return plan
+
+
+def entries(model: Any) -> tuple[Entry, ...]:
+    """Return what this library attached to a model, in order."""
+    plan = plan_of(model)
+    return () if plan is None else plan.entries

@@ -1,0 +1,252 @@
+"""Proof of effect: what attention calls one run made where, on which function, and which patches had a part in them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..addressing.address import BlockId
+from ..addressing.schedule import percent_of
+from .plan import KEY, Entry, Plan
+from .steps import StepCount
+from .stopwatch import GpuSpan, Took
+
+Cell = tuple[BlockId | None, str | None]  # the block and the kind of an attention call, where the model says
+
+
+class Call(NamedTuple):
+    """A group of equal attention calls: where, self or cross, which function, why not the one asked for, whose rule.
+
+    `rule` is the number of the entry whose rule chose the function.
+    """
+
+    block: BlockId | None
+    kind: str | None
+    backend: str
+    fallback: str = ""
+    rule: int | None = None
+
+
+class Fault(NamedTuple):
+    """Attention calls of one step whose result was not finite: where, on which function, and what was done."""
+
+    block: BlockId | None
+    kind: str | None
+    step: int
+    backend: str
+    outcome: str
+
+
+@dataclass
+class Tally:
+    """How many calls there were, and how long they took."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Run:
+    """What happens during one sampling run; it travels in `transformer_options` by reference, whatever the host copies.
+
+    Calls from several threads are counted exactly.
+
+    Args:
+        plan: what was on the model.
+        percent_to_sigma: that of the model's sampling; None outside a sampler.
+        placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
+        steps: which step a call belongs to.
+        seen: self- and cross-attentions that the model entered, whatever came of them.
+        tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
+            does not say.
+        patched: uses of each entry (by number) in each block.
+        foreign: calls of patches of others, by their identity.
+        running: calls whose time the GPU has not told yet; `settle` waits for them.
+        gathered: what an entry (by number) has summed up for after the run.
+        faults: results that were not finite.
+        downgraded: attentions that run an exact function for the rest of the run, and why.
+        skips: entry number -> why it last did nothing where it should.
+        percents: sigma -> how far the run is there.
+        choices: the function chosen for each kind of call, and why it is not the one asked for.
+        memories: entry number -> what it keeps during the run.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    percent_to_sigma: Callable[[float], float] | None = None
+    placed: frozenset[tuple[int, BlockId | None]] = frozenset()
+    steps: StepCount = field(default_factory=StepCount)
+    seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
+    tallies: dict[tuple[Call, int], Tally] = field(default_factory=dict)
+    patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    foreign: dict[int, Tally] = field(default_factory=dict)
+    running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
+    gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
+    faults: Counter[Fault] = field(default_factory=Counter)
+    downgraded: dict[Cell, str] = field(default_factory=dict)
+    skips: dict[int, str] = field(default_factory=dict)
+    percents: dict[float, float] = field(default_factory=dict)
+    choices: dict[tuple[Any, ...], tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
+    memories: dict[int, dict[str, Any]] = field(default_factory=dict)
+    dropped: bool = False  # what was gathered had to make room for later runs
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        """Stay one object in options that are copied through and through."""
+        return self
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Return what was on the model."""
+        return self.plan.entries
+
+    def enter(self, kind: str, block: BlockId | None) -> None:
+        """Note that this thread begins the `self`- or `cross`-attention of a block."""
+        self._thread.kind = kind
+        with self._lock:
+            self.seen[block, kind] += 1
+
+    @property
+    def kind(self) -> str | None:
+        """Return whether this thread is in `self`- or `cross`-attention; None where the model does not say."""
+        kind: str | None = getattr(self._thread, "kind", self.plan.first_kind)
+        return kind
+
+    # Counting
+
+    @property
+    def calls(self) -> Counter[Call]:
+        """Return how often each group of calls ran, over all steps."""
+        counts: Counter[Call] = Counter()
+        for (call, _), tally in self.tallies.items():
+            counts[call] += tally.count
+        return counts
+
+    def count_call(self, call: Call, step: int = 0, took: Took = 0.0) -> None:
+        """Count one attention call, and one use of the rule that chose its function."""
+        with self._lock:
+            self._add(self.tallies.setdefault((call, step), Tally()), took)
+            if call.rule is not None:
+                self.patched[call.rule, call.block] += 1
+
+    def count_fault(self, fault: Fault) -> None:
+        """Count one result that was not finite."""
+        with self._lock:
+            self.faults[fault] += 1
+
+    def downgrade(self, cell: Cell, reason: str) -> None:
+        """Let an attention run an exact function from now on."""
+        with self._lock:
+            self.downgraded[cell] = reason
+
+    def count_patch(self, number: int, block: BlockId | None) -> None:
+        """Count one use of a patch in a block."""
+        with self._lock:
+            self.patched[number, block] += 1
+
+    def gather(self, number: int, key: Any, new: Any, add: Callable[[Any, Any], Any]) -> None:
+        """Add to what an entry keeps for after the run."""
+        with self._lock:
+            kept = self.gathered.setdefault(number, {})
+            kept[key] = add(kept[key], new) if key in kept else new
+
+    def count_foreign(self, patch: Callable[..., Any], took: Took) -> None:
+        """Count one call of a patch that is not this library's."""
+        with self._lock:
+            self._add(self.foreign.setdefault(id(patch), Tally()), took)
+
+    def _add(self, tally: Tally, took: Took) -> None:
+        tally.count += 1
+        if isinstance(took, GpuSpan):
+            self.running.append((tally, took))
+            self._take_times(wait=False)
+        else:
+            tally.seconds += took
+
+    def _take_times(self, wait: bool) -> None:
+        while self.running and (wait or self.running[0][1].over):
+            tally, span = self.running.popleft()
+            tally.seconds += span.seconds()
+
+    def settle(self) -> None:
+        """Wait until the times of all calls are known, and forget what only the run itself needs."""
+        with self._lock:
+            self._take_times(wait=True)
+            self.memories.clear()
+            self.choices.clear()
+
+    def drop_gathered(self) -> None:
+        """Forget what was gathered."""
+        with self._lock:
+            self.gathered.clear()
+            self.dropped = True
+
+    # Choices and memory
+
+    def remember(self, kind: tuple[Any, ...], choice: tuple[str, Callable[..., Tensor], str]) -> bool:
+        """Keep the function chosen for a kind of call; return whether this fallback is the first for its reason."""
+        with self._lock:
+            first = choice[2] not in {fallback for _, _, fallback in self.choices.values()}
+            self.choices[kind] = choice
+        return first
+
+    def memory(self, number: int) -> dict[str, Any]:
+        """Return what an entry keeps during the run, one dict for all threads.
+
+        What belongs to one device or one call has to be told apart in it.
+        """
+        with self._lock:
+            return self.memories.setdefault(number, {})
+
+    # Time
+
+    def percent(self, options: Mapping[str, Any]) -> float:
+        """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
+        return self._now(options)[0]
+
+    def step(self, options: Mapping[str, Any]) -> int:
+        """Return the step of the current call, from 1; 0 where the options do not say."""
+        return self._now(options)[1]
+
+    def _now(self, options: Mapping[str, Any]) -> tuple[float, int]:
+        sigmas: Tensor | None = options.get("sigmas")
+        if sigmas is None:
+            return 0.0, 0
+        cached = getattr(self._thread, "now", None)
+        if cached is not None and cached[0] is sigmas:
+            now: tuple[float, int] = cached[1]
+            return now
+        with self._lock:
+            now = self._read(sigmas, options.get("sample_sigmas"))
+        self._thread.now = (sigmas, now)
+        return now
+
+    def _read(self, sigmas: Tensor, schedule: Tensor | None) -> tuple[float, int]:
+        sigma = float(sigmas.flatten()[0])
+        if sigma not in self.percents:
+            self.percents[sigma] = 0.0 if self.percent_to_sigma is None else percent_of(sigma, self.percent_to_sigma)
+        return self.percents[sigma], self.steps.of(sigmas, sigma, schedule)
+
+
+def run_of(options: Mapping[str, Any]) -> Run | None:
+    """Return the run that a call of the model belongs to; None for a call outside one."""
+    found = options.get(KEY)
+    return found if isinstance(found, Run) else None
+
+
+def current_block(options: Mapping[str, Any]) -> BlockId | None:
+    """Return the block that an attention call comes from, where the model says."""
+    block = options.get("block")
+    if block is not None:
+        return BlockId(block[0], block[1], options.get("block_index", 0))
+    index = options.get("block_index")
+    if index is None:
+        return None
+    return BlockId(options.get("block_type", "block"), index)

@@ -1,0 +1,129 @@
+"""The NaN guard: a result of attention that is not finite is noticed, and computed again by an exact function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ldm.modules.backends.split import attention_split
+from ..addressing.where import Where
+from ..engine.declaration import Refused, choice, method, where
+from ..engine.gate import Gate
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import Place
+from ..engine.router import SLOT, Arguments, Choice
+from ..record.plan import Entry
+from ..record.run import Cell, Fault, Run
+
+MODES = ("repair", "check", "off")
+REPAIR = "split in float32"
+
+
+@method(
+    node="PatchbayNaNGuard",
+    title="Attention NaN Guard",
+    text="Notice when an attention function gives NaN or infinity, the usual cause of black pictures, and compute that "
+    "call again exactly. The Patch Report says block, step and function.",
+    aliases=("nan check", "black image fix", "sage attention black", "fp16 overflow"),
+    verb="guard",
+    gives="with this guard",
+)
+class Sentinel(Method):
+    """Look for NaN and infinity in the results of the attention calls of some blocks.
+
+    `check` reports them; `repair` computes such a call again in float32 by an exact function, and every later call of
+    that attention in this run too. Raises ValueError for another mode.
+    """
+
+    mode: str = choice(
+        MODES,
+        "repair",
+        tip="repair: compute such a call again in float32, and that attention from there on. check: only report it. "
+        "off: do nothing.",
+    )
+    where: Where = where(kinds=("all", "self", "cross"), end=None, curve=False)
+
+    def check(self) -> None:
+        """Refuse another mode."""
+        if self.mode not in MODES:
+            raise Refused(f"unknown mode {self.mode!r}; choose one of {', '.join(MODES)}", "mode")
+
+    @property
+    def slot(self) -> str:
+        """Return the override."""
+        return SLOT
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether it is off."""
+        return self.mode == "off"
+
+    @property
+    def label(self) -> str:
+        """Describe the guard."""
+        return f"NaN guard {self.mode}"
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return its place in the override of the model."""
+        return [Watching(self, gate)]
+
+
+@dataclass(frozen=True)
+class Watching:
+    """A guard in place of the one that a model has; it is the watch of the model's router."""
+
+    sentinel: Sentinel
+    gate: Gate
+
+    @property
+    def entry(self) -> Entry:
+        """Return the entry of the guard."""
+        return self.gate.entry
+
+    def put(self, clone: Any, host: Host) -> None:
+        """Make a router with this watch."""
+        options = clone.model_options["transformer_options"]
+        options[SLOT] = options[SLOT].with_watch(self)
+
+    def takes(self, cell: Cell) -> bool:
+        """Return whether a call is watched."""
+        return self.sentinel.address.everywhere or cell in self.entry.targets
+
+    def replaced(self, cell: Cell, run: Run) -> Choice | None:
+        """Return the exact function for an attention that has failed in this run."""
+        return Choice(REPAIR, exact, run.downgraded[cell]) if cell in run.downgraded else None
+
+    def settle(self, out: Tensor, choice: Choice, cell: Cell, step: int, run: Run, again: Arguments) -> Tensor:
+        """Return the result of a call, or that of an exact function where it is not finite and may be repaired."""
+        if choice.name == REPAIR or not self.takes(cell):
+            return out
+        run.count_patch(self.entry.number, cell[0])
+        if finite(out):
+            return out
+        if self.sentinel.mode == "check":
+            run.count_fault(Fault(*cell, step, choice.name, "left as it is"))
+            return out
+        repaired = exact(*again.args, **again.kwargs)
+        if not finite(repaired):
+            run.count_fault(Fault(*cell, step, choice.name, "the inputs were not finite already"))
+            return out
+        run.count_fault(Fault(*cell, step, choice.name, f"{REPAIR} from there on"))
+        run.downgrade(cell, f"{choice.name}: its result was not finite in step {step}")
+        return repaired
+
+
+def finite(x: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity; reads it once and waits for a GPU."""
+    low, high = torch.aminmax(x)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def exact(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute attention in float32 in slices, and return it in the dtype of q."""
+    mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+    return attention_split(q.float(), k.float(), v.float(), heads, mask, *args, **kwargs).to(q.dtype)

@@ -1,0 +1,94 @@
+"""What tuning measured, kept in one JSON file; results of another device, driver or version are not used."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...ldm.modules.backends.registry import AttentionCall
+from .tuning import Timing, Tuned
+
+FORMAT = 1
+PACKAGES = ("torch", "xformers", "flash-attn", "sageattention", "sageattn3", "comfy-kitchen", "attention-patchbay")
+
+
+def machine(device: str) -> dict[str, str]:
+    """Return what the times depend on: the device, its driver, threads, and the versions of the functions."""
+    cpu = _line(Path("/proc/cpuinfo"), "model name")
+    facts = {"device": device, "threads": str(torch.get_num_threads()), "cpu": cpu}
+    if device == "cuda":
+        driver = _line(Path("/proc/driver/nvidia/version"), "NVRM")
+        facts |= {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda), "driver": driver}
+    return facts | {name: version for name in PACKAGES if (version := _version(name))}
+
+
+def _line(path: Path, start: str) -> str:
+    """Return the first line of a file that begins so; empty where there is no such file."""
+    try:
+        return next((line.strip() for line in path.read_text().splitlines() if line.startswith(start)), "")
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+class TuningStore:
+    """The results of one machine in a file; a file that cannot be read is as good as none."""
+
+    def __init__(self, path: Path, facts: dict[str, str]) -> None:
+        self.path = path
+        self.facts = facts
+        text = json.dumps(facts, sort_keys=True)
+        self._key = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def load(self) -> dict[AttentionCall, Tuned]:
+        """Return what is known about this machine."""
+        entries = self._read().get(self._key, {}).get("calls", [])
+        found = (_tuned(entry) for entry in entries)
+        return {one.call: one for one in found}
+
+    def save(self, results: Iterable[Tuned]) -> None:
+        """Add results to the file; other machines' stay, and a reader never sees half of it."""
+        known = self.load() | {one.call: one for one in results}
+        machines = self._read() | {self._key: {"machine": self.facts, "calls": [_plain(one) for one in known.values()]}}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, suffix=".tmp") as file:
+            json.dump({"format": FORMAT, "machines": machines}, file, indent=1)
+        os.replace(file.name, self.path)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            data = json.loads(self.path.read_text())
+            return data["machines"] if data["format"] == FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def _plain(one: Tuned) -> dict[str, Any]:
+    call = {name: _word(value) for name, value in dataclasses.asdict(one.call).items()}
+    return {"call": call, "timings": [list(timing) for timing in one.timings]}
+
+
+def _word(value: Any) -> Any:
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+
+
+def _tuned(entry: dict[str, Any]) -> Tuned:
+    call = dict(entry["call"])
+    for name in ("dtype", "mask"):
+        call[name] = None if call[name] is None else getattr(torch, call[name])
+    return Tuned(AttentionCall(**call), tuple(Timing(*timing) for timing in entry["timings"]))
