@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ldm_patched.patches.block_map import block_map, chosen, rows, text
-from ..ldm_patched.patches.targets import check_address, parse
+from ..ldm_patched.patches.addressing.address import AddressError, parse
+from ..ldm_patched.patches.addressing.blocks import check_address
+from ..ldm_patched.patches.engine.declaration import Placing
+from ..ldm_patched.patches.reading.block_map import block_map, chosen, rows, text
 from ._host import io
-from ._widgets import CATEGORY, check
-from ._widgets import blocks as blocks_widget
+from .derived import CATEGORY, shown
 
 
-class BlockMap(io.ComfyNode):
+class BlockMap(io.ComfyNode):  # type: ignore[misc]
     """Show the blocks of a model, and choose some of them for other nodes."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayBlockMap",
@@ -26,7 +27,7 @@ class BlockMap(io.ComfyNode):
             search_aliases=["block picker", "layer map", "which block", "unet blocks", "dit layers"],
             inputs=[
                 io.Model.Input("model", tooltip="The model whose blocks to show."),
-                blocks_widget(),
+                shown(Placing().widgets()[0]),
                 io.Latent.Input("latent", optional=True, tooltip="A latent of the size to come, to count the tokens."),
             ],
             outputs=[
@@ -39,10 +40,14 @@ class BlockMap(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, blocks: str | None = None) -> bool | str:
         """Check the address before anything runs; a missing input is the host's to report."""
-        return check(parse, text=blocks)
+        try:
+            parse(blocks if blocks is not None else "all")
+        except AddressError as error:
+            return str(error)
+        return True
 
     @classmethod
-    def execute(cls, model: Any, blocks: str, latent: Any = None) -> io.NodeOutput:
+    def execute(cls, model: Any, blocks: str, latent: Any = None) -> Any:
         """Return the address and the map, and show the map in the node."""
         address = parse(blocks)
         check_address(address, model)
@@ -50,6 +55,3 @@ class BlockMap(io.ComfyNode):
         found = block_map(model)
         ui = {"map": rows(found, size), "chosen": chosen(address, found)}
         return io.NodeOutput(blocks, text(address, found, size), ui=ui)
-
-
-NODES = [BlockMap]

@@ -6,23 +6,46 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from ..ldm_patched.patches.alignment import token_ids
-from ..ldm_patched.patches.attach import attach
-from ..ldm_patched.patches.capture import Capture, Word
-from ..ldm_patched.patches.gathered import SIDES
-from ..ldm_patched.patches.point_capture import Point, PointCapture, parse_points
-from ..ldm_patched.patches.schedule import Schedule
-from ..ldm_patched.patches.targets import parse
-from ..ldm_patched.patches.words import locate
+from ..ldm_patched.patches.addressing.refused import Refused
+from ..ldm_patched.patches.addressing.where import Where
+from ..ldm_patched.patches.engine.attach import attach
+from ..ldm_patched.patches.engine.declaration import Placing, Widget
+from ..ldm_patched.patches.engine.site import SIDES
+from ..ldm_patched.patches.methods.alignment import token_ids
+from ..ldm_patched.patches.methods.capture import SIDE, Capture, Listener, Word
+from ..ldm_patched.patches.methods.point_capture import Point, PointCapture, parse_points
+from ..ldm_patched.patches.methods.words import locate
 from ._host import HOST, io
-from ._widgets import CATEGORY, blocks, check, curve, model, patched, window
+from .derived import CATEGORY, checking, model, patched, shown
+
+PLACING = Placing("output")
+# A node makes up to two methods, of words and of points, which share these.
+AFTER = (
+    Widget(
+        "points",
+        "STRING",
+        "Points of the picture, x and y from 0 to 1, parted by commas (0.3 0.5, 0.7 0.5): one map for each, of what "
+        "self-attention looks at from there.",
+        (("default", ""),),
+        optional=True,
+    ),
+    Widget("side", "COMBO", SIDE, (("options", list(SIDES)), ("default", "positive")), optional=True),
+    Widget(
+        "heads",
+        "STRING",
+        "Which heads of each block: all, or numbers from 0 (0, 3-5).",
+        (("default", "all"),),
+        optional=True,
+    ),
+)
+WIDGETS = (*PLACING.widgets(), *AFTER)
 
 
-class CaptureAttention(io.ComfyNode):
+class CaptureAttention(io.ComfyNode):  # type: ignore[misc]
     """Gather where the words of a prompt draw, and where points of the picture look."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayCaptureAttention",
@@ -36,51 +59,16 @@ class CaptureAttention(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The CLIP that encodes the prompt."),
                 io.String.Input("prompt", default="", multiline=True, tooltip="The prompt, as it is encoded."),
                 io.String.Input("words", default="", tooltip="Words or phrases, parted by commas: one map for each."),
-                blocks("output"),
-                *window(),
-                curve(),
-                io.String.Input(
-                    "points",
-                    default="",
-                    optional=True,
-                    tooltip="Points of the picture, x and y from 0 to 1, parted by commas (0.3 0.5, 0.7 0.5): one map "
-                    "for each, of what self-attention looks at from there.",
-                ),
-                io.Combo.Input(
-                    "side",
-                    options=list(SIDES),
-                    default="positive",
-                    optional=True,
-                    tooltip="Which pass to listen to; the prompt is that of this side.",
-                ),
-                io.String.Input(
-                    "heads",
-                    default="all",
-                    optional=True,
-                    tooltip="Which heads of each block: all, or numbers from 0 (0, 3-5).",
-                ),
+                *map(shown, WIDGETS),
             ],
-            outputs=[patched("this capture")],
+            outputs=[patched("with this capture")],
             hidden=[io.Hidden.unique_id],
         )
 
-    @classmethod
-    def validate_inputs(
-        cls,
-        blocks: str | None = None,
-        start_percent: float | None = None,
-        end_percent: float | None = None,
-        curve: str | None = None,
-        points: str | None = None,
-        side: str | None = None,
-        heads: str | None = None,
-    ) -> bool | str:
-        """Check every widget before anything runs; a missing input is the host's to report."""
-        window = {"start_percent": start_percent, "end_percent": end_percent, "curve": curve}
-        return check(listeners, blocks=blocks, points=points, side=side, heads=heads, **window)
+    validate_inputs = checking([widget.name for widget in WIDGETS], lambda widgets: refused(widgets))
 
     @classmethod
-    def execute(cls, model: object, clip: Any, prompt: str, words: str, **widgets: Any) -> io.NodeOutput:
+    def execute(cls, model: object, clip: Any, prompt: str, words: str, **widgets: Any) -> Any:
         """Return the clone."""
         wanted = [part.strip() for part in re.split(r"[,\n]", words) if part.strip()]
         if not wanted and not widgets.get("points", "").strip():
@@ -93,29 +81,50 @@ class CaptureAttention(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+def refused(widgets: dict[str, Any]) -> Refused | None:
+    """Return why the widgets are wrong, None if they are not."""
+    try:
+        listeners(**{name: value for name, value in widgets.items() if value is not None})
+    except Refused as error:
+        return error
+    except ValueError as error:
+        return Refused(str(error))
+    return None
+
+
 def listeners(
     words: tuple[Word, ...] = (),
     length: int = 77,
-    blocks: str = "output",
-    start_percent: float = 0.0,
-    end_percent: float = 1.0,
-    curve: str = "constant",
     points: str = "",
     side: str = "positive",
     heads: str = "all",
-) -> list[Capture | PointCapture]:
+    **placing: Any,
+) -> list[Listener]:
     """Return the captures of the widgets: of words, and of points where there are any.
 
     Raises ValueError naming the value and the fix.
     """
-    address, schedule, some = parse(blocks), Schedule(start_percent, end_percent, curve), parse_heads(heads)
-    found: tuple[Point, ...] = parse_points(points)
-    captures: list[Capture | PointCapture] = []
+    where: Where = PLACING.read("where", placing)["where"]
+    if side not in SIDES:
+        raise Refused(f"unknown side {side!r}; choose one of {', '.join(SIDES)}", "side")
+    some = _of("heads", parse_heads, heads)
+    found: tuple[Point, ...] = _of("points", parse_points, points)
+    captures: list[Listener] = []
     if words or not found:
-        captures.append(Capture(words, length, address, schedule, side, some))
+        captures.append(_of("blocks", Capture, words=words, length=length, where=where, side=side, heads=some))
     if found:
-        captures.append(PointCapture(found, address, schedule, side, some))
+        captures.append(_of("points", PointCapture, points=found, where=where, side=side, heads=some))
     return captures
+
+
+def _of(widget: str, make: Any, *args: Any, **fields: Any) -> Any:
+    """Return what is made of a widget, and name the widget where that is refused."""
+    try:
+        return make(*args, **fields)
+    except Refused:
+        raise
+    except ValueError as error:
+        raise Refused(str(error), widget) from None
 
 
 def parse_heads(text: str) -> tuple[int, ...]:
@@ -132,6 +141,3 @@ def parse_heads(text: str) -> tuple[int, ...]:
             raise ValueError(f"cannot read the heads {part.strip()!r}; write all, or numbers such as 0, 3-5")
         heads.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(sorted(heads))
-
-
-NODES = [CaptureAttention]

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from ..ldm_patched.patches.gathered import Gathered, captured, heat
-from ..ldm_patched.patches.report import layout
+from ..ldm_patched.patches.reading.maps import Gathered, captured, heat
+from ..ldm_patched.patches.reading.report import layout
 from ._host import io, output_file, write
-from ._widgets import CATEGORY
+from .derived import CATEGORY
 from .heatmap import overlay, sheet, view
 
 PIXELS = 8  # of the picture in one latent pixel
 BY = ("step", "block")
 
 
-class AttentionMaps(io.ComfyNode):
+class AttentionMaps(io.ComfyNode):  # type: ignore[misc]
     """Show what was gathered."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayAttentionMaps",
@@ -79,9 +79,9 @@ class AttentionMaps(io.ComfyNode):
         opacity: float,
         images: torch.Tensor | None = None,
         columns: str = "step",
-    ) -> io.NodeOutput:
+    ) -> Any:
         """Return heatmaps, masks, statistics and the sheet, and show the maps in the node."""
-        found, size = captured(model), picture_size(latent, images)
+        found, size = captured(model, latent["samples"]), picture_size(latent, images)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
         masks = maps if threshold == 0.0 else (maps >= threshold).float()
         ui = {"attention": [view([(one.listener, list(one.blocks.values())) for one in found], size, images)]}
@@ -113,11 +113,11 @@ def _table(one: Gathered) -> list[list[str]]:
     return lines
 
 
-class SaveAttentionMaps(io.ComfyNode):
+class SaveAttentionMaps(io.ComfyNode):  # type: ignore[misc]
     """Write what was gathered to a file."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbaySaveAttentionMaps",
@@ -140,9 +140,9 @@ class SaveAttentionMaps(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: object, latent: Any, filename_prefix: str) -> io.NodeOutput:
+    def execute(cls, model: object, latent: Any, filename_prefix: str) -> Any:
         """Write both files and return the path of the first."""
-        tensors, about = contents(captured(model))
+        tensors, about = contents(captured(model, latent["samples"]))
         path = output_file(filename_prefix, ".safetensors")
         write(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
         write(path, save(tensors, {"patchbay": json.dumps(about)}))
@@ -167,6 +167,3 @@ def contents(found: Sequence[Gathered]) -> tuple[dict[str, torch.Tensor], dict[s
         calls = {str(block): sums.calls for block, sums in one.blocks.items()}
         about.append({"kind": one.listener.kind, "labels": list(one.listener.labels), "calls": calls})
     return tensors, {"captures": about, "axes": "labels, pictures, height, width"}
-
-
-NODES = [AttentionMaps, SaveAttentionMaps]

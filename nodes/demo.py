@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._host import io, load_demo_model
 
 
-class LoadDemoModel(io.ComfyNode):
+class LoadDemoModel(io.ComfyNode):  # type: ignore[misc]
     """Load the model that comes with the pack."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayLoadDemoModel",
@@ -29,9 +31,6 @@ class LoadDemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls) -> Any:
         """Return MODEL, CLIP and VAE."""
         return io.NodeOutput(*load_demo_model())
-
-
-NODES = [LoadDemoModel]

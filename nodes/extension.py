@@ -1,68 +1,47 @@
-"""The extension: every node of the pack, in the order of the menu."""
+"""The extension: a node for every method, and those that are written by hand."""
 
 from __future__ import annotations
 
-from . import (
-    attention_maps,
-    attention_patch,
-    backend,
-    block_map,
-    block_scaling,
-    block_skip,
-    capture,
-    captured,
-    cross_attention_guidance,
-    demo,
-    guidance,
-    inspector,
-    manage,
-    regions,
-    report,
-    rules,
-    self_attention_guidance,
-    sentinel,
-    sharing,
-    temperature,
-    tokens,
-    tuning,
-    word_mask,
-)
-from ._host import ComfyExtension, io, register_host_backends
+from typing import Any
 
-NODES = [
-    *backend.NODES,
-    *rules.NODES,
-    *sentinel.NODES,
-    *tuning.NODES,
-    *attention_patch.NODES,
-    *temperature.NODES,
-    *tokens.NODES,
-    *guidance.NODES,
-    *self_attention_guidance.NODES,
-    *cross_attention_guidance.NODES,
-    *regions.NODES,
-    *word_mask.NODES,
-    *attention_maps.NODES,
-    *block_scaling.NODES,
-    *block_skip.NODES,
-    *sharing.NODES,
-    *manage.NODES,
-    *capture.NODES,
-    *captured.NODES,
-    *block_map.NODES,
-    *report.NODES,
-    *inspector.NODES,
-    *demo.NODES,
+from ..ldm_patched.patches.reading.declared import declared
+from ._host import ComfyExtension, register_host_backends
+from .block_map import BlockMap
+from .capture import CaptureAttention
+from .captured import AttentionMaps, SaveAttentionMaps
+from .demo import LoadDemoModel
+from .derived import node
+from .inspector import PatchInspector
+from .manage import CopyPatches, PatchPreset, RemovePatches
+from .region import PromptRegion
+from .report import PatchReport
+from .rules import BackendRules
+from .tuning import TuneAttention
+
+BY_HAND: list[Any] = [
+    BackendRules,
+    TuneAttention,
+    PromptRegion,
+    RemovePatches,
+    CopyPatches,
+    PatchPreset,
+    CaptureAttention,
+    AttentionMaps,
+    SaveAttentionMaps,
+    BlockMap,
+    PatchReport,
+    PatchInspector,
+    LoadDemoModel,
 ]
 
 
-class PatchbayExtension(ComfyExtension):
+class PatchbayExtension(ComfyExtension):  # type: ignore[misc]
     """What ComfyUI and the embedded host load."""
 
     async def on_load(self) -> None:
         """Offer the host's attention functions to the backend rules."""
         register_host_backends()
 
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+    async def get_node_list(self) -> list[Any]:
         """Return the node classes."""
-        return NODES
+        return [*(node(method) for method in declared() if method.declaration.node), *BY_HAND]

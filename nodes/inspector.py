@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..ldm_patched.patches.inspector import rows, text
+from ..ldm_patched.patches.reading.inspector import findings, rows, text
 from ._host import io
-from ._widgets import CATEGORY
+from .derived import CATEGORY
 
 
-class PatchInspector(io.ComfyNode):
+class PatchInspector(io.ComfyNode):  # type: ignore[misc]
     """List every patch of a model, whoever put it there."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchInspector",
@@ -40,10 +40,8 @@ class PatchInspector(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: object, latent: Any = None) -> io.NodeOutput:
+    def execute(cls, model: object, latent: Any = None) -> Any:
         """Return the list, and show it in the node."""
-        report, table = text(model), rows(model)
+        found = findings(model, None if latent is None else latent["samples"])
+        report, table = text(model, found), rows(found)
         return io.NodeOutput(report, json.dumps(table), ui={"text": [report], "table": table})
-
-
-NODES = [PatchInspector]

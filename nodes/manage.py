@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from ..ldm_patched.patches.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS
-from ..ldm_patched.patches.manage import ALL, Selection, copy_patches, remove_patches
-from ..ldm_patched.patches.preset import from_json, preset_of, put_preset, to_json
-from ..ldm_patched.patches.targets import parse
+from collections.abc import Callable
+from typing import Any
+
+from ..ldm_patched.patches.addressing.address import parse
+from ..ldm_patched.patches.addressing.refused import Refused
+from ..ldm_patched.patches.engine.declaration import Placing
+from ..ldm_patched.patches.engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS
+from ..ldm_patched.patches.reading.manage import ALL, Selection, copy_patches, remove_patches
+from ..ldm_patched.patches.reading.presets import from_json, preset_of, put_preset, to_json
 from ._host import HOST, io
-from ._widgets import CATEGORY, blocks, check
+from .derived import CATEGORY, checking, shown
 
 SLOTS = (
     ALL,
@@ -28,11 +33,11 @@ SLOTS = (
 )
 
 
-class RemovePatches(io.ComfyNode):
+class RemovePatches(io.ComfyNode):  # type: ignore[misc]
     """Take patches off a model."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayRemovePatches",
@@ -56,7 +61,7 @@ class RemovePatches(io.ComfyNode):
                     tooltip="Whose patches: all, ours, foreign, or a part of a module, class or patch name such as "
                     "nodes_freelunch, Guidance or zero attn1.",
                 ),
-                blocks(),
+                shown(Placing().widgets()[0]),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="A clone of the model without these patches."),
@@ -64,23 +69,20 @@ class RemovePatches(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, owner: str | None = None, blocks: str | None = None) -> bool | str:
-        """Check owner and address before anything runs; a missing input is the host's to report."""
-        return check(make, owner=owner, blocks=blocks)
+    validate_inputs = checking(["owner", "blocks"], lambda widgets: refused(make, widgets))
 
     @classmethod
-    def execute(cls, model: object, slot: str, owner: str, blocks: str) -> io.NodeOutput:
+    def execute(cls, model: object, slot: str, owner: str, blocks: str) -> Any:
         """Return the clone and what was taken off."""
         clone, lines = remove_patches(model, make(slot, owner, blocks), HOST)
         return io.NodeOutput(clone, "\n".join(lines))
 
 
-class CopyPatches(io.ComfyNode):
+class CopyPatches(io.ComfyNode):  # type: ignore[misc]
     """Copy the patches of one model to another."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayCopyPatches",
@@ -102,16 +104,16 @@ class CopyPatches(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: object, source: object, foreign: bool) -> io.NodeOutput:
+    def execute(cls, model: object, source: object, foreign: bool) -> Any:
         """Return the clone."""
         return io.NodeOutput(copy_patches(source, model, foreign, HOST))
 
 
-class PatchPreset(io.ComfyNode):
+class PatchPreset(io.ComfyNode):  # type: ignore[misc]
     """Put patches on a model from text, and write its patches as text."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchPreset",
@@ -137,13 +139,10 @@ class PatchPreset(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, preset: str | None = None) -> bool | str:
-        """Check the text before anything runs; a missing input is the host's to report."""
-        return check(from_json, text=preset)
+    validate_inputs = checking(["preset"], lambda widgets: refused(lambda preset="": from_json(preset), widgets))
 
     @classmethod
-    def execute(cls, model: object, preset: str) -> io.NodeOutput:
+    def execute(cls, model: object, preset: str) -> Any:
         """Return the clone and its patches."""
         clone = put_preset(model, from_json(preset), HOST)
         text = to_json(preset_of(clone))
@@ -156,8 +155,17 @@ def make(slot: str = ALL, owner: str = ALL, blocks: str = "all") -> Selection:
     Raises ValueError naming the value and the fix.
     """
     if not owner.strip():
-        raise ValueError("owner is empty; write all, ours, foreign, or a part of a module, class or patch name")
+        text = "owner is empty; write all, ours, foreign, or a part of a module, class or patch name"
+        raise Refused(text, "owner")
     return Selection(slot, owner, parse(blocks))
 
 
-NODES = [RemovePatches, CopyPatches, PatchPreset]
+def refused(make: Callable[..., object], widgets: dict[str, Any]) -> Refused | None:
+    """Return why `make` refuses the widgets, None if it does not; one with a link in it has the value None."""
+    try:
+        make(**{name: value for name, value in widgets.items() if value is not None})
+    except Refused as error:
+        return error
+    except ValueError as error:
+        return Refused(str(error))
+    return None

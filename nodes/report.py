@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from ..ldm_patched.patches.attach import recorder_of
-from ..ldm_patched.patches.report import steps, table, text
+from typing import Any
+
+from ..ldm_patched.patches.reading.report import report
 from ._host import io
-from ._widgets import CATEGORY
+from .derived import CATEGORY
 
 
-class PatchReport(io.ComfyNode):
+class PatchReport(io.ComfyNode):  # type: ignore[misc]
     """Report the last sampling run of a model."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchReport",
@@ -30,11 +31,7 @@ class PatchReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: object, latent: object) -> io.NodeOutput:
+    def execute(cls, model: object, latent: dict[str, Any]) -> Any:
         """Return the report, and show it in the node."""
-        recorder = recorder_of(model)
-        report = text(recorder)
-        return io.NodeOutput(report, ui={"text": [report], "table": table(recorder), "steps": steps(recorder)})
-
-
-NODES = [PatchReport]
+        found = report(model, latent["samples"])
+        return io.NodeOutput(found.text, ui={"text": [found.text], "table": found.table, "steps": found.steps})

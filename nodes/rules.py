@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from ..ldm_patched.patches.rules import attach_rules, parse_rules
+from typing import Any
+
+from ..ldm_patched.patches.routing.rules import RuleError, attach_rules, parse_rules
 from ._host import io
-from ._widgets import CATEGORY, check
+from .derived import CATEGORY
 
 
-class BackendRules(io.ComfyNode):
+class BackendRules(io.ComfyNode):  # type: ignore[misc]
     """Choose the attention function by a list of rules."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayBackendRules",
@@ -36,12 +38,13 @@ class BackendRules(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, rules: str | None = None) -> bool | str:
         """Check the text before anything runs; a missing input is the host's to report."""
-        return check(parse_rules, text=rules) if rules is not None else True
+        try:
+            parse_rules(rules or "")
+        except RuleError as error:
+            return str(error)
+        return True
 
     @classmethod
-    def execute(cls, model: object, rules: str) -> io.NodeOutput:
+    def execute(cls, model: object, rules: str) -> Any:
         """Return the clone."""
         return io.NodeOutput(attach_rules(model, parse_rules(rules)))
-
-
-NODES = [BackendRules]

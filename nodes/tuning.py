@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ldm_patched.patches.observe import observed
-from ..ldm_patched.patches.rules import attach_rules, rules_text
-from ..ldm_patched.patches.tuning import Tuned, tune, tuning_table, write_rules
-from ..ldm_patched.patches.tuning_store import TuningStore, machine
+from ..ldm_patched.patches.routing.observe import observed
+from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
+from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table, write_rules
+from ..ldm_patched.patches.routing.tuning_store import TuningStore, machine
 from ._host import check_interrupt, io, progress, sample_once, user_file
-from ._widgets import CATEGORY
+from .derived import CATEGORY
 from .heatmap import url
 from .tuning_chart import chart
 
 
-class TuneAttention(io.ComfyNode):
+class TuneAttention(io.ComfyNode):  # type: ignore[misc]
     """Time the attention functions of this machine on the calls of a model."""
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def define_schema(cls) -> Any:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayTuneAttention",
@@ -72,7 +72,7 @@ class TuneAttention(io.ComfyNode):
         max_error: float,
         seconds: float,
         again: bool,
-    ) -> io.NodeOutput:
+    ) -> Any:
         """Return the clone and its rules, and show what was measured."""
         clone, observer = observed(model)
         sample_once(clone, positive, negative, latent)
@@ -95,6 +95,3 @@ def _measured(calls: list[Any], seconds: float, again: bool) -> list[Tuned]:
         store.save([known[call]])
         progress(number + 1, len(missing))
     return [known[call] for call in calls]
-
-
-NODES = [TuneAttention]

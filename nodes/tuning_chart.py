@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ldm_patched.ldm.modules.backends import registry
-from ..ldm_patched.patches.tuning import Timing, Tuned
+from ..ldm_patched.patches.routing.tuning import Timing, Tuned
 
 WIDTH, ROW, MARGIN, NAMES, BARS = 860, 20, 12, 150, 430
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)

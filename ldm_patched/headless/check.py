@@ -10,8 +10,9 @@ from typing import Any
 
 from ..ldm.modules.backends import registry
 from ..modules.checkpoint import CheckpointError
-from ..patches.rules import parse_rules
-from ..patches.targets import AddressError, check_address, parse
+from ..patches.routing.rules import parse_rules
+from ..patches.addressing.address import AddressError, parse
+from ..patches.addressing.blocks import check_address
 from .convert_command import server_infos
 from .described import described
 from .errors import USER_ERROR, Failure

@@ -261,6 +261,18 @@ class NodeOutput:
         return self.args
 
 
+class Refusal(str):
+    """The answer of a check of inputs that is about one of them."""
+
+    widget: str
+
+    def __new__(cls, text: str, widget: str) -> Refusal:
+        """Return the text with the name of the widget."""
+        answer = super().__new__(cls, text)
+        answer.widget = widget
+        return answer
+
+
 class ComfyNode:
     """Base of a node: class methods only, no state.
 

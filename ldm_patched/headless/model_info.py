@@ -15,8 +15,8 @@ from ..modules.checkpoint import Checkpoint, CheckpointError
 from ..modules.model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, find_prefix, model_config
 from ..modules.model_patcher import ModelPatcher
 from ..modules.text_encoders import find_text_encoders
-from ..patches.block_map import MapBlock, block_map
-from ..patches.families import UNET, family_of
+from ..patches.reading.block_map import MapBlock, block_map
+from ..patches.addressing.families import UNET, family_of
 from .transformer_info import transformer_of
 
 # Keys that only one family of other models has, to name what cannot be read further.

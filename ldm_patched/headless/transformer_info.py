@@ -1,4 +1,4 @@
-"""Transformers by the header of their file: which family, how many blocks in which room, and their heads.
+"""Transformers by the header of their file: which family, how many blocks of which type, and their heads.
 
 The names and shapes are those that ComfyUI tells the families by.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ..patches.families import FAMILIES
+from ..patches.addressing.families import FAMILIES
 
 Shapes = Mapping[str, tuple[int, ...]]
 PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "model.", "net.", "")
@@ -111,11 +111,11 @@ def _has(shapes: Shapes, key: str | tuple[str, int]) -> bool:
 def _net(signs: Signs, shapes: Shapes) -> Any:
     dim_head = _first(shapes, signs.norms) or signs.dim_head
     heads = _first(shapes, signs.widths) // dim_head if dim_head else 0
-    rooms = {
+    lists = {
         attribute: [_Block(heads, dim_head) for _ in range(_count(shapes, attribute))]
-        for _, attribute in FAMILIES[signs.cls].rooms
+        for _, attribute in FAMILIES[signs.cls].blocks
     }
-    return type(signs.cls, (), rooms)()
+    return type(signs.cls, (), lists)()
 
 
 def _first(shapes: Shapes, names: tuple[str, ...]) -> int:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .io import ComfyNode
+from .io import ComfyNode, Refusal
 from .page_graph import connects
 from .prompt import Prompt, PromptError, problem, title
 
@@ -251,7 +251,8 @@ def _custom_problems(cls: type[ComfyNode], node: Mapping[str, Any], checked: set
     if answer is True:
         return []
     details = str(answer) if answer is not False else "the node refuses these values"
-    return [problem("custom_validation_failed", "Custom validation failed for node", details)]
+    extra = {"input_name": answer.widget} if isinstance(answer, Refusal) else {}
+    return [problem("custom_validation_failed", "Custom validation failed for node", details, **extra)]
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .refused import Refused
+
 BLOCK_TYPES = ("input", "middle", "output", "double", "single", "block")
 SHORT = {"i": "input", "m": "middle", "o": "output", "d": "double", "s": "single", "b": "block"}
 KINDS = ("all", "self", "cross")
@@ -15,11 +17,11 @@ _RANGE = r":?(?P<first>\d+)(?:(?P<dash>-)(?P<last>\d*))?"
 _TERM = re.compile(rf"(?P<not>!?)(?:(?P<all>all|\*)|(?P<type>[a-z]+)(?:{_RANGE})?(?:\.(?P<index>\d+))?)")
 
 
-class AddressError(ValueError):
+class AddressError(Refused):
     """An address that cannot be read, or that names blocks the model lacks; `column` (from 0) and `reason` if known."""
 
     def __init__(self, message: str, column: int = 0, reason: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, "blocks")
         self.column = column
         self.reason = reason or message
 

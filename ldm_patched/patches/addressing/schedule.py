@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .refused import Refused
+
 CURVES = ("constant", "linear", "cosine")
 
 
@@ -38,14 +40,15 @@ class Schedule:
         for name in ("start_percent", "end_percent"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:  # also false for NaN
-                raise ValueError(f"{name} is {value}; give a number from 0 to 1")
+                raise Refused(f"{name} is {value}; give a number from 0 to 1", name)
         if self.start_percent > self.end_percent:
-            raise ValueError(f"start_percent {self.start_percent} lies after end_percent {self.end_percent}; swap them")
+            text = f"start_percent {self.start_percent} lies after end_percent {self.end_percent}; swap them"
+            raise Refused(text, "start_percent", "end_percent")
         parse_curve(self.curve)
 
     @property
     def always(self) -> bool:
-        """Tell whether the strength is 1 at any time."""
+        """Return whether the strength is 1 at any time."""
         return self.start_percent == 0.0 and self.end_percent == 1.0 and self.curve == "constant"
 
     @property
@@ -112,11 +115,13 @@ def _points(text: str) -> list[tuple[float, float]]:
         try:
             points.append((float(position), float(strength)))
         except ValueError:
-            raise ValueError(f"curve: cannot read {part.strip()!r}; {how}") from None
+            raise Refused(f"curve: cannot read {part.strip()!r}; {how}", "curve") from None
         if not all(0.0 <= number <= 1.0 for number in points[-1]):
-            raise ValueError(f"curve: point {part.strip()!r} is out of range; positions and strengths go from 0 to 1")
+            text = f"curve: point {part.strip()!r} is out of range; positions and strengths go from 0 to 1"
+            raise Refused(text, "curve")
         if len(points) > 1 and points[-1][0] <= points[-2][0]:
-            raise ValueError(f"curve: positions must rise, {points[-2][0]} is followed by {points[-1][0]}")
+            text = f"curve: positions must rise, {points[-2][0]} is followed by {points[-1][0]}"
+            raise Refused(text, "curve")
     return points
 
 

@@ -10,21 +10,26 @@ from typing import Any, TypeVar
 
 from typing_extensions import dataclass_transform
 
+from ..addressing.refused import Refused
 from ..addressing.where import Where
 from .value import value
 
 T = TypeVar("T")
-WIDGET = "widget"  # in the metadata of a field
-SAVED = "saved"
+# In the metadata of a field: what a node asks for it, its name in presets, and what stands for it in a check of widgets.
+WIDGET, SAVED, BLANK = "widget", "saved", "blank"
+WIDGETS = ("FLOAT", "INT", "BOOLEAN", "STRING", "COMBO")  # types of inputs that a user sets on the page
 STRENGTH = "How much of {}, 0 to 1; 0 changes nothing."
-
-
-class Refused(ValueError):
-    """A wrong value: which widgets it is about, the one to show it at first, and what to do about it."""
-
-    def __init__(self, text: str, *widgets: str) -> None:
-        super().__init__(text)
-        self.widgets = widgets
+BLOCKS = {
+    False: "Which transformer blocks: all, input:4, input:7-8, middle, output:3-5, output:3.1; short i4 m o3.1; join "
+    "with commas, leave out with a leading ! (all, !middle).",
+    True: "Which blocks of the UNet, with or without attention: output, output:0-5, middle, input:1; short i1 m o0-5; "
+    "join with commas, leave out with a leading ! (output, !output:3).",
+}
+PERCENT = "Where in the sampling run it {}s, as a part of the noise schedule: {}."
+CURVE = (
+    "Strength inside the window: constant, linear (1 to 0), cosine (1 to 0), or points position:strength such as 0:0, "
+    "0.5:1, 1:0."
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Placing:
         blocks: the default address; None: it takes every block.
         kind: what it acts on: `self`- or `cross`-attention, `all`, or whole `block`s.
         kinds: what a widget offers to choose from; none: there is no choice.
+        narrowing: whether the choice narrows the address; the method's `of` gets it as `kind` otherwise.
         end: the default end of the window; None: it acts all the time.
         curve: whether there is a curve.
     """
@@ -64,6 +70,7 @@ class Placing:
     blocks: str = "all"
     kind: str = "all"
     kinds: tuple[str, ...] = ()
+    narrowing: bool = True
     kind_default: str = "all"
     kind_tip: str = "Self-attention (attn1), cross-attention to the text (attn2), or both."
     end: float | None = 1.0
@@ -73,6 +80,35 @@ class Placing:
     def whole(self) -> bool:
         """Return whether it asks for whole blocks only."""
         return self.kind == "block"
+
+    def widgets(self) -> list[Widget]:
+        """Return the widgets."""
+        found = [Widget("blocks", "STRING", BLOCKS[self.whole], (("default", self.blocks),))]
+        if self.kinds:
+            settings = (("options", list(self.kinds)), ("default", self.kind_default))
+            found.append(Widget("kind", "COMBO", self.kind_tip, settings))
+        if self.end is not None:
+            found += [_percent("start", 0.0), _percent("end", self.end)]
+        if self.curve:
+            found.append(Widget("curve", "STRING", CURVE, (("default", "constant"),)))
+        return found
+
+    def read(self, field: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the Where of a node's inputs as the value of a field, and the kind where the method asks for it."""
+        names = [widget.name for widget in self.widgets()]
+        given = {name: inputs[name] for name in names if name in inputs}
+        kind = given.pop("kind", self.kind_default if self.kinds else "all")
+        if self.kinds and kind not in self.kinds:
+            raise Refused(f"unknown kind {kind!r}; choose one of {', '.join(self.kinds)}", "kind")
+        defaults = {"blocks": self.blocks} | ({} if self.end is None else {"end_percent": self.end})
+        where = Where.of(**defaults | given, kind=kind if self.narrowing else "all")
+        return {field: where} | ({} if self.narrowing else {"kind": kind})
+
+
+def _percent(end: str, default: float) -> Widget:
+    tip = PERCENT.format(end, "0 is the first step" if end == "start" else "1 is the last step")
+    settings = (("default", default), ("min", 0.0), ("max", 1.0), ("step", 0.01))
+    return Widget(f"{end}_percent", "FLOAT", tip, settings)
 
 
 @dataclass(frozen=True)
@@ -112,8 +148,8 @@ class Declaration:
 # What stands for the value of a field
 
 
-def _field(default: Any, widget: Widget | Placing | None, saved: str = "") -> Any:
-    metadata = {WIDGET: widget, SAVED: saved}
+def _field(default: Any, widget: Widget | Placing | None, saved: str = "", blank: Any = None) -> Any:
+    metadata = {WIDGET: widget, SAVED: saved, BLANK: blank}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -165,31 +201,36 @@ def words(default: str, *, tip: str, optional: bool = False, **settings: Any) ->
 
 
 def socket(
-    type: str, *, tip: str, name: str = "", optional: bool = False, read: Callable[[Any], Any] | None = None
+    type: str,
+    *,
+    tip: str,
+    name: str = "",
+    optional: bool = False,
+    read: Callable[[Any], Any] | None = None,
+    blank: Any = None,
 ) -> Any:
-    """Declare what comes from another node."""
+    """Declare what comes from another node; `blank` stands for it where only widgets are checked."""
     default = None if optional else dataclasses.MISSING
-    return _field(default, Widget(name, type, tip, optional=optional, read=read))
+    return _field(default, Widget(name, type, tip, optional=optional, read=read), blank=blank)
 
 
-def hidden(default: Any = dataclasses.MISSING, saved: str = "") -> Any:
-    """Declare a field that no widget sets; `saved` is its name in presets."""
-    return _field(default, None, saved)
+def hidden(default: Any = dataclasses.MISSING, saved: str = "", blank: Any = None) -> Any:
+    """Declare a field that no widget sets; `saved` is its name in presets, `blank` as for a socket."""
+    return _field(default, None, saved, blank)
 
 
-def where(blocks: str = "all", kind: str = "all", **how: Any) -> Any:
+def acts(blocks: str = "all", kind: str = "all", **how: Any) -> Any:
     """Declare blocks, window and curve; see Placing."""
     placing = Placing(blocks, kind, **how)
-    narrowing = placing.kind_default if placing.kinds else "all"
-    known = narrowing if narrowing in ("self", "cross") else "all"
-    return _field(Where.of(blocks, 0.0, 1.0 if placing.end is None else placing.end, kind=known), placing)
+    narrowing = placing.kind_default if placing.kinds and placing.narrowing else "all"
+    return _field(Where.of(blocks, 0.0, 1.0 if placing.end is None else placing.end, kind=narrowing), placing)
 
 
 # Reading a declaration
 
 
 @dataclass_transform(
-    frozen_default=True, field_specifiers=(number, amount, whole, choice, switch, words, socket, hidden, where)
+    frozen_default=True, field_specifiers=(number, amount, whole, choice, switch, words, socket, hidden, acts)
 )
 def method(**said: Any) -> Callable[[type[T]], type[T]]:
     """Make a class a method: a frozen value with a declaration; see Declaration for what can be said."""
@@ -212,3 +253,60 @@ def placing_of(cls: Any) -> Placing:
     """Return how a method asks for its blocks; the standard way where it does not say."""
     found = (widget_of(field) for field in dataclasses.fields(cls))
     return next((one for one in found if isinstance(one, Placing)), Placing())
+
+
+# From the inputs of a node to a method
+
+
+def inputs_of(cls: Any) -> list[Widget]:
+    """Return every input of a method's node but the model, in order."""
+    found = list(cls.declaration.asks)
+    for field in dataclasses.fields(cls):
+        asked = widget_of(field)
+        if isinstance(asked, Placing):
+            found += asked.widgets()
+        elif asked is not None:
+            found.append(dataclasses.replace(asked, name=asked.name or field.name))
+    return found
+
+
+def made(cls: Any, inputs: dict[str, Any]) -> Any:
+    """Return the method of a node's inputs; what is missing has its default.
+
+    Raises ValueError, mostly Refused, for a wrong value.
+    """
+    asked = {widget.name: inputs[widget.name] for widget in cls.declaration.asks if widget.name in inputs}
+    return cls.of(**asked, **fields_of(cls, inputs))
+
+
+def fields_of(cls: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a method for what is given of a node's inputs."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        asked = widget_of(field)
+        if isinstance(asked, Placing):
+            fields |= asked.read(field.name, inputs)
+        elif asked is not None and (asked.name or field.name) in inputs:
+            given = inputs[asked.name or field.name]
+            fields[field.name] = given if asked.read is None or given is None else asked.read(given)
+    return fields
+
+
+def check_inputs(cls: Any, inputs: dict[str, Any]) -> Refused | None:
+    """Return why the widgets of a method's node are wrong, None if they are not.
+
+    An input that comes from another node is not known yet and has the value None; what is wrong only together with
+    such a one is not told.
+    """
+    known = {name: value for name, value in inputs.items() if value is not None}
+    blanks = {f.name: f.metadata[BLANK] for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+    sockets = {widget.name for widget in inputs_of(cls) if widget.type not in WIDGETS}
+    try:
+        cls.check_asked(**{widget.name: known.get(widget.name) for widget in cls.declaration.asks})
+        fields = fields_of(cls, {name: value for name, value in known.items() if name not in sockets})
+        cls.of_fields(**blanks | fields)
+    except Refused as error:
+        return error if all(name not in inputs or name in known for name in error.widgets) else None
+    except ValueError as error:
+        return Refused(str(error))
+    return None

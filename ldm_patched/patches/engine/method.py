@@ -36,8 +36,8 @@ class Method:
         self.check()
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             widget = widget_of(field)
-            if isinstance(widget, Widget) and widget.type == "FLOAT":
-                _check_number(field.name, getattr(self, field.name), widget)
+            if isinstance(widget, Widget):
+                _check(field.name, getattr(self, field.name), widget)
         self.address.narrowed(self.kind)
 
     def check(self) -> None:
@@ -96,6 +96,20 @@ class Method:
         """Return the method of a node's inputs: fields by name, and what the declaration asks for beside them."""
         return cls(**fields)
 
+    @classmethod
+    def of_fields(cls, **fields: Any) -> Any:
+        """Return the method of a node's own fields, for a check of its widgets."""
+        return cls(**fields)
+
+    @classmethod
+    def check_asked(cls, **asked: Any) -> None:
+        """Raise Refused for wrong values of what the declaration asks for beside the fields."""
+
+    @classmethod
+    def results(cls, **inputs: Any) -> tuple[Any, ...]:
+        """Return the outputs of a node behind the model."""
+        return ()
+
     def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""
         from .guidance import weak_pass
@@ -112,9 +126,13 @@ class Method:
 SLOTS = {"self": "attn1", "cross": "attn2"}
 
 
-def _check_number(name: str, given: float, widget: Widget) -> None:
-    low, high = (dict(widget.settings)[bound] for bound in ("min", "max"))
-    if widget.bounded and not low <= given <= high:  # also for NaN
-        raise Refused(f"{name} is {given}; give a number from {low:g} to {high:g}", name)
+def _check(name: str, given: Any, widget: Widget) -> None:
+    settings = dict(widget.settings)
+    if widget.type == "COMBO" and str(given) not in settings["options"]:
+        raise Refused(f"unknown {name} {given!r}; choose one of {', '.join(settings['options'])}", name)
+    if widget.type != "FLOAT":
+        return
+    if widget.bounded and not settings["min"] <= given <= settings["max"]:  # also for NaN
+        raise Refused(f"{name} is {given}; give a number from {settings['min']:g} to {settings['max']:g}", name)
     if not math.isfinite(given) and not (widget.unlimited and given == math.inf):
         raise Refused(f"{name} is {given}; give a finite number", name)

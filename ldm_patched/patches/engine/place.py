@@ -164,12 +164,18 @@ class MiddleOut(BlockOut):
 
 @dataclass(frozen=True)
 class BlockIn(Listing):
-    """In output_block_patch: changes the backbone and the skip connection that an output block gets, (b, c, h, w)."""
+    """In output_block_patch: changes the backbone and the skip connection that an output block gets, (b, c, h, w).
+
+    `counts` are the only numbers of channels that it is for; none: all.
+    """
+
+    counts: tuple[int, ...] = ()
 
     def __call__(
         self, h: Tensor, hsp: Tensor, transformer_options: MutableMapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        site = self.site(transformer_options, h, "block")
+        mine = not self.counts or h.shape[1] in self.counts
+        site = self.site(transformer_options, h, "block") if mine else None
         if site is None:
             return h, hsp
         pair: tuple[Tensor, Tensor] = self.act(site, h, hsp)

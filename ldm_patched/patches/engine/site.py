@@ -183,8 +183,7 @@ class Site:
         """Return a generator on the CPU, the same for each call of a step in every run and host."""
         return torch.Generator().manual_seed(max(0, self.step - 1))
 
-
-def of_block(options: Mapping[str, Any], h: Tensor) -> Site:
-    """Return the site of what a UNet block hands on, (b, c, h, w), with its pixels as tokens."""
-    shaped = {**options, "activations_shape": list(h.shape)}
-    return Site(shaped, "block", h.shape[0], h.shape[-2] * h.shape[-1])
+    def over(self, h: Tensor) -> Site:
+        """Return the site with the pixels of what a UNet block hands on, (b, c, h, w), as its tokens."""
+        options = {**self.options, "activations_shape": list(h.shape)}
+        return self.but(options=options, tokens=h.shape[-2] * h.shape[-1])

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..addressing.where import Where
+from ..engine.declaration import Refused, amount, choice, method, number, socket, acts, words
+from ..engine.gate import Gate
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import Around, BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut
+from ..engine.prompts import prompt_tokens
+from ..engine.site import Site
+from ..engine.stack import Inner
 from . import operations
-from .attention_slots import BLOCK_PATCHES, InputPatch, OutputPatch, ReplaceLayer
-from .context import POSITIVE, rows
-from .draw import step_generator, step_number
-from .gate import Gate
-from .grid import token_grid
-from .hook import Around, Hook, Host, Listed
-from .schedule import Schedule
-from .stack import Inner
-from .targets import Address
 
 ATTENTION_SLOTS = ("attn1.q", "attn1.k", "attn1.v", "attn2.q", "attn2.k", "attn2.v", "attn1.out", "attn2.out")
-# Whole UNet blocks: where ComfyUI calls each slot, and the room whose blocks do.
+# Whole UNet blocks: where ComfyUI calls each slot, and the type of the blocks that do.
 BLOCK_SLOTS = {
     "block.input": ("input_block_patch", "input"),
     "block.after_skip": ("input_block_patch_after_skip", "input"),
@@ -64,9 +63,16 @@ def operations_for(slot: str) -> tuple[str, ...]:
     return tuple(op for op in OPERATIONS if fits.get(op, True))
 
 
-@dataclass(frozen=True)
-class AttentionPatch:
-    """Apply one operation to one slot in the blocks of `address` during `schedule`.
+@method(
+    node="PatchbayAttentionPatch",
+    title="Attention Patch",
+    text="Change the queries, keys, values or outputs of attention in some blocks, over a part of the run. Any number of "
+    "patches stack in the order of the graph.",
+    aliases=("attn1 patch", "attn2 patch", "attention multiply", "perturbed attention", "attention temperature"),
+    gives="with this patch on top",
+)
+class AttentionPatch(Method):
+    """Apply one operation to one slot.
 
     `scale` multiplies by `value`; `temperature` divides the scores by `value` (above 1: flatter attention);
     `mean` and `zero` blend the tokens towards their mean or zero; `identity` blends the self-attention matrix towards
@@ -81,31 +87,57 @@ class AttentionPatch:
     what ComfyUI calls input_block_patch, input_block_patch_after_skip, middle_block_after_patch and output_block_patch
     (the backbone and the skip connection). `strength` (0..1) times the curve of the schedule is how much of it is
     applied; 0, or a value that means no change, changes nothing, to the bit.
-
-    Raises ValueError naming the value and the fix.
     """
 
-    slot: str = "attn1.out"
-    operation: str = "scale"
-    value: float = 1.0
-    strength: float = 1.0
-    address: Address = Address()
-    schedule: Schedule = Schedule()
-    channels: str = ""
-    other: Tensor | None = field(default=None, compare=False)
+    slot: str = choice(
+        SLOTS,
+        "attn1.out",
+        tip="attn1 is self-attention, attn2 cross-attention to the text; q queries, k keys, v values, out the output; "
+        "middle lies between the two. block: what whole UNet blocks hand on: input and after_skip of input blocks, "
+        "middle, and output (backbone) and skip of output blocks.",
+    )
+    operation: str = choice(
+        OPERATIONS,
+        "scale",
+        tip="scale: times value. temperature: flatter attention above 1, sharper below (q or k). identity: each token "
+        "attends to itself (attn1.out). mean: towards the mean over the tokens. zero: towards zero. clamp: cut off at "
+        "-value and value. noise: value deviations of noise. blur: over the picture, value tokens wide. gain: factors "
+        "of channels. shuffle: other order of tokens. towards: to another prompt (attn2.k, attn2.v).",
+    )
+    value: float = number(
+        1.0,
+        -100.0,
+        100.0,
+        tip="The factor of scale or temperature (1 changes nothing), the bound of clamp, the width of blur, the amount "
+        "of noise. Other operations do not use it.",
+    )
+    strength: float = amount(effect="the operation is applied")
+    where: Where = acts()
+    channels: str = words(
+        "", optional=True, tip="For gain: channels and their factors, such as 0:1.5, 4-7:0, 100-:0.5."
+    )
+    other: Tensor | None = socket(
+        "CONDITIONING",
+        name="conditioning",
+        optional=True,
+        tip="For towards: the prompt to go to; one prompt, its tokens.",
+        read=prompt_tokens,
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what does not go together."""
         if self.slot not in SLOTS:
-            raise ValueError(f"unknown slot {self.slot!r}; choose one of {', '.join(SLOTS)}")
-        if self.operation not in operations_for(self.slot):
-            fitting = ", ".join(operations_for(self.slot))
-            raise ValueError(f"operation {self.operation!r} does not work on slot {self.slot}; choose one of {fitting}")
-        if not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"strength is {self.strength}; give a number from 0 to 1")
+            raise Refused(f"unknown slot {self.slot!r}; choose one of {', '.join(SLOTS)}", "slot")
+        fitting = operations_for(self.slot)
+        if self.operation not in fitting:
+            text = f"operation {self.operation!r} does not work on slot {self.slot}; choose one of {', '.join(fitting)}"
+            raise Refused(text, "operation", "slot")
         self._check_value()
-        operations.parse_gains(self.channels)
-        self.address.narrowed(self.kind)
-        self._check_room()
+        try:
+            operations.parse_gains(self.channels)
+        except ValueError as error:
+            raise Refused(str(error), "channels") from None
+        self._check_block_type()
 
     def _check_value(self) -> None:
         low = {"temperature": "above 0 for a temperature", "clamp": "from 0 for clamp", "noise": "from 0 for noise"}
@@ -113,15 +145,16 @@ class AttentionPatch:
         wrong = self.value <= 0.0 if self.operation == "temperature" else self.value < 0.0
         if not math.isfinite(self.value) or (self.operation in low and wrong):
             above = f", {low[self.operation]}" if self.operation in low else ""
-            raise ValueError(f"value is {self.value}; give a finite number{above}")
+            raise Refused(f"value is {self.value}; give a finite number{above}", "value", "operation")
 
-    def _check_room(self) -> None:
+    def _check_block_type(self) -> None:
         if self.kind != "block":
             return
-        room = BLOCK_SLOTS[self.slot][1]
+        wanted = BLOCK_SLOTS[self.slot][1]
         included = [term for term in self.address.terms if not term.exclude]
-        if not included or any(term.room != room for term in included):
-            raise ValueError(f"slot {self.slot} is called by {room} blocks, not by '{self.address}'; write {room}")
+        if not included or any(term.type != wanted for term in included):
+            text = f"slot {self.slot} is called by {wanted} blocks, not by '{self.address}'; write {wanted}"
+            raise Refused(text, "blocks", "slot")
 
     @property
     def attention(self) -> str:
@@ -140,72 +173,77 @@ class AttentionPatch:
 
     @property
     def scales_scores(self) -> bool:
-        """Tell whether all it does is to multiply queries or keys."""
+        """Return whether all it does is to multiply queries or keys."""
         return self.operation in ("scale", "temperature") and self.part in ("q", "k")
 
     @property
     def neutral(self) -> bool:
-        """Tell whether the patch can never change anything."""
+        """Return whether the patch can never change anything."""
         no_change = {"scale": self.value == 1.0, "temperature": self.value == 1.0, "noise": self.value == 0.0}
         no_change |= {"blur": self.value == 0.0, "towards": self.other is None}
         no_change["gain"] = all(one.factor == 1.0 for one in operations.parse_gains(self.channels))
         return self.strength == 0.0 or no_change.get(self.operation, False)
 
     @property
-    def name(self) -> str:
-        """Describe the patch in one line."""
+    def label(self) -> str:
+        """Describe the patch."""
         value = f" {self.value:g}" if self.operation in WITH_VALUE else ""
         value += f" {self.channels}" if self.operation == "gain" else ""
-        strength = f" x {self.strength:g}" if self.strength != 1.0 else ""
-        return f"{self.operation}{value} {self.slot}{strength} on {self.address}{self.schedule.suffix}"
+        return f"{self.operation}{value} {self.slot}{self.times}"
 
-    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
-        """Return the one hook of the slot."""
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return the one place of the slot."""
         if self.operation == "identity":
-            return [Around(self.attention, ReplaceLayer(self, gate))]
+            return [Around(self.attention, gate, self.attend_to_itself)]
         if self.attention == "block":
-            return [Listed(BLOCK_SLOTS[self.slot][0], BLOCK_PATCHES[self.slot](self, gate))]
+            kinds = {"middle": MiddleOut(gate, self.change_block), "output": BlockIn(gate, self.change_backbone)}
+            kinds["skip"] = BlockIn(gate, self.change_skip)
+            return [Listed(BLOCK_SLOTS[self.slot][0], kinds.get(self.part, BlockOut(gate, self.change_block)))]
         if self.attention == "middle":
-            return [Listed("middle_patch", OutputPatch(self, gate))]
+            return [Listed("middle_patch", TokensOut(gate, self.change))]
         if self.part == "out":
-            return [Listed(f"{self.attention}_output_patch", OutputPatch(self, gate))]
-        return [Listed(f"{self.attention}_patch", InputPatch(self, gate))]
+            return [Listed(f"{self.attention}_output_patch", TokensOut(gate, self.change))]
+        return [Listed(f"{self.attention}_patch", TokensIn(gate, self.change, part=self.part, slot=self.attention))]
 
-    def apply(self, x: Tensor, weight: float, options: Mapping[str, Any], memory: dict[str, Any]) -> Tensor:
-        """Change tokens (b, n, c) of the slot; `weight` is the curve of the schedule."""
-        weight *= self.strength
-        if weight == 0.0:
-            return x
+    def change(self, site: Site, x: Tensor) -> Tensor:
+        """Change tokens (b, n, c) of the slot."""
         if self.operation in SIMPLE:
-            return SIMPLE[self.operation](x, self.value, weight)
+            return SIMPLE[self.operation](x, self.value, site.weight)
         if self.operation == "gain":
-            return operations.gain(x, operations.parse_gains(self.channels), weight)
+            return operations.gain(x, operations.parse_gains(self.channels), site.weight)
         if self.operation == "blur":
-            return operations.blur(x, self.value, weight, token_grid(x.shape[1], options))
-        if self.operation == "towards":
-            return self._towards(x, weight, options)
-        generator = step_generator(step_number(options, memory))
+            return operations.blur(x, self.value, site.weight, site.picture)
         if self.operation == "noise":
-            return operations.noise(x, self.value, weight, generator)
-        return operations.shuffle(x, weight, generator)
-
-    def _towards(self, x: Tensor, weight: float, options: Mapping[str, Any]) -> Tensor:
+            return operations.noise(x, self.value, site.weight, site.generator())
+        if self.operation == "shuffle":
+            return operations.shuffle(x, site.weight, site.generator())
         out = x.clone()
-        for some in rows(POSITIVE, options, len(x)):
-            out[some] = operations.towards(x[some], self.other, weight)  # type: ignore[arg-type]
+        for some in site.rows():
+            out[some] = operations.towards(x[some], self.other, site.weight)  # type: ignore[arg-type]
         return out
 
-    def attend(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, weight: float) -> Tensor:
+    def change_block(self, site: Site, h: Tensor) -> Tensor:
+        """Change what a block hands on, (b, c, h, w), each pixel being a token."""
+        tokens = self.change(site.over(h), h.flatten(2).transpose(1, 2))  # (b, h * w, c)
+        return tokens.transpose(1, 2).reshape(h.shape)
+
+    def change_backbone(self, site: Site, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Change the backbone that an output block gets."""
+        return self.change_block(site, h), skip
+
+    def change_skip(self, site: Site, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Change the skip connection that an output block gets."""
+        return h, self.change_block(site, skip)
+
+    def attend_to_itself(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Blend the result of self-attention towards v, what an identity attention matrix gives.
 
         Raises ValueError where queries and values are not the same tokens.
         """
-        weight *= self.strength
-        if weight == 0.0:
-            return inner(q, k, v)
-        if q.shape[:2] != v.shape[:2]:
+        if q.shape[:3] != v.shape[:3]:
             raise ValueError(
-                f"{self.name}: an identity matrix needs one value for each query, but there are {tuple(q.shape[:2])} "
-                f"queries and {tuple(v.shape[:2])} values; take this block out of it or of the patch that changed them"
+                f"{self.name}: an identity matrix needs one value for each query, but there are "
+                f"{(q.shape[0], q.shape[2])} queries and {(v.shape[0], v.shape[2])} values; take this block out of it "
+                "or of the patch that changed them"
             )
-        return v if weight == 1.0 else torch.lerp(inner(q, k, v), v, weight)
+        return v if site.weight == 1.0 else torch.lerp(inner(q, k, v), v, site.weight)

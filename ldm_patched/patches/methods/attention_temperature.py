@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, where, whole
+from ..engine.declaration import Refused, method, number, acts, whole
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import SLOTS, Method
@@ -60,7 +60,7 @@ class AttentionTemperature(Method):
     )
     trained_width: int = whole(0, 0, 16384, step=8, tip=TRAINED.format("Width"))
     trained_height: int = whole(0, 0, 16384, step=8, tip=TRAINED.format("Height"))
-    where: Where = where(
+    where: Where = acts(
         kinds=("all", "self", "cross"),
         kind_default="self",
         kind_tip="Self-attention (attn1), cross-attention to the text (attn2), or both. The trained size is for "

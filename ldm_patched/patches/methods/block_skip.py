@@ -1,51 +1,68 @@
-"""Leave the attention of some transformer blocks out, or guide away from the picture without it.
-
-Guidance away from skipped layers is known from Stable Diffusion 3.5; here the skipped layers are self-attentions.
-"""
+"""Leave the attention of some transformer blocks, or the blocks themselves, out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
-from .gate import Gate
-from .hook import Around, Hook, Host, Listed
-from .schedule import Schedule
-from .stack import Inner
-from .targets import KINDS, Address
+from ..addressing.address import KINDS, Address
+from ..addressing.where import Where
+from ..engine.declaration import Refused, amount, hidden, method, acts
+from ..engine.gate import Gate
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import Around, Listed, Place, TokensOut
+from ..engine.site import Site
+from ..engine.stack import Inner
+from .whole_block_skip import WholeBlockSkip
 
-SLOTS = {"self": ("attn1",), "cross": ("attn2",), "all": ("attn1", "attn2")}
+ATTENTIONS = {"self": ("attn1",), "cross": ("attn2",), "all": ("attn1", "attn2")}
 
 
 def nothing(q: Tensor, v: Tensor) -> Tensor:
-    """Return zeros in the shape of an attention's result."""
-    return q.new_zeros((*q.shape[:2], v.shape[2]))
+    """Return zeros in the shape of an attention's result (b, h, n, d)."""
+    return q.new_zeros((*q.shape[:3], v.shape[3]))
 
 
-@dataclass(frozen=True)
-class BlockSkip:
-    """Skip the `self`- or `cross`-attention, or `all` of it, in the blocks of `address` during `schedule`.
+@method(
+    node="PatchbayBlockSkip",
+    title="Block Skip",
+    text="Leave the attention of some blocks, or the blocks themselves, out over a part of the run: to find out what a "
+    "block does. What passes it stays as it is.",
+    aliases=("skip layer", "disable attention", "block ablation"),
+    gives="with this skip on top",
+)
+class BlockSkip(Method):
+    """Skip the `self`- or `cross`-attention, or `all` of it.
 
     A skipped attention adds nothing to the tokens that pass it, and is not computed. `strength` (0..1) times the curve
     is how much is taken away; below 1 the attention is computed. 0 changes nothing, to the bit.
-
-    Raises ValueError naming the value and the fix.
     """
 
-    attention: str = "all"
-    strength: float = 1.0
-    address: Address = Address()
-    schedule: Schedule = Schedule()
+    attention: str = hidden("all")
+    strength: float = amount()
+    where: Where = acts(
+        "middle",
+        kinds=(*KINDS, "block"),
+        kind_default="self",
+        narrowing=False,
+        kind_tip="self: attention among the picture's tokens. cross: attention to the text. all: both. block: the whole "
+        "UNet block, where it changes neither size nor channels.",
+    )
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def of(cls, kind: str, **fields: Any) -> BlockSkip | WholeBlockSkip:
+        """Return the skip of a kind of attention, or of whole blocks."""
+        return WholeBlockSkip(**fields) if kind == "block" else cls(attention=kind, **fields)
+
+    of_fields = of
+
+    def check(self) -> None:
+        """Refuse an unknown kind, and an address of another one."""
         if self.attention not in KINDS:
-            raise ValueError(f"unknown kind {self.attention!r}; choose one of {', '.join(KINDS)}")
-        if not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"strength is {self.strength}; give a number from 0 to 1")
-        self.address.narrowed(self.attention)
+            raise Refused(f"unknown kind {self.attention!r}; choose one of {', '.join(KINDS)}", "kind")
 
     @property
     def kind(self) -> str:
@@ -55,57 +72,25 @@ class BlockSkip:
     @property
     def slot(self) -> str:
         """Name the places it takes."""
-        return ", ".join(SLOTS[self.kind])
-
-    @property
-    def neutral(self) -> bool:
-        """Tell whether it can never change anything."""
-        return self.strength == 0.0
+        return ", ".join(ATTENTIONS[self.kind])
 
     @property
     def name(self) -> str:
         """Describe it in one line."""
         what = {"self": "self-attention", "cross": "cross-attention", "all": "attention"}[self.kind]
-        strength = f" x {self.strength:g}" if self.strength != 1.0 else ""
-        return f"skip {what}{strength} on {Address(self.address.terms)}{self.schedule.suffix}"
+        return f"skip {what}{self.times} on {Address(self.address.terms)}{self.schedule.suffix}"
 
-    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return, for each attention, the layer that does not compute it and the patch that takes its output away."""
-        for slot in SLOTS[self.kind]:
-            yield Around(slot, SkipLayer(self, gate))
-            yield Listed(f"{slot}_output_patch", SkipOutput(self, gate))
+        for slot in ATTENTIONS[self.kind]:
+            yield Around(slot, gate, self.leave_out)
+            # after the output projection, whose constant would be left of a skipped attention
+            yield Listed(f"{slot}_output_patch", TokensOut(gate, self.take_away, counted=False))
 
+    def leave_out(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Compute only what does not vanish wholly."""
+        return nothing(q, v) if site.weight == 1.0 else inner(q, k, v)
 
-@dataclass(frozen=True)
-class SkipLayer:
-    """A block skip around the attention: what is to vanish wholly is not computed."""
-
-    skip: BlockSkip
-    gate: Gate
-
-    def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        weight = self.gate.weight(extra_options) * self.skip.strength
-        return nothing(q, v) if weight == 1.0 else inner(q, k, v)
-
-
-@dataclass(frozen=True)
-class SkipOutput:
-    """A block skip after the output projection, whose constant would be left of a skipped attention."""
-
-    skip: BlockSkip
-    gate: Gate
-
-    def __call__(self, n: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        weight = self.gate.peek(extra_options) * self.skip.strength
-        return n if weight == 0.0 else n * (1.0 - weight)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A way to weaken self-attention for guidance: it gives nothing but the constant of its output projection."""
-
-    name: str = "skip-layer"
-
-    def attend(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Return zeros."""
-        return nothing(q, v)
+    def take_away(self, site: Site, n: Tensor) -> Tensor:
+        """Take the output of the attention (b, n, c) away."""
+        return n * (1.0 - site.weight)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .context import LENGTH, OTHER, columns, places, rows
-from .gate import Gate
-from .gathered import SIDES, Live, chosen_heads, gather
-from .grid import over_time, token_grid
-from .guidance import EXTRA
-from .hook import AfterCfg, Around, Hook, Host
-from .recorder import KEY
-from .schedule import Schedule
-from .stack import Inner
-from .targets import Address
+from ..addressing.where import Where
+from ..engine.declaration import choice, hidden, method, acts
+from ..engine.gate import Gate
+from ..engine.gathering import Live, gather
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import AfterCfg, Around, Place
+from ..engine.prompts import columns, places
+from ..engine.scores import chosen_heads, sliced_scores
+from ..engine.site import SIDES, Site
+from ..engine.stack import Inner
+from ..engine.value import value
 
 SCORES = 2**22  # at once, in float32
+SIDE = "Which pass to listen to; the prompt is that of this side."
 
 
-@dataclass(frozen=True)
+@value
 class Word:
     """A word or phrase, and its places in the prompt."""
 
@@ -31,32 +33,78 @@ class Word:
     positions: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Capture:
-    """Add up the cross-attention to some words in the blocks of `address` during `schedule`; changes nothing.
+class Listener(Method):
+    """A method that gathers attention, one map for each of its labels, and changes nothing."""
+
+    side: str
+    heads: tuple[int, ...]
+    node: str
+    slot_listened: ClassVar[str]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return what each map is of."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuse a side or heads that there are not."""
+        if self.side not in SIDES:
+            raise ValueError(f"unknown side {self.side!r}; choose one of {', '.join(SIDES)}")
+        if any(head < 0 for head in self.heads):
+            raise ValueError(f"heads are counted from 0, not {min(self.heads)}")
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether there is nothing to gather."""
+        return not self.labels
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return the layer that listens, and what shows each step in a node."""
+        yield Around(self.slot_listened, gate, self.attend, self.deaf)
+        if self.node:
+            yield AfterCfg(gate, Live(self.node, host.show))
+
+    def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether a call is not to be heard: extra passes, other prompts, attention over time, the other side."""
+        ours = site.run is not None and not site.swapped and not site.extra and not site.over_time
+        return None if ours and site.rows(SIDES.index(self.side)) else ""
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Listen, and attend as ever."""
+        if self.heads and min(self.heads) >= site.heads:
+            site.skip(f"heads {self.heads}: a block has {site.heads}")
+        else:
+            for rows in site.rows(SIDES.index(self.side)):
+                self.listen(site, q[rows], k[rows])
+        return inner(q, k, v)
+
+    def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
+        """Add up what the rows of a side attend to."""
+        raise NotImplementedError
+
+
+@method()
+class Capture(Listener):
+    """Add up the cross-attention to some words; changes nothing.
 
     `words` are found in the prompt of `length` tokens, the positive or negative one by `side`. The curve weights the
     steps; no `heads` means all of them. Each step is shown in the `node` of the page, if any.
-
-    Raises ValueError naming the value and the fix.
     """
 
-    words: tuple[Word, ...]
-    length: int = 77
-    address: Address = field(default_factory=Address)
-    schedule: Schedule = field(default_factory=Schedule)
-    side: str = "positive"
-    heads: tuple[int, ...] = ()
-    node: str = ""
-    kind: ClassVar[str] = "cross"
-    slot: ClassVar[str] = "attn2"
+    words: tuple[Word, ...] = hidden()
+    length: int = hidden(77)
+    where: Where = acts(kind="cross")
+    side: str = choice(SIDES, "positive", optional=True, tip=SIDE)
+    heads: tuple[int, ...] = hidden(())
+    node: str = hidden("")
+    slot_listened: ClassVar[str] = "attn2"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse words outside the prompt."""
         for word in self.words:
             if not word.positions or not all(0 <= place < self.length for place in word.positions):
                 raise ValueError(f"{word.text!r} has the places {word.positions} in a prompt of {self.length} tokens")
-        check_listener(self.side, self.heads)
-        self.address.narrowed(self.kind)
+        super().check()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -64,83 +112,30 @@ class Capture:
         return tuple(word.text for word in self.words)
 
     @property
-    def neutral(self) -> bool:
-        """Tell whether there is nothing to gather."""
-        return not self.words
+    def label(self) -> str:
+        """Describe the capture."""
+        return f"attention to {', '.join(self.labels)}"
 
-    @property
-    def name(self) -> str:
-        """Describe the capture in one line."""
-        return f"attention to {', '.join(self.labels)} on {self.address}{self.schedule.suffix}"
-
-    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
-        """Return the layer that listens, and what shows each step in a node."""
-        live = [AfterCfg(Live(self.node, host.show))] if self.node else []
-        return [Around("attn2", CaptureLayer(self, gate)), *live]
+    def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
+        """Add up the attention to the words."""
+        some = [columns(places(word.positions, self.length, k, site), site) for word in self.words]
+        attention, entropy = word_weights(q, k[:, :, site.text], some, self.heads)
+        gather(site, attention * site.weight, entropy, site.picture)
 
 
-def check_listener(side: str, heads: Sequence[int]) -> None:
-    """Check what all listeners share.
-
-    Raises ValueError naming the value and the fix.
-    """
-    if side not in SIDES:
-        raise ValueError(f"unknown side {side!r}; choose one of {', '.join(SIDES)}")
-    if any(head < 0 for head in heads):
-        raise ValueError(f"heads are counted from 0, not {min(heads)}")
-
-
-def probabilities(
-    q: Tensor, k: Tensor, heads: int, words: Sequence[Sequence[int]], some_heads: Sequence[int] = ()
+def word_weights(
+    q: Tensor, k: Tensor, words: Sequence[Sequence[int]], heads: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
     """Return the attention that each query gives the columns of each word, and the entropy of each head.
 
-    q (b, n, h * d), k (b, m, h * d): (words, b, n), the mean over the heads, and (h,), the mean over queries, in nats.
+    q (b, h, n, d), k (b, h, m, d): (words, b, n), the mean over the heads, and (h,), the mean over queries, in nats.
     """
-    queries, keys = (chosen_heads(x.unflatten(-1, (heads, -1)).transpose(1, 2), some_heads) for x in (q, k))
-    keys = keys.transpose(-1, -2).float() * queries.shape[-1] ** -0.5  # (b, h, d, m)
+    queries, keys = chosen_heads(q, heads), chosen_heads(k, heads)
     found, entropies = [], q.new_zeros(queries.shape[1], dtype=torch.float32)
-    for some in queries.split(max(1, SCORES // (q.shape[0] * heads * k.shape[1])), dim=2):
-        logs = (some.float() @ keys).log_softmax(-1)  # (b, h, size, m)
+    for scores in sliced_scores(queries, keys, SCORES):
+        logs = scores.log_softmax(-1)  # (b, h, size, m)
         weights = logs.exp()
         entropies -= torch.xlogy(weights, weights).sum(dim=(0, 2, 3))
         mean = weights.mean(1)  # (b, size, m)
-        found.append(torch.stack([mean[..., list(some_columns)].sum(-1) for some_columns in words]))
-    return torch.cat(found, dim=-1), entropies / (q.shape[0] * q.shape[1])
-
-
-def listening(side: str, gate: Gate, q: Tensor, options: Mapping[str, Any]) -> tuple[list[slice], float]:
-    """Return the rows of a batch that a listener is for and the weight of the current call; no rows where it is deaf.
-
-    The extra passes of guidance methods, prompts in the place of the sampler's and attention over time are not heard.
-    """
-    ours = KEY in options and OTHER not in options and EXTRA not in options and not over_time(q, options)
-    sides = rows(SIDES.index(side), options, len(q)) if ours else []
-    weight = gate.weight(options) if sides else 0.0
-    return (sides, weight) if weight else ([], 0.0)
-
-
-@dataclass(frozen=True)
-class CaptureLayer:
-    """A listener around the attention, which it leaves as it is."""
-
-    method: Capture
-    gate: Gate
-
-    def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        sides, weight = listening(self.method.side, self.gate, q, extra_options)
-        for side in sides:
-            self._add(q[side], k[side], weight, extra_options)
-        return inner(q, k, v)
-
-    def _add(self, q: Tensor, k: Tensor, weight: float, options: Mapping[str, Any]) -> None:
-        words = [self._columns(word, k, options) for word in self.method.words]
-        heads, some = options["n_heads"], self.method.heads
-        if some and min(some) >= heads:
-            return self.gate.skip(options, f"heads {some}: a block has {heads}")
-        attention, entropy = probabilities(q, k[:, : options.get(LENGTH)], heads, words, some)
-        gather(self.gate, attention * weight, entropy, token_grid(q.shape[1], options), options)
-
-    def _columns(self, word: Word, k: Tensor, options: Mapping[str, Any]) -> list[int]:
-        memory = self.gate.memory(options)
-        return columns(places(word.positions, self.method.length, k, options, memory), options)
+        found.append(torch.stack([mean[..., list(some)].sum(-1) for some in words]))
+    return torch.cat(found, dim=-1), entropies / (q.shape[0] * q.shape[2])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, where, whole
+from ..engine.declaration import Refused, choice, method, acts, whole
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -46,7 +46,7 @@ class KeyValueDownsampling(Method):
         "nearest",
         tip="nearest: the first token of each cell. mean: the mean of the cell, which flattens the attention.",
     )
-    where: Where = where(OUTSIDE_MIDDLE, kind="self")
+    where: Where = acts(OUTSIDE_MIDDLE, kind="self")
 
     def check(self) -> None:
         """Refuse a factor or a method that is none."""

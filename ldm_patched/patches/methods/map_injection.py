@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, where
+from ..engine.declaration import amount, method, acts
 from ..engine.method import SLOTS, Method
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -30,7 +30,7 @@ class MapInjection(Method):
     """
 
     strength: float = amount(tip="How much of the first picture's maps is taken, 0 to 1; 0 takes none.")
-    where: Where = where(
+    where: Where = acts(
         "output",
         kinds=("all", "self", "cross"),
         kind_default="self",

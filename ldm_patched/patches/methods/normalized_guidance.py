@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, amount, method, number, socket, where
+from ..engine.declaration import Refused, amount, method, number, socket, acts
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Around, Listed, Place
 from ..engine.prompts import MorePrompts, attend_to, prompt_tokens, take_off
 from ..engine.site import Site
-from ..engine.stack import Inner
+from ..engine.stack import Inner, merged, split
 
 
 @method(
@@ -38,14 +38,15 @@ class NormalizedGuidance(Method):
     """
 
     negative: Tensor = socket(
-        "CONDITIONING", tip="The prompt to push away from: one prompt, its tokens.", read=prompt_tokens
+        "CONDITIONING", tip="The prompt to push away from: one prompt, its tokens.", read=prompt_tokens,
+        blank=torch.zeros(1, 0, 0),
     )
     scale: float = number(
         5.0, -100.0, 100.0, step=0.1, tip="How far to push from the negative; 1 changes nothing."
     )
     tau: float = number(2.5, 0.01, 100.0, step=0.1, tip="The largest growth of a token's L1 norm; less is calmer.")
     strength: float = amount(0.5, "the guided attention is blended in (the paper's alpha)")
-    where: Where = where(kind="cross")
+    where: Where = acts(kind="cross")
 
     def check(self) -> None:
         """Refuse a bound that is none."""
@@ -75,20 +76,20 @@ class NormalizedGuidance(Method):
         if not positive:
             return out
         negative = attend_to(inner, q, k, v, (other_k, other_v), site)
-        out = out.clone()
+        out, other = merged(out).clone(), merged(negative)
         for some in positive:
-            out[some] = normalized(out[some], negative[some], self.scale, self.tau, site.weight)
-        return out
+            out[some] = normalized(out[some], other[some], self.scale, self.tau, site.weight)
+        return split(out, q.shape[1])
 
 
 def normalized(positive: Tensor, negative: Tensor, scale: float, tau: float, blend: float) -> Tensor:
-    """Extrapolate from a negative result (b, h, n, d), bound each token's L1 norm, and blend with the positive one.
+    """Extrapolate from a negative result (b, n, c), bound each token's L1 norm, and blend with the positive one.
 
     z~ = s z+ - (s - 1) z-, z^ = z~ min(r, tau) / r with r = |z~|_1 / |z+|_1, and z = a z^ + (1 - a) z+ (equations 7 to
     10).
     """
     pushed = scale * positive - (scale - 1.0) * negative
-    norms = [x.abs().sum((1, 3), keepdim=True, dtype=torch.float32) for x in (pushed, positive)]
+    norms = [x.abs().sum(-1, keepdim=True, dtype=torch.float32) for x in (pushed, positive)]
     ratio = norms[0] / norms[1].clamp(min=1e-12)
     bound = (tau / ratio.clamp(min=1e-12)).clamp(max=1.0).to(pushed.dtype)
     return torch.lerp(positive, pushed * bound, blend)

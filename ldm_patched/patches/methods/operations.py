@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .grid import blurred
+from ..addressing.grid import blurred
 
 
 class Gain(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import hidden, method, number, where
+from ..engine.declaration import hidden, method, number, acts
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -31,7 +31,7 @@ class PerturbedGuidance(Method):
 
     form: str = hidden("perturbed-attention", saved="name")
     scale: float = number(3.0, -100.0, 100.0, step=0.1, tip=AWAY)
-    where: Where = where("middle", kind="self")
+    where: Where = acts("middle", kind="self")
 
     @property
     def label(self) -> str:

@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .capture import check_listener, listening
-from .gate import Gate
-from .gathered import Grid, Live, chosen_heads, gather
-from .grid import token_grid
-from .hook import AfterCfg, Around, Hook, Host
-from .schedule import Schedule
-from .stack import Inner
-from .targets import Address
+from ..addressing.where import Where
+from ..engine.declaration import choice, hidden, method, acts
+from ..engine.gathering import Grid, gather
+from ..engine.scores import chosen_heads
+from ..engine.site import SIDES, Site
+from .capture import SIDE, Listener
 
 Point = tuple[float, float]  # x and y, from 0 at the left and the top to 1
 
 
-@dataclass(frozen=True)
-class PointCapture:
-    """Add up what some points of the picture attend to in the blocks of `address` during `schedule`; changes nothing.
+@method()
+class PointCapture(Listener):
+    """Add up what some points of the picture attend to; changes nothing.
 
     `side` is the positive or negative pass. The curve weights the steps; no `heads` means all of them.
     Each step is shown in the `node` of the page, if any.
-
-    Raises ValueError naming the value and the fix.
     """
 
-    points: tuple[Point, ...]
-    address: Address = field(default_factory=Address)
-    schedule: Schedule = field(default_factory=Schedule)
-    side: str = "positive"
-    heads: tuple[int, ...] = ()
-    node: str = ""
-    kind: ClassVar[str] = "self"
-    slot: ClassVar[str] = "attn1"
+    points: tuple[Point, ...] = hidden()
+    where: Where = acts(kind="self")
+    side: str = choice(SIDES, "positive", optional=True, tip=SIDE)
+    heads: tuple[int, ...] = hidden(())
+    node: str = hidden("")
+    slot_listened: ClassVar[str] = "attn1"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse points outside the picture."""
         for x, y in self.points:
             if not (0.0 <= x <= 1.0 and 0.0 <= y <= 1.0):
                 raise ValueError(f"the point {x} {y} is outside the picture; x and y go from 0 to 1")
-        check_listener(self.side, self.heads)
-        self.address.narrowed(self.kind)
+        super().check()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -54,23 +47,23 @@ class PointCapture:
         return tuple(f"{x:g} {y:g}" for x, y in self.points)
 
     @property
-    def neutral(self) -> bool:
-        """Tell whether there is nothing to gather."""
-        return not self.points
+    def label(self) -> str:
+        """Describe the capture."""
+        return f"self-attention of {', '.join(self.labels)}"
 
-    @property
-    def name(self) -> str:
-        """Describe the capture in one line."""
-        return f"self-attention of {', '.join(self.labels)} on {self.address}{self.schedule.suffix}"
-
-    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
-        """Return the layer that listens, and what shows each step in a node."""
-        live = [AfterCfg(Live(self.node, host.show))] if self.node else []
-        return [Around("attn1", PointLayer(self, gate)), *live]
+    def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
+        """Add up what the points attend to."""
+        own = site.tokens
+        if k.shape[2] < own:
+            return site.skip("another patch left out keys; put Capture Attention behind it")
+        grid = site.picture
+        tokens = [token_of(point, grid) for point in self.points]
+        attention, entropy = point_weights(q, k, tokens, self.heads)
+        gather(site, attention[..., :own] * site.weight, entropy, grid)  # more keys are other pictures'
 
 
 def parse_points(text: str) -> tuple[Point, ...]:
-    """Read points such as `0.3 0.5, 0.7 0.5`: x and y of each, parted by commas or lines.
+    """Read points such as `0.3 0.5, 0.7 0.5`: x and y of each, separated by commas or lines.
 
     Raises ValueError naming the value and the fix.
     """
@@ -90,42 +83,15 @@ def token_of(point: Point, grid: Grid) -> int:
     return min(int(point[1] * height), height - 1) * width + min(int(point[0] * width), width - 1)
 
 
-def probabilities(
-    q: Tensor, k: Tensor, heads: int, tokens: Sequence[int], some_heads: Sequence[int] = ()
+def point_weights(
+    q: Tensor, k: Tensor, tokens: Sequence[int], heads: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
     """Return what some queries attend to, and the entropy of each head.
 
-    q (b, n, h * d), k (b, m, h * d): (tokens, b, m), the mean over the heads, and (h,), the mean over tokens, in nats.
+    q (b, h, n, d), k (b, h, m, d): (tokens, b, m), the mean over the heads, and (h,), the mean over tokens, in nats.
     """
-    queries = q[:, list(tokens)].unflatten(-1, (heads, -1)).transpose(1, 2)  # (b, h, tokens, d)
-    keys = k.unflatten(-1, (heads, -1)).transpose(1, 2)
-    queries, keys = chosen_heads(queries, some_heads), chosen_heads(keys, some_heads)
+    queries, keys = chosen_heads(q[:, :, list(tokens)], heads), chosen_heads(k, heads)
     scores = queries.float() @ keys.transpose(-1, -2).float() * queries.shape[-1] ** -0.5
     weights = scores.softmax(-1)  # (b, h, tokens, m)
     entropy = -torch.xlogy(weights, weights).sum(-1).mean(dim=(0, 2))
     return weights.mean(1).transpose(0, 1), entropy
-
-
-@dataclass(frozen=True)
-class PointLayer:
-    """A listener around the attention, which it leaves as it is."""
-
-    method: PointCapture
-    gate: Gate
-
-    def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        sides, weight = listening(self.method.side, self.gate, q, extra_options)
-        for side in sides:
-            self._add(q[side], k[side], weight, extra_options)
-        return inner(q, k, v)
-
-    def _add(self, q: Tensor, k: Tensor, weight: float, options: Mapping[str, Any]) -> None:
-        heads, some, own = options["n_heads"], self.method.heads, q.shape[1]
-        if some and min(some) >= heads:
-            return self.gate.skip(options, f"heads {some}: a block has {heads}")
-        if k.shape[1] < own:
-            return self.gate.skip(options, "another patch left out keys; put Capture Attention behind it")
-        grid = token_grid(own, options)
-        tokens = [token_of(point, grid) for point in self.method.points]
-        attention, entropy = probabilities(q, k, heads, tokens, some)
-        gather(self.gate, attention[..., :own] * weight, entropy, grid, options)  # more keys are other pictures'

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .alignment import Tokens, alignment, repeated
-from .context import HIDDEN, OTHER, POSITIVE, prompt_tokens, repeats, rows
-from .gate import Gate, current_weight
-from .hook import Around, Hook, Host
-from .recorder import KEY
-from .schedule import Schedule
-from .stack import CONTEXT, Inner
-from .targets import Address
+from ..addressing.schedule import Schedule
+from ..addressing.where import Where
+from ..engine.declaration import Output, Widget, amount, hidden, method, number, acts
+from ..engine.gate import Gate, curve_weight
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import Around, Place
+from ..engine.prompts import prompt_tokens, repeats
+from ..engine.site import Site
+from ..engine.stack import CONTEXT, Inner
+from .alignment import Tokens, alignment, repeated, token_ids
 
 Conditioning = Sequence[Sequence[Any]]
+MULTILINE = (("multiline", True),)
 
 
-@dataclass(frozen=True)
-class PromptToPrompt:
+@method(
+    node="PatchbayPromptToPrompt",
+    title="Prompt to Prompt",
+    text="Draw pairs of pictures: the first of the source prompt, the second of the edited prompt with the first one's "
+    "attention maps, so that it keeps the layout. Needs an even batch of latents that start from the same noise.",
+    aliases=("p2p", "prompt editing", "word swap", "cross attention control", "attention replace"),
+    gives="that takes the maps over",
+    asks=(
+        Widget("clip", "CLIP", "The CLIP to encode both prompts with."),
+        Widget("source", "STRING", "The prompt of the first picture of each pair.", settings=MULTILINE),
+        Widget("edited", "STRING", "The prompt of the second picture of each pair.", settings=MULTILINE),
+    ),
+    outputs=(Output("CONDITIONING", "positive", "Both prompts, by turns for the pictures of a batch."),),
+)
+class PromptToPrompt(Method):
     """Take the attention maps of every second picture of a batch from the picture before it.
 
     Prompt-to-prompt editing (Hertz et al. 2022, arXiv 2208.01626): in pairs of pictures from the same noise the first
@@ -36,48 +52,105 @@ class PromptToPrompt:
         edited: the tokens of the edited prompt.
         self_percent: where in the run the maps of self-attention are left alone again; 0: from the start.
         strength: from 0 (own maps) to 1 (the source's), times the curve of the schedule.
-
-    Raises ValueError naming the value and the fix.
     """
 
-    source: Tokens
-    edited: Tokens
-    self_percent: float = 0.4
-    strength: float = 1.0
-    address: Address = Address()
-    schedule: Schedule = Schedule(0.0, 0.8)
-    kind: ClassVar[str] = "all"
-    slot: ClassVar[str] = "attn2"
+    source: Tokens = hidden(blank=(1,))
+    edited: Tokens = hidden(blank=(1,))
+    self_percent: float = number(
+        0.4,
+        0.0,
+        1.0,
+        step=0.01,
+        bounded=True,
+        tip="Until where in the run the maps of self-attention are taken over too; 0: not at all.",
+    )
+    strength: float = amount(tip="How much of the first picture's maps is taken, 0 to 1; 0 takes none.")
+    where: Where = acts(end=0.8)
 
-    def __post_init__(self) -> None:
-        for name in ("self_percent", "strength"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} is {value}; give a number from 0 to 1")
+    @classmethod
+    def of(cls, clip: Any, source: str, edited: str, **fields: Any) -> PromptToPrompt:
+        """Read both prompts."""
+        return cls(source=token_ids(clip, source), edited=token_ids(clip, edited), **fields)
+
+    @classmethod
+    def results(cls, clip: Any, source: str, edited: str, **inputs: Any) -> tuple[Any, ...]:
+        """Return the prompts for the sampler."""
+        return (pair(*(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (source, edited))),)
+
+    def check(self) -> None:
+        """Refuse prompts without tokens."""
         if not self.source or not self.edited:
             raise ValueError("a prompt without tokens cannot be edited; give both prompts")
-        self.address.narrowed(self.kind)
 
     @property
-    def neutral(self) -> bool:
-        """Tell whether the maps can never change anything."""
-        return self.strength == 0.0
+    def slot(self) -> str:
+        """Return the slot of cross-attention, whatever the address is narrowed to."""
+        return "attn2"
 
     @property
     def name(self) -> str:
-        """Describe the method in one line."""
+        """Describe it in one line."""
         strength = f" {self.strength:g}" if self.strength != 1.0 else ""
         until = f", self-attention to {100 * self.self_percent:g}%" if self.self_percent else ""
-        return f"prompt-to-prompt{strength} on {self.address}{self.schedule.suffix}{until}"
+        return f"prompt-to-prompt{strength} on {self.where}{until}"
 
-    def hooks(self, gate: Gate, host: Host) -> Iterable[Hook]:
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return the layers around cross- and self-attention."""
-        hooks: list[Hook] = []
         if self.address.kind != "self":
-            hooks.append(Around("attn2", CrossMaps(self, alignment(self.source, self.edited), gate)))
+            yield Around("attn2", gate, self.attend_cross, self.no_cross)
         if self.address.kind != "cross" and self.self_percent:
-            hooks.append(Around("attn1", SelfMaps(self, gate)))
-        return hooks
+            yield Around("attn1", gate, self.attend_self, self.no_self)
+
+    def no_self(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether the time of self-attention's maps is over, or there is no pair."""
+        taken = pairs(site) and curve_weight(Schedule(0.0, self.self_percent), site.options)
+        return None if taken else ""
+
+    def attend_self(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend with the source's maps in the edited pictures."""
+        chosen = pairs(site)
+        mapped = with_maps(inner, q, k, v, chosen)
+        return mapped if site.weight == 1.0 else blended(inner(q, k, v), mapped, chosen, site.weight)
+
+    def no_cross(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether the keys are not those of the sampler's own prompts, or there is no pair."""
+        return None if pairs(site) and not site.swapped and not site.left_out else ""
+
+    def attend_cross(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend with the source's maps in the edited pictures.
+
+        With the alignment A of the prompts the maps M of the source become M A for the edited one, and (M A) V = M (A
+        V), so the values are shared out and any attention function computes it. What new tokens add by maps of their
+        own is the difference between attention with and without their values.
+        """
+        chosen, shares = pairs(site), self.shares(site, v)
+        tokens, values = len(shares), v.clone()
+        for _, edited in chosen:
+            values[edited, :, :tokens] = shares @ v[edited, :, :tokens]
+        mapped = with_maps(inner, q, k, values, chosen)
+        old = shares.sum(0) > 0.0
+        if site.weight == 1.0 and bool(old.all()):
+            return mapped
+        own = inner(q, k, v)
+        if not bool(old.all()):
+            values = v.clone()
+            for _, edited in chosen:
+                values[edited, :, :tokens] *= old.to(v.dtype)[:, None]
+            mapped = mapped + own - inner(q, k, values)
+        return blended(own, mapped, chosen, site.weight)
+
+    def shares(self, site: Site, v: Tensor) -> Tensor:
+        """Return the alignment (n, m) for prompts as long as the host repeated them, kept for the run."""
+        length = math.lcm(len(self.source), len(self.edited))
+        tokens = length * repeats(length, v, site)
+        if CONTEXT in site.options and tokens != site.options[CONTEXT].shape[1]:
+            raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
+        made: Tensor = site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
+        return made
+
+    def aligned(self, tokens: int) -> Tensor:
+        """Return the alignment of both prompts repeated to `tokens`."""
+        return repeated(alignment(self.source, self.edited), tokens)
 
 
 def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
@@ -96,12 +169,12 @@ def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
     return [[context, entries]]
 
 
-def pairs(options: Mapping[str, Any], batch: int) -> list[tuple[slice, slice]]:
+def pairs(site: Site) -> list[tuple[slice, slice]]:
     """Return the rows of the source's pictures and those of the edited ones, for each prompt of the positive side.
 
     Raises ValueError where a picture has no partner.
     """
-    sides = rows(POSITIVE, options, batch)
+    sides = site.rows()
     if any((side.stop - side.start) % 2 for side in sides):
         raise ValueError(
             f"prompt-to-prompt draws pairs of pictures, but the batch holds {sides[0].stop - sides[0].start}; set "
@@ -111,7 +184,7 @@ def pairs(options: Mapping[str, Any], batch: int) -> list[tuple[slice, slice]]:
 
 
 def with_maps(inner: Inner, q: Tensor, k: Tensor, v: Tensor, chosen: Sequence[tuple[slice, slice]]) -> Tensor:
-    """Attend with the queries and keys of the source rows in the edited ones: (b, n, c)."""
+    """Attend with the queries and keys of the source rows in the edited ones."""
     q, k = q.clone(), k.clone()
     for source, edited in chosen:
         q[edited], k[edited] = q[source], k[source]
@@ -124,75 +197,3 @@ def blended(own: Tensor, mapped: Tensor, chosen: Sequence[tuple[slice, slice]], 
     for _, edited in chosen:
         out[edited] = torch.lerp(own[edited], mapped[edited], weight)
     return out
-
-
-@dataclass(frozen=True)
-class SelfMaps:
-    """The source's maps in the self-attention of the edited pictures, until `self_percent`."""
-
-    method: PromptToPrompt
-    gate: Gate
-
-    def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        chosen = pairs(extra_options, len(q))
-        window = Schedule(0.0, self.method.self_percent)
-        if not chosen or not current_weight(window, extra_options.get(KEY), extra_options):
-            return inner(q, k, v)
-        weight = self.method.strength * self.gate.weight(extra_options)
-        if weight == 0.0:
-            return inner(q, k, v)
-        mapped = with_maps(inner, q, k, v, chosen)
-        return mapped if weight == 1.0 else blended(inner(q, k, v), mapped, chosen, weight)
-
-
-@dataclass(frozen=True, eq=False)
-class CrossMaps:
-    """The source's maps in the cross-attention of the edited pictures.
-
-    `shares` (n, m) is the alignment A of the prompts. The maps M of the source become M A for the edited prompt, and
-    (M A) V = M (A V), so the values are shared out and any attention function computes it. What new tokens add by maps
-    of their own is the difference between attention with and without their values.
-    """
-
-    method: PromptToPrompt
-    shares: Tensor
-    gate: Gate
-
-    def around(self, inner: Inner, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
-        chosen = pairs(extra_options, len(q))
-        open_here = bool(chosen) and OTHER not in extra_options and HIDDEN not in extra_options
-        weight = self.method.strength * (self.gate.weight(extra_options) if open_here else 0.0)
-        if weight == 0.0:
-            return inner(q, k, v)
-        shares = self._shares(v, extra_options)
-        tokens = len(shares)
-        values = v.clone()
-        for _, edited in chosen:
-            values[edited, :tokens] = shares @ v[edited, :tokens]
-        mapped = with_maps(inner, q, k, values, chosen)
-        new = bool((self.shares.sum(0) == 0.0).any())
-        if weight == 1.0 and not new:
-            return mapped
-        own = inner(q, k, v)
-        if new:
-            mapped = mapped + own - inner(q, k, self._without_new(v, shares, chosen))
-        return blended(own, mapped, chosen, weight)
-
-    def _shares(self, v: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Return the alignment for prompts as long as the host repeated them, kept for the run."""
-        memory, length = self.gate.memory(options), math.lcm(*self.shares.shape)
-        tokens = length * repeats(length, v, options, memory)
-        if CONTEXT in options and tokens != options[CONTEXT].shape[1]:
-            raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
-        key = f"{tokens} {v.device} {v.dtype}"
-        if key not in memory:
-            memory[key] = repeated(self.shares, tokens).to(v)
-        return memory[key]
-
-    @staticmethod
-    def _without_new(v: Tensor, shares: Tensor, chosen: Sequence[tuple[slice, slice]]) -> Tensor:
-        old = (shares.sum(0) > 0.0).to(v.dtype)[:, None]
-        values = v.clone()
-        for _, edited in chosen:
-            values[edited, : len(old)] *= old
-        return values

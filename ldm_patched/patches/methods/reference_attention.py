@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, socket, switch, where, whole
+from ..engine.declaration import amount, method, socket, switch, acts, whole
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
@@ -52,6 +52,7 @@ class Reference(Method):
         name="reference",
         tip="The reference picture from VAE Encode, or several in a batch.",
         read=lambda latent: latent["samples"],
+        blank=torch.zeros(1, 4, 1, 1),
     )
     seed: int = whole(
         0, 0, 2**64 - 1, control_after_generate=True, tip="Draws the noise that is put on the reference."
@@ -61,7 +62,7 @@ class Reference(Method):
         tip="Let the negative side see the reference too: weaker. Without it guidance pushes towards the reference.",
     )
     strength: float = amount()
-    where: Where = where(kind="self")
+    where: Where = acts(kind="self")
 
     def check(self) -> None:
         """Refuse what is no latent of pictures."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..addressing.grid import on_grid
 from ..addressing.where import Where
-from ..engine.declaration import Refused, amount, choice, method, number, socket, where
+from ..engine.declaration import Refused, amount, choice, method, number, socket, acts
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
@@ -57,7 +57,7 @@ class RegionalPrompt(Method):
     (0..1) times the curve scales the shares of the regions. Only the positive side is changed.
     """
 
-    regions: tuple[Region, ...] = socket("PATCHBAY_REGIONS", tip="A chain of Prompt Region nodes.")
+    regions: tuple[Region, ...] = socket("PATCHBAY_REGIONS", tip="A chain of Prompt Region nodes.", blank=())
     base: float = number(
         0.0, 0.0, 1.0, bounded=True, tip="The share of the sampler's own prompt inside the regions."
     )
@@ -67,7 +67,7 @@ class RegionalPrompt(Method):
         tip="Where regions overlap: share by mask times weight, or lay each over those before it.",
     )
     strength: float = amount(effect="the regions is applied")
-    where: Where = where(kind="cross")
+    where: Where = acts(kind="cross")
 
     def check(self) -> None:
         """Refuse an unknown overlap, and masks for different numbers of pictures."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..addressing.grid import blurred
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, where
+from ..engine.declaration import Refused, method, number, acts
 from ..engine.gate import Gate
 from ..engine.guidance import scale_now
 from ..engine.host import Host
@@ -45,7 +45,7 @@ class SelfAttentionGuidance(Method):
     scale: float = number(0.5, -10.0, 10.0, tip="How far the prediction is pushed; 0 changes nothing.")
     blur: float = number(2.0, 0.1, 100.0, step=0.1, tip="Deviation of the Gaussian blur, in latent pixels.")
     threshold: float = number(1.0, 0.0, 100.0, tip="Blur what gets more than so many even shares of attention.")
-    where: Where = where("middle", kind="self")
+    where: Where = acts("middle", kind="self")
 
     def check(self) -> None:
         """Refuse a blur or threshold that is none."""

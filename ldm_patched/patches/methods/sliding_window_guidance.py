@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, where
+from ..engine.declaration import Refused, method, number, acts
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -36,7 +36,7 @@ class SlidingWindowGuidance(Method):
     )
     size: float = number(0.5, 0.05, 1.0, tip="Side of a window, as a part of the picture's; 1 changes nothing.")
     overlap: float = number(0.5, 0.0, 0.95, tip="The part of a window that neighbours share, at least.")
-    where: Where = where("all", kind="self")
+    where: Where = acts("all", kind="self")
 
     def check(self) -> None:
         """Refuse windows that are none."""

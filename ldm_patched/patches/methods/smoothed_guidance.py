@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..addressing.grid import blurred
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, where
+from ..engine.declaration import Refused, method, number, acts
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -42,7 +42,7 @@ class SmoothedGuidance(Method):
         saved="sigma",
         tip="Deviation of the Gaussian over the picture's tokens; 1000 takes the mean of all.",
     )
-    where: Where = where("middle", kind="self")
+    where: Where = acts("middle", kind="self")
 
     def check(self) -> None:
         """Refuse a blur that is none."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, number, where
+from ..engine.declaration import Refused, choice, method, number, acts
 from ..engine.method import Method
 from ..engine.scores import sliced_scores
 from ..engine.site import Site
@@ -40,7 +40,7 @@ class SparseAttention(Method):
         "entmax",
         tip="entmax: 1.5-entmax, between softmax and sparsemax. sparsemax: the sparsest.",
     )
-    where: Where = where(kind="cross")
+    where: Where = acts(kind="cross")
 
     def check(self) -> None:
         """Refuse a form that is none."""

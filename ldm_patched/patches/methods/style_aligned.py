@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, switch, where
+from ..engine.declaration import amount, method, switch, acts
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -32,7 +32,7 @@ class StyleAligned(Method):
 
     adain: bool = switch(True, tip="Give queries and keys the mean and deviation of the first picture's before.")
     strength: float = amount()
-    where: Where = where(kind="self")
+    where: Where = acts(kind="self")
 
     @property
     def label(self) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, where, whole
+from ..engine.declaration import Refused, method, acts, whole
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -50,7 +50,7 @@ class TiledAttention(Method):
         tip="Among how many numbers of tiles each step draws, so that the seams move; 1 keeps the largest. The draws "
         "are the same in every run.",
     )
-    where: Where = where(kind="self")
+    where: Where = acts(kind="self")
 
     def check(self) -> None:
         """Refuse tiles that are none."""

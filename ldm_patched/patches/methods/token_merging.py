@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, number, where
+from ..engine.declaration import Refused, choice, method, number, acts
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -53,7 +53,7 @@ class TokenMerging(Method):
         tip="The token of each 2x2 cell that others merge into: random in each step (the same in every run), or always "
         "the top-left one.",
     )
-    where: Where = where(OUTSIDE_MIDDLE, kind="self")
+    where: Where = acts(OUTSIDE_MIDDLE, kind="self")
 
     def check(self) -> None:
         """Refuse a ratio or destination that is none."""

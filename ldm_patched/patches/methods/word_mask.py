@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..addressing.grid import on_grid
 from ..addressing.where import Where
-from ..engine.declaration import Widget, amount, hidden, method, where
+from ..engine.declaration import Widget, amount, hidden, method, acts
 from ..engine.method import Method
 from ..engine.prompts import columns, places
 from ..engine.site import Site
@@ -45,11 +45,11 @@ class WordMask(Method):
     times the curve is how much of this is applied. Only the positive prompt is changed.
     """
 
-    positions: tuple[int, ...] = hidden()
-    mask: Tensor = hidden()
+    positions: tuple[int, ...] = hidden(blank=())
+    mask: Tensor = hidden(blank=torch.ones(1, 1, 1))
     length: int = hidden(77)
     strength: float = amount(effect="the limit is applied")
-    where: Where = where(kind="cross")
+    where: Where = acts(kind="cross")
 
     @classmethod
     def of(cls, clip: Any, mask: Tensor, prompt: str, words: str, **fields: Any) -> WordMask:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, Widget, amount, hidden, method, number, where
+from ..engine.declaration import Refused, Widget, amount, hidden, method, number, acts
 from ..engine.method import Method
 from ..engine.prompts import columns, places
 from ..engine.site import Site
@@ -43,7 +43,7 @@ class WordWeight(Method):
         strength: from 0 (weight 1) to 1 (all of `weight`), times the curve of the schedule.
     """
 
-    positions: tuple[int, ...] = hidden()
+    positions: tuple[int, ...] = hidden(blank=())
     weight: float = number(
         1.5,
         -10.0,
@@ -52,7 +52,7 @@ class WordWeight(Method):
     )
     length: int = hidden(77)
     strength: float = amount(effect="the weight is applied")
-    where: Where = where(kind="cross")
+    where: Where = acts(kind="cross")
 
     @classmethod
     def of(cls, clip: Any, prompt: str, words: str, **fields: Any) -> WordWeight:

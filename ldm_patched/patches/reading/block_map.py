@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .families import UNET, family_of
+from ..addressing.address import Address, BlockId
+from ..addressing.blocks import model_blocks, whole_blocks
+from ..addressing.families import UNET, family_of
 from .report import layout
-from .targets import Address, BlockId, model_blocks, whole_blocks
 
 COLUMNS = ("block", "depth", "heads", "token", "tokens", "chosen")
 
@@ -20,7 +21,7 @@ class MapBlock(NamedTuple):
         factor: latent pixels along the side of a token; 0 where that is not known.
     """
 
-    room: str
+    type: str
     number: int
     depth: int
     heads: int
@@ -30,7 +31,7 @@ class MapBlock(NamedTuple):
     @property
     def name(self) -> str:
         """Return the address of the block."""
-        return str(BlockId(self.room, self.number))
+        return str(BlockId(self.type, self.number))
 
     def grid(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         """Return height and width in tokens for a latent of `size`, None where they are not known."""
@@ -56,10 +57,10 @@ def block_map(model: Any) -> list[MapBlock]:
 def _factors(unet: Any) -> dict[tuple[str, int], int]:
     """Return the factor of each UNet block, by the layers that halve and double the picture."""
     factor, found = 1, {}
-    for room, number, layers in _layers(unet):
+    for type, number, layers in _layers(unet):
         names = {type(layer).__name__ for layer in layers}
         factor *= 2 if "Downsample" in names else 1
-        found[room, number] = factor
+        found[type, number] = factor
         factor //= 2 if "Upsample" in names else 1  # it comes last in its block
     return found
 
@@ -75,7 +76,7 @@ def chosen(address: Address, blocks: Sequence[MapBlock]) -> list[str]:
     return [
         block.name
         for block in blocks
-        if any(address.matches(block.room, block.number, inner, address.kind) for inner in range(max(1, block.depth)))
+        if any(address.matches(block.type, block.number, inner, address.kind) for inner in range(max(1, block.depth)))
     ]
 
 

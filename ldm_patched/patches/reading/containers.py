@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
-from .recorder import KEY
-from .router import SLOT, Router
-from .stack import ATTEND, LAYERS, Stack
+from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
+from ..engine.router import SLOT, Router
+from ..engine.stack import ATTEND, LAYERS, Stack
+from ..record.plan import KEY
 
 Stays = Callable[..., bool]
 
@@ -33,10 +33,9 @@ def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
         if not stays(slot, clone.model_options.get(slot)):
             clone.model_options.pop(slot, None)
     for moment, keyed in clone.wrappers.items():
-        left = {key: [wrapper for wrapper in keyed[key] if stays(WRAPPERS, wrapper)] for key in keyed}
+        others = (key for key in keyed if key != KEY)
+        left = {key: [wrapper for wrapper in keyed[key] if stays(WRAPPERS, wrapper)] for key in others}
         clone.wrappers[moment] = {key: wrappers for key, wrappers in left.items() if wrappers}
-    for moment in clone.callbacks:
-        clone.remove_callbacks_with_key(moment, KEY)
     return clone
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .compiled import call_model, compiles
-from .families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
-from .inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, foreign_name, placed, recorder_of
-from .recorder import Entry, Recorder
+from ..addressing.blocks import model_blocks
+from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
+from ..engine.call import APPLY_MODEL, compiles
+from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, foreign_name, placed
+from ..engine.router import function_name
+from ..record.archive import ARCHIVE, GoneError
+from ..record.plan import KEY, Entry, entries, plan_of
+from ..record.run import Run
 from .report import fate, layout
-from .router import function_name
-from .targets import model_blocks
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -51,29 +53,31 @@ class Finding(NamedTuple):
     trouble: str
 
 
-def findings(model: Any) -> list[Finding]:
-    """List every patch of a model patcher in the order of the slots, foreign ones and those of this library."""
-    recorder, parts = recorder_of(model), list(placed(model))
-    return [_finding(model, part, parts, recorder) for part in parts]
+def findings(model: Any, samples: Any = None) -> list[Finding]:
+    """List every patch of a model patcher in the order of the slots, foreign ones and those of this library.
+
+    Calls are those of the run that gave the latent `samples`; nothing is told of them where it is not known.
+    """
+    parts = list(placed(model))
+    try:
+        run = None if samples is None else ARCHIVE.find(samples, plan_of(model))
+    except GoneError:
+        run = None
+    return [_finding(model, part, parts, run) for part in parts]
 
 
-def _finding(model: Any, part: Placed, parts: list[Placed], recorder: Recorder | None) -> Finding:
-    entry = _entry(part, recorder)
+def _finding(model: Any, part: Placed, parts: list[Placed], run: Run | None) -> Finding:
+    entry = next((entry for entry in entries(model) if entry.number == part.number), None)
     block = "all" if part.address is None else block_name(part.address)
-    trouble = "; ".join(_troubles(model, part, parts, recorder, entry))
-    if entry is not None and recorder is not None:
+    trouble = "; ".join(_troubles(model, part, parts, run, entry))
+    if entry is not None:
         block = _meant(entry) if part.address is None else block
-        counts = [count for (number, _), count in recorder.patched.items() if number == entry.number]
-        calls = sum(counts) if recorder.runs else None
+        uses = run.patched.items() if run is not None else ()
+        calls = None if run is None else sum(count for (number, _), count in uses if number == entry.number)
         schedule = entry.schedule.suffix.strip() or "always"
         return Finding(part.slot, block, f"{entry.number}. {entry.name}", schedule, calls, None, trouble)
-    count, seconds = _counted(part, recorder)
+    count, seconds = _counted(part, run)
     return Finding(part.slot, block, foreign_name(part.patch), "-", count, seconds, trouble)
-
-
-def _entry(part: Placed, recorder: Recorder | None) -> Entry | None:
-    known = {entry.number: entry for entry in recorder.entries} if recorder is not None else {}
-    return known.get(part.number) if part.number is not None else None
 
 
 def _meant(entry: Entry) -> str:
@@ -81,20 +85,20 @@ def _meant(entry: Entry) -> str:
     return ", ".join(blocks) if 0 < len(blocks) <= 4 else f"{len(blocks)} blocks" if blocks else "all"
 
 
-def _counted(part: Placed, recorder: Recorder | None) -> tuple[int | None, float | None]:
-    """Return calls and seconds of a foreign patch in the last run, None where nobody counted."""
-    if recorder is None or not recorder.runs:
+def _counted(part: Placed, run: Run | None) -> tuple[int | None, float | None]:
+    """Return calls and seconds of a foreign patch in a run, None where nobody counted."""
+    if run is None:
         return None, None
     if part.slot == OVERRIDE:
-        return sum(n for call, n in recorder.calls.items() if call.backend == function_name(part.patch)), None
+        return sum(n for call, n in run.calls.items() if call.backend == function_name(part.patch)), None
     if not _in_model_call(part):
         return None, None
-    tally = recorder.foreign.get(id(part.patch))
+    tally = run.foreign.get(id(part.patch))
     return (tally.count, tally.seconds) if tally is not None else (0, 0.0)
 
 
 def _in_model_call(part: Placed) -> bool:
-    """Tell whether the model itself calls a patch, in which case its calls are counted."""
+    """Return whether the model itself calls a patch, in which case its calls are counted."""
     return part.slot not in (OVERRIDE, WRAPPERS, *LISTS, *SINGLES)
 
 
@@ -102,19 +106,19 @@ def _in_model_call(part: Placed) -> bool:
 
 
 def _troubles(
-    model: Any, part: Placed, parts: list[Placed], recorder: Recorder | None, entry: Entry | None
+    model: Any, part: Placed, parts: list[Placed], run: Run | None, entry: Entry | None
 ) -> Iterator[str]:
     family = family_of(model)
     if entry is None:
         yield from _misplaced(model, part, family)
         yield from _hidden(part, parts)
-    elif recorder is not None and recorder.runs and (reason := fate(recorder, entry)).startswith("never ran"):
+    elif run is not None and (reason := fate(run, entry)).startswith("never ran"):
         yield reason
     options = model.model_options.get("transformer_options", {})
     if _stale(model, options) and _in_model_call(part):
         yield "torch.compile may keep a graph from before it; put a Patchbay node on the model"
-    if entry is None and recorder is not None and _counted(part, recorder)[0] == 0:
-        yield "not called in the last run"
+    if entry is None and _counted(part, run)[0] == 0:
+        yield "not called in the run"
 
 
 def _misplaced(model: Any, part: Placed, family: Family) -> Iterator[str]:
@@ -140,16 +144,14 @@ def _hidden(part: Placed, parts: list[Placed]) -> Iterator[str]:
 
 
 def _stale(model: Any, options: dict[str, Any]) -> bool:
-    """Tell whether the model is compiled with nobody who keeps its graphs apart."""
-    watched = any(
-        wrapper is call_model for keyed in model.wrappers.values() for some in keyed.values() for wrapper in some
-    )
+    """Return whether the model is compiled with nobody who keeps its graphs apart."""
+    watched = KEY in model.wrappers.get(APPLY_MODEL, {})
     compiled = compiles({"wrappers": {kind: dict(keyed) for kind, keyed in model.wrappers.items()}})
     return (compiled or compiles(options)) and not watched
 
 
 def fits(patch: Callable[..., Any], count: int, keywords: Iterable[str]) -> bool:
-    """Tell whether a patch takes `count` positional arguments and these keywords; True where nobody can tell."""
+    """Return whether a patch takes `count` positional arguments and these keywords; True where nobody can tell."""
     try:
         signature = inspect.signature(patch)
     except (TypeError, ValueError):
@@ -164,14 +166,14 @@ def fits(patch: Callable[..., Any], count: int, keywords: Iterable[str]) -> bool
 # To read
 
 
-def rows(model: Any) -> list[dict[str, Any]]:
-    """Return the findings as plain values."""
-    return [finding._asdict() for finding in findings(model)]
+def rows(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings as plain values."""
+    return [finding._asdict() for finding in found]
 
 
-def text(model: Any) -> str:
-    """Return the findings for reading."""
-    found, blocks = findings(model), model_blocks(model)
+def text(model: Any, found: Sequence[Finding]) -> str:
+    """Return the findings of a model for reading."""
+    blocks = model_blocks(model)
     troubled = sum(bool(finding.trouble) for finding in found)
     head = f"{family_of(model).name} model, {len(blocks)} transformer blocks, {len(found)} patches"
     head += f", {troubled} of them without effect or at risk." if troubled else "."

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .attach import attach, attach_rule, attach_sentinel
+from ..addressing.address import Address, AddressError, BlockId, Term
+from ..addressing.blocks import check_address, describe, model_blocks
+from ..engine.attach import attach
+from ..engine.host import Host
+from ..engine.inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, placed
+from ..engine.method import Method
+from ..engine.stack import KINDS, Stack
+from ..record.plan import Entry, entries
 from .containers import as_in, bare, foreign_in, lists_of, order_as, set_list
-from .hook import Host
-from .inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, entries, placed
-from .recorder import Entry
-from .router import Rule
-from .sentinel import Sentinel
-from .stack import Stack
-from .targets import Address, AddressError, BlockId, Term, check_address, describe, model_blocks
 
 ALL, OURS, FOREIGN = "all", "ours", "foreign"
-KINDS = {"attn1": "self", "attn2": "cross"}
-# Values that are no methods, and how they are attached.
-SPECIAL: dict[type, Callable[[Any, Any], Any]] = {Rule: attach_rule, Sentinel: attach_sentinel}
 log = logging.getLogger(__name__)
 
 
@@ -38,18 +35,18 @@ class Selection:
     address: Address = Address()
 
     def takes(self, part: Placed) -> bool:
-        """Tell whether a foreign patch is selected."""
+        """Return whether a foreign patch is selected."""
         if self.slot not in (ALL, part.slot) or not self._owns(FOREIGN, str(part)):
             return False
         if self.address.everywhere:
             return True
         if part.address is None or len(part.address) not in (2, 3):
             return False
-        room, number, index = (*part.address, None)[:3]
-        return self.address.matches(room, number, index, KINDS.get(part.slot))
+        block_type, number, index = (*part.address, None)[:3]
+        return self.address.matches(block_type, number, index, KINDS.get(part.slot))
 
     def takes_entry(self, entry: Entry, slots: Iterable[str]) -> bool:
-        """Tell whether a patch of this library, which is in some slots, is selected wherever its blocks are."""
+        """Return whether a patch of this library, which is in some slots, is selected wherever its blocks are."""
         source = type(entry.value)
         name = f"{source.__module__}.{source.__qualname__} {entry.name}"
         return self.slot in (ALL, entry.slot, *slots) and self._owns(OURS, name)
@@ -62,14 +59,13 @@ class Selection:
         return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"
 
 
-def put(model: Any, value: Any, host: Host | None = None) -> Any:
-    """Return a clone of a model with a method, a rule or a sentinel on it.
+def put(model: Any, value: Method, host: Host | None = None) -> Any:
+    """Return a clone of a model with a method on it.
 
     Raises AddressError naming it when its address does not fit the model.
     """
-    special = SPECIAL.get(type(value))
     try:
-        return attach(model, value, host) if special is None else special(model, value)
+        return attach(model, value, host)
     except AddressError as error:
         raise AddressError(f"{value.name}: {str(error).removeprefix(f'{value.name}: ')}") from None
 
@@ -166,7 +162,8 @@ def _left(entry: Entry, address: Address) -> Any:
             f"{entry.name} works on self- and cross-attention with one address, so it cannot lose one of them in "
             f"'{address}' only; leave 'self' or 'cross' out, or select all blocks"
         )
-    return dataclasses.replace(entry.value, address=given)
+    where = dataclasses.replace(entry.value.where, address=given)
+    return dataclasses.replace(entry.value, where=where)
 
 
 def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple[Term, ...]:
@@ -174,7 +171,7 @@ def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple
     blocks = {block for block, _ in gone}
     stay = {block[:2] for block, _ in entry.targets if block not in blocks}
     terms = [
-        Term(block.room, block.number, block.number, block.inner if block[:2] in stay else None, exclude=True)
+        Term(block.type, block.number, block.number, block.inner if block[:2] in stay else None, exclude=True)
         for block in sorted(blocks)
     ]
     return tuple(dict.fromkeys(terms))

@@ -1,44 +1,20 @@
-"""What listeners to attention have added up during a run: by block, and by step.
-
-Only sums are kept, one number for each token of the picture and each thing listened for; never a map of one call or
-head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30 steps 5 MB.
-"""
+"""What was gathered in a run, after it: maps by block and by step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gate import Gate
-from .inventory import recorder_of
-from .recorder import KEY, Entry, Recorder, current_block
-from .targets import BlockId
-
-Grid = tuple[int, int]
-SIDES = ("positive", "negative")  # in the order in which hosts number them
-
-
-class Listener(Protocol):
-    """A method that gathers attention: one map for each of its labels."""
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    @property
-    def kind(self) -> str: ...
-
-
-class Sums(NamedTuple):
-    """What a block or step has gathered in its calls: attention (labels, b, h * w), entropy (heads,) in nats."""
-
-    attention: Tensor
-    entropy: Tensor
-    grid: Grid
-    calls: int
+from ..addressing.address import BlockId
+from ..engine.gathering import Grid, Listener, Sums, added, on_cpu
+from ..record.archive import ARCHIVE
+from ..record.plan import Entry, plan_of
+from ..record.run import Run
 
 
 @dataclass(frozen=True)
@@ -50,67 +26,24 @@ class Gathered:
     steps: Mapping[tuple[int, Grid], Sums] = field(default_factory=dict)
 
 
-def gather(gate: Gate, attention: Tensor, entropy: Tensor, grid: Grid, options: Mapping[str, Any]) -> None:
-    """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step."""
-    recorder: Recorder = options[KEY]
-    number, device = gate.entry.number, attention.device
-    recorder.gather(number, (current_block(options), device), Sums(attention, entropy, grid, 1), _add)
-    step = recorder.step(options)
-    recorder.gather(number, ((step, grid), device), Sums(attention, entropy.mean(0, keepdim=True), grid, 1), _add)
+def captured(model: Any, samples: Any) -> list[Gathered]:
+    """Return what the listeners on a model patcher gathered in the run that gave a latent, in the order of the graph.
 
-
-def _add(old: Sums, new: Sums) -> Sums:
-    return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, old.calls + new.calls)
-
-
-# During the run
-
-
-@dataclass(frozen=True)
-class Live:
-    """A function behind the guidance that shows in a node what all listeners gathered in the step; changes nothing."""
-
-    node: str
-    show: Callable[[str, int, Sequence[tuple[Listener, list[Sums]]]], None]
-
-    def __call__(self, args: Mapping[str, Any]) -> Tensor:
-        recorder: Recorder | None = args["model_options"].get("transformer_options", {}).get(KEY)
-        found = latest(recorder) if recorder is not None else {}
-        if found:
-            last = max(step for step, _ in found.values())
-            self.show(self.node, last, [(one, sums) for one, (step, sums) in found.items() if step == last])
-        return args["denoised"]
-
-
-def latest(recorder: Recorder) -> dict[Listener, tuple[int, list[Sums]]]:
-    """Return the last step in which each listener gathered anything, and its sums."""
-    found = {}
-    for entry in recorder.entries:
-        kept = recorder.gathered.get(entry.number, {})
-        steps = {place: sums for (place, _), sums in list(kept.items()) if not isinstance(place, BlockId)}
-        if steps:
-            last = max(step for step, _ in steps)
-            found[entry.value] = last, [_on_cpu(sums) for (step, _), sums in steps.items() if step == last]
-    return found
-
-
-# After the run
-
-
-def captured(model: Any) -> list[Gathered]:
-    """Return what the listeners on a model patcher gathered in the last run, in the order of the graph.
-
-    Raises ValueError where there is none, or none of them ran.
+    Raises ValueError where there is none, none of them ran, or the run is not known any more.
     """
-    recorder = recorder_of(model)
-    entries = [entry for entry in recorder.entries if hasattr(entry.value, "labels")] if recorder else []
-    if recorder is None or not entries:
+    plan = plan_of(model)
+    if plan is None or not any(hasattr(entry.value, "labels") for entry in plan.entries):
         raise ValueError("this model captures no attention; put Capture Attention before the sampler")
-    found = [_of(entry, recorder.gathered[entry.number]) for entry in entries if entry.number in recorder.gathered]
+    return gathered_in(ARCHIVE.find(samples, plan))
+
+
+def gathered_in(run: Run) -> list[Gathered]:
+    """Return what the listeners of a run gathered; raises ValueError where none of them did."""
+    if run.dropped:
+        raise ValueError("the maps of this run had to make room for those of later ones; run the sampler again")
+    found = [_of(entry, run.gathered[entry.number]) for entry in run.entries if entry.number in run.gathered]
     if not found:
-        reasons = (
-            "; ".join(recorder.skips.values()) or "link the model that the sampler got, and check blocks and window"
-        )
+        reasons = "; ".join(run.skips.values()) or "link the model that the sampler got, and check blocks and window"
         raise ValueError(f"nothing was captured: {reasons}")
     return found
 
@@ -118,15 +51,11 @@ def captured(model: Any) -> list[Gathered]:
 def _of(entry: Entry, kept: Mapping[Any, Sums]) -> Gathered:
     found: dict[Any, Sums] = {}
     for (place, _), sums in kept.items():  # of each device
-        here = _on_cpu(sums)
-        found[place] = _add(found[place], here) if place in found else here
+        here = on_cpu(sums)
+        found[place] = added(found[place], here) if place in found else here
     blocks = {place: sums for place, sums in found.items() if isinstance(place, BlockId)}
     steps = {place: found[place] for place in sorted(found.keys() - blocks.keys())}
     return Gathered(entry.value, blocks, steps)
-
-
-def _on_cpu(sums: Sums) -> Sums:
-    return sums._replace(attention=sums.attention.cpu(), entropy=sums.entropy.cpu())
 
 
 def heat(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
@@ -147,8 +76,3 @@ def scaled(maps: Tensor) -> Tensor:
     """Scale each map (..., h, w) from its least and highest value to 0 and 1."""
     low, high = (limit(maps, dim=(-2, -1), keepdim=True) for limit in (torch.amin, torch.amax))
     return ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
-
-
-def chosen_heads(x: Tensor, heads: Sequence[int]) -> Tensor:
-    """Return the chosen heads of (b, heads, ...), all where none are named; those that a block lacks are left out."""
-    return x[:, [head for head in heads if head < x.shape[1]]] if heads else x

@@ -1,8 +1,9 @@
 """Presets: the patches of a model as JSON text, to be kept in a workflow and put on another model.
 
 `{"patchbay": 1, "patches": [{"type": "AttentionPatch", "slot": "attn1.out", ...}]}`, in the order of the graph. A field
-is a number, a text, true or false, a list, or an object with a `type`; an address is its text, a schedule the values of
-its widgets. A field that is missing has its default. What text cannot hold stands under `left_out` with the reason.
+is a number, a text, true or false, a list, or an object with a `type`; blocks are the text of an `address`, a `schedule`
+the values of its widgets. A field that is missing has its default, an address that is missing is `all`. What text cannot
+hold stands under `left_out` with the reason.
 """
 
 from __future__ import annotations
@@ -18,66 +19,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .attention_patch import AttentionPatch
-from .block_scaling import BlockScale, FreeU
-from .block_skip import BlockSkip, Skipped
-from .capture import Capture, Word
-from .downsampling import KeyValueDownsampling
-from .guidance import Guidance
-from .hook import Host, Method
-from .inventory import entries, placed
+from ..addressing.address import Address, parse
+from ..addressing.schedule import Schedule
+from ..addressing.where import Where
+from ..engine.declaration import SAVED, Placing, placing_of, widget_of
+from ..engine.host import Host
+from ..engine.inventory import placed
+from ..engine.method import Method
+from ..methods.capture import Word
+from ..record.plan import entries
+from .declared import declared
 from .manage import put
-from .map_injection import MapInjection
-from .point_capture import PointCapture
-from .prompt_to_prompt import PromptToPrompt
-from .reweighting import WordWeight
-from .router import Rule
-from .schedule import Schedule
-from .self_attention_guidance import SelfAttentionGuidance
-from .sentinel import Sentinel
-from .sliding_window import SlidingWindow
-from .sparse_attention import SparseAttention
-from .style_aligned import StyleAligned
-from .targets import Address, parse
-from .temperature import AttentionTemperature
-from .tiling import TiledAttention
-from .token_merging import TokenMerging
-from .weak_attention import Perturbed, SmoothedEnergy
-from .whole_block_skip import WholeBlockSkip
 
 VERSION = 1
 ENTRIES = ("patchbay", "patches", "left_out")
-# What a preset can hold: methods and rules, and the values inside them.
-PATCHES: tuple[type, ...] = (
-    Rule,
-    Sentinel,
-    AttentionPatch,
-    Guidance,
-    SelfAttentionGuidance,
-    SparseAttention,
-    WordWeight,
-    PromptToPrompt,
-    MapInjection,
-    Capture,
-    PointCapture,
-    TokenMerging,
-    TiledAttention,
-    KeyValueDownsampling,
-    AttentionTemperature,
-    FreeU,
-    BlockScale,
-    BlockSkip,
-    WholeBlockSkip,
-    StyleAligned,
-)
-PARTS: tuple[type, ...] = (
-    Perturbed,
-    SmoothedEnergy,
-    SlidingWindow,
-    Skipped,
-    Word,
-)
+PARTS: tuple[type, ...] = (Word,)  # values inside methods
 log = logging.getLogger(__name__)
+SHARED = ("scale", "address", "schedule")  # fields that stay outside of an inner object
 SCALARS: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
 
 
@@ -89,7 +47,7 @@ class Unsaveable(ValueError):
 class Preset:
     """Patches in the order of the graph, and name and reason of each that text cannot hold."""
 
-    patches: tuple[Method | Rule, ...] = ()
+    patches: tuple[Method, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
 
 
@@ -131,22 +89,60 @@ def to_json(preset: Preset) -> str:
 
 
 def _saved(value: Any, where: str) -> Any:
-    if isinstance(value, Address):
-        return str(value)
-    if isinstance(value, Schedule):
-        return dataclasses.asdict(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, tuple):
         return [_saved(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if type(value) in (*PATCHES, *PARTS):
-        names = [field.name for field in dataclasses.fields(value)]
-        fields = {name: _saved(getattr(value, name), f"{where}.{name}") for name in names}
-        return {"type": type(value).__name__, **fields}
+    if type(value) in (*savable(), *PARTS):
+        return _saved_fields(value, where)
     name = type(value).__name__
     raise Unsaveable(f"presets do not know {name}" if where == name else f"{where} is a {name}, which text cannot hold")
+
+
+def _saved_fields(value: Any, where: str) -> dict[str, Any]:
+    """Return the fields of a value, those of a guidance's weakening in an object of their own."""
+    fields: dict[str, Any] = {}
+    for name, field in _fields(type(value)).items():
+        given = getattr(value, field.name)
+        if isinstance(given, Where):
+            fields["address"] = str(given.address)
+            if placing_of(type(value)).end is not None:
+                fields["schedule"] = dataclasses.asdict(given.schedule)
+        else:
+            fields[name] = _saved(given, f"{where}.{field.name}")
+    form = _form(type(value))
+    if form is None:
+        return {"type": type(value).__name__, **fields}
+    outer, slot, inner = form
+    shared = {name: fields.pop(name) for name in SHARED if name in fields}
+    return {"type": outer, slot: {"type": inner, **fields}, **shared}
+
+
+@functools.cache
+def savable() -> tuple[type[Method], ...]:
+    """Return the methods that a preset can hold: all whose fields can be text, but for those that may be left out."""
+    return tuple(cls for cls in declared() if not any(_needs_tensor(cls, field) for field in _fields(cls).values()))
+
+
+def _needs_tensor(cls: type, field: dataclasses.Field[Any]) -> bool:
+    if field.default is not dataclasses.MISSING:
+        return False
+    hint = typing.get_type_hints(cls)[field.name]
+    inside = [arg for arg in typing.get_args(hint) if arg is not Ellipsis] or [hint]
+    return not all(one in SCALARS or one in PARTS or typing.get_origin(one) is tuple for one in inside)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of a value by their names in presets."""
+    return {field.metadata.get(SAVED) or field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
+def _form(cls: type) -> tuple[str, str, str] | None:
+    """Return the type and field in which a method stands in presets, and its type there; None: it stands by itself."""
+    declaration = getattr(cls, "declaration", None)
+    return None if declaration is None else declaration.saved_in
 
 
 # From text
@@ -160,7 +156,7 @@ def from_json(text: str = "") -> Preset:
     if not text.strip():
         return Preset()
     document = _document(text)
-    patches = [_object(item, PATCHES, f"patch {number}") for number, item in enumerate(document["patches"], 1)]
+    patches = [_method(item, f"patch {number}") for number, item in enumerate(document["patches"], 1)]
     return Preset(tuple(patches), tuple(map(_left_out, document.get("left_out", []))))
 
 
@@ -184,28 +180,66 @@ def _left_out(item: Any) -> tuple[str, str]:
     return str(item["name"]), str(item["reason"])
 
 
-def _object(item: Any, classes: Sequence[type], where: str) -> Any:
-    """Return the value of an object with a `type`."""
-    if not isinstance(item, dict) or not isinstance(item.get("type"), str):
-        raise _wrong(where, f'write an object such as {{"type": "{classes[0].__name__}", ...}}')
-    cls = next((cls for cls in classes if cls.__name__ == item["type"]), None)
-    if cls is None:
-        raise _wrong(where, f"unknown type {item['type']!r}; choose one of {', '.join(c.__name__ for c in classes)}")
-    where = f"{where} {cls.__name__}"
-    hints, given = _hints(cls), {name: value for name, value in item.items() if name != "type"}
-    _check_names(where, given, hints)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.name not in given and field.default is field.default_factory is dataclasses.MISSING:
-            raise _wrong(where, f"the field {field.name!r} is missing")
-    return _made(where, cls, **{name: _value(value, hints[name], f"{where}.{name}") for name, value in given.items()})
+def _method(item: Any, where: str) -> Any:
+    """Return the method of an object with a `type`."""
+    by_name = {_form(cls)[0] if _form(cls) else cls.__name__: cls for cls in savable()}  # type: ignore[index]
+    given = _typed(item, by_name, where)
+    cls, where = by_name[item["type"]], f"{where} {item['type']}"
+    form = _form(cls)
+    if form is None:
+        return _made(where, cls, **_values(given, cls, where, ()))
+    _check_names(where, given, (form[1], *SHARED))
+    if form[1] not in given:
+        raise _wrong(where, f"the field {form[1]!r} is missing")
+    forms = {one[2]: cls for cls in savable() if (one := _form(cls)) is not None and one[:2] == form[:2]}
+    part = given.pop(form[1])
+    inner = _typed(part, forms, f"{where}.{form[1]}")
+    cls, inside = forms[part["type"]], f"{where}.{form[1]} {part['type']}"
+    values = _values(given, cls, where, [name for name in _names(cls) if name not in SHARED])
+    return _made(where, cls, **{**_values(inner, cls, inside, SHARED), **values})
+
+
+def _names(cls: type) -> list[str]:
+    """Return the names that the fields of a value have in presets."""
+    names: list[str] = []
+    for name, field in _fields(cls).items():
+        placing = widget_of(field)
+        if isinstance(placing, Placing):
+            names += ["address"] if placing.end is None else ["address", "schedule"]
+        else:
+            names.append(name)
+    return names
+
+
+def _values(given: dict[str, Any], cls: type, where: str, elsewhere: Sequence[str]) -> dict[str, Any]:
+    """Return the values of fields by their names in the class, but for those that stand `elsewhere`."""
+    hints = _hints(cls)
+    _check_names(where, given, [name for name in _names(cls) if name not in elsewhere])
+    values: dict[str, Any] = {}
+    for name, field in _fields(cls).items():
+        placing = widget_of(field)
+        if isinstance(placing, Placing):
+            if "address" not in elsewhere:
+                values[field.name] = _placed(given, field.default, placing, where)
+        elif name in given:
+            values[field.name] = _value(given[name], hints[field.name], f"{where}.{name}")
+        elif name not in elsewhere and field.default is dataclasses.MISSING:
+            raise _wrong(where, f"the field {name!r} is missing")
+    return values
+
+
+def _placed(given: dict[str, Any], default: Where, placing: Placing, where: str) -> Where:
+    """Return blocks and time; an address that is missing is `all`, where whole blocks are not meant."""
+    address, schedule = default.address if placing.whole else Address(), default.schedule
+    if "address" in given:
+        address = _made(f"{where}.address", parse, _scalar(given["address"], str, f"{where}.address"))
+    if "schedule" in given:
+        schedule = _schedule(given["schedule"], f"{where}.schedule")
+    return Where(address, schedule)
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
     """Return the value of a field whose type is `hint`."""
-    if hint is Address:
-        return _made(where, parse, _scalar(value, str, where))
-    if hint is Schedule:
-        return _schedule(value, where)
     if hint in SCALARS:
         return _scalar(value, hint, where)
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
@@ -213,7 +247,20 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         return None if value is None else _value(value, next(arg for arg in inside if arg is not type(None)), where)
     if origin is tuple:
         return _items(value, inside, where)
-    return value if origin is typing.Literal else _object(value, PARTS, where)
+    by_name = {part.__name__: part for part in PARTS}
+    given = _typed(value, by_name, where)
+    part = by_name[value["type"]]
+    where = f"{where} {value['type']}"
+    return _made(where, part, **_values(given, part, where, ()))
+
+
+def _typed(item: Any, known: Iterable[str], where: str) -> dict[str, Any]:
+    """Return the fields of an object whose `type` is known."""
+    if not isinstance(item, dict) or not isinstance(item.get("type"), str):
+        raise _wrong(where, f'write an object such as {{"type": "{next(iter(known))}", ...}}')
+    if item["type"] not in known:
+        raise _wrong(where, f"unknown type {item['type']!r}; choose one of {', '.join(known)}")
+    return {name: value for name, value in item.items() if name != "type"}
 
 
 def _schedule(value: Any, where: str) -> Schedule:

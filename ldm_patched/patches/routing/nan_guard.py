@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ldm.modules.backends.split import attention_split
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, where
+from ..engine.declaration import Refused, choice, method, acts
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
@@ -46,7 +46,7 @@ class Sentinel(Method):
         tip="repair: compute such a call again in float32, and that attention from there on. check: only report it. "
         "off: do nothing.",
     )
-    where: Where = where(kinds=("all", "self", "cross"), end=None, curve=False)
+    where: Where = acts(kinds=("all", "self", "cross"), end=None, curve=False)
 
     def check(self) -> None:
         """Refuse another mode."""

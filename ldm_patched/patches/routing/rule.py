@@ -8,7 +8,7 @@ from typing import Any
 
 from ...ldm.modules.backends import registry
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, where
+from ..engine.declaration import Refused, choice, method, acts
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
@@ -39,7 +39,7 @@ class Rule(Method):
         tip="The attention function. auto takes the best exact one on this machine. The list is the same everywhere, so "
         "a workflow can be shared; what is missing falls back and says so once.",
     )
-    where: Where = where(kinds=("all", "self", "cross"), curve=False)
+    where: Where = acts(kinds=("all", "self", "cross"), curve=False)
 
     def check(self) -> None:
         """Refuse a name that does not exist."""

@@ -1,0 +1,90 @@
+"""What listeners to attention have added up during a run: by block, and by step.
+
+Only sums are kept, one number for each token of the picture and each thing listened for; never a map of one call or
+head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30 steps 5 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from ..addressing.address import BlockId
+from ..record.run import Run, run_of
+from .gate import Gate
+from .site import Site
+
+Grid = tuple[int, int]
+
+
+class Listener(Protocol):
+    """A method that gathers attention: one map for each of its labels."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def kind(self) -> str: ...
+
+
+class Sums(NamedTuple):
+    """What a block or step has gathered in its calls: attention (labels, b, h * w), entropy (heads,) in nats."""
+
+    attention: Tensor
+    entropy: Tensor
+    grid: Grid
+    calls: int
+
+
+def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
+    """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step."""
+    run, gate = site.run, site.gate
+    assert run is not None and gate is not None  # listeners are deaf otherwise
+    number, device = gate.entry.number, attention.device
+    run.gather(number, (site.block, device), Sums(attention, entropy, grid, 1), added)
+    mean = entropy.mean(0, keepdim=True)
+    run.gather(number, ((site.step, grid), device), Sums(attention, mean, grid, 1), added)
+
+
+def added(old: Sums, new: Sums) -> Sums:
+    """Return the sums of both."""
+    return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, old.calls + new.calls)
+
+
+# During the run
+
+
+@dataclass(frozen=True)
+class Live:
+    """A function behind the guidance that shows in a node what all listeners gathered in the step; changes nothing."""
+
+    node: str
+    show: Callable[[str, int, Sequence[tuple[Listener, list[Sums]]]], None]
+
+    def __call__(self, gate: Gate, args: Mapping[str, Any]) -> Tensor:
+        run = run_of(args["model_options"].get("transformer_options", {}))
+        found = latest(run) if run is not None else {}
+        if found:
+            last = max(step for step, _ in found.values())
+            self.show(self.node, last, [(one, sums) for one, (step, sums) in found.items() if step == last])
+        denoised: Tensor = args["denoised"]
+        return denoised
+
+
+def latest(run: Run) -> dict[Listener, tuple[int, list[Sums]]]:
+    """Return the last step in which each listener gathered anything, and its sums."""
+    found = {}
+    for entry in run.entries:
+        kept = run.gathered.get(entry.number, {})
+        steps = {place: sums for (place, _), sums in list(kept.items()) if not isinstance(place, BlockId)}
+        if steps:
+            last = max(step for step, _ in steps)
+            found[entry.value] = last, [on_cpu(sums) for (step, _), sums in steps.items() if step == last]
+    return found
+
+
+def on_cpu(sums: Sums) -> Sums:
+    """Return the sums where they can be read."""
+    return sums._replace(attention=sums.attention.cpu(), entropy=sums.entropy.cpu())

@@ -1,0 +1,81 @@
+"""Factors of what whole UNet blocks hand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from ..addressing.where import Where
+from ..engine.declaration import amount, method, acts
+from ..engine.gate import Gate
+from ..engine.host import Host
+from ..engine.method import Method
+from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place
+from ..engine.site import Site
+from .free_u import blended, check_factors, factor
+
+
+@method(
+    node="PatchbayBlockScale",
+    title="Block Scale",
+    text="Multiply what whole UNet blocks hand on: the backbone and the skip connection of output blocks, the output of "
+    "input blocks and of the middle.",
+    aliases=("skip connection scale", "backbone multiply", "unet block weight"),
+    gives="with this scale on top",
+)
+class BlockScale(Method):
+    """Multiply what blocks hand on.
+
+    In an output block `backbone` multiplies what comes from the block before it and `skip` what comes over the skip
+    connection; in an input block and in the middle `backbone` multiplies the output, which for an input block is also
+    what its skip connection keeps. `strength` (0..1) times the curve is how much of it is applied; 0, or both factors
+    1, changes nothing, to the bit.
+    """
+
+    backbone: float = factor(
+        1.1,
+        "Factor of what an output block gets from the block before it, or of the output of an input block or the "
+        "middle; 1 changes nothing.",
+    )
+    skip: float = factor(
+        1.0, "Factor of what an output block gets over its skip connection; other blocks do not use it."
+    )
+    strength: float = amount()
+    where: Where = acts("output", kind="block")
+
+    def check(self) -> None:
+        """Refuse wrong factors."""
+        check_factors(backbone=self.backbone, skip=self.skip)
+
+    @property
+    def slot(self) -> str:
+        """Name its places."""
+        return "block patches"
+
+    @property
+    def neutral(self) -> bool:
+        """Return whether it can never change anything."""
+        return self.strength == 0.0 or self.backbone == self.skip == 1.0
+
+    @property
+    def label(self) -> str:
+        """Describe it."""
+        return f"scale backbone {self.backbone:g} skip {self.skip:g}{self.times}"
+
+    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+        """Return a place for each block type."""
+        return [
+            Listed("input_block_patch", BlockOut(gate, self.scale)),
+            Listed("middle_block_after_patch", MiddleOut(gate, self.scale)),
+            Listed("output_block_patch", BlockIn(gate, self.scale_both)),
+        ]
+
+    def scale(self, site: Site, h: Tensor) -> Tensor:
+        """Multiply the output of a block."""
+        return h * blended(self.backbone, site.weight)
+
+    def scale_both(self, site: Site, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Multiply what an output block gets."""
+        return h * blended(self.backbone, site.weight), skip * blended(self.skip, site.weight)

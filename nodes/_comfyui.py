@@ -1,0 +1,196 @@
+"""ComfyUI as the host of the nodes. The one file that imports it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import ComfyExtension, io
+from torch import Tensor
+
+from ..ldm_patched.ldm.modules.backends import registry
+from ..ldm_patched.modules import demo
+from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
+from .heatmap import view
+
+__all__ = ["ComfyExtension", "io"]
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+
+
+class OneRefusal(str):
+    """The answer of a check that is about one input.
+
+    execution.py asks of an answer, for each input `x` that the check names, whether it is an ExecutionBlocker, and if it
+    is none puts the text on that input. So this is one for all inputs but its own; where the host asks in another way
+    it is a text like any other.
+    """
+
+    widget: str
+    named: tuple[str, ...]
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        from comfy_execution.graph_utils import ExecutionBlocker
+
+        asked = sys._getframe(1).f_locals.get("x")
+        other = isinstance(asked, str) and type(asked) is str and asked in self.named and asked != self.widget
+        return ExecutionBlocker if other else str
+
+
+def refusal(text: str, widget: str, named: Iterable[str]) -> str:
+    """Return the answer of a check that is about one widget of those it names."""
+    answer = OneRefusal(text)
+    answer.widget, answer.named = widget, tuple(named)
+    return answer
+
+
+def attend(*args: Any, **kwargs: Any) -> Tensor:
+    """Run the host's attention function, the one its own UNet would use; the override of the model holds."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    out: Tensor = optimized_attention(*args, **kwargs)
+    return out
+
+
+def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
+    """Return the host's predictions of some conditionings: `(model, conds, x, sigma, model_options)`."""
+    from comfy.samplers import calc_cond_batch
+
+    found: list[Tensor] = calc_cond_batch(*args, **kwargs)
+    return found
+
+
+def show_attention(node: str, step: int, found: Any) -> None:
+    """Send the maps of a step to the page, for the node that shows them."""
+    from server import PromptServer
+
+    grids = [sums.grid for _, kept in found for sums in kept]
+    server = PromptServer.instance
+    server.send_sync("patchbay.attention", {"node": node, "step": step, **view(found, max(grids))}, server.client_id)
+
+
+def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+    """Run one step of sampling with both prompts and forget the result."""
+    import comfy.sample
+
+    image = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(image, 0, None)
+    comfy.sample.sample(model, noise, 1, 2.0, "euler", "normal", positive, negative, image, disable_pbar=True, seed=0)
+
+
+def check_interrupt() -> None:
+    """Raise the host's exception if the user wants to stop."""
+    from comfy.model_management import throw_exception_if_processing_interrupted
+
+    throw_exception_if_processing_interrupted()
+
+
+def progress(value: int, total: int) -> None:
+    """Show how far the current node is."""
+    import comfy.utils
+
+    comfy.utils.ProgressBar(total).update_absolute(value, total)
+
+
+def user_folder() -> Path:
+    """Return the folder for files of the user's own; it may not exist yet."""
+    import folder_paths
+
+    return Path(folder_paths.get_user_directory()) / "patchbay"
+
+
+def output_place(prefix: str) -> tuple[Path, str, int]:
+    """Return folder, name and the next free number for a file name prefix in the output folder.
+
+    Raises ValueError when the prefix leads out of the folder.
+    """
+    import folder_paths
+
+    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return Path(folder), name, number
+
+
+def register_host_backends() -> None:
+    """Let the rules run the kernels that ComfyUI calls itself and found on this machine."""
+    from comfy.ldm.modules.attention import get_attention_function
+
+    for name in ("sage3", "comfy_kitchen_int8"):
+        function = get_attention_function(name, None)
+        declared = registry.get(name)
+        if function is not None and declared is not None:
+            # ComfyUI's sage3 drops the scale of a call
+            registry.register(replace(declared, function=function, missing=_present, scale=name != "sage3"))
+
+
+def _present() -> str | None:
+    return None
+
+
+def load_demo_model() -> tuple[Any, Any, Any]:
+    """Build the demo model from ComfyUI's SD1 classes: it is too small for ComfyUI to recognise by itself."""
+    import comfy.model_detection
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.sd
+    import comfy.supported_models
+    import comfy.utils
+
+    weights = comfy.utils.load_torch_file(str(demo.CHECKPOINT), safe_load=True)
+    config = comfy.supported_models.SD15(comfy.model_detection.detect_unet_config(weights, UNET_PREFIX))
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    dtype = management.unet_dtype(supported_dtypes=config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device))
+    model = config.get_model(weights, UNET_PREFIX, device=offload)
+    _widen_output(model.diffusion_model, weights[f"{UNET_PREFIX}out.2.weight"])
+    model.load_model_weights(weights, UNET_PREFIX)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    vae_weights = comfy.utils.state_dict_prefix_replace(weights, {VAE_PREFIX: ""}, filter_keys=True)
+    vae_config = {"ddconfig": dict(demo.VAE), "embed_dim": demo.VAE["z_channels"]}
+    vae = comfy.sd.VAE(sd=vae_weights, config={"params": vae_config})
+    return patcher, _load_clip(config.process_clip_state_dict(weights)), vae
+
+
+def _widen_output(unet: Any, weight: Tensor) -> None:
+    """Give the last convolution as many inputs as the first level has channels; ComfyUI's has `model_channels`."""
+    narrow = unet.out[2]
+    layer, place = type(narrow), {"dtype": narrow.weight.dtype, "device": narrow.weight.device}
+    unet.out[2] = layer(weight.shape[1], weight.shape[0], weight.shape[2], padding=narrow.padding, **place)
+
+
+def _load_clip(weights: dict[str, Tensor]) -> Any:
+    """Build the demo model's text encoder from ComfyUI's CLIP classes and this pack's tokenizer."""
+    import comfy.sd
+    from comfy import sd1_clip
+    from comfy.supported_models_base import ClipTarget
+
+    special = {"start": START, "end": END, "pad": END}
+    words = partial(
+        sd1_clip.SDTokenizer, tokenizer_path="", tokenizer_class=DemoTokenizer, embedding_size=demo.CLIP["hidden_size"]
+    )
+    encoder = partial(
+        sd1_clip.SDClipModel,
+        textmodel_json_config=dict(demo.CLIP),
+        special_tokens=special,
+        model_class=_text_model,
+        return_projected_pooled=False,
+    )
+    target = ClipTarget(
+        partial(sd1_clip.SD1Tokenizer, tokenizer=words), partial(sd1_clip.SD1ClipModel, clip_model=encoder)
+    )
+    return comfy.sd.CLIP(target, tokenizer_data=weights, state_dict=weights)
+
+
+def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> Any:
+    """Build ComfyUI's CLIP text model with a vocabulary of its own size."""
+    from comfy.clip_model import CLIPTextModel
+
+    model = CLIPTextModel(config, dtype, device, operations)
+    words = operations.Embedding(config["vocab_size"], config["hidden_size"], dtype=dtype, device=device)
+    model.set_input_embeddings(words)
+    return model

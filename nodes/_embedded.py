@@ -1,0 +1,80 @@
+"""The pack's own host of the nodes, without ComfyUI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..ldm_patched.headless import io, session
+from ..ldm_patched.headless.folders import numbered
+from ..ldm_patched.headless.io import ComfyExtension, Refusal
+from ..ldm_patched.ldm.modules.backends import dispatch
+from ..ldm_patched.modules import demo, model_management
+
+__all__ = ["ComfyExtension", "io"]
+
+
+def refusal(text: str, widget: str, named: Iterable[str]) -> str:
+    """Return the answer of a check that is about one widget of those it names."""
+    return Refusal(text, widget)
+
+
+def attend(*args: Any, **kwargs: Any) -> Tensor:
+    """Run the host's attention function, the one its own UNet would use; the override of the model holds."""
+    return dispatch.optimized_attention(*args, **kwargs)
+
+
+def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
+    """Return the host's predictions of some conditionings: `(model, conds, x, sigma, model_options)`."""
+    from ..ldm_patched.modules.cond_batch import calc_cond_batch
+
+    return calc_cond_batch(*args, **kwargs)
+
+
+def show_attention(node: str, step: int, found: Any) -> None:
+    """Show nothing: there is no page."""
+
+
+def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+    """Run one step of sampling with both prompts and forget the result."""
+    from ..ldm_patched.modules.sample import common_ksampler
+
+    common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
+
+
+def check_interrupt() -> None:
+    """Raise the host's exception if the user wants to stop."""
+    model_management.throw_exception_if_processing_interrupted()
+
+
+def progress(value: int, total: int) -> None:
+    """Show how far the current node is."""
+    session.current().progress(value, total)
+
+
+def user_folder() -> Path:
+    """Return the folder for files of the user's own; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention_patchbay"
+
+
+def output_place(prefix: str) -> tuple[Path, str, int]:
+    """Return folder, name and the next free number for a file name prefix in the output folder.
+
+    Raises ValueError when the prefix leads out of the folder.
+    """
+    return numbered(session.current().folders.output, prefix, 0, 0)
+
+
+def register_host_backends() -> None:
+    """Do nothing: the library registers its own."""
+
+
+def load_demo_model() -> tuple[Any, Any, Any]:
+    """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
+    from ..ldm_patched.modules.sd import load_checkpoint
+
+    return load_checkpoint(demo.CHECKPOINT)

@@ -1,0 +1,42 @@
+"""One region of Regional Prompt, as a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ldm_patched.patches.engine.prompts import prompt_tokens
+from ..ldm_patched.patches.methods.regional_prompt import Region
+from ._host import io
+from .derived import CATEGORY
+
+Regions: Any = io.Custom("PATCHBAY_REGIONS")
+
+
+class PromptRegion(io.ComfyNode):  # type: ignore[misc]
+    """One region: a prompt and where it holds."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayRegion",
+            display_name="Prompt Region",
+            category=CATEGORY,
+            description="A prompt and the mask of where it holds, for Regional Prompt. Chain as many as you like.",
+            search_aliases=["attention couple", "regional prompt", "area prompt", "latent couple"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The prompt of this region: one prompt, its tokens."),
+                io.Mask.Input("mask", tooltip="Where the prompt holds, of any size; one, or one for each picture."),
+                io.Float.Input(
+                    "weight", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Its weight where regions overlap."
+                ),
+                Regions.Input("regions", optional=True, tooltip="The regions before this one."),
+            ],
+            outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any, mask: Any, weight: float, regions: tuple[Region, ...] = ()) -> Any:
+        """Return the longer chain."""
+        masks = mask if mask.ndim == 3 else mask[None]
+        return io.NodeOutput((*(regions or ()), Region(prompt_tokens(conditioning), masks, weight)))
