@@ -161,7 +161,9 @@ def _term(text: str, column: int, word: str) -> Term:
     index = int(match["index"]) if match["index"] else None
     if type == "middle":
         if match["dash"] or int(match["first"] or 0):
-            raise address_error(text, column, "the middle is one block; write middle, or middle.1 for its second transformer")
+            raise address_error(
+                text, column, "the middle is one block; write middle, or middle.1 for its second transformer"
+            )
         return Term(type, 0, 0, index, exclude, column)
     if index is not None and (match["first"] is None or match["dash"]):
         raise address_error(text, column, f"'.{index}' needs one block before it; write {type}:3.{index}")

@@ -180,7 +180,9 @@ def amount(default: float = 1.0, effect: str = "the method is applied", tip: str
 
 def whole(default: int, low: int, high: int, *, tip: str, **settings: Any) -> Any:
     """Declare a whole number."""
-    return _field(default, Widget("", "INT", tip, (("default", default), ("min", low), ("max", high), *settings.items())))
+    return _field(
+        default, Widget("", "INT", tip, (("default", default), ("min", low), ("max", high), *settings.items()))
+    )
 
 
 def choice(options: Sequence[Any], default: Any, *, tip: str, optional: bool = False) -> Any:

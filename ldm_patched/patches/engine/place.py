@@ -171,9 +171,7 @@ class BlockIn(Listing):
 
     counts: tuple[int, ...] = ()
 
-    def __call__(
-        self, h: Tensor, hsp: Tensor, transformer_options: MutableMapping[str, Any]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, h: Tensor, hsp: Tensor, transformer_options: MutableMapping[str, Any]) -> tuple[Tensor, Tensor]:
         mine = not self.counts or h.shape[1] in self.counts
         site = self.site(transformer_options, h, "block") if mine else None
         if site is None:

@@ -82,9 +82,7 @@ class Stack:
         cut = len(k) != len(q)
         if cut:  # ComfyUI's HyperTile cuts q alone; attention functions then read k, v in its batch
             k, v = (x.reshape(len(q), -1, x.shape[-1]) for x in (k, v))
-        site = Site(
-            extra_options, KINDS[self.slot], len(q), q.shape[1], cut=cut, length=extra_options.get(LENGTH)
-        )
+        site = Site(extra_options, KINDS[self.slot], len(q), q.shape[1], cut=cut, length=extra_options.get(LENGTH))
         if self.foreign is None:
             return self._merged(site, q, k, v)
         foreign, called = self.foreign, False

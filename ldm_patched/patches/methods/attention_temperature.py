@@ -75,7 +75,9 @@ class AttentionTemperature(Method):
             )
         sides = (self.trained_width, self.trained_height)
         if sides != (0, 0) and min(sides) < PIXELS:
-            text = f"the trained size is {sides[0]}x{sides[1]}; give both sides in pixels, such as 512 and 512, or 0 and 0"
+            text = (
+                f"the trained size is {sides[0]}x{sides[1]}; give both sides in pixels, such as 512 and 512, or 0 and 0"
+            )
             order = ("trained_width", "trained_height") if sides[0] < PIXELS else ("trained_height", "trained_width")
             raise Refused(text, *order)
 

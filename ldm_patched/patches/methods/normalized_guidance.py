@@ -38,12 +38,12 @@ class NormalizedGuidance(Method):
     """
 
     negative: Tensor = socket(
-        "CONDITIONING", tip="The prompt to push away from: one prompt, its tokens.", read=prompt_tokens,
+        "CONDITIONING",
+        tip="The prompt to push away from: one prompt, its tokens.",
+        read=prompt_tokens,
         blank=torch.zeros(1, 0, 0),
     )
-    scale: float = number(
-        5.0, -100.0, 100.0, step=0.1, tip="How far to push from the negative; 1 changes nothing."
-    )
+    scale: float = number(5.0, -100.0, 100.0, step=0.1, tip="How far to push from the negative; 1 changes nothing.")
     tau: float = number(2.5, 0.01, 100.0, step=0.1, tip="The largest growth of a token's L1 norm; less is calmer.")
     strength: float = amount(0.5, "the guided attention is blended in (the paper's alpha)")
     where: Where = acts(kind="cross")

@@ -83,9 +83,7 @@ def token_of(point: Point, grid: Grid) -> int:
     return min(int(point[1] * height), height - 1) * width + min(int(point[0] * width), width - 1)
 
 
-def point_weights(
-    q: Tensor, k: Tensor, tokens: Sequence[int], heads: Sequence[int] = ()
-) -> tuple[Tensor, Tensor]:
+def point_weights(q: Tensor, k: Tensor, tokens: Sequence[int], heads: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
     """Return what some queries attend to, and the entropy of each head.
 
     q (b, h, n, d), k (b, h, m, d): (tokens, b, m), the mean over the heads, and (h,), the mean over tokens, in nats.

@@ -54,9 +54,7 @@ class Reference(Method):
         read=lambda latent: latent["samples"],
         blank=torch.zeros(1, 4, 1, 1),
     )
-    seed: int = whole(
-        0, 0, 2**64 - 1, control_after_generate=True, tip="Draws the noise that is put on the reference."
-    )
+    seed: int = whole(0, 0, 2**64 - 1, control_after_generate=True, tip="Draws the noise that is put on the reference.")
     negative: bool = switch(
         False,
         tip="Let the negative side see the reference too: weaker. Without it guidance pushes towards the reference.",

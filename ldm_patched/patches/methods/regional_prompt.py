@@ -58,9 +58,7 @@ class RegionalPrompt(Method):
     """
 
     regions: tuple[Region, ...] = socket("PATCHBAY_REGIONS", tip="A chain of Prompt Region nodes.", blank=())
-    base: float = number(
-        0.0, 0.0, 1.0, bounded=True, tip="The share of the sampler's own prompt inside the regions."
-    )
+    base: float = number(0.0, 0.0, 1.0, bounded=True, tip="The share of the sampler's own prompt inside the regions.")
     overlap: str = choice(
         OVERLAPS,
         "average",

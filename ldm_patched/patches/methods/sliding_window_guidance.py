@@ -31,9 +31,7 @@ class SlidingWindowGuidance(Method):
     `scale` times the curve is how far; 0 changes nothing, to the bit.
     """
 
-    scale: float = number(
-        3.0, -100.0, 100.0, step=0.1, tip="How far the prediction is pushed away; 0 changes nothing."
-    )
+    scale: float = number(3.0, -100.0, 100.0, step=0.1, tip="How far the prediction is pushed away; 0 changes nothing.")
     size: float = number(0.5, 0.05, 1.0, tip="Side of a window, as a part of the picture's; 1 changes nothing.")
     overlap: float = number(0.5, 0.0, 0.95, tip="The part of a window that neighbours share, at least.")
     where: Where = acts("all", kind="self")

@@ -32,9 +32,7 @@ class SparseAttention(Method):
     the prompt of the sampler alone and added to what methods further in make of the attention, so it undoes none.
     """
 
-    scale: float = number(
-        2.0, -10.0, 10.0, step=0.1, tip="From dense (0: changes nothing) to sparse (1) and beyond."
-    )
+    scale: float = number(2.0, -10.0, 10.0, step=0.1, tip="From dense (0: changes nothing) to sparse (1) and beyond.")
     form: str = choice(
         tuple(FORMS),
         "entmax",

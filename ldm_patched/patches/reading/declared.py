@@ -23,4 +23,6 @@ def declared() -> tuple[type[Method], ...]:
 
 
 def _is_declared(one: object, module: str) -> bool:
-    return isinstance(one, type) and one.__module__ == module and isinstance(one.__dict__.get("declaration"), Declaration)
+    return (
+        isinstance(one, type) and one.__module__ == module and isinstance(one.__dict__.get("declaration"), Declaration)
+    )

@@ -105,9 +105,7 @@ def _in_model_call(part: Placed) -> bool:
 # What can be wrong
 
 
-def _troubles(
-    model: Any, part: Placed, parts: list[Placed], run: Run | None, entry: Entry | None
-) -> Iterator[str]:
+def _troubles(model: Any, part: Placed, parts: list[Placed], run: Run | None, entry: Entry | None) -> Iterator[str]:
     family = family_of(model)
     if entry is None:
         yield from _misplaced(model, part, family)

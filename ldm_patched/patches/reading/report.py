@@ -88,7 +88,7 @@ def missed(run: Run) -> dict[tuple[BlockId | None, str], int]:
 
 
 def _row(run: Run, call: Call, count: int) -> dict[str, Any]:
-    heads = run.blocks.get(call.block) if call.block is not None else None
+    heads = run.plan.blocks.get(call.block) if call.block is not None else None
     note = f"instead of {call.fallback.partition(':')[0]}" if call.fallback else ""
     return {
         "block": "-" if call.block is None else str(call.block),
