@@ -11,10 +11,10 @@ from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.targets import parse
 from torch import Tensor
 
 UNET: dict[str, Any] = {
@@ -36,9 +36,9 @@ UNET: dict[str, Any] = {
 BLOCKS = ["input:1", "input:3", "input:3.1", "middle", "output:0", "output:0.1", "output:1", "output:1.1", "output:2"]
 BLOCKS += ["output:3"]
 STEPS = 4
-ZERO = AttentionPatch("attn1.out", "zero", where=Where(parse("middle")))
-IDENTITY = AttentionPatch("attn1.out", "identity", where=Where(parse("input:3")))
-HALF = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3")))
+ZERO = AttentionPatch("attn1.out", "zero", address=parse("middle"))
+IDENTITY = AttentionPatch("attn1.out", "identity", address=parse("input:3"))
+HALF = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3"))
 
 
 def patcher() -> ModelPatcher:

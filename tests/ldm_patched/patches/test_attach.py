@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Router
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.hook import Host
+from attention_patchbay.ldm_patched.patches.router import SLOT, Router, Rule
 
 from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, patcher, run, unchanged
 
@@ -25,7 +23,7 @@ def test_the_input_model_and_its_other_clones_stay_as_they_were(patch: Attention
         patched = attach(model, patch)
         run(patched)
         attach(patched, patch)
-        attach(patched, Rule("split"))
+        attach_rule(patched, Rule("split"))
     assert torch.equal(run(model), base)
     assert torch.equal(run(other), base)
     assert not torch.equal(run(patched), base)
@@ -44,7 +42,7 @@ def test_running_a_node_again_on_a_cached_model_adds_nothing_up() -> None:
 
 
 def test_sampling_leaves_nothing_in_the_model() -> None:
-    patched = attach(attach(patcher(), IDENTITY), Rule("basic"))
+    patched = attach_rule(attach(patcher(), IDENTITY), Rule("basic"))
     with unchanged(patched):
         run(patched)
 
@@ -57,7 +55,7 @@ def test_a_patch_that_is_taken_out_of_the_graph_is_gone() -> None:
 
 
 def test_branches_do_not_share_a_recorder() -> None:
-    upstream = attach(patcher(), Rule("pytorch"))
+    upstream = attach_rule(patcher(), Rule("pytorch"))
     left, right, foreign = attach(upstream, ZERO), attach(upstream, IDENTITY), upstream.clone()
     run(left)
     assert sum(recorder_of(left).calls.values()) == len(BLOCKS) * 2 * STEPS
@@ -76,7 +74,7 @@ def test_the_clone_of_another_node_records_by_itself() -> None:
 
 
 def test_options_that_are_copied_through_and_through_still_record() -> None:
-    patched = attach(attach(patcher(), ZERO), Rule("basic"))
+    patched = attach_rule(attach(patcher(), ZERO), Rule("basic"))
     recorder = recorder_of(patched)
     patched.model_options = copy.deepcopy(patched.model_options)
     run(patched)
@@ -87,7 +85,7 @@ def test_options_that_are_copied_through_and_through_still_record() -> None:
 def test_marks_and_router_are_there_once() -> None:
     model = patcher()
     for _ in range(3):
-        model = attach(attach(model, ZERO), Rule("basic"))
+        model = attach_rule(attach(model, ZERO), Rule("basic"))
     options = model.model_options["transformer_options"]
     assert len(options["patches"]["attn1_patch"]) == len(options["patches"]["attn2_patch"]) == 1
     assert isinstance(options[SLOT], Router)
@@ -95,8 +93,8 @@ def test_marks_and_router_are_there_once() -> None:
 
 
 def test_the_order_of_the_graph_is_the_order_of_the_patches() -> None:
-    double = AttentionPatch("attn1.out", "scale", 2.0, where=Where(ZERO.address))
-    mean = AttentionPatch("attn1.out", "mean", strength=0.5, where=Where(ZERO.address))
+    double = AttentionPatch("attn1.out", "scale", 2.0, address=ZERO.address)
+    mean = AttentionPatch("attn1.out", "mean", strength=0.5, address=ZERO.address)
     model = attach(attach(patcher(), double), mean)
     patches = model.model_options["transformer_options"]["patches"]["attn1_output_patch"]
     assert [patch.patch for patch in patches] == [double, mean]

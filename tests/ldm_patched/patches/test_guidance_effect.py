@@ -12,8 +12,11 @@ from attention_patchbay.ldm_patched.modules.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.modules.demo.evaluate import adherence, paint
 from attention_patchbay.ldm_patched.modules.demo.judge import look
 from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
+from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
 
 CAPTIONS = draw_captions(40, 5)
 

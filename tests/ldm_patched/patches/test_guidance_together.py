@@ -6,27 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
-from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
-from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import SelfAttentionGuidance
-from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
-from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
-from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention
-from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfAttentionGuidance
+from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
+from attention_patchbay.ldm_patched.patches.sparse_attention import SparseAttention
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
 
 from .models import STEPS, draw, patcher, run, unchanged
 
 WHERE = parse("middle, input:3")  # 3 transformer blocks
 PUSHES = [
-    PerturbedGuidance(scale=0.5, where=Where(WHERE)),
-    SmoothedGuidance(scale=0.5, where=Where(WHERE), blur=1.5),
+    Guidance(Perturbed(), 0.5, WHERE),
+    Guidance(SmoothedEnergy(1.5), 0.5, WHERE),
     SelfAttentionGuidance(0.2, 1.0, 0.9, WHERE),
-    SlidingWindowGuidance(scale=0.5, where=Where(WHERE)),
+    Guidance(SlidingWindow(), 0.5, WHERE),
 ]
-INSIDE = [NormalizedGuidance(draw(9, 1, 5, 16), where=Where(WHERE)), SparseAttention(1.0, where=Where(WHERE))]
+INSIDE = [NormalizedGuidance(draw(9, 1, 5, 16), address=WHERE), SparseAttention(1.0, address=WHERE)]
 
 
 def put(methods: list[Any]) -> Any:

@@ -13,8 +13,8 @@ from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, SHAPES
 from attention_patchbay.ldm_patched.modules.demo.judge import look
 from attention_patchbay.ldm_patched.modules.sample import common_ksampler
 from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
-from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.record.run import Call, current_block
-from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.recorder import Call, Marker, Recorder, current_block
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
 
 from .models import BLOCKS, STEPS, patcher, run
 
@@ -95,7 +94,7 @@ def test_the_percent_follows_the_model_that_samples() -> None:
         def percent_to_sigma(percent: float) -> float:
             return 0.0 if percent > 0.1 else 100.0
 
-    model = attach(patcher(), AttentionPatch("attn1.q", "zero", where=Where(schedule=Schedule(0.0, 0.5))))
+    model = attach(patcher(), AttentionPatch("attn1.q", "zero", schedule=Schedule(0.0, 0.5)))
     recorder = recorder_of(model)
     before = recorder.percent({"sigmas": torch.tensor([10.0])})
     model.add_object_patch("model_sampling", Late())
@@ -106,7 +105,7 @@ def test_the_percent_follows_the_model_that_samples() -> None:
 
 
 def test_every_attention_of_a_run_is_seen() -> None:
-    model = attach(patcher(), Rule("auto", Where(parse("middle"), Schedule(0.2, 0.4))))
+    model = attach_rule(patcher(), Rule("auto", parse("middle"), Schedule(0.2, 0.4)))
     run(model)
     recorder = recorder_of(model)
     assert {f"{block} {kind}" for block, kind in recorder.seen} == {

@@ -4,14 +4,12 @@ import json
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
-from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.router import SLOT
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.router import SLOT, Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import parse
 
 from .models import BLOCKS, IDENTITY, STEPS, ZERO, patcher, run
 
@@ -52,8 +50,8 @@ def test_the_report_counts_every_call_and_patch() -> None:
 
 
 def test_the_steps_say_what_ran_in_each() -> None:
-    half = Rule("basic", Where(parse("middle self"), Schedule(0.0, 0.5)))
-    model = attach(patcher(), half)
+    half = Rule("basic", parse("middle self"), Schedule(0.0, 0.5))
+    model = attach_rule(patcher(), half)
     run(model)
     ran = [(row["step"], row["function"], row["calls"]) for row in report.steps(recorder_of(model))]
     calls = 2 * len(BLOCKS)
@@ -66,7 +64,7 @@ def test_the_steps_say_what_ran_in_each() -> None:
 
 
 def test_the_table_is_plain() -> None:
-    model = attach(attach(patcher(), ZERO), Rule("sage", Where(parse("middle self"))))
+    model = attach_rule(attach(patcher(), ZERO), Rule("sage", parse("middle self")))
     run(model, steps=1)
     rows = report.table(recorder_of(model))
     assert json.loads(json.dumps(rows)) == rows
@@ -74,9 +72,9 @@ def test_the_table_is_plain() -> None:
 
 
 def test_the_report_tells_why_a_patch_never_ran() -> None:
-    late = AttentionPatch("attn1.out", "zero", where=Where(parse("middle"), Schedule(0.4, 0.41, "linear")))
+    late = AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.4, 0.41, "linear"))
     neutral = AttentionPatch("attn1.out", "zero", strength=0.0)
-    silent = AttentionPatch("attn2.out", "zero", where=Where(parse("middle"), Schedule(curve="0:0")))
+    silent = AttentionPatch("attn2.out", "zero", address=parse("middle"), schedule=Schedule(curve="0:0"))
     model = attach(attach(attach(patcher(), late), neutral), silent)
     run(model)
     window = "never ran, no step of the run lay in its window with a strength above 0"
@@ -88,7 +86,7 @@ def test_the_report_tells_why_a_patch_never_ran() -> None:
 
 
 def test_the_report_tells_why_a_rule_never_ran() -> None:
-    model = attach(attach(patcher(), Rule("split", Where(parse("middle")))), Rule("basic"))
+    model = attach_rule(attach_rule(patcher(), Rule("split", parse("middle"))), Rule("basic"))
     run(model)
     assert entries(model) == [
         "1. backend split on middle: never ran, no call was left for it: rules of later nodes or patches that replace "
@@ -98,7 +96,7 @@ def test_the_report_tells_why_a_rule_never_ran() -> None:
 
 
 def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
-    model = attach(patcher(), Rule("basic"))
+    model = attach_rule(patcher(), Rule("basic"))
 
     def foreign(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         return func(*args, **kwargs)

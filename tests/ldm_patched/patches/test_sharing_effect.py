@@ -13,13 +13,12 @@ from attention_patchbay.ldm_patched.modules.demo.captions import PLACES, SHAPES,
 from attention_patchbay.ldm_patched.modules.demo.evaluate import Pictures, adherence, paint
 from attention_patchbay.ldm_patched.modules.demo.picture import RGB, draw
 from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
-from attention_patchbay.ldm_patched.patches.methods.block_skip import BlockSkip
-from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
-from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
+from attention_patchbay.ldm_patched.patches.attach import attach
+from attention_patchbay.ldm_patched.patches.block_scaling import BlockScale
+from attention_patchbay.ldm_patched.patches.block_skip import BlockSkip
+from attention_patchbay.ldm_patched.patches.reference import Reference
+from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
+from attention_patchbay.ldm_patched.patches.targets import parse
 
 NO_COLOUR = [f"a {shape} in the center" for shape in SHAPES]
 AROUND = [f"a {shape} {PLACES[place]}" for shape, place in zip(SHAPES, PLACES, strict=False)]
@@ -49,7 +48,7 @@ def test_skipping_the_self_attention_of_the_finest_blocks_makes_fewer_pictures_r
     captions = draw_captions(20, 5)
 
     def right(strength: float) -> int:
-        skip = BlockSkip("self", strength, Where(parse("output:2-3")))
+        skip = BlockSkip("self", strength, parse("output:2-3"))
         return adherence(captions, painted(demo, captions, skip, cfg=1.0))["all"]["right"]  # type: ignore[no-any-return]
 
     whole, skipped = right(0.0), right(1.0)

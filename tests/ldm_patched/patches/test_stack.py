@@ -8,17 +8,17 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.addressing.address import Address, BlockId, parse
-from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.place import Around
-from attention_patchbay.ldm_patched.patches.engine.stack import Stack, push, uncover
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
-from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.grid import piece_grid
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.hook import Around, Hook, Host
+from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.stack import Stack, push, uncover
+from attention_patchbay.ldm_patched.patches.targets import Address, BlockId, parse
+from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
 
 from .models import BLOCKS, HALF, IDENTITY, STEPS, calls, patcher, run
 
@@ -184,7 +184,7 @@ def test_a_slot_that_was_taken_over_is_taken_back() -> None:
 
 
 def test_stacks_of_one_model_differ_only_where_they_are() -> None:
-    patch = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("all")))
+    patch = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("all"))
     model = attach(patcher(), patch)
     stacks = model.model_options["transformer_options"]["patches_replace"]["attn1"]
     assert len(stacks) == 10
@@ -310,7 +310,7 @@ def test_rules_hold_inside_foreign_patches_and_stacks() -> None:
         if early:
             model.set_model_attn1_replace(foreign, "input", 3)
             model.set_model_attn2_replace(foreign, "middle", 0, 0)
-        model = attach(attach(model, half), Rule("basic", Where(parse("all, !output"))))
+        model = attach_rule(attach(model, half), Rule("basic", parse("all, !output")))
         if not early:
             model.set_model_attn1_replace(foreign, "input", 3)
             model.set_model_attn2_replace(foreign, "middle", 0, 0)
@@ -341,17 +341,15 @@ def test_a_foreign_patch_that_takes_the_place_of_a_stack_gets_inside_it() -> Non
     twice = attach(after, HALF)  # a later one of ours is put on what took the place
     assert torch.equal(run(twice), run(attach(attach(before, HALF), HALF)))
     assert torch.equal(run(after), expected)
-    guided = attach(after, PerturbedGuidance(scale=1.0, where=Where(parse("input:3"))))
-    assert torch.equal(
-        run(guided), run(attach(attach(before, HALF), PerturbedGuidance(scale=1.0, where=Where(parse("input:3")))))
-    )
+    guided = attach(after, Guidance(Perturbed(), 1.0, parse("input:3")))
+    assert torch.equal(run(guided), run(attach(attach(before, HALF), Guidance(Perturbed(), 1.0, parse("input:3")))))
 
 
 def test_queries_that_were_cut_into_tiles_alone_are_tiled_for_every_layer() -> None:
     """ComfyUI's HyperTile cuts the queries only; attention functions then read the keys in the batch of the queries."""
     log: list[str] = []
     q, x = torch.randn(4, 16, 8), torch.randn(1, 64, 8)
-    weak = PerturbedGuidance().weakening
+    weak = Guidance(Perturbed()).weakening
     options = {"n_heads": 2}
     stack = push({}, HERE, Log("layer", log), optimized_attention)
     whole = optimized_attention(q, x, x + 1, 2) * 2

@@ -13,25 +13,26 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
-from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.router import choose
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
-from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.reading.manage import put
-from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches import report
+from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.guidance import Guidance
+from attention_patchbay.ldm_patched.patches.manage import put
+from attention_patchbay.ldm_patched.patches.recorder import Recorder
+from attention_patchbay.ldm_patched.patches.router import Rule, choose
+from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
 
 from .models import HALF, STEPS, ZERO, patcher, run
 
 VALUES = [
     ZERO,
     HALF,
-    AttentionPatch("attn2.k", "mean", strength=0.5, where=Where(schedule=Schedule(0.0, 0.7, "linear"))),
-    Rule("flash", Where(parse("all self"))),
-    Rule("basic", Where(parse("output:1 cross"))),
-    SmoothedGuidance(scale=1.0, where=Where(parse("middle, input:3"), Schedule(0.0, 0.6)), blur=2.0),
+    AttentionPatch("attn2.k", "mean", strength=0.5, schedule=Schedule(0.0, 0.7, "linear")),
+    Rule("flash", parse("all self")),
+    Rule("basic", parse("output:1 cross")),
+    Guidance(SmoothedEnergy(2.0), 1.0, parse("middle, input:3"), Schedule(0.0, 0.6)),
 ]
 
 

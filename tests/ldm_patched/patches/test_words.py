@@ -10,7 +10,7 @@ from attention_patchbay.ldm_patched.modules.clip_tokenizer import clip_tokenizer
 from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.modules.prompt import PromptTokenizer
 from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.methods.words import locate
+from attention_patchbay.ldm_patched.patches.words import locate
 
 
 class TwoEncoders:
