@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..ldm_patched import demo
+from ..ldm_patched.demo.tokenizer import END, START, DemoTokenizer
 from ..ldm_patched.ldm.modules.backends import dispatch, registry
-from ..ldm_patched.modules import demo, model_management
-from ..ldm_patched.modules.demo.tokenizer import END, START, DemoTokenizer
+from ..ldm_patched.modules import model_management
 from ..ldm_patched.patches.hook import Host
 from .heatmap import view
 
@@ -21,8 +22,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "comfy_api":
         raise
-    from ..ldm_patched.headless import io, session
-    from ..ldm_patched.headless.io import ComfyExtension
+    from ..headless.api import comfy_io as io
+    from ..headless.api import session
+    from ..headless.api.comfy_io import ComfyExtension
 
     IN_COMFYUI = False
 else:
@@ -61,7 +63,7 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     if IN_COMFYUI:
         from comfy.samplers import calc_cond_batch
     else:
-        from ..ldm_patched.modules.cond_batch import calc_cond_batch
+        from ..ldm_patched.sampling.cond_batch import calc_cond_batch
     return calc_cond_batch(*args, **kwargs)
 
 
@@ -90,7 +92,7 @@ def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
             model, noise, 1, 2.0, "euler", "normal", positive, negative, image, disable_pbar=True, seed=0
         )
     else:
-        from ..ldm_patched.modules.sample import common_ksampler
+        from ..ldm_patched.sampling.sample import common_ksampler
 
         common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
 
@@ -134,7 +136,7 @@ def output_file(prefix: str, ending: str) -> Path:
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
         directory = Path(folder)
     else:
-        from ..ldm_patched.headless.folders import numbered
+        from ..headless.api.folders import numbered
 
         directory, name, number = numbered(session.current().folders.output, prefix, 0, 0)
     directory.mkdir(parents=True, exist_ok=True)
@@ -175,7 +177,7 @@ def load_demo_model() -> tuple[Any, Any, Any]:
         raise FileNotFoundError(f"the demo model is missing: get {demo.CHECKPOINT.name} into {demo.CHECKPOINT.parent}")
     if IN_COMFYUI:
         return _load_demo_in_comfyui()
-    from ..ldm_patched.modules.sd import load_checkpoint
+    from ..ldm_patched.loading.sd import load_checkpoint
 
     return load_checkpoint(demo.CHECKPOINT)
 

@@ -22,7 +22,7 @@ POST_CFG = "sampler_post_cfg_function"  # ComfyUI's name of the place
 
 
 def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
-    from ..modules.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
+    from ..sampling.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
 
     return calc_cond_batch(*args, **kwargs)
 
