@@ -1,4 +1,4 @@
 """Run workflows on a ComfyUI server from Python: `Client` and `AsyncClient`; needs the extra `client`."""
 
-from .ldm_patched.headless.client import *  # noqa: F403
-from .ldm_patched.headless.client import __all__ as __all__
+from .headless.client import *  # noqa: F403
+from .headless.client import __all__ as __all__

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.modules import sd
-from attention_patchbay.ldm_patched.modules.sample import common_ksampler
+from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.inventory import recorder_of
 from attention_patchbay.ldm_patched.patches.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, filled, normal
 

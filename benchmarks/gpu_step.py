@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
-from attention_patchbay.ldm_patched.modules import sd
+from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.attach import attach_rule
 from attention_patchbay.ldm_patched.patches.router import Rule
 from diffusers import UNet2DConditionModel

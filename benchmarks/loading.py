@@ -50,7 +50,7 @@ def main() -> None:
         graph["save"] = node("PreviewImage", images=["decode", 0])
         workflow = Path(folder) / "workflow.json"
         workflow.write_text(json.dumps(graph))
-        command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "run", str(workflow)]
+        command = [sys.executable, "-m", "attention_patchbay.headless.commands.cli", "run", str(workflow)]
         for name in ("first", "second"):
             start = time.perf_counter()
             subprocess.run([*command, "--models", folder, "--quiet"], check=True, capture_output=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from attention_patchbay.ldm_patched.headless.catalog import catalog
-from attention_patchbay.ldm_patched.headless.folders import Folders
-from attention_patchbay.ldm_patched.headless.session import Session, entered
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.engine.catalog import catalog
 from graph import node, outcomes, text_to_image
 from PIL import Image
 from random_checkpoint import UNETS, write

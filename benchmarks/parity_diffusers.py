@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.modules import controlnet_loader, sd
-from attention_patchbay.ldm_patched.modules.text_encoders import build_clip, short_name, text_model
+from attention_patchbay.ldm_patched.loading import controlnet_loader, sd
+from attention_patchbay.ldm_patched.text.text_encoders import build_clip, short_name, text_model
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNetSpatioTemporalConditionModel
 from random_checkpoint import draw, shapes_of
 from torch import Tensor, nn

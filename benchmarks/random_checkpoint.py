@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.ldm.models.autoencoder import AutoencoderKL
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from attention_patchbay.ldm_patched.modules.clip_model import CLIPTextModel
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init
+from attention_patchbay.ldm_patched.text.clip_model import CLIPTextModel
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from attention_patchbay.ldm_patched.headless.cli import main as patchbay
+from attention_patchbay.headless.commands.cli import main as patchbay
 
 DEMO = Path(__file__).parents[1] / "example_workflows" / "api" / "demo.json"
 

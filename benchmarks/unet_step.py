@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.modules import sd
+from attention_patchbay.ldm_patched.loading import sd
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, Tensors, filled, normal
 from results import write_json

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ldm_patched.headless import io, session
-from ..ldm_patched.headless.folders import numbered
-from ..ldm_patched.headless.io import ComfyExtension, Refusal
+from ..headless.api import comfy_io as io
+from ..headless.api import session
+from ..headless.api.folders import numbered
+from ..headless.api.comfy_io import ComfyExtension, Refusal
 from ..ldm_patched.ldm.modules.backends import dispatch
-from ..ldm_patched.modules import demo, model_management
+from ..ldm_patched import demo
+from ..ldm_patched.modules import model_management
 
 __all__ = ["ComfyExtension", "io"]
 
@@ -30,7 +32,7 @@ def attend(*args: Any, **kwargs: Any) -> Tensor:
 
 def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     """Return the host's predictions of some conditionings: `(model, conds, x, sigma, model_options)`."""
-    from ..ldm_patched.modules.cond_batch import calc_cond_batch
+    from ..ldm_patched.sampling.cond_batch import calc_cond_batch
 
     return calc_cond_batch(*args, **kwargs)
 
@@ -41,7 +43,7 @@ def show_attention(node: str, step: int, found: Any) -> None:
 
 def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
     """Run one step of sampling with both prompts and forget the result."""
-    from ..ldm_patched.modules.sample import common_ksampler
+    from ..ldm_patched.sampling.sample import common_ksampler
 
     common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
 
@@ -75,6 +77,6 @@ def register_host_backends() -> None:
 
 def load_demo_model() -> tuple[Any, Any, Any]:
     """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
-    from ..ldm_patched.modules.sd import load_checkpoint
+    from ..ldm_patched.loading.sd import load_checkpoint
 
     return load_checkpoint(demo.CHECKPOINT)

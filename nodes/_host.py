@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..ldm_patched.modules import demo
+from ..ldm_patched import demo
 from ..ldm_patched.patches.engine.host import Host
 
 try:

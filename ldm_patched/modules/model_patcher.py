@@ -15,7 +15,7 @@ from .patcher_extension import CallbacksMP, Registry, copy_containers, copy_nest
 from .weight_patches import WeightPatch, calculate_weight
 
 if TYPE_CHECKING:
-    from .model_base import BaseModel
+    from ..sampling.model_base import BaseModel
 
 Device = torch.device | str
 

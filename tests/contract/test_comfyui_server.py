@@ -78,7 +78,7 @@ def test_the_page_and_the_help_are_served(server: Server) -> None:
 def test_an_example_gives_the_picture_of_the_embedded_host(path: Path, server: Server, tmp_path: Path) -> None:
     record = server.run(json.loads(path.read_text()), tmp_path)
     assert record["status"] == "success", record["error"]
-    command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli"]
+    command = [sys.executable, "-m", "attention_patchbay.headless.commands.cli"]
     command += ["run", str(path), "--output", str(tmp_path / "embedded")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.headless.nodes import controlnet as controlnet_nodes
 from attention_patchbay.ldm_patched.controlnet.cldm import ControlNet as ControlModel
+from attention_patchbay.ldm_patched.controlnet.control import ControlNet
 from attention_patchbay.ldm_patched.controlnet.union import UnionControlNet
-from attention_patchbay.ldm_patched.headless import core_controlnet
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from attention_patchbay.ldm_patched.modules.controlnet import ControlNet
-from attention_patchbay.ldm_patched.modules.controlnet_loader import load_controlnet
-from attention_patchbay.ldm_patched.modules.latent_formats import SD15, SDXL
-from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
+from attention_patchbay.ldm_patched.loading.controlnet_loader import load_controlnet
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.modules.sample import prepare_noise
-from attention_patchbay.ldm_patched.modules.samplers import sample
+from attention_patchbay.ldm_patched.sampling.latent_formats import SD15, SDXL
+from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
+from attention_patchbay.ldm_patched.sampling.sample import prepare_noise
+from attention_patchbay.ldm_patched.sampling.samplers import sample
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -215,13 +215,13 @@ def steered(case: dict[str, Any], controls: dict[str, ControlNet]) -> tuple[Any,
     for use in case["uses"]:
         control = controls[use["control"]]
         if "type" in use:
-            (control,) = core_controlnet.SetUnionControlNetType.execute(control, use["type"]).args
+            (control,) = controlnet_nodes.SetUnionControlNetType.execute(control, use["type"]).args
         if "window" in use:
-            apply = core_controlnet.ControlNetApplyAdvanced.execute
+            apply = controlnet_nodes.ControlNetApplyAdvanced.execute
             arguments = (positive, negative, control, use["hint"], use["strength"], *use["window"])
             positive, negative = apply(*arguments).args
         else:
-            apply_old = core_controlnet.ControlNetApply.execute
+            apply_old = controlnet_nodes.ControlNetApply.execute
             (positive,) = apply_old(positive, control, use["hint"], use["strength"]).args
     return positive, negative
 

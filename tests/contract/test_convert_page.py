@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless.convert import to_api, to_page
-from attention_patchbay.ldm_patched.headless.described import described
-from attention_patchbay.ldm_patched.headless.page_widgets import inputs_of, walk
-from attention_patchbay.ldm_patched.headless.prompt import PromptError
-from attention_patchbay.ldm_patched.headless.validate import validate
+from attention_patchbay.headless.engine.validate import validate
+from attention_patchbay.headless.engine.workflow import PromptError
+from attention_patchbay.headless.pages.convert import to_api, to_page
+from attention_patchbay.headless.pages.described import described
+from attention_patchbay.headless.pages.page_widgets import inputs_of, walk
 
 from .comfyui_server import Server, python
 from .test_page import CHROMIUM, can_drive_a_page

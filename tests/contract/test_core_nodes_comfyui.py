@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless.catalog import CORE
+from attention_patchbay.headless.engine.catalog import CORE
 
 pytestmark = [
     pytest.mark.comfyui,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless.api_graph import Executor
-from attention_patchbay.ldm_patched.headless.catalog import catalog
-from attention_patchbay.ldm_patched.headless.folders import Folders
-from attention_patchbay.ldm_patched.headless.session import Session
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session
+from attention_patchbay.headless.engine.api_graph import Executor
+from attention_patchbay.headless.engine.catalog import catalog
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attention_patchbay.ldm_patched.headless.model_info import model_info, model_of
+from attention_patchbay.headless.commands.model_info import model_info, model_of
 from attention_patchbay.ldm_patched.patches.targets import AddressError, check_address, parse
 from safetensors.numpy import save_file
 

@@ -78,7 +78,7 @@ def test_imports_follow_the_rooms(path: Path) -> None:
         ("ldm_patched/modules/ops.py", "def late():\n    import comfy.ops"),
         ("nodes/backend.py", "from comfy_api.latest import io"),
         ("nodes/backend.py", "from ..ldm_patched.headless import io"),
-        ("ldm_patched/modules/ops.py", "import attention_patchbay.ldm_patched.modules.sd"),
+        ("ldm_patched/modules/ops.py", "import attention_patchbay.ldm_patched.loading.sd"),
         ("ldm_patched/modules/ops.py", "from ldm_patched.modules import sd"),
         ("__init__.py", "from .ldm_patched.patches import stack"),
     ],

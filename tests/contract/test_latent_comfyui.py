@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.headless import core_latent, core_vae
+from attention_patchbay.headless.nodes import latent as latent_nodes
+from attention_patchbay.headless.nodes import vae as vae_nodes
+from attention_patchbay.ldm_patched.images.vae import VAE
 from attention_patchbay.ldm_patched.ldm.models.autoencoder import AutoencoderKL
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.modules.upscale import UPSCALE_METHODS
-from attention_patchbay.ldm_patched.modules.vae import VAE
+from attention_patchbay.ldm_patched.sampling.upscale import UPSCALE_METHODS
 from torch import Tensor
 
 from . import latent_child
@@ -28,7 +29,7 @@ pytestmark = [
 BOUND = 1e-6
 VAE_BOUND = 1e-5  # the networks differ in the order of their sums
 CONFIG = {"ch": 32, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "z_channels": 4, "in_channels": 3, "out_ch": 3}
-NODES = {cls.GET_SCHEMA().node_id: cls for room in (core_latent, core_vae) for cls in room.NODES}
+NODES = {cls.GET_SCHEMA().node_id: cls for room in (latent_nodes, vae_nodes) for cls in room.NODES}
 
 
 def draw(seed: int, *shape: int) -> Tensor:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.headless import io
-from attention_patchbay.ldm_patched.headless.api_graph import Executor
-from attention_patchbay.ldm_patched.headless.catalog import catalog
-from attention_patchbay.ldm_patched.headless.folders import Folders
-from attention_patchbay.ldm_patched.headless.session import Session
+from attention_patchbay.headless.api import comfy_io as io
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session
+from attention_patchbay.headless.engine.api_graph import Executor
+from attention_patchbay.headless.engine.catalog import catalog
 
 from .workflows import KEEP, Node, attention_patch, guidance, preset, remove, rule, workflow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import KNOWN
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.clip import CLIP, TextEncoder
-from attention_patchbay.ldm_patched.modules.clip_model import CLIPTextModel
 from attention_patchbay.ldm_patched.modules.ops import manual_cast
-from attention_patchbay.ldm_patched.modules.prompt import PromptTokenizer
+from attention_patchbay.ldm_patched.text.clip import CLIP, TextEncoder
+from attention_patchbay.ldm_patched.text.clip_model import CLIPTextModel
+from attention_patchbay.ldm_patched.text.prompt import PromptTokenizer
 
 from . import prompt_child
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_patchbay.client import AsyncClient, Client, Executed, Finished, JobFailed, JobLost, Node, Step
-from attention_patchbay.ldm_patched.headless.cli import main
-from attention_patchbay.ldm_patched.headless.prompt import PromptError
+from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.engine.workflow import PromptError
 from PIL import Image
 
 from .comfyui_server import ROOT, Server
@@ -169,7 +169,7 @@ def test_a_deleted_job_is_lost_and_said_to_be(server: Server) -> None:
 
 
 def test_ctrl_c_stops_the_job_on_the_server(server: Server, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "queue", str(DEMO)]
+    command = [sys.executable, "-m", "attention_patchbay.headless.commands.cli", "queue", str(DEMO)]
     command += ["--server", server.url, "--output", str(tmp_path), "--set", "KSampler.steps=2000"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60

@@ -19,7 +19,7 @@ SHELL = [block for block in re.findall(r"```\n(.*?)```", SECTION, re.DOTALL) if 
 
 def shell(lines: str, folder: Path) -> None:
     (folder / "example_workflows").symlink_to(ROOT / "example_workflows")
-    patchbay = f"{sys.executable} -m attention_patchbay.ldm_patched.headless.cli"
+    patchbay = f"{sys.executable} -m attention_patchbay.headless.commands.cli"
     script = "set -e\n" + lines.replace(".venv/bin/patchbay", patchbay)
     done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_patchbay.ldm_patched.headless.cli import main
+from attention_patchbay.headless.commands.cli import main
 
 from .comfyui_server import ROOT, python
 from .test_page import CHROMIUM, can_drive_a_page

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from attention_patchbay.ldm_patched.modules.model_base import BaseModel, ModelConfig
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.modules.model_sampling import discrete_sampling
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.modules.sample import prepare_noise
-from attention_patchbay.ldm_patched.modules.samplers import SAMPLER_NAMES, SCHEDULER_NAMES, sample
+from attention_patchbay.ldm_patched.sampling.model_base import BaseModel, ModelConfig
+from attention_patchbay.ldm_patched.sampling.model_sampling import discrete_sampling
+from attention_patchbay.ldm_patched.sampling.sample import prepare_noise
+from attention_patchbay.ldm_patched.sampling.samplers import SAMPLER_NAMES, SCHEDULER_NAMES, sample
 
 from . import sampling_child
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from attention_patchbay.ldm_patched.headless.cli import main
-from attention_patchbay.ldm_patched.headless.sweep.remote import Remote
+from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.sweep.remote import Remote
 from PIL import Image
 
 from .comfyui_server import ROOT, Server
@@ -91,7 +91,7 @@ def test_a_server_tells_what_its_models_weigh(tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_the_jobs_of_all_servers(tmp_path: Path) -> None:
     with Server(tmp_path / "a") as one, Server(tmp_path / "b") as second:
-        command = [sys.executable, "-m", "attention_patchbay.ldm_patched.headless.cli", "sweep", str(DEMO), "--quiet"]
+        command = [sys.executable, "-m", "attention_patchbay.headless.commands.cli", "sweep", str(DEMO), "--quiet"]
         command += ["--folder", str(tmp_path / "s"), "--axis", "KSampler.seed=1..4", "--axis", "KSampler.steps=2000"]
         command += ["--server", one.url, "--server", second.url, "--baseline", "KSampler.steps=1"]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

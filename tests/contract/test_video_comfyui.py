@@ -12,23 +12,19 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.headless.core_video import (
-    SVDImg2vidConditioning,
-    VideoLinearCFGGuidance,
-    write_webp,
-)
-from attention_patchbay.ldm_patched.modules import clip_vision
-from attention_patchbay.ldm_patched.modules.model_base import SVD
-from attention_patchbay.ldm_patched.modules.model_detection import detect_unet, model_config
+from attention_patchbay.headless.nodes.video import SVDImg2vidConditioning, VideoLinearCFGGuidance, write_webp
+from attention_patchbay.ldm_patched.images.vae import VAE
+from attention_patchbay.ldm_patched.loading.model_detection import detect_unet, model_config
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.modules.model_sampling import ContinuousV
-from attention_patchbay.ldm_patched.modules.sample import prepare_noise
-from attention_patchbay.ldm_patched.modules.samplers import SCHEDULER_NAMES, sample
-from attention_patchbay.ldm_patched.modules.schedulers import calculate_sigmas
-from attention_patchbay.ldm_patched.modules.vae import VAE
+from attention_patchbay.ldm_patched.sampling.model_base import SVD
+from attention_patchbay.ldm_patched.sampling.model_sampling import ContinuousV
+from attention_patchbay.ldm_patched.sampling.sample import prepare_noise
+from attention_patchbay.ldm_patched.sampling.samplers import SCHEDULER_NAMES, sample
+from attention_patchbay.ldm_patched.sampling.schedulers import calculate_sigmas
+from attention_patchbay.ldm_patched.text import clip_vision
 from PIL import Image, ImageSequence
 
-from ..ldm_patched.modules import tiny_video
+from ..ldm_patched import tiny_video
 from . import video_child
 
 pytestmark = [

@@ -10,19 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attention_patchbay.ldm_patched.headless import prompt as workflow
-from attention_patchbay.ldm_patched.headless.catalog import catalog
-from attention_patchbay.ldm_patched.headless.check import findings_there
-from attention_patchbay.ldm_patched.headless.convert import is_page_format, to_api, to_page
-from attention_patchbay.ldm_patched.headless.diff import differences
-from attention_patchbay.ldm_patched.headless.errors import Failure
-from attention_patchbay.ldm_patched.headless.folders import Folders, inside
-from attention_patchbay.ldm_patched.headless.node_infos import node_infos
-from attention_patchbay.ldm_patched.headless.session import Session, entered
-from attention_patchbay.ldm_patched.headless.sweep.axes import parse_axis
-from attention_patchbay.ldm_patched.headless.validate import validate
-from attention_patchbay.ldm_patched.headless.workflow_file import metadata, parse_json
-from attention_patchbay.ldm_patched.modules.checkpoint import Checkpoint, CheckpointError
+from attention_patchbay.headless.api.folders import Folders, inside
+from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.commands.check import findings_there
+from attention_patchbay.headless.commands.diff import differences
+from attention_patchbay.headless.engine import workflow
+from attention_patchbay.headless.engine.catalog import catalog
+from attention_patchbay.headless.engine.errors import Failure
+from attention_patchbay.headless.engine.validate import validate
+from attention_patchbay.headless.pages.convert import is_page_format, to_api, to_page
+from attention_patchbay.headless.pages.node_infos import node_infos
+from attention_patchbay.headless.pages.workflow_file import metadata, parse_json
+from attention_patchbay.headless.sweep.axes import parse_axis
+from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from attention_patchbay.ldm_patched.patches.point_capture import parse_points
 from attention_patchbay.ldm_patched.patches.preset import from_json
 from attention_patchbay.ldm_patched.patches.rules import parse_rules

@@ -93,7 +93,7 @@ def test_some_new_inputs(target: str) -> None:
 
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a\0b", "link/a"])
 def test_names_never_leave_the_folder(name: str, tmp_path: Path) -> None:
-    from attention_patchbay.ldm_patched.headless.folders import inside
+    from attention_patchbay.headless.api.folders import inside
 
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "link").symlink_to(tmp_path)

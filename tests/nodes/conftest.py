@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
-from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
+from attention_patchbay.ldm_patched.sampling import samplers
+from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from torch import Tensor
 
 UNET: dict[str, Any] = {

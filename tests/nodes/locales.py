@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attention_patchbay.ldm_patched.headless.catalog import catalog
+from attention_patchbay.headless.engine.catalog import catalog
 
 FOLDER = Path(__file__).parents[2] / "locales"
 LANGUAGES = ("fr", "ja", "zh")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.modules.sd import CLIP, load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.loading.sd import CLIP, load_checkpoint
+from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.nodes.attention_maps import MapInjectionNode, PromptToPromptNode, WordWeightNode
 
 from .conftest import draw

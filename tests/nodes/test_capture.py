@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.headless.folders import Folders
-from attention_patchbay.ldm_patched.headless.session import Session, entered
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.gathered import captured

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from attention_patchbay.ldm_patched.modules import demo
+from attention_patchbay.ldm_patched import demo
 from attention_patchbay.ldm_patched.patches.targets import describe, model_blocks
 from attention_patchbay.nodes.demo import LoadDemoModel
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from attention_patchbay.ldm_patched.headless import io as headless_io
+from attention_patchbay.headless.api import comfy_io as headless_io
 from attention_patchbay.ldm_patched.ldm.modules.attention import attention_basic
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.nodes import _host

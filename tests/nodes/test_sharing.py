@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
+from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.nodes.sharing import ReferenceAttention, StyleAlignedNode
 
 from .conftest import draw

@@ -15,7 +15,7 @@ Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 
 
 def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
-    from ...modules.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
+    from ...sampling.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
 
     return calc_cond_batch(*args, **kwargs)
 

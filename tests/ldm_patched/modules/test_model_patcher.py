@@ -10,7 +10,7 @@ import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.patcher_extension import CallbacksMP, WrappersMP
 
-from .tiny import patcher
+from ..tiny import patcher
 
 KEY = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
 

@@ -7,7 +7,7 @@ import torch
 from attention_patchbay.ldm_patched.modules.weight_patches import WeightPatch, calculate_weight
 from torch import Tensor
 
-from .tiny import draw
+from ..tiny import draw
 
 W = draw(0, 6, 8)
 D = draw(1, 6, 8)

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
-from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.sampling import samplers
+from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from torch import Tensor
 
 UNET: dict[str, Any] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.modules.sd import CLIP, load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.loading.sd import CLIP, load_checkpoint
 from attention_patchbay.ldm_patched.patches.alignment import EMBEDDING, alignment, repeated, token_ids
 from attention_patchbay.ldm_patched.patches.words import locate
 from hypothesis import given

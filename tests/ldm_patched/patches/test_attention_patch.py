@@ -10,7 +10,6 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import BasicTransformerBlock
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.modules.model_sampling import discrete_sampling
 from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import (
@@ -23,6 +22,7 @@ from attention_patchbay.ldm_patched.patches.gate import Gate
 from attention_patchbay.ldm_patched.patches.recorder import Entry
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.sampling.model_sampling import discrete_sampling
 from torch import Tensor
 
 from .models import draw, patcher, run

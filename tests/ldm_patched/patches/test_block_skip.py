@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.cond_batch import calc_cond_batch
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
@@ -12,6 +11,7 @@ from attention_patchbay.ldm_patched.patches.block_skip import BlockSkip, Skipped
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.sampling.cond_batch import calc_cond_batch
 
 from .models import STEPS, calls, patcher, run, unchanged
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT, LATENT_SIZE
-from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, SHAPES
-from attention_patchbay.ldm_patched.modules.sample import common_ksampler
-from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE
+from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
+from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches import capture
 from attention_patchbay.ldm_patched.patches.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.attach import attach
@@ -24,6 +23,7 @@ from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.ldm_patched.patches.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.words import locate
+from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
 from .models import BLOCKS, STEPS, draw, patcher, run
 

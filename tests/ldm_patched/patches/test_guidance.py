@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.cond_batch import calc_cond_batch
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
@@ -16,6 +15,7 @@ from attention_patchbay.ldm_patched.patches.router import Rule
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy, blurred, token_grid
+from attention_patchbay.ldm_patched.sampling.cond_batch import calc_cond_batch
 
 from .models import STEPS, draw, patcher, run, unchanged
 

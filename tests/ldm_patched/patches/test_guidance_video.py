@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers, sd
+from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.grid import PIECE, over_time
@@ -16,8 +16,9 @@ from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfA
 from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.sampling import samplers
 
-from ..modules import tiny_video
+from .. import tiny_video
 from .models import draw
 
 FRAMES, STEPS = 3, 2

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
-from attention_patchbay.ldm_patched.modules.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.patches import report
@@ -22,6 +21,7 @@ from attention_patchbay.ldm_patched.patches.router import Rule
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 
 from .models import HALF, UNET, ZERO, patcher, run, unchanged
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.map_injection import MapInjection
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
 from .maps import applied, attend, layer, maps, options

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT, LATENT_SIZE
-from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, SHAPES
-from attention_patchbay.ldm_patched.modules.demo.judge import look
-from attention_patchbay.ldm_patched.modules.sample import common_ksampler
-from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE
+from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
+from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
+from attention_patchbay.tools.demo.judge import look
 
 
 @pytest.fixture(scope="module")

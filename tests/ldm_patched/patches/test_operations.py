@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.patches import operations, report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import (
@@ -20,6 +19,7 @@ from attention_patchbay.ldm_patched.patches.attention_patch import (
 from attention_patchbay.ldm_patched.patches.operations import Gain, parse_gains
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 

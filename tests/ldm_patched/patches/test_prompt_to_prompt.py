@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, SHAPES
-from attention_patchbay.ldm_patched.modules.demo.judge import look, segments
-from attention_patchbay.ldm_patched.modules.sample import common_ksampler
-from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
+from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
@@ -23,6 +20,9 @@ from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.sampling import samplers
+from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
+from attention_patchbay.tools.demo.judge import look, segments
 from torch import Tensor
 
 from .maps import applied, attend, layer, maps, options

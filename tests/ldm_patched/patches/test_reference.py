@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.guidance import run_options
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
@@ -17,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
+from attention_patchbay.ldm_patched.sampling.guidance import run_options
 
 from .models import STEPS, draw, patcher, run, unchanged
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.patches import regions, report, word_mask
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.grid import on_grid
@@ -16,6 +15,7 @@ from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPromp
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 from attention_patchbay.ldm_patched.patches.word_mask import WordMask
+from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.modules.demo.captions import COLOURS, PLACES, SHAPES, Thing
-from attention_patchbay.ldm_patched.modules.demo.evaluate import paint
-from attention_patchbay.ldm_patched.modules.demo.judge import look
-from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing
+from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
@@ -20,6 +18,8 @@ from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
 from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.tools.demo.evaluate import paint
+from attention_patchbay.tools.demo.judge import look
 
 from .maps import applied, attend, layer, maps, options
 from .models import BLOCKS, STEPS, draw, patcher, run, unchanged

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
-from attention_patchbay.ldm_patched.modules.cond_batch import calc_cond_batch
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
@@ -17,6 +15,8 @@ from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfAttentionGuidance, degraded, looked_at
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.sampling import samplers
+from attention_patchbay.ldm_patched.sampling.cond_batch import calc_cond_batch
 
 from .models import STEPS, conditioning, draw, patcher, run, unchanged
 from .test_guidance import by_hand
@@ -108,7 +108,7 @@ def test_methods_of_the_positive_side_know_which_side_the_extra_call_predicts(cf
 def test_separate_calls_of_the_sides_give_what_one_call_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
     joint = run(model)
-    monkeypatch.setattr("attention_patchbay.ldm_patched.modules.cond_batch._can_join", lambda a, b: a is b)
+    monkeypatch.setattr("attention_patchbay.ldm_patched.sampling.cond_batch._can_join", lambda a, b: a is b)
     assert torch.allclose(run(model), joint, rtol=1e-4, atol=1e-3)
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.modules.demo.captions import PLACES, SHAPES, Thing, draw_captions
-from attention_patchbay.ldm_patched.modules.demo.evaluate import Pictures, adherence, paint
-from attention_patchbay.ldm_patched.modules.demo.picture import RGB, draw
-from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.demo.captions import PLACES, SHAPES, Thing, draw_captions
+from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.block_scaling import BlockScale
 from attention_patchbay.ldm_patched.patches.block_skip import BlockSkip
 from attention_patchbay.ldm_patched.patches.reference import Reference
 from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.tools.demo.evaluate import Pictures, adherence, paint
+from attention_patchbay.tools.demo.picture import RGB, draw
 
 NO_COLOUR = [f"a {shape} in the center" for shape in SHAPES]
 AROUND = [f"a {shape} {PLACES[place]}" for shape, place in zip(SHAPES, PLACES, strict=False)]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules import samplers
 from attention_patchbay.ldm_patched.patches import report
 from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
 from attention_patchbay.ldm_patched.patches.context import HIDDEN, columns, places
@@ -17,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
 from attention_patchbay.ldm_patched.patches.word_mask import WordMask
+from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 

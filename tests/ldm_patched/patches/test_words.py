@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.modules.clip_tokenizer import clip_tokenizer
-from attention_patchbay.ldm_patched.modules.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.modules.prompt import PromptTokenizer
-from attention_patchbay.ldm_patched.modules.sd import load_checkpoint
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.words import locate
+from attention_patchbay.ldm_patched.text.clip_tokenizer import clip_tokenizer
+from attention_patchbay.ldm_patched.text.prompt import PromptTokenizer
 
 
 class TwoEncoders:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.controlnet import cldm, union
-from attention_patchbay.ldm_patched.ldm.modules import attention
+from attention_patchbay.ldm_patched.ldm.modules import attention, gligen
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules import openaimodel, util
-from attention_patchbay.ldm_patched.modules import gligen
 
 FACTS = json.loads(gzip.decompress((Path(__file__).parents[3] / "data" / "state_dict_keys.json.gz").read_bytes()))
 MODULES: dict[str, ModuleType] = {

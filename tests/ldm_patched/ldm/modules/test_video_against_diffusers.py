@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from attention_patchbay.ldm_patched.modules.model_detection import detect_unet
+from attention_patchbay.ldm_patched.loading.model_detection import detect_unet
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init
 from diffusers import UNetSpatioTemporalConditionModel
 from torch import Tensor

@@ -1,0 +1,134 @@
+"""Where models, inputs and outputs lie. A name from a workflow never leads out of its folder."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...ldm_patched.demo import CHECKPOINT
+
+DEMO_NAME = "patchbay_demo.safetensors"
+KINDS = {
+    "checkpoints": ("checkpoints",),
+    "diffusion_models": ("diffusion_models", "unet"),
+    "loras": ("loras",),
+    "clip_vision": ("clip_vision",),
+    "controlnet": ("controlnet", "t2i_adapter"),
+    "vae": ("vae",),
+}
+MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of a host, laid out as ComfyUI's: `models/checkpoints`, `models/diffusion_models`, ..."""
+
+    models: Path = Path("models")
+    input: Path = Path("input")
+    output: Path = Path("output")
+    temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "patchbay")
+
+    def model_names(self, kind: str) -> list[str]:
+        """List the model files of a kind by their names in a workflow; the demo checkpoint is always one."""
+        found = {name for folder in self._model_folders(kind) for name in _files(folder, MODEL_ENDINGS)}
+        return sorted(found | ({DEMO_NAME} if kind == "checkpoints" else set()))
+
+    def model(self, kind: str, name: str) -> Path:
+        """Return the path of a model file.
+
+        Raises FileNotFoundError with the folders that were searched, and ValueError for a name that leads out of them.
+        """
+        for folder in self._model_folders(kind):
+            path = inside(folder, name)
+            if path.is_file():
+                return path
+        if kind == "checkpoints" and name == DEMO_NAME:
+            return CHECKPOINT
+        searched = ", ".join(map(str, self._model_folders(kind)))
+        raise FileNotFoundError(
+            f"no file {name!r} in {searched}; put it there, or give the models folder with --models"
+        )
+
+    def diffusers_names(self) -> list[str]:
+        """List the folders of models/diffusers that hold a model."""
+        found = (self.models / "diffusers").rglob("model_index.json")
+        return sorted(path.parent.relative_to(self.models / "diffusers").as_posix() for path in found)
+
+    def diffusers(self, name: str) -> Path:
+        """Return the path of a folder in models/diffusers.
+
+        Raises FileNotFoundError, and ValueError for a name that leads out of it.
+        """
+        path = inside(self.models / "diffusers", name)
+        if not (path / "model_index.json").is_file():
+            raise FileNotFoundError(f"no folder {name!r} with a model_index.json in {self.models / 'diffusers'}")
+        return path
+
+    def input_names(self) -> list[str]:
+        """List the pictures of the input folder."""
+        return sorted(_files(self.input, IMAGE_ENDINGS))
+
+    def input_file(self, name: str) -> Path:
+        """Return the path of a file of the input folder.
+
+        Raises FileNotFoundError, and ValueError for a name that leads out of the folder.
+        """
+        path = inside(self.input, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {name!r} in {self.input}; put it there, or give the folder with --input")
+        return path
+
+    def _model_folders(self, kind: str) -> list[Path]:
+        return [self.models / name for name in KINDS[kind]]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return folder / name.
+
+    Raises ValueError when that lies outside of the folder, by `..`, an absolute path or a link.
+    """
+    root = folder.resolve()
+    path = (root / name.replace("\0", "")).resolve()
+    if "\0" in name or root not in (path, *path.parents):
+        raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
+    return path
+
+
+def numbered(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int]:
+    """Return the subfolder of `folder` for a file name prefix, the bare name, and the next free number in it.
+
+    `%width%`, `%height%` and the date words `%year%` to `%second%` are filled in. Raises ValueError when the prefix
+    leads out of the folder.
+    """
+    filled = _fill(prefix, width, height)
+    target = inside(folder, filled)
+    directory, name = target.parent, target.name
+    if target == folder.resolve():
+        raise ValueError(f"the file name prefix {prefix!r} is empty; give a name such as ComfyUI")
+    taken = (re.fullmatch(re.escape(name) + r"_(\d+)_?.*", path.name, re.IGNORECASE) for path in _entries(directory))
+    return directory, name, max((int(match[1]) for match in taken if match), default=0) + 1
+
+
+def _fill(text: str, width: int, height: int) -> str:
+    now = time.localtime()
+    date = {"year": now.tm_year, "month": now.tm_mon, "day": now.tm_mday}
+    clock = {"hour": now.tm_hour, "minute": now.tm_min, "second": now.tm_sec}
+    for word, value in {"width": width, "height": height, **date, **clock}.items():
+        digits = 1 if word in ("width", "height", "year") else 2
+        text = text.replace(f"%{word}%", f"{value:0{digits}}")
+    return text
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    if not folder.is_dir():
+        return []
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    return [path.relative_to(folder).as_posix() for path in paths]

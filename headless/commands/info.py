@@ -1,0 +1,62 @@
+"""`patchbay info`: what is in a model file or in a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ...ldm_patched.files.checkpoint import CheckpointError
+from ..engine.errors import Failure
+from ..pages.convert import dumps
+from ..pages.workflow_file import PNG, metadata
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser("info", help="tell what a model file or a picture holds")
+    command.add_argument("file", type=Path, help="a .safetensors file, or a PNG made by ComfyUI or patchbay")
+    command.add_argument("--prompt", action="store_true", help="print the API format that a picture was made from")
+    command.add_argument("--workflow", action="store_true", help="print the page format that a picture was made from")
+    command.add_argument("--json", action="store_true", help="print everything as JSON")
+    command.set_defaults(run=info)
+
+
+def info(args: argparse.Namespace) -> int:
+    """Run `patchbay info`."""
+    if not args.file.is_file():
+        raise Failure(f"no such file: {args.file}")
+    with args.file.open("rb") as file:
+        picture = file.read(len(PNG)) == PNG
+    for wanted in ("prompt", "workflow"):
+        if getattr(args, wanted):
+            found = metadata(args.file) if picture else {}
+            if wanted not in found:
+                raise Failure(f"{args.file} holds no {wanted}; it holds {', '.join(found) or 'none of both'}")
+            print(dumps(found[wanted]), end="")
+            return 0
+    if picture:
+        found = metadata(args.file)
+        print(json.dumps(found) if args.json else _summary(args.file, found))
+        return 0
+    from .model_info import info_text, model_info
+
+    try:
+        about = model_info(args.file)
+    except CheckpointError as error:
+        raise Failure(str(error)) from None
+    print(json.dumps(about, indent=1) if args.json else info_text(about))
+    return 0
+
+
+def _summary(path: Path, found: dict[str, Any]) -> str:
+    prompt = found.get("prompt")
+    if not isinstance(prompt, dict):
+        return f"{path}: {'a workflow of the page' if 'workflow' in found else 'no workflow'}"
+    lines = [f"{path}: a workflow of {len(prompt)} nodes"]
+    for id, node in prompt.items():
+        inputs = node.get("inputs", {}) if isinstance(node, dict) else {}
+        values = ", ".join(f"{name}={value!r}" for name, value in inputs.items() if not isinstance(value, list))
+        lines.append(f"  {id} {node.get('class_type') if isinstance(node, dict) else '?'} {values[:150]}".rstrip())
+    return "\n".join(lines)

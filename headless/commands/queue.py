@@ -1,0 +1,81 @@
+"""`patchbay queue`: a workflow on a ComfyUI server, from the upload of its pictures to the download of its results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..engine.progress import Progress
+from ..engine.workflow import Prompt, assign, title
+from ..pages.server import connected, download, upload
+from ..pages.workflow_file import WORKFLOW, load
+
+DEFAULT = "http://127.0.0.1:8188"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser("queue", help="run a workflow on a ComfyUI server")
+    command.add_argument("workflow", type=Path, help=WORKFLOW)
+    command.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="set an input")
+    command.add_argument("--server", default=DEFAULT, metavar="URL", help=f"the server (default {DEFAULT})")
+    command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    command.add_argument("--no-wait", action="store_true", help="print the id of the job and leave it to the server")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.set_defaults(run=queue)
+
+
+def queue(args: argparse.Namespace) -> int:
+    """Run `patchbay queue`."""
+    with connected(args.server) as client:
+        infos = client.object_info()
+        prompt = load(args.workflow, lambda: infos)
+        assign(prompt, args.set)
+        upload(client, prompt, infos, args.input)
+        if args.no_wait:
+            prompt_id = client.submit(prompt)
+            print(json.dumps({"prompt_id": prompt_id}) if args.json else prompt_id)
+            return 0
+        begin = time.monotonic()
+        result = _run(client, prompt, args.quiet or args.json)
+        saved = [entry for entry in result.images() if entry.get("type") == "output"]
+        files = [str(path) for path in download(client, saved, args.output)]
+        _print(args, result, files, round(time.monotonic() - begin, 3))
+    return 0
+
+
+def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
+    from ..client import Node, Queued, Step  # the extra `client` brings what they need
+
+    progress = Progress(quiet)
+
+    def show(event: Any) -> None:
+        if isinstance(event, Node):
+            progress.node(title(prompt, event.node) if event.node in prompt else f"node {event.node}")
+        elif isinstance(event, Step):
+            progress.step(event.value, event.total)
+        elif isinstance(event, Queued) and event.position and not quiet:
+            print(f"{event.position} jobs before this one", file=sys.stderr)
+
+    try:
+        return client.run(prompt, show)
+    finally:
+        progress.close()
+
+
+def _print(args: argparse.Namespace, result: Any, files: list[str], seconds: float) -> None:
+    if args.json:
+        about = {"prompt_id": result.prompt_id, "outputs": result.outputs, "images": files, "seconds": seconds}
+        print(json.dumps({**about, "node_seconds": result.seconds, "cached": result.cached}, indent=1))
+        return
+    for text in result.texts():
+        print(text, end="\n\n")
+    for file in files:
+        print(file)
+    print(f"{len(result.seconds)} nodes in {seconds:.1f} s", file=sys.stderr)

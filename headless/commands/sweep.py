@@ -1,0 +1,172 @@
+"""`patchbay sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..api.folders import Folders
+from ..engine.errors import FAILED, Failure
+from ..engine.workflow import Prompt, PromptError
+from ..pages.page_widgets import Infos
+from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from ..sweep.axes import parse_axis
+from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some
+from ..sweep.embedded import Embedded
+from ..sweep.remote import Remote
+from ..sweep.report import Report
+from ..sweep.runner import Outcome, Runner
+from ..sweep.store import Store, opened
+from ..sweep.workers import Told, run_all
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser("sweep", help="run a workflow with many settings, measure and compare them")
+    command.add_argument("workflow", type=Path, help=WORKFLOW)
+    axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file, or NODE=on,bypass"
+    command.add_argument("--axis", action="append", default=[], metavar="AXIS", help=axis)
+    command.add_argument("--zip", action="append", default=[], metavar="A,B", help="axes that move together")
+    command.add_argument("--list", type=Path, metavar="CSV", help="cells from a file, columns named NODE.input")
+    command.add_argument("--random", type=int, metavar="N", help="only N of the cells, taken at random")
+    command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
+    baseline = "compare with the cell that has this value and is otherwise the same (default: the workflow as it is)"
+    command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
+    command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
+    command.add_argument(
+        "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
+    )
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or its address); with --server by actors"
+    )
+    command.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder")
+    command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.set_defaults(run=sweep)
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run `patchbay sweep`."""
+    infos = _infos(args)
+    prompt = load(args.workflow, lambda: infos)
+    all = planned(args, prompt, infos)
+    with opened(args.folder, all) as store:
+        waiting = in_running_order(prompt, store.waiting(args.retry_failed))
+        bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
+        report = Report(store)
+
+        def told(cell: Cell, outcome: Outcome) -> None:
+            bar.update()
+            if outcome.error:
+                bar.write(f"{cell.choice}: {outcome.error}", file=sys.stderr)
+            report.update()
+
+        try:
+            _run(args, waiting, store, told)
+        finally:
+            bar.close()
+            rows = report.write()
+    _print(args, rows)
+    return FAILED if any(row["error"] for row in rows) else 0
+
+
+def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell]:
+    """Return the cells, after checking every one of them.
+
+    Raises Failure and PromptError.
+    """
+    if bool(args.axis) == bool(args.list):
+        raise Failure("give --axis, or --list with a file; one of them")
+    if args.list:
+        found = listed(args.list)
+    else:
+        found = choices([parse_axis(text) for text in args.axis], [names.split(",") for names in args.zip])
+    if args.random is not None:
+        found = some(found, args.random, args.sweep_seed)
+    first: dict[str, Any] = {}
+    for text in args.baseline:
+        axis = parse_axis(text)
+        if len(axis.values) != 1:
+            raise Failure(f"--baseline {text}: write one value")
+        first[axis.name] = axis.values[0]
+    all = cells(prompt, found, infos, first)
+    _check(all, args, infos)
+    return all
+
+
+def _folders(args: argparse.Namespace) -> Folders:
+    return Folders(args.models.resolve(), args.input.resolve(), args.folder)
+
+
+def _check(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
+    from ..api.session import Session, entered
+    from ..engine.catalog import catalog
+    from ..engine.validate import validate
+    from ..pages.described import described
+
+    nodes: Any = described(infos) if args.server else catalog()
+    for cell in all:
+        try:
+            with entered(Session(_folders(args))):
+                validate(cell.prompt, nodes, strict=not args.server)
+        except PromptError as error:
+            raise Failure(f"the cell {cell.choice} cannot run: {error}") from None
+
+
+def _infos(args: argparse.Namespace) -> Infos:
+    """Return the nodes of the embedded host, or of the first server that answers."""
+    if not args.server:
+        return embedded_infos()
+    from ..pages.server import server_infos
+
+    for url in args.server[:-1]:
+        with contextlib.suppress(Failure):
+            return server_infos(url)
+    return server_infos(args.server[-1])
+
+
+def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told) -> None:
+    if not waiting:
+        return
+    with contextlib.ExitStack() as stack:
+        if args.ray:
+            from ..sweep.on_ray import cluster, run_tasks
+
+            ray = stack.enter_context(cluster(args.ray))
+            if not args.server:
+                run_tasks(ray, waiting, _folders(args), store, told)
+                return
+        runners: list[Runner] = []
+        for url in args.server:
+            runners.append(stack.enter_context(contextlib.closing(_runner(args, url, ray if args.ray else None))))
+        run_all(waiting, runners or [Embedded(_folders(args))], store, told)
+
+
+def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
+    if ray is None:
+        return Remote(url, args.input)
+    from ..sweep.ray_servers import RayServer
+
+    return RayServer(ray, url, args.input)
+
+
+def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        what = "baseline" if row["baseline"] else ""
+        step = "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f} s/step"
+        far = "" if row["mean"] is None else f"mean difference {row['mean']:.2f}"
+        names = [f"{name}={value}" for name, value in row.items() if "." in name or value in ("on", "bypass")]
+        print("  ".join(filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))))
+    print(args.folder / "report.html")

@@ -1,0 +1,1 @@
+"""Check a workflow in API format and run it."""

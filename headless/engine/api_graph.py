@@ -1,0 +1,112 @@
+"""Run a workflow in API format: nodes in order, each once, unchanged ones not again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from ...ldm_patched.modules.model_management import throw_exception_if_processing_interrupted
+from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
+from ..api.session import Session, entered
+from .validate import Catalog, is_link, validate
+from .workflow import Prompt, title
+
+
+class NodeError(RuntimeError):
+    """A node that failed; the text names it and the cause is chained."""
+
+
+@dataclass
+class Run:
+    """What came of a run: the nodes that ran and those taken from the cache, and what each showed."""
+
+    ran: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    ui: dict[str, dict[str, list]] = field(default_factory=dict)
+
+
+class Executor:
+    """Runs workflows one after the other and keeps the results of the last one for the next."""
+
+    def __init__(self, catalog: Catalog, session: Session) -> None:
+        self.catalog = catalog
+        self.session = session
+        self._results: dict[str, NodeOutput] = {}
+
+    def run(
+        self,
+        prompt: Prompt,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+        on_node: Callable[[str], None] | None = None,
+    ) -> Run:
+        """Check and run a workflow; `on_node` is called with the name of each node before it runs.
+
+        Raises PromptError before anything runs, NodeError when a node fails.
+        """
+        with entered(self.session):
+            order = validate(prompt, self.catalog)
+            run = Run()
+            outputs: dict[str, NodeOutput] = {}
+            signatures: dict[str, str] = {}
+            kept: dict[str, NodeOutput] = {}
+            try:
+                for id in order:
+                    throw_exception_if_processing_interrupted()
+                    signature = signatures[id] = self._signature(prompt, id, signatures)
+                    known = kept.get(signature) or self._results.get(signature)
+                    if known is not None:
+                        run.cached.append(id)
+                        kept[signature] = known
+                    else:
+                        if on_node is not None:
+                            on_node(title(prompt, id))
+                        kept[signature] = self._execute(prompt, id, outputs, extra_pnginfo)
+                        run.ran.append(id)
+                    outputs[id] = kept[signature]
+                    if outputs[id].ui:
+                        run.ui[id] = outputs[id].ui or {}
+            finally:
+                self._results = kept
+            return run
+
+    def _signature(self, prompt: Prompt, id: str, signatures: Mapping[str, str]) -> str:
+        """Return what the result of a node depends on: its class, its constants, and the signatures of its sources."""
+        node = prompt[id]
+        cls = self.catalog[node["class_type"]]
+        constants = {name: value for name, value in node["inputs"].items() if not is_link(value)}
+        sources = {name: [signatures[v[0]], v[1]] for name, v in node["inputs"].items() if is_link(v)}
+        fingerprint = getattr(cls, "fingerprint_inputs", None)
+        outside = None if fingerprint is None else repr(fingerprint(**constants))
+        schema = cls.GET_SCHEMA()
+        itself = id if schema.not_idempotent or schema.hidden else None
+        whole = prompt if Hidden.prompt in schema.hidden else None  # it is written into the files that the node makes
+        everything = json.dumps(
+            [node["class_type"], constants, sources, outside, itself, whole], sort_keys=True, default=repr
+        )
+        return hashlib.sha256(everything.encode()).hexdigest()
+
+    def _execute(
+        self, prompt: Prompt, id: str, outputs: Mapping[str, NodeOutput], extra_pnginfo: Mapping[str, Any] | None
+    ) -> NodeOutput:
+        node = prompt[id]
+        cls = self.catalog[node["class_type"]]
+        values = {n: outputs[v[0]].args[v[1]] if is_link(v) else v for n, v in node["inputs"].items()}
+        hidden = {Hidden.unique_id: id, Hidden.prompt: prompt, Hidden.extra_pnginfo: extra_pnginfo}
+        try:
+            answer = _with_hidden(cls, hidden).execute(**values)
+        except Exception as error:
+            raise NodeError(f"{title(prompt, id)}: {error}") from error
+        return answer if isinstance(answer, NodeOutput) else NodeOutput(*(answer or ()))
+
+
+def _with_hidden(cls: type[ComfyNode], hidden: Mapping[Hidden, Any]) -> type[ComfyNode]:
+    """Return a class of its own for one call, with the hidden values that the node asks for."""
+    wanted = cls.GET_SCHEMA().hidden
+    if not wanted:
+        return cls
+    values = SimpleNamespace(**{entry.name: hidden[entry] for entry in wanted})
+    return type(cls.__name__, (cls,), {"hidden": values})

@@ -1,0 +1,54 @@
+"""Every node that the embedded host knows: ComfyUI's core names, and this pack's own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..api.comfy_io import ComfyNode
+from ..nodes import (
+    conditioning,
+    controlnet,
+    custom_sampling,
+    image,
+    inpaint,
+    latent,
+    loaders,
+    lora,
+    mask,
+    sampling,
+    text,
+    vae,
+    video,
+)
+
+CORE = (
+    loaders,
+    lora,
+    text,
+    conditioning,
+    controlnet,
+    sampling,
+    custom_sampling,
+    latent,
+    vae,
+    video,
+    image,
+    inpaint,
+    mask,
+)
+
+
+def catalog() -> dict[str, type[ComfyNode]]:
+    """Return the node classes by id."""
+    from ...nodes.extension import PatchbayExtension
+
+    extension = PatchbayExtension()
+    own = asyncio.run(_nodes_of(extension))
+    everything: list[type[ComfyNode]] = [*(node for room in CORE for node in room.NODES), *own]
+    return {cls.GET_SCHEMA().node_id: cls for cls in everything}
+
+
+async def _nodes_of(extension: Any) -> list[type[ComfyNode]]:
+    await extension.on_load()
+    return await extension.get_node_list()

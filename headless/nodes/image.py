@@ -1,0 +1,221 @@
+"""ComfyUI's core nodes for pictures and the VAE, for the embedded host. They need Pillow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, ImageSequence
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ..api import comfy_io as io
+from ..api.folders import numbered
+from ..api.session import current
+
+
+class VAEDecode(io.ComfyNode):
+    """Decode latents to pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="VAEDecode",
+            display_name="VAE Decode",
+            category="latent",
+            description="Decode latents to pictures.",
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latents to decode."),
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+            ],
+            outputs=[io.Image.Output(tooltip="The pictures.")],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict[str, Any], vae: Any) -> io.NodeOutput:
+        """Return the pictures (b, h, w, 3)."""
+        return io.NodeOutput(vae.decode(samples["samples"]))
+
+
+class VAEEncode(io.ComfyNode):
+    """Encode pictures to latents."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="VAEEncode",
+            display_name="VAE Encode",
+            category="latent",
+            description="Encode pictures to latents.",
+            inputs=[
+                io.Image.Input("pixels", tooltip="The pictures to encode."),
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+            ],
+            outputs=[io.Latent.Output(tooltip="The latents.")],
+        )
+
+    @classmethod
+    def execute(cls, pixels: Tensor, vae: Any) -> io.NodeOutput:
+        """Return the latents."""
+        return io.NodeOutput({"samples": vae.encode(pixels[..., :3])})
+
+
+class LoadImage(io.ComfyNode):
+    """Load a picture from the input folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="LoadImage",
+            display_name="Load Image",
+            category="image",
+            description="Load a picture from the input folder; its transparency becomes the mask.",
+            inputs=[
+                io.Combo.Input(
+                    "image",
+                    options=current().folders.input_names(),
+                    upload=io.UploadType.image,
+                    tooltip="A file in the input folder.",
+                )
+            ],
+            outputs=[io.Image.Output(), io.Mask.Output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, image: str | None = None) -> bool | str:
+        """Check that the file is there."""
+        try:
+            if image is not None:
+                current().folders.input_file(image)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, image: str | None = None) -> Any:
+        """Return size and time of the file, so that a new one under the same name is loaded again."""
+        if image is None:
+            return None
+        status = current().folders.input_file(image).stat()
+        return status.st_size, status.st_mtime_ns
+
+    @classmethod
+    def execute(cls, image: str) -> io.NodeOutput:
+        """Return the picture (frames, h, w, 3) in 0..1 and the mask (frames, h, w), 1 where it is transparent."""
+        with Image.open(current().folders.input_file(image)) as file:
+            frames = [ImageOps.exif_transpose(frame).convert("RGBA") for frame in ImageSequence.Iterator(file)]
+            opaque = "A" not in file.getbands() and "transparency" not in file.info
+        frames = [frame for frame in frames if frame.size == frames[0].size]
+        pixels = torch.from_numpy(np.stack([np.asarray(frame, dtype=np.float32) for frame in frames]) / 255.0)
+        mask = torch.zeros(1, 64, 64) if opaque else 1.0 - pixels[..., 3]
+        return io.NodeOutput(pixels[..., :3].contiguous(), mask)
+
+
+class SaveImage(io.ComfyNode):
+    """Save pictures with their workflow inside."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="SaveImage",
+            display_name="Save Image",
+            category="image",
+            description="Save the pictures to the output folder as PNG, with the workflow inside.",
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="ComfyUI",
+                    tooltip="The start of the file names; may hold folders and words such as %year% or %width%.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, filename_prefix: str) -> io.NodeOutput:
+        """Write the files and list them."""
+        texts = metadata(cls.hidden)
+        return io.NodeOutput(
+            images, ui={"images": save(images, current().folders.output, filename_prefix, "output", texts)}
+        )
+
+
+class PreviewImage(io.ComfyNode):
+    """Save pictures to the temporary folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PreviewImage",
+            display_name="Preview Image",
+            category="image",
+            description="Save the pictures to the temporary folder.",
+            inputs=[io.Image.Input("images", tooltip="The pictures to show.")],
+            outputs=[io.Image.Output(display_name="images")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor) -> io.NodeOutput:
+        """Write the files and list them."""
+        entries = save(images, current().folders.temp, "ComfyUI_temp", "temp", metadata(cls.hidden))
+        return io.NodeOutput(images, ui={"images": entries})
+
+
+def save(images: Tensor, folder: Path, prefix: str, kind: str, texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """Write pictures (b, h, w, c) in 0..1 as numbered PNG files with text chunks; return their entries for the page."""
+    directory, name, number = numbered(folder, prefix, images.shape[2], images.shape[1])
+    directory.mkdir(parents=True, exist_ok=True)
+    subfolder = directory.relative_to(folder.resolve()).as_posix()
+    entries = []
+    for offset, image in enumerate(images):
+        pixels = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
+        filename = f"{name.replace('%batch_num%', str(offset))}_{number + offset:05}_.png"
+        write_png(directory / filename, pixels, texts)
+        entries.append({"filename": filename, "subfolder": "" if subfolder == "." else subfolder, "type": kind})
+    return entries
+
+
+def write_png(path: Path, pixels: np.ndarray, texts: Mapping[str, str]) -> None:
+    """Write one PNG, complete or not at all."""
+    chunks = PngInfo()
+    for key, value in texts.items():
+        chunks.add_text(key, value)
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=4)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` once it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def metadata(hidden: Any) -> dict[str, str]:
+    """Return the prompt and the workflow of a run as JSON, by the names under which they are saved."""
+    if hidden is None:
+        return {}
+    texts = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
+    return texts | {key: json.dumps(value) for key, value in (hidden.extra_pnginfo or {}).items()}
+
+
+NODES = [VAEDecode, VAEEncode, LoadImage, SaveImage, PreviewImage]

@@ -1,0 +1,104 @@
+"""ComfyUI's core nodes for models that see a second picture: inpainting and instruct-pix2pix, for the embedded host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..api import comfy_io as io
+from .conditioning import Conditioning, with_values
+
+
+def whole_latent_pixels(picture: Tensor) -> Tensor:
+    """Cut a picture (b, h, w, ...) around its middle to multiples of 8 in height and width."""
+    for dim in (1, 2):
+        rest = picture.shape[dim] % 8
+        picture = picture.narrow(dim, rest // 2, picture.shape[dim] - rest)
+    return picture
+
+
+class InpaintModelConditioning(io.ComfyNode):
+    """Prepare a picture for an inpainting model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="InpaintModelConditioning",
+            display_name="InpaintModelConditioning",
+            category="model/conditioning",
+            description="Give an inpainting model the picture with its masked part grey, and the mask.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The positive prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Image.Input("pixels", tooltip="The picture."),
+                io.Mask.Input("mask", tooltip="1 where the picture is made anew."),
+                io.Boolean.Input(
+                    "noise_mask", default=True, tooltip="Change nothing outside of the mask, whatever the model does."
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: Conditioning,
+        negative: Conditioning,
+        vae: Any,
+        pixels: Tensor,
+        mask: Tensor,
+        noise_mask: bool = True,
+    ) -> io.NodeOutput:
+        """Return both prompts with the picture and mask, and the latent of the whole picture."""
+        mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), size=tuple(pixels.shape[1:3]), mode="bilinear")
+        mask = whole_latent_pixels(mask.movedim(1, -1)).movedim(-1, 1)  # (b, 1, h, w)
+        keep = 1.0 - mask.round().movedim(1, -1)  # (b, h, w, 1)
+        grey = (whole_latent_pixels(pixels)[..., :3] - 0.5) * keep + 0.5
+        values = {"concat_latent_image": vae.encode(grey), "concat_mask": mask}
+        latent: dict[str, Any] = {"samples": vae.encode(pixels)}
+        if noise_mask:
+            latent["noise_mask"] = mask
+        return io.NodeOutput(with_values(positive, **values), with_values(negative, **values), latent)
+
+
+class InstructPixToPixConditioning(io.ComfyNode):
+    """Give an instruct-pix2pix model the picture to edit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="InstructPixToPixConditioning",
+            category="model/conditioning/instructpix2pix",
+            description="Give an instruct-pix2pix model the picture to edit.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="What to change."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Image.Input("pixels", tooltip="The picture to edit."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive: Conditioning, negative: Conditioning, vae: Any, pixels: Tensor) -> io.NodeOutput:
+        """Return both prompts with the picture, and an empty latent of its size."""
+        picture = vae.encode(whole_latent_pixels(pixels))
+        prompts = [with_values(prompt, concat_latent_image=picture) for prompt in (positive, negative)]
+        return io.NodeOutput(*prompts, {"samples": torch.zeros_like(picture)})
+
+
+NODES = [InpaintModelConditioning, InstructPixToPixConditioning]

@@ -1,0 +1,94 @@
+"""Axes of a sweep: `12.backend=auto,pytorch`, `3.seed=1..4`, `9.strength=0:1:0.25`, `15=on,bypass`, `2.text=@file`."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import Failure
+from ..engine.workflow import value_of
+
+MOST = 10_000  # values of an axis
+SWITCH = ("on", "bypass")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An input of a node, or a node itself (`input` is empty), and the values to try."""
+
+    node: str
+    input: str
+    values: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """Return what the axis is called in tables."""
+        return f"{self.node}.{self.input}" if self.input else self.node
+
+
+def parse_axis(text: str) -> Axis:
+    """Read an axis.
+
+    Values are parted by commas (quote one that holds a comma, as in CSV); `1..4` are whole numbers, `0:1:0.25` numbers
+    from, to and by, both ends included; `@file` has one value in a line.
+
+    Raises Failure naming the axis and the fix.
+    """
+    target, equals, values = text.partition("=")
+    node, _, input = target.strip().rpartition(".")
+    if not equals or not values.strip() or not (node or input):
+        raise _wrong(text, "write NODE.input=values or NODE=on,bypass")
+    if not node:
+        node, input = input, ""
+    found = _values(text, values.strip())
+    if not input and not set(found) <= set(SWITCH):
+        raise _wrong(text, "a node has the values on and bypass; for an input write NODE.input=values")
+    if len(set(map(repr, found))) != len(found):
+        raise _wrong(text, "a value stands there twice")
+    return Axis(node, input, found)
+
+
+def _values(axis: str, text: str) -> tuple[Any, ...]:
+    if text.startswith("@"):
+        return _lines(axis, Path(text[1:]))
+    whole = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})", text)
+    if whole:
+        low, high = int(whole[1]), int(whole[2])
+        if not 0 <= high - low < MOST:
+            raise _wrong(axis, f"it has {high - low + 1} values; write a range that rises, of at most {MOST}")
+        return tuple(range(low, high + 1))
+    number = r"(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d{1,2})?)"
+    steps = re.fullmatch(f"{number}:{number}:{number}", text, re.IGNORECASE)
+    if steps:
+        return _steps(axis, *map(Decimal, steps.groups()))
+    try:
+        (row,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise _wrong(axis, f"its values cannot be read: {error}") from None
+    return tuple(value_of(part) for part in row)
+
+
+def _steps(axis: str, low: Decimal, high: Decimal, step: Decimal) -> tuple[float, ...]:
+    if step <= 0 or high < low or (high - low) / step >= MOST:
+        raise _wrong(axis, f"write from:to:by with a step above 0 and at most {MOST} values")
+    return tuple(float(low + step * number) for number in range(math.floor((high - low) / step) + 1))
+
+
+def _lines(axis: str, path: Path) -> tuple[Any, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise _wrong(axis, f"{path} cannot be read: {error}") from None
+    found = tuple(value_of(line) for line in lines if line.strip())
+    if not found:
+        raise _wrong(axis, f"{path} has no values; write one in a line")
+    return found
+
+
+def _wrong(axis: str, how: str) -> Failure:
+    return Failure(f"--axis {axis}: {how}")

@@ -1,0 +1,218 @@
+"""The cells of a sweep: each is the workflow with one choice of values, and has an id of its own."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import functools
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import Failure
+from ..engine.validate import is_link
+from ..engine.workflow import Prompt, find_node, value_of
+from ..pages.convert import depths_of
+from ..pages.page_graph import passed_by
+from ..pages.page_widgets import Infos, inputs_of
+from .axes import Axis
+
+Choice = dict[str, Any]  # name of an axis -> value
+MOST = 100_000
+NUMBERS = ("max", "mean", "psnr", "ssim", "lpips")
+COLUMNS = (
+    "cell",
+    "baseline",
+    "reference",
+    "seconds",
+    "step_seconds",
+    "peak_bytes",
+    "peak_of",
+    "worker",
+    "error",
+    "backends",
+)
+PICTURES = ("image", "images")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A workflow to run. Two cells with the same workflow are one: the id is made from it.
+
+    Args:
+        baseline: others are compared with this cell.
+        reference: the id of the cell that this one is compared with.
+    """
+
+    choice: Choice
+    prompt: Prompt
+    baseline: bool = False
+    reference: str = ""
+
+    @functools.cached_property  # a check may convert values of the workflow later
+    def id(self) -> str:
+        """Return a name that is the same in every run."""
+        return hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with whole numbers written in one way: 1.0 is 1."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def choices(axes: Sequence[Axis], together: Sequence[Sequence[str]] = ()) -> list[Choice]:
+    """Return every combination of the values; axes named `together` move in step.
+
+    Raises Failure naming the axis and the fix.
+    """
+    by_name = {axis.name: axis for axis in axes}
+    if len(by_name) != len(axes):
+        raise Failure("an axis is given twice; put all of its values into one")
+    groups: list[list[Axis]] = [[by_name[_known(name, by_name)] for name in names] for names in together]
+    used = {axis.name for group in groups for axis in group}
+    groups += [[axis] for axis in axes if axis.name not in used]
+    rows = []
+    for group in groups:
+        if len({len(axis.values) for axis in group}) != 1:
+            lengths = ", ".join(f"{axis.name} {len(axis.values)}" for axis in group)
+            raise Failure(f"--zip: axes that move together need as many values each, not {lengths}")
+        rows.append([dict(zip((axis.name for axis in group), row, strict=True)) for row in _rows(group)])
+    count = 1
+    for row in rows:
+        count *= len(row)
+    if count > MOST:
+        raise Failure(f"{count} cells are too many (at most {MOST}); take fewer values, or --random N")
+    return [dict(pair for part in parts for pair in part.items()) for parts in itertools.product(*rows)]
+
+
+def _rows(group: Sequence[Axis]) -> Iterable[tuple[Any, ...]]:
+    return zip(*(axis.values for axis in group), strict=True)
+
+
+def _known(name: str, axes: Mapping[str, Axis]) -> str:
+    if name not in axes:
+        raise Failure(f"--zip {name}: no such axis; there are {', '.join(axes)}")
+    return name
+
+
+def some(all: list[Choice], count: int, seed: int) -> list[Choice]:
+    """Return a random part of the choices, in their order."""
+    if count >= len(all):
+        return all
+    places = sorted(random.Random(seed).sample(range(len(all)), count))
+    return [all[place] for place in places]
+
+
+def listed(path: Path) -> list[Choice]:
+    """Read choices from a CSV file whose columns are named as axes.
+
+    Raises Failure.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise Failure(f"--list {path} cannot be read: {error}") from None
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise Failure(f"--list {path}: write a line with NODE.input names, then a line of values for each cell")
+    return [{str(name): value_of(text) for name, text in row.items()} for row in rows]
+
+
+def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice) -> list[Cell]:
+    """Return the cells of the choices, those to compare with first and no workflow twice.
+
+    A baseline that sets an axis is there for every combination of the others; else it is one cell.
+    Raises Failure naming the axis and the fix.
+    """
+    all = list(all)
+    axes = {name for choice in all for name in choice}
+    for name in axes & {*COLUMNS, *PICTURES, *NUMBERS}:
+        raise Failure(f"{name!r} is a column of the table; write the id of the node")
+    found: dict[str, Cell] = {}
+    own = [{**choice, **baseline} for choice in all] if axes & set(baseline) else [baseline]
+    references = [_added(found, Cell(choice, applied(prompt, choice, infos), True)) for choice in own]
+    references *= len(all) // len(references)
+    for choice, reference in zip(all, references, strict=True):
+        _added(found, Cell(choice, applied(prompt, choice, infos), False, reference))
+    return [replace(cell, reference=cell.reference or cell.id) for cell in found.values()]
+
+
+def _added(found: dict[str, Cell], cell: Cell) -> str:
+    """Add a cell and return its id; a reference that is one of the choices too stands at that choice's values."""
+    known = found.get(cell.id)
+    if known is None:
+        found[cell.id] = cell
+    elif not cell.baseline:
+        reference = cell.id if known.baseline else known.reference
+        found[cell.id] = replace(known, choice={**cell.choice, **known.choice}, reference=reference)
+    return cell.id
+
+
+def applied(prompt: Prompt, choice: Choice, infos: Infos) -> Prompt:
+    """Return the workflow with the values of a choice."""
+    changed = copy.deepcopy(prompt)
+    bypassed = []
+    for name, value in choice.items():
+        node, _, input = name.rpartition(".")
+        id = _find(changed, node or input, name)
+        if not node:
+            bypassed += [id] if value == "bypass" else []
+        elif input not in dict(inputs_of(infos.get(changed[id]["class_type"], {}))):
+            known = ", ".join(entry for entry, _ in inputs_of(infos.get(changed[id]["class_type"], {})))
+            raise Failure(f"{name}: {changed[id]['class_type']} has no input {input!r}; it has {known}")
+        else:
+            changed[id]["inputs"][input] = value
+    for id in bypassed:
+        _bypass(changed, id, infos)
+    return changed
+
+
+def _find(prompt: Prompt, node: str, name: str) -> str:
+    try:
+        return find_node(prompt, node)
+    except ValueError as error:
+        raise Failure(f"{name}: {error}") from None
+
+
+def _bypass(prompt: Prompt, id: str, infos: Infos) -> None:
+    """Take a node out, as the page does with a bypassed one: those behind it get its inputs of the same types."""
+    info, inputs = infos.get(prompt[id]["class_type"], {}), prompt.pop(id)["inputs"]
+    names, types = zip(*((name, entry[0]) for name, entry in inputs_of(info)), strict=True)
+    passed = {}
+    for slot, type in enumerate(info.get("output", [])):
+        place = passed_by(types, slot, type, type)
+        passed[slot] = None if place is None else inputs.get(names[place])
+    for node in prompt.values():
+        for name, value in list(node["inputs"].items()):
+            if is_link(value) and value[0] == id:
+                if is_link(passed.get(value[1])):
+                    node["inputs"][name] = passed[value[1]]
+                else:
+                    del node["inputs"][name]
+
+
+def in_running_order(prompt: Prompt, all: Sequence[Cell]) -> list[Cell]:
+    """Return the cells, the baseline first, so that what is early in the workflow changes least: models load once."""
+    depths = depths_of(prompt)
+    names = sorted({name for cell in all for name in cell.choice}, key=lambda name: depths.get(_node(prompt, name), 0))
+    places: dict[str, dict[str, int]] = {name: {} for name in names}
+
+    def key(cell: Cell) -> tuple[Any, ...]:
+        values = [(places[name], repr(cell.choice.get(name))) for name in names]
+        return not cell.baseline, *(known.setdefault(value, len(known)) for known, value in values)
+
+    return sorted(all, key=key)
+
+
+def _node(prompt: Prompt, name: str) -> str:
+    node, _, input = name.rpartition(".")
+    return _find(prompt, node or input, name)

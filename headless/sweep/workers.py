@@ -1,0 +1,98 @@
+"""Cells on one or several runners: each takes the next it has memory for; what a lost one leaves runs on another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from ..engine.errors import FAILED, Failure
+from .cells import Cell
+from .runner import Outcome, Runner, WorkerLost
+from .store import Store
+
+Told = Callable[[Cell, Outcome], None]
+
+
+def run_all(waiting: Sequence[Cell], runners: Sequence[Runner], store: Store, told: Told) -> None:
+    """Run cells; one runner works in this thread, several in threads of their own.
+
+    Raises Failure when every runner is lost.
+    """
+    if len(runners) == 1:
+        for cell in waiting:
+            try:
+                _run(cell, runners[0], store, told)
+            except WorkerLost as error:
+                raise Failure(f"{error}; start again to go on", FAILED) from None
+        return
+    shared = _Shared(waiting, runners, store, told)
+    threads = [threading.Thread(target=shared.work, args=(runner,), daemon=True) for runner in runners]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.2)
+    finally:  # Ctrl-C: no thread takes another cell
+        shared.stop = True
+    if shared.failure is not None:
+        raise shared.failure
+    if shared.cells:
+        raise Failure(f"every worker is lost, the last by: {shared.reason}; start again to go on", FAILED)
+
+
+def _run(cell: Cell, runner: Runner, store: Store, told: Told) -> None:
+    outcome = runner.run(cell.prompt, store.place(cell))
+    store.keep(cell, outcome, runner.name)
+    told(cell, outcome)
+
+
+class _Shared:
+    """What the threads of the runners share."""
+
+    def __init__(self, waiting: Sequence[Cell], runners: Sequence[Runner], store: Store, told: Told) -> None:
+        self.cells, self.alive, self.running = list(waiting), list(runners), 0
+        self.store, self.told = store, told
+        self.changed = threading.Condition()
+        self.stop, self.reason = False, ""
+        self.failure: BaseException | None = None
+
+    def work(self, runner: Runner) -> None:
+        """Run cells until none is left, or this runner is lost."""
+        while (cell := self._take(runner)) is not None:
+            back = [cell]
+            try:
+                outcome = runner.run(cell.prompt, self.store.place(cell))
+                with self.changed:
+                    self.store.keep(cell, outcome, runner.name)
+                    self.told(cell, outcome)
+                back = []
+            except WorkerLost as error:
+                self.reason = str(error)
+                self.alive.remove(runner)
+                return
+            except BaseException as error:
+                self.failure, self.stop = error, True
+                return
+            finally:
+                with self.changed:
+                    self.cells[:0] = back
+                    self.running -= 1
+                    self.changed.notify_all()
+
+    def _take(self, runner: Runner) -> Cell | None:
+        """Wait for a cell for a runner; None when it has nothing more to do."""
+        with self.changed:
+            while not self.stop and (self.cells or self.running):
+                for place, cell in enumerate(self.cells):
+                    if self._fits(cell, runner):
+                        self.running += 1
+                        return self.cells.pop(place)
+                self.changed.wait(0.2)  # another runner may yet give one back
+            return None
+
+    def _fits(self, cell: Cell, runner: Runner) -> bool:
+        """Tell whether a runner has the memory for a cell, or no other has more."""
+        if runner.memory is None or runner.need(cell.prompt) <= runner.memory:
+            return True
+        return all(other.memory is not None and other.memory <= runner.memory for other in self.alive)

@@ -1,0 +1,54 @@
+"""The demo model: a small text-to-image checkpoint of coloured shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CHECKPOINT = Path(__file__).with_name("demo.safetensors")
+
+SIZE = 128  # pixels, both ways
+LATENT_SIZE = SIZE // 8
+LATENT_SCALE = 0.18215
+CONTEXT_LENGTH = 77
+
+VAE: dict[str, Any] = {
+    "ch": 64,
+    "ch_mult": (1, 1, 1, 2),
+    "num_res_blocks": 1,
+    "z_channels": 4,
+    "in_channels": 3,
+    "out_ch": 3,
+    "double_z": True,
+    "resolution": SIZE,
+    "attn_resolutions": (),
+    "dropout": 0.0,
+}
+
+UNET: dict[str, Any] = {
+    "image_size": LATENT_SIZE,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": (1, 1, 1),
+    "channel_mult": (2, 3, 3),
+    "num_heads": 8,
+    "use_spatial_transformer": True,
+    "transformer_depth": (0, 1, 1),
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": (0, 0, 1, 1, 1, 1),
+    "use_linear_in_transformer": False,
+    "context_dim": 128,
+}
+
+CLIP: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_act": "quick_gelu",
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "layer_norm_eps": 1e-5,
+    "vocab_size": 24,  # three special tokens and the words of the caption grammar
+    "eos_token_id": 1,
+}

@@ -1,0 +1,1 @@
+"""Weights as they lie in files, read and renamed."""

@@ -1,0 +1,158 @@
+"""Load checkpoints into the MODEL, CLIP and VAE objects of a graph: single files and diffusers folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.diffusers_keys import unet_from_diffusers
+from ..files.diffusers_vae import vae_from_diffusers
+from ..files.shapes import find_prefix
+from ..files.weights import Source, Weights, WeightView, load_weights, under
+from ..images.vae import VAE
+from ..ldm.models.autoencoder import AutoencoderKL, VideoAutoencoder
+from ..modules import model_management
+from ..modules.model_patcher import ModelPatcher
+from ..modules.ops import disable_weight_init
+from ..sampling.model_base import MODEL_CLASSES, BaseModel, ModelConfig
+from ..text.clip import CLIP
+from ..text.text_encoders import build_clip, find_text_encoders, short_name, text_model
+from .diffusers_folder import DiffusersFolder
+from .model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, detect_vae, model_config
+
+__all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_folder", "load_unet", "load_vae", "load_weights"]
+
+SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
+    """Load the UNet, text encoder and VAE of a single safetensors file.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    file = Checkpoint(path)
+    with naming(file.path):
+        unet, vae = find_unet(file, UNET_PREFIXES[:2]), find_vae(file, VAE_PREFIXES[:2])
+        texts = find_text_encoders(file)
+        return build_unet(unet, config_of(unet, file), dtype), build_clip(texts), build_vae(vae)
+
+
+def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ModelPatcher:
+    """Load the UNet of a safetensors file, with or without a prefix, or in diffusers' layout.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    file = Checkpoint(path)
+    with naming(file.path):
+        unet = find_unet(file, UNET_PREFIXES)
+        return build_unet(unet, config_of(unet, file), dtype)
+
+
+def load_vae(path: str | os.PathLike[str]) -> VAE:
+    """Load the VAE of a safetensors file, with or without a prefix, or in diffusers' layout.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    file = Checkpoint(path)
+    with naming(file.path):
+        return build_vae(find_vae(file, VAE_PREFIXES))
+
+
+def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
+    """Load a folder in diffusers' layout: `unet`, `text_encoder`, `vae` and, if they are there, `tokenizer` and others.
+
+    Raises CheckpointError, naming the folder, for one that is not complete or not known.
+    """
+    folder = DiffusersFolder(Path(path))
+    with naming(folder.path):
+        unet, vae = find_unet(folder.weights("unet"), ("",)), find_vae(folder.weights("vae"), ("",))
+        parts = [text_model(folder.weights(part)) for part in ("text_encoder", "text_encoder_2") if folder.has(part)]
+        texts = {short_name(part): part for part in parts}
+        config = config_of(unet, unet)
+        if prediction := folder.prediction():
+            config = replace(config, prediction=prediction)
+        return build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer), build_vae(vae)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path in front of the text of a CheckpointError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+# Finding
+
+
+def find_unet(file: Weights, prefixes: tuple[str, ...]) -> WeightView:
+    """Return a UNet in the LDM layout, without prefix."""
+    prefix = find_prefix(file.shapes, prefixes, "input_blocks.0.0.weight")
+    if prefix is not None:
+        return under(file, prefix)
+    names = unet_from_diffusers(file.shapes)
+    if "input_blocks.0.0.weight" in names and "" in prefixes:
+        return WeightView(file, {here: Source(there) for here, there in names.items()})
+    raise _nothing(file, "UNet", f"{prefixes[0]}input_blocks.0.0.weight")
+
+
+def find_vae(file: Weights, prefixes: tuple[str, ...]) -> WeightView:
+    """Return a VAE in the layout of single-file checkpoints, without prefix."""
+    prefix = find_prefix(file.shapes, prefixes, "decoder.conv_in.weight")
+    if prefix is None:
+        raise _nothing(file, "VAE", f"{prefixes[0]}decoder.conv_in.weight")
+    weights = under(file, prefix)
+    return vae_from_diffusers(weights) if any(key.startswith("decoder.mid_block.") for key in weights) else weights
+
+
+def _nothing(file: Weights, what: str, key: str) -> CheckpointError:
+    found = ", ".join(sorted(file.shapes)[:3])
+    return CheckpointError(f"no {what} found: expected {key}, found {found}, ...")
+
+
+def config_of(unet: Weights, file: Weights) -> ModelConfig:
+    """Detect the configuration of a UNet; `file` is where a marker for velocity prediction may lie."""
+    spread = None
+    if SPREAD_KEY in unet:
+        spread = float(unet[SPREAD_KEY].float().std(unbiased=False))
+    return model_config(detect_unet(unet.shapes), file.shapes, spread)
+
+
+# Building
+
+
+def build_unet(unet: Weights, config: ModelConfig, dtype: torch.dtype | None = None) -> ModelPatcher:
+    """Build the MODEL of a UNet; half weights compute in float32 on a CPU unless `dtype` says otherwise."""
+    device = model_management.get_torch_device()
+    dtype = dtype or model_management.unet_dtype(device)
+    model = build_model(config, dtype)
+    load_weights(model.diffusion_model, unet, "", dtype, image_format(device))
+    return ModelPatcher(model, device, model_management.unet_offload_device())
+
+
+def build_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> BaseModel:
+    """Build a model whose network has no weights yet (they are on the meta device)."""
+    return MODEL_CLASSES[config.family](config, dtype, device="meta", operations=disable_weight_init)
+
+
+def build_vae(weights: Weights) -> VAE:
+    """Build the VAE object of a VAE."""
+    config = detect_vae(weights.shapes)
+    device = model_management.vae_device()
+    dtype = model_management.vae_dtype(device)
+    kind = VideoAutoencoder if config["video"] else AutoencoderKL
+    model = kind(config, config["embed_dim"], dtype, "meta", disable_weight_init)
+    load_weights(model, weights, "", dtype, image_format(device))
+    return VAE(model, dtype, device, model_management.unet_offload_device())
+
+
+def image_format(device: torch.device) -> torch.memory_format:
+    """Return how convolution weights lie in memory: on a CPU channels last, so that it need not reorder their input."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format

@@ -1,0 +1,1 @@
+"""The diffusion models, and the sampling around them."""

@@ -1,0 +1,231 @@
+"""Classifier-free guidance, and the run around a sampler: patch the model, sample, take everything out again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..modules.model_patcher import ModelPatcher
+from ..modules.patcher_extension import (
+    WrapperExecutor,
+    WrappersMP,
+    copy_nested_dicts,
+    get_all_wrappers,
+    merge_nested_dicts,
+)
+from .cond_batch import Cond, Conditioning, calc_cond_batch, controls, convert_cond, process_conds
+from .conds import repeat_to_batch_size
+from .model_base import BaseModel
+
+if TYPE_CHECKING:
+    from .samplers import KSampler
+
+ProgressCallback = Callable[[int, Tensor, Tensor, int], None]
+
+
+def cfg_function(
+    model: BaseModel,
+    cond_pred: Tensor,
+    uncond_pred: Tensor,
+    cond_scale: float,
+    x: Tensor,
+    timestep: Tensor,
+    model_options: dict[str, Any],
+    cond: list[Cond] | None = None,
+    uncond: list[Cond] | None = None,
+) -> Tensor:
+    """Combine the two predictions, in the patcher's own formula where it has one, then run its post functions."""
+    shared: dict[str, Any] = {"cond_scale": cond_scale, "sigma": timestep, "input": x}
+    shared |= {"model": model, "model_options": model_options}
+    shared |= {"cond_denoised": cond_pred, "uncond_denoised": uncond_pred}
+    if "sampler_cfg_function" in model_options:
+        args: dict[str, Any] = {"cond": x - cond_pred, "uncond": x - uncond_pred, "timestep": timestep}
+        args |= {**shared, "input_cond": cond, "input_uncond": uncond}
+        result = x - model_options["sampler_cfg_function"](args)
+    else:
+        result = uncond_pred + (cond_pred - uncond_pred) * cond_scale
+    for function in model_options.get("sampler_post_cfg_function", []):
+        result = function({**shared, "denoised": result, "cond": cond, "uncond": uncond})
+    return result
+
+
+def sampling_function(
+    model: BaseModel,
+    x: Tensor,
+    timestep: Tensor,
+    uncond: list[Cond] | None,
+    cond: list[Cond] | None,
+    cond_scale: float,
+    model_options: dict[str, Any],
+    seed: int | None = None,
+) -> Tensor:
+    """Return the guided denoised latent; at scale 1 the negative side is not evaluated."""
+    if math.isclose(cond_scale, 1.0) and not model_options.get("disable_cfg1_optimization", False):
+        uncond = None
+    conds = [cond, uncond]
+    args = {"conds": conds, "input": x, "sigma": timestep, "model": model, "model_options": model_options}
+    if "sampler_calc_cond_batch_function" in model_options:
+        out = model_options["sampler_calc_cond_batch_function"](args)
+    else:
+        out = calc_cond_batch(model, conds, x, timestep, model_options)
+    for function in model_options.get("sampler_pre_cfg_function", []):
+        out = function({**args, "conds_out": out, "cond_scale": cond_scale, "timestep": timestep})
+    return cfg_function(model, out[0], out[1], cond_scale, x, timestep, model_options, cond, uncond)
+
+
+class CFGGuider:
+    """Classifier-free guidance of one model with a positive and a negative conditioning (Ho and Salimans, 2022).
+
+    During `sample` the guider works on its own copy of the patcher's options, so nothing of a run is left in them.
+    """
+
+    inner_model: BaseModel
+
+    def __init__(self, model_patcher: ModelPatcher) -> None:
+        self.model_patcher = model_patcher
+        self.model_options = model_patcher.model_options
+        self.original_conds: dict[str, list[Cond]] = {}
+        self.conds: dict[str, list[Cond]] = {}
+        self.cfg = 1.0
+
+    def set_conds(self, positive: Conditioning, negative: Conditioning) -> None:
+        """Set both conditionings."""
+        self.original_conds = {"positive": convert_cond(positive), "negative": convert_cond(negative)}
+
+    def set_cfg(self, cfg: float) -> None:
+        """Set the guidance scale."""
+        self.cfg = cfg
+
+    def __call__(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Return the guided denoised latent, through the PREDICT_NOISE wrappers."""
+        return self._wrapped(self.predict_noise, WrappersMP.PREDICT_NOISE, x, timestep, model_options or {}, seed)
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+    ) -> Tensor:
+        """Return the guided denoised latent for x (b, c, h, w) at timestep (b,), which holds sigmas."""
+        negative, positive = self.conds.get("negative"), self.conds.get("positive")
+        return sampling_function(self.inner_model, x, timestep, negative, positive, self.cfg, model_options, seed)
+
+    def _wrapped(self, function: Callable, kind: str, *args: Any) -> Any:
+        wrappers = get_all_wrappers(kind, self.model_options, is_model_options=True)
+        return WrapperExecutor.new_class_executor(function, self, wrappers).execute(*args)
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: KSampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: ProgressCallback | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Sample from a latent and noise (b, c, h, w) along sigmas and return the latent in the VAE's scale."""
+        if sigmas.shape[-1] == 0:
+            return latent_image
+        if denoise_mask is not None:
+            denoise_mask = _mask_for(denoise_mask, latent_image).to(self.model_patcher.load_device)
+        self.conds = {name: [dict(cond) for cond in group] for name, group in self.original_conds.items()}
+        patcher_options = self.model_options
+        self.model_options = run_options(self.model_patcher)
+        try:
+            args = (noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+            return self._wrapped(self.outer_sample, WrappersMP.OUTER_SAMPLE, *args)
+        finally:
+            self.model_options = patcher_options
+            self.conds = {}
+
+    def outer_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: KSampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: ProgressCallback | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Patch the model, run, and take everything out again whatever happens."""
+        patcher, device = self.model_patcher, self.model_patcher.load_device
+        prepare = WrapperExecutor.new_executor(
+            _prepare_sampling, get_all_wrappers(WrappersMP.PREPARE_SAMPLING, self.model_options, is_model_options=True)
+        )
+        try:
+            self.inner_model, self.conds, _ = prepare.execute(patcher, noise.shape, self.conds, self.model_options)
+            noise, latent_image = (t.to(device=device, dtype=torch.float32) for t in (noise, latent_image))
+            sigmas = sigmas.to(device)
+            try:
+                patcher.pre_run()
+                return self.inner_sample(
+                    noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
+                )
+            finally:
+                for control in controls(self.conds):
+                    control.cleanup()
+                patcher.cleanup()
+        finally:
+            patcher.unpatch_model()
+
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: torch.device,
+        sampler: KSampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: ProgressCallback | None,
+        disable_pbar: bool,
+        seed: int | None,
+    ) -> Tensor:
+        """Encode the conditionings and call the sampler, through the SAMPLER_SAMPLE wrappers."""
+        model = self.inner_model
+        if torch.count_nonzero(latent_image) > 0:
+            latent_image = model.process_latent_in(latent_image)
+        params = {"latent_image": latent_image, "denoise_mask": denoise_mask, "seed": seed}
+        self.conds = process_conds(model, noise, self.conds, device, **params)
+        options = copy_nested_dicts(self.model_options)
+        options["transformer_options"]["sample_sigmas"] = sigmas
+        extra_args = {"model_options": options, "seed": seed}
+        wrappers = get_all_wrappers(WrappersMP.SAMPLER_SAMPLE, options, is_model_options=True)
+        executor = WrapperExecutor.new_class_executor(sampler.sample, sampler, wrappers)
+        args = (self, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return model.process_latent_out(executor.execute(*args).to(torch.float32))
+
+
+def run_options(patcher: ModelPatcher) -> dict[str, Any]:
+    """Return a copy of a patcher's options that also carries its wrappers and callbacks, for one run."""
+    options = copy_nested_dicts(patcher.model_options)
+    transformer_options = options.setdefault("transformer_options", {})
+    for family in ("wrappers", "callbacks"):
+        own = getattr(patcher, family)
+        transformer_options[family] = merge_nested_dicts(transformer_options.get(family, {}), own)
+    return options
+
+
+def _prepare_sampling(
+    patcher: ModelPatcher, noise_shape: Sequence[int], conds: dict[str, list[Cond]], model_options: dict[str, Any]
+) -> tuple[BaseModel, dict[str, list[Cond]], list[Any]]:
+    patcher.model_patches_to(patcher.load_device)
+    helpers = list(dict.fromkeys(model for control in controls(conds) for model in control.get_models()))
+    for helper in helpers:
+        helper.patch_model(helper.load_device)
+        helper.unpatch_model()
+    return patcher.patch_model(patcher.load_device), conds, helpers
+
+
+def _mask_for(mask: Tensor, latent: Tensor) -> Tensor:
+    """Scale an inpainting mask (h, w), (b, h, w) or (b, 1, h, w) to a latent's shape."""
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    mask = F.interpolate(mask, size=latent.shape[2:], mode="bilinear")
+    return repeat_to_batch_size(mask.expand(-1, latent.shape[1], -1, -1), latent.shape[0])

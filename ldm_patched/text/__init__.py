@@ -1,0 +1,1 @@
+"""From prompts and pictures to conditionings: CLIP."""

@@ -1,0 +1,153 @@
+"""The CLIP object of a graph: prompts in, conditioning out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..modules.model_patcher import ModelPatcher
+from .clip_model import CLIPTextModel
+from .prompt import PromptTokenizer, TokenWeight
+
+Chunks = list[list[TokenWeight]]
+
+EMBEDDING = re.compile(r"(?<!\S)\(*embedding:[^\s,):]+")
+
+
+class TextEncoder(nn.Module):
+    """A text model with the way a checkpoint family uses it.
+
+    Args:
+        layer: None for the last layer, or the layer whose output is taken, counted from the end as -2.
+        norm_hidden: apply the final norm to an earlier layer's output too.
+        projected: project the pooled output.
+    """
+
+    def __init__(
+        self, transformer: CLIPTextModel, layer: int | None = None, norm_hidden: bool = True, projected: bool = False
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.layer = layer
+        self.norm_hidden = norm_hidden
+        self.projected = projected
+
+    def forward(self, chunks: list[list[int]], end_token: int, layer: int | None) -> tuple[Tensor, Tensor]:
+        """Encode chunks of ids and return hidden states (chunks, tokens, c) and pooled states (chunks, c), float32."""
+        layer = self.layer if layer is None else layer
+        if layer is not None and abs(layer) > self.transformer.num_layers:
+            layer = None
+        embedding = self.transformer.get_input_embeddings()
+        ids = torch.tensor(chunks).to(next(embedding.parameters()).device)
+        ends = [chunk.index(end_token, 1) + 1 for chunk in chunks]
+        last, hidden, pooled = self.transformer(
+            embeds=embedding(ids).float(),
+            num_tokens=ends,
+            intermediate_output=layer,
+            final_layer_norm_intermediate=self.norm_hidden,
+        )
+        if self.projected:
+            pooled = self.transformer.text_projection(pooled)
+        return (last if layer is None else hidden).float(), pooled.float()
+
+
+class CLIP:
+    """Text encoders by short name ("l", "g", "h") with their tokenizers, patches and chosen layer."""
+
+    def __init__(
+        self,
+        encoders: Mapping[str, TextEncoder],
+        tokenizers: Mapping[str, PromptTokenizer],
+        load_device: torch.device | str = "cpu",
+        offload_device: torch.device | str = "cpu",
+    ) -> None:
+        self.cond_stage_model = nn.ModuleDict({f"clip_{name}": encoder for name, encoder in encoders.items()})
+        self.cond_stage_model.requires_grad_(False).eval()
+        self.tokenizers = dict(tokenizers)
+        self.patcher = ModelPatcher(self.cond_stage_model, load_device, offload_device)
+        self.layer_idx: int | None = None
+
+    def clone(self) -> CLIP:
+        """Return a handle on the same encoders with its own patches and layer."""
+        other = object.__new__(CLIP)
+        other.cond_stage_model = self.cond_stage_model
+        other.tokenizers = dict(self.tokenizers)
+        other.patcher = self.patcher.clone()
+        other.layer_idx = self.layer_idx
+        return other
+
+    def clip_layer(self, layer_idx: int | None) -> None:
+        """Take the output of an earlier layer, -1 being the last; None goes back to the model's own."""
+        self.layer_idx = layer_idx
+
+    def add_patches(
+        self, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> list[Any]:
+        """Add weight patches, keyed as `clip_l.transformer.text_model...`."""
+        return self.patcher.add_patches(patches, strength_patch, strength_model)
+
+    def tokenize(self, text: str) -> dict[str, Chunks]:
+        """Return, for each encoder, chunks of `(id, weight)`.
+
+        Raises ValueError for a textual-inversion embedding, which would be read as plain words.
+        """
+        if found := EMBEDDING.search(text):
+            raise ValueError(f"textual-inversion embeddings need ComfyUI; take {found[0]!r} out of the prompt")
+        return {name: tokenizer.tokenize_with_weights(text) for name, tokenizer in self.tokenizers.items()}
+
+    def encode_from_tokens_scheduled(
+        self, tokens: Mapping[str, Chunks], add_dict: Mapping[str, Any] | None = None
+    ) -> list[list[Any]]:
+        """Return a conditioning of one entry, `[[context (1, tokens, c), {"pooled_output", ...}]]`."""
+        entries = self.encode_from_tokens(tokens, return_dict=True)
+        context = entries.pop("cond")
+        return [[context, {**entries, **(add_dict or {})}]]
+
+    def encode_from_tokens(
+        self, tokens: Mapping[str, Chunks], return_pooled: bool = False, return_dict: bool = False
+    ) -> Any:
+        """Return the context (1, tokens, c), on request with the pooled output (1, c)."""
+        device = self.patcher.load_device
+        try:
+            self.patcher.patch_model(device)
+            with torch.no_grad():
+                cond, pooled = self._encode(tokens)
+        finally:
+            self.patcher.unpatch_model()
+        cond, pooled = cond.cpu(), pooled.cpu()
+        if return_dict:
+            return {"cond": cond, "pooled_output": pooled}
+        return (cond, pooled) if return_pooled else cond
+
+    def encode(self, text: str) -> Tensor:
+        """Return the context of a prompt."""
+        return self.encode_from_tokens(self.tokenize(text))
+
+    def _encode(self, tokens: Mapping[str, Chunks]) -> tuple[Tensor, Tensor]:
+        encoded = [self._encode_one(name, tokens[name]) for name in self.tokenizers]
+        length = min(cond.shape[1] for cond, _ in encoded)
+        # with two encoders the pooled output is the last one's, which is the projected one
+        return torch.cat([cond[:, :length] for cond, _ in encoded], dim=-1), encoded[-1][1]
+
+    def _encode_one(self, name: str, chunks: Chunks) -> tuple[Tensor, Tensor]:
+        tokenizer, encoder = self.tokenizers[name], self.cond_stage_model[f"clip_{name}"]
+        weights = torch.tensor([[weight for _, weight in chunk] for chunk in chunks])
+        ids = [[token for token, _ in chunk] for chunk in chunks]
+        weighted = bool((weights != 1.0).any())
+        if weighted:
+            ids.append(tokenizer.empty_tokens())
+        hidden, pooled = encoder(ids, tokenizer.end_token, self.layer_idx)
+        states = hidden[: len(chunks)]
+        if weighted:
+            states = apply_weights(states, hidden[-1:], weights.to(hidden.device))
+        return states.flatten(0, 1).unsqueeze(0), pooled[:1]
+
+
+def apply_weights(states: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
+    """Move each token's state (n, tokens, c) away from the empty prompt's (1, tokens, c) by its weight (n, tokens)."""
+    moved = (states - empty) * weights.unsqueeze(-1) + empty
+    return torch.where((weights == 1.0).unsqueeze(-1), states, moved)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from attention_patchbay.headless.api.folders import DEMO_NAME, Folders, inside, numbered
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    for name in ("models/checkpoints/sub", "models/unet", "input", "output"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "models/checkpoints/a.safetensors").touch()
+    (tmp_path / "models/checkpoints/sub/b.ckpt").touch()
+    (tmp_path / "models/checkpoints/notes.txt").touch()
+    (tmp_path / "models/unet/c.safetensors").touch()
+    (tmp_path / "input/picture.png").touch()
+    (tmp_path / "secret.safetensors").touch()
+    return Folders(tmp_path / "models", tmp_path / "input", tmp_path / "output", tmp_path / "temp")
+
+
+def test_models_are_listed_by_their_names_in_workflows(folders: Folders) -> None:
+    assert folders.model_names("checkpoints") == ["a.safetensors", DEMO_NAME, "sub/b.ckpt"]
+    assert folders.model_names("diffusion_models") == ["c.safetensors"]
+    assert folders.input_names() == ["picture.png"]
+    assert folders.model("diffusion_models", "c.safetensors").name == "c.safetensors"
+    assert folders.model("checkpoints", DEMO_NAME).name == "demo.safetensors"
+
+
+def test_a_missing_file_names_where_it_was_searched(folders: Folders) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file 'x.safetensors' in .*checkpoints; .* --models"):
+        folders.model("checkpoints", "x.safetensors")
+    with pytest.raises(FileNotFoundError, match="--input"):
+        folders.input_file("x.png")
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "sub/../../../secret.safetensors", "/etc/passwd", "a\0b"])
+def test_a_name_never_leads_out(folders: Folders, name: str) -> None:
+    with pytest.raises(ValueError, match="leads out of|null"):
+        folders.model("checkpoints", name)
+    with pytest.raises(ValueError, match="leads out of|null"):
+        folders.input_file(name)
+    with pytest.raises(ValueError, match="leads out of|null"):
+        numbered(folders.output, name, 1, 1)
+
+
+def test_a_link_out_of_the_folder_is_refused(folders: Folders, tmp_path: Path) -> None:
+    (folders.input / "link.png").symlink_to(tmp_path / "secret.safetensors")
+    with pytest.raises(ValueError, match="leads out of"):
+        folders.input_file("link.png")
+
+
+def test_a_name_inside_is_its_path(tmp_path: Path) -> None:
+    assert inside(tmp_path, "a/b.png") == tmp_path.resolve() / "a/b.png"
+
+
+def test_files_are_numbered_after_the_highest_there_is(tmp_path: Path) -> None:
+    assert numbered(tmp_path, "demo", 4, 5) == (tmp_path.resolve(), "demo", 1)
+    for name in ("demo_00004_.png", "demo_x_.png", "other_00009_.png", "demo_2_00007_.png"):
+        (tmp_path / name).touch()
+    assert numbered(tmp_path, "demo", 4, 5)[2] == 5
+    assert numbered(tmp_path, "sub/demo", 4, 5) == (tmp_path.resolve() / "sub", "demo", 1)
+    assert numbered(tmp_path, "%width%x%height%", 4, 5)[1] == "4x5"
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "a/.."])
+def test_an_empty_prefix_is_refused(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(ValueError, match="is empty"):
+        numbered(tmp_path, prefix, 1, 1)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from attention_patchbay.headless.engine.validate import validate
+from attention_patchbay.headless.engine.workflow import PromptError, assign, check
+from attention_patchbay.headless.pages.workflow_file import load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ..nodes_for_tests import CATALOG, number, workflow
+
+
+def refused(prompt: Any) -> PromptError:
+    with pytest.raises(PromptError) as caught:
+        validate(check(prompt), CATALOG)
+    return caught.value
+
+
+def test_a_good_workflow_gives_the_running_order() -> None:
+    order = validate(workflow(), CATALOG)
+    assert sorted(order) == ["1", "2", "3", "4"]
+    assert order.index("3") > max(order.index("1"), order.index("2"))
+    assert order[-1] == "4"
+
+
+def test_nodes_that_no_output_needs_are_left_out() -> None:
+    spare = {"class_type": "Number", "inputs": {"value": 99}}
+    assert "9" not in validate(workflow(n9=spare), CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("node", "type", "details"),
+    [
+        (number(), "required_input_missing", "value, for example 1"),
+        (number(value="x"), "invalid_input_type", "value, 'x'"),
+        (number(value=None), "invalid_input_type", "NoneType"),
+        (number(value={"a": 1}), "invalid_input_type", "dict"),
+        (number(value=1, factor=float("nan")), "invalid_input_type", "finite"),
+        (number(value=1, factor=float("inf")), "invalid_input_type", "finite"),
+        (number(value=1e400), "invalid_input_type", "value"),
+        (number(value=-1), "value_smaller_than_min", "value"),
+        (number(value=11), "value_bigger_than_max", "value"),
+        (number(value=1, mode="negate"), "value_not_in_list", "did you mean negated?"),
+        (number(value=1, mode=["1"]), "bad_linked_input", "mode"),
+        (number(value=["7", 0]), "bad_linked_input", "value: 7"),
+        (number(value=["3", 4]), "bad_linked_input", "output 4 of node 3 Add, which has 1"),
+        (number(value=["3", True]), "bad_linked_input", "value"),
+        (number(value=["5", 0]), "return_type_mismatch", "received_type(STRING) mismatch input_type(INT)"),
+        (number(value=1, valeu=2), "unknown_input", "did you mean value?"),
+    ],
+)
+def test_a_bad_input_is_refused_with_its_node_and_the_fix(node: Any, type: str, details: str) -> None:
+    text = {"class_type": "Text", "inputs": {"text": "hello"}}
+    nodes = {"1": number(value=1), "2": node, "3": {"class_type": "Add", "inputs": {"a": 1, "b": 2}}, "5": text}
+    error = refused({**nodes, "6": {"class_type": "Show", "inputs": {"value": ["2", 0]}}})
+    assert error.error["type"] == "prompt_outputs_failed_validation"
+    (found,) = error.node_errors["2"]["errors"]
+    assert found["type"] == type
+    assert details in found["details"]
+    assert set(found) == {"type", "message", "details", "extra_info"}
+    assert error.node_errors["2"]["class_type"] == "Number"
+    assert "node 2 Number" in str(error)
+
+
+def test_every_error_is_reported_at_once() -> None:
+    error = refused(workflow(n1=number(value=-1), n2=number(value=99, mode="x")))
+    assert set(error.node_errors) == {"1", "2"}
+    assert len(error.node_errors["2"]["errors"]) == 2
+
+
+def test_a_node_may_refuse_its_values_itself() -> None:
+    bad = {"class_type": "Text", "inputs": {"text": "LOUD"}}
+    entry = {"class_type": "Show", "inputs": {"value": ["5", 0]}}
+    found = refused(workflow(n5=bad, n6=entry)).node_errors["5"]["errors"][0]
+    assert found["type"] == "custom_validation_failed"
+    assert found["details"] == "text must not shout"
+
+
+def test_values_are_converted_and_unwrapped() -> None:
+    prompt = workflow(n1=number(value="3"), n2=number(value={"__value__": 2.0}))
+    validate(prompt, CATALOG)
+    assert prompt["1"]["inputs"]["value"] == 3
+    assert prompt["2"]["inputs"]["value"] == 2
+    assert isinstance(prompt["2"]["inputs"]["value"], int)
+
+
+def test_an_unknown_node_is_named_with_the_nearest_one() -> None:
+    error = refused(workflow(n2={"class_type": "Numbre", "inputs": {}}))
+    assert error.error["type"] == "missing_node_type"
+    assert error.error["extra_info"]["node_id"] == "2"
+    assert "did you mean Number?" in str(error)
+
+
+@pytest.mark.parametrize("class_type", [None, 3, ["Number"]])
+def test_a_node_without_a_class_is_refused(class_type: Any) -> None:
+    assert refused(workflow(n2={"class_type": class_type, "inputs": {}})).error["type"] == "missing_node_type"
+
+
+def test_a_workflow_without_outputs_is_refused() -> None:
+    assert refused({"1": number(value=1)}).error["type"] == "prompt_no_outputs"
+
+
+def test_a_cycle_is_named() -> None:
+    loop = {"class_type": "Add", "inputs": {"a": ["3", 0], "b": 1}}
+    back = {"class_type": "Add", "inputs": {"a": ["5", 0], "b": 1}}
+    error = refused(workflow(n3=back, n5=loop))
+    assert error.error["type"] == "dependency_cycle"
+    assert error.error["extra_info"]["cycle_nodes"] == ["3", "5", "3"]
+    assert "3 -> 5 -> 3" in str(error)
+
+
+def test_a_node_linked_to_itself_is_a_cycle() -> None:
+    itself = {"class_type": "Add", "inputs": {"a": ["3", 0], "b": 1}}
+    assert refused(workflow(n3=itself)).error["extra_info"]["cycle_nodes"] == ["3", "3"]
+
+
+def test_a_chain_of_thousands_of_nodes_is_no_problem() -> None:
+    nodes = {str(i): {"class_type": "Add", "inputs": {"a": [str(i - 1), 0], "b": 1}} for i in range(1, 5000)}
+    nodes["0"] = number(value=1)
+    nodes["end"] = {"class_type": "Show", "inputs": {"value": ["4999", 0]}}
+    assert len(validate(check(nodes), CATALOG)) == 5001
+
+
+# Files and settings
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100000, "is not JSON"),
+        ("[]", "This is not a workflow"),
+        ("{}", "This is not a workflow"),
+        ('"text"', "This is not a workflow"),
+        ('{"1": 2}', "node '1' is not an object"),
+        ('{"1": {"class_type": "Number", "inputs": []}}', "is not an object"),
+        ('{"nodes": [], "links": []}', "This is not a workflow"),  # the page's own, empty
+    ],
+)
+def test_a_file_that_is_no_workflow_is_refused(tmp_path: Any, content: str, message: str) -> None:
+    path = tmp_path / "workflow.json"
+    path.write_text(content)
+    with pytest.raises(PromptError) as caught:
+        load(path, dict)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Any) -> None:
+    with pytest.raises(PromptError, match=r"No such workflow file: .*nothing\.json"):
+        load(tmp_path / "nothing.json", dict)
+
+
+def test_the_entry_around_a_workflow_is_taken_off(tmp_path: Any) -> None:
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps({"prompt": workflow(), "client_id": "x"}))
+    assert load(path, dict) == workflow()
+
+
+def test_inputs_are_set_by_id_class_and_title() -> None:
+    prompt = workflow()
+    assign(prompt, ["1.value=7", "Second.value=8", "Add.b=text", "4.value=[1, 2]"])
+    assert prompt["1"]["inputs"]["value"] == 7
+    assert prompt["2"]["inputs"]["value"] == 8
+    assert prompt["3"]["inputs"]["b"] == "text"
+    assert prompt["4"]["inputs"]["value"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("Number.value=1", "2 nodes match"), ("9.value=1", "no node has that id"), ("1.value", "NODE.input=value")],
+)
+def test_a_setting_that_fits_no_node_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        assign(workflow(), [setting])
+
+
+def test_not_a_number_stays_text() -> None:
+    prompt = workflow()
+    assign(prompt, ["1.value=NaN", "2.value=1e999"])
+    assert prompt["1"]["inputs"]["value"] == "NaN"
+    assert prompt["2"]["inputs"]["value"] == "1e999"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+ids = st.sampled_from(["1", "2", "3", "4", "5"])
+links = st.tuples(ids, st.integers(-1, 2)).map(list)
+nodes = st.fixed_dictionaries(
+    {
+        "class_type": st.sampled_from([*CATALOG, "Nothing"]) | json_values,
+        "inputs": st.dictionaries(
+            st.sampled_from(["value", "a", "b", "text", "mode"]), links | json_values, max_size=3
+        ),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(ids, nodes | json_values, max_size=5) | json_values)
+def test_any_json_is_a_workflow_or_a_prompt_error(data: Any) -> None:
+    start = time.perf_counter()
+    try:
+        order = validate(check(data), CATALOG)
+    except PromptError as error:
+        assert str(error)
+        json.dumps({"error": error.error, "node_errors": error.node_errors}, default=repr)
+    else:
+        assert order
+    assert time.perf_counter() - start < 1.0
