@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .dispatch import optimized_attention
+from . import dispatch
 from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
 from .slices import rows_within_budget
 
@@ -154,7 +154,7 @@ def attention_all_to_all(
     queries, keys = exchange.lengths(q.shape[2]), exchange.lengths(k.shape[2])
     q, k, v = _to_my_heads(q, queries, exchange), _to_my_heads(k, keys, exchange), _to_my_heads(v, keys, exchange)
     settings = {name: kwargs[name] for name in ("scale",) if name in kwargs}
-    out = optimized_attention(
+    out = dispatch.optimized_attention(
         q, k, v, q.shape[1], mask, attn_precision, skip_reshape=True, skip_output_reshape=True, **settings
     )  # (b, h / w, all n, d)
     return from_heads(_to_my_tokens(out, queries, exchange), skip_output_reshape)
