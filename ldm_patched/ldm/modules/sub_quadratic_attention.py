@@ -72,15 +72,11 @@ def chunk_sizes(query: Tensor, n_k: int, dtype: torch.dtype) -> tuple[int, int]:
     return queries, max(MIN_KEY_CHUNK, keys)
 
 
-def _whole(
-    q: Tensor, key_t: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, keys: int
-) -> Tensor:
+def _whole(q: Tensor, key_t: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, keys: int) -> Tensor:
     return attend(q, key_t.transpose(-1, -2), v, mask, scale)
 
 
-def _stream(
-    q: Tensor, key_t: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, keys: int
-) -> Tensor:
+def _stream(q: Tensor, key_t: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, keys: int) -> Tensor:
     """Attend chunk by chunk of the keys with a running maximum and sum of the softmax (section 2 of the paper)."""
     wide = torch.float32 if q.dtype.itemsize < 4 else q.dtype
     top = q.new_full((*q.shape[:-1], 1), float("-inf"), dtype=wide)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,10 +43,10 @@ def _limit(call: AttentionCall) -> str | None:
     return no_gradients(call)
 
 
-def _pays(call: AttentionCall) -> bool:
+def _pays(batch_heads: int, n_q: int, n_k: int) -> bool:
     """Tell whether tiles beat torch's fused kernel in bfloat16."""
-    scores = call.b * call.heads * call.n_q * call.n_k
-    return min(call.n_q, call.n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
+    scores = batch_heads * n_q * n_k
+    return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
 
 
 def _tiled(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
@@ -62,16 +61,10 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | 
     return _attend(rounded_q, rounded_k, rounded_v, q.shape[1], factor, added).unflatten(0, q.shape[:2])
 
 
-_facts: dict[str, Any] = {
-    "devices": CPU,
-    "tolerance": BF16,
-    "limit": _limit,
-    "bias": additive_bias,
-    "dead_rows": True,
-}
-cpu_tiled = kernel("cpu_tiled", dtypes=frozenset({torch.bfloat16}), pays=_pays, **_facts)(_tiled)
+_tiles = functools.partial(kernel, devices=CPU, tolerance=BF16, limit=_limit, bias=additive_bias, dead_rows=True)
+cpu_tiled = _tiles("cpu_tiled", dtypes=frozenset({torch.bfloat16}), pays=_pays)(_tiled)
 # the same function, for models in float32 whose attention may be computed in bfloat16
-cpu_bf16 = kernel("cpu_bf16", dtypes=frozenset({torch.float32}), exact=False, **_facts)(_tiled)
+cpu_bf16 = _tiles("cpu_bf16", dtypes=frozenset({torch.float32}), exact=False)(_tiled)
 attention_cpu_tiled = cpu_tiled.function
 attention_cpu_bf16 = cpu_bf16.function
 

@@ -24,8 +24,7 @@ __all__ = ["optimized_attention", "optimized_attention_for_device", "optimized_a
 
 def optimized_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
     """Compute attention with the function that `auto` chooses: (b, n, heads * d) in and out."""
-    first = registry.get(registry.preference(q.device.type, q.dtype)[0])
-    if first is pytorch:  # it runs every call: no need to describe this one
+    if registry.first(q, k, heads) is pytorch:  # it runs every call: no need to describe this one
         return attention_pytorch(q, k, v, heads, *args, **kwargs)
     call = AttentionCall.of(q, k, v, heads, *args, **kwargs)
     return registry.select(call).backend.function(q, k, v, heads, *args, **kwargs)

@@ -1,5 +1,7 @@
 """Attention over several processes of torch.distributed, each of which holds some of the tokens.
 
+For scripts: nothing in the library calls it, and none of its functions is a choice of the registry.
+
 Notation: b batch, h heads, n tokens of this rank, d channels of a head, w ranks. Every rank holds its own tokens of q,
 k and v, in the order of the ranks, and gets the result of its own queries over the keys of all.
 """

@@ -40,10 +40,6 @@ def _no_limit(call: AttentionCall) -> str | None:
     return None
 
 
-def _pays(call: AttentionCall) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Backend:
     """An attention function and its declared limits.
@@ -55,7 +51,8 @@ class Backend:
         tolerance: largest absolute error against float64 on unit-normal inputs.
         missing: returns why the function cannot be used on this machine, None if it can.
         limit: returns why it cannot run a call for any other reason, None if it can.
-        pays: tells whether a call that leaves the choice open is large enough for it.
+        pays: tells whether a call that leaves the choice open is large enough for it, by (b * h, n_q, n_k); None for
+            every call.
     """
 
     name: str
@@ -71,7 +68,7 @@ class Backend:
     tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: EXACT, hash=False)
     missing: Callable[[], str | None] = _present
     limit: Callable[[AttentionCall], str | None] = _no_limit
-    pays: Callable[[AttentionCall], bool] = _pays
+    pays: Callable[[int, int, int], bool] | None = None
 
     def reasons(self, call: AttentionCall) -> list[str]:
         """Return why this function cannot run a call; an empty list if it can."""
@@ -145,9 +142,9 @@ def _function(
         **kwargs: Any,
     ) -> Tensor:
         if mask is not None and not takes_mask:
-            raise NotImplementedError(f"{name} attention takes no mask")
+            raise NotImplementedError(f"{name} takes no mask")
         if not skip_reshape:
-            q, k, v = to_heads(q, k, v, heads, enable_gqa)
+            q, k, v = to_heads(q, k, v, heads, enable_gqa=enable_gqa)
         full = None if mask is None else to_mask(mask, q, k.shape[2])
         if not grouped:
             k, v = repeat_kv(k, v, q.shape[1])

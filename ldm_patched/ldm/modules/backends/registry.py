@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ....modules import model_management
+from . import __path__ as FOLDER  # noqa: N811
 from .call import AttentionCall
 from .kernel import Backend
 
@@ -55,7 +57,7 @@ class NoBackendError(NotImplementedError):
 
 def _declared() -> dict[str, Backend]:
     """Return the backends that the files of this folder declare."""
-    names = [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.name not in USERS]
+    names = [found.name for found in pkgutil.iter_modules(FOLDER) if found.name not in USERS]
     modules = [importlib.import_module(f".{name}", __package__) for name in sorted(names)]
     found = [value for module in modules for value in vars(module).values() if isinstance(value, Backend)]
     return {backend.name: backend for backend in found}
@@ -81,12 +83,25 @@ def available(call: AttentionCall) -> tuple[Backend, ...]:
     return tuple(backend for backend in _registry.values() if not backend.reasons(call))
 
 
-def preference(device: str, dtype: torch.dtype) -> tuple[str, ...]:
+def preference(on_cpu: bool, dtype: torch.dtype) -> tuple[str, ...]:
     """Return the names that `auto` and the default try in turn; quantised kernels are chosen by name only."""
-    tiles = ("cpu_tiled",) if dtype is torch.bfloat16 and device == "cpu" else ()
-    xformers = ("xformers",) if model_management.xformers_enabled() else ()
-    pytorch = ("pytorch",) if model_management.pytorch_attention_enabled() else ()
-    return (*tiles, *xformers, *pytorch, "sub_quad", "split", "basic")
+    tiles = on_cpu and dtype is torch.bfloat16
+    return _order(tiles, model_management.xformers_enabled(), model_management.pytorch_attention_enabled())
+
+
+@functools.cache
+def _order(tiles: bool, xformers: bool, pytorch: bool) -> tuple[str, ...]:
+    asked = {"cpu_tiled": tiles, "xformers": xformers, "pytorch": pytorch}
+    return (*(name for name, wanted in asked.items() if wanted), "sub_quad", "split", "basic")
+
+
+def first(q: Tensor, k: Tensor, heads: int) -> Backend | None:
+    """Return the backend that `auto` asks first for tensors in either layout, before it knows more of the call."""
+    for name in preference(q.is_cpu, q.dtype):
+        backend = _registry.get(name)
+        if backend is None or backend.pays is None or backend.pays(q.shape[0] * heads, q.shape[-2], k.shape[-2]):
+            return backend
+    return None
 
 
 def select(call: AttentionCall, wanted: str = "auto") -> Selection:
@@ -97,15 +112,18 @@ def select(call: AttentionCall, wanted: str = "auto") -> Selection:
     if wanted not in ("auto", *KNOWN, *_registry):
         raise ValueError(f"unknown attention function {wanted!r}: choose auto or one of {', '.join(KNOWN)}")
     skipped: list[tuple[str, tuple[str, ...]]] = []
-    for name in dict.fromkeys((wanted, *preference(call.device, call.dtype))):
-        backend = _registry.get(name)
-        if name == "auto" or (name != wanted and backend is not None and not backend.pays(call)):
-            continue
+    order = tuple(name for name in preference(call.device == "cpu", call.dtype) if _pays(name, call))
+    for name in dict.fromkeys(order if wanted == "auto" else (wanted, *order)):
         reasons = _reasons(name, call)
-        if backend is not None and not reasons:
-            return Selection(backend, tuple(skipped))
+        if not reasons:
+            return Selection(_registry[name], tuple(skipped))
         skipped.append((name, reasons))
     raise NoBackendError(call)
+
+
+def _pays(name: str, call: AttentionCall) -> bool:
+    backend = _registry.get(name)
+    return backend is None or backend.pays is None or backend.pays(call.b * call.heads, call.n_q, call.n_k)
 
 
 def _reasons(name: str, call: AttentionCall) -> tuple[str, ...]:

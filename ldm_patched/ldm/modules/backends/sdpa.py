@@ -36,9 +36,7 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, False, scale=factor)[0]
 
 
-@kernel(
-    "sdpa_efficient", devices=CUDA, dtypes=FLOATS, bias=aligned_bias, missing=gpu((5, 0)), limit=no_gradients
-)
+@kernel("sdpa_efficient", devices=CUDA, dtypes=FLOATS, bias=aligned_bias, missing=gpu((5, 0)), limit=no_gradients)
 def sdpa_efficient(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention with torch's memory-efficient kernel: (b, n, heads * d) in and out."""
     return efficient(q, k, v, bias, scale)
@@ -50,9 +48,7 @@ def _cudnn_limit(call: AttentionCall) -> str | None:
     return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else no_gradients(call)
 
 
-@kernel(
-    "sdpa_cudnn", devices=CUDA, dtypes=HALF, max_dim_head=128, mask=False, missing=gpu((8, 0)), limit=_cudnn_limit
-)
+@kernel("sdpa_cudnn", devices=CUDA, dtypes=HALF, max_dim_head=128, mask=False, missing=gpu((8, 0)), limit=_cudnn_limit)
 def sdpa_cudnn(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention with torch's cuDNN kernel: (b, n, heads * d) in and out."""
     factor = _factor(q, scale)
