@@ -118,7 +118,9 @@ def weighted(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
-def test_an_assigned_function_runs_in_every_network(monkeypatch: pytest.MonkeyPatch, network: Callable[[], Run]) -> None:
+def test_an_assigned_function_runs_in_every_network(
+    monkeypatch: pytest.MonkeyPatch, network: Callable[[], Run]
+) -> None:
     run = network()
     calls: list[Any] = []
 
