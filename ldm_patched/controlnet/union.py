@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ldm.modules.attention import optimized_attention
+from ..ldm.modules.backends import dispatch
 from ..ldm.modules.diffusionmodules.util import timestep_embedding
 from ..modules.ops import disable_weight_init as ops
 from .cldm import ControlNet
@@ -47,7 +47,7 @@ class TaskAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, s, dim) to the same shape."""
-        return self.out_proj(optimized_attention(*self.in_proj(x).chunk(3, dim=-1), self.heads))
+        return self.out_proj(dispatch.optimized_attention(*self.in_proj(x).chunk(3, dim=-1), self.heads))
 
 
 class ResBlockUnionControlnet(nn.Module):

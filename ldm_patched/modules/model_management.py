@@ -182,7 +182,7 @@ def pytorch_attention_enabled() -> bool:
 
 def xformers_enabled() -> bool:
     """Tell whether xformers is installed and a GPU is there to run its kernels; does not import it."""
-    return torch.cuda.is_available() and importlib.util.find_spec("xformers") is not None
+    return XFORMERS_INSTALLED and torch.cuda.is_available()
 
 
 def is_broken_xformers(version: str) -> bool:
@@ -191,10 +191,9 @@ def is_broken_xformers(version: str) -> bool:
     return numbers[:2] == ["0", "0"] and len(numbers) > 2 and numbers[2].isdigit() and 21 <= int(numbers[2]) <= 29
 
 
+XFORMERS_INSTALLED = importlib.util.find_spec("xformers") is not None
 BROKEN_XFORMERS_LIMIT = 65535  # batch * heads
-BROKEN_XFORMERS = importlib.util.find_spec("xformers") is not None and is_broken_xformers(
-    importlib.metadata.version("xformers")
-)
+BROKEN_XFORMERS = XFORMERS_INSTALLED and is_broken_xformers(importlib.metadata.version("xformers"))
 
 
 # Dtypes

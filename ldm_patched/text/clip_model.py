@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ldm.modules.backends.dispatch import optimized_attention_for_device
+from ..ldm.modules.backends import dispatch
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class CLIPEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, intermediate_output: int | None) -> tuple[Tensor, Tensor | None]:
         """Give the last layer's output and that of layer `intermediate_output` (negative counts from the end)."""
-        attention = optimized_attention_for_device(x.device, mask=mask is not None, small_input=True)
+        attention = dispatch.optimized_attention_for_device(x.device, mask=mask is not None, small_input=True)
         wanted = None if intermediate_output is None else intermediate_output % len(self.layers)
         intermediate = None
         for i, layer in enumerate(self.layers):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...modules.ops import disable_weight_init as ops
 from ...modules.ops import plain
-from .backends.dispatch import optimized_attention, optimized_attention_masked
+from .backends import dispatch
 
 
 def exists(val: Any) -> bool:
@@ -134,7 +134,7 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """Map queries (b, s, query_dim) with context (b, s', context_dim) to (b, s, query_dim)."""
         q, k, v = self.project(x, context, value)
-        attention = optimized_attention if mask is None else optimized_attention_masked
+        attention = dispatch.optimized_attention if mask is None else dispatch.optimized_attention_masked
         out = attention(
             q,
             k,

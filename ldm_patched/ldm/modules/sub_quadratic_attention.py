@@ -42,20 +42,20 @@ def efficient_dot_product_attention(
         mask: bool (True = attend) or additive, broadcastable to (..., n_q, n_k).
         scale: of the scores, 1 / sqrt(d) by default.
     """
-    n_k = key_t.shape[-1]
-    dtype = torch.float32 if upcast_attention and query.dtype.itemsize < 4 else query.dtype
-    fit_q, fit_k = chunk_sizes(query, n_k, dtype)
+    n_k, given = key_t.shape[-1], query.dtype
+    if upcast_attention and given.itemsize < 4:
+        query, key_t, value = query.float(), key_t.float(), value.float()
+    fit_q, fit_k = chunk_sizes(query, n_k, query.dtype)
     keys = min(max(kv_chunk_size or fit_k, kv_chunk_size_min or 1), n_k)
     step = _stream if keys < n_k else _whole
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
 
     def chunk(rows: slice) -> Tensor:
         bias = mask if mask is None or mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., rows, :]
-        inputs = (query[..., rows, :], key_t, value, factor, bias, dtype, keys)
+        inputs = (query[..., rows, :], key_t, value, bias, scale, keys)
         return checkpoint(step, *inputs, use_reentrant=False) if use_checkpoint else step(*inputs)
 
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
-    return fill_slices(out, query_chunk_size or fit_q, chunk)
+    return fill_slices(out, query_chunk_size or fit_q, chunk).to(given)
 
 
 def chunk_sizes(query: Tensor, n_k: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -72,30 +72,26 @@ def chunk_sizes(query: Tensor, n_k: int, dtype: torch.dtype) -> tuple[int, int]:
     return queries, max(MIN_KEY_CHUNK, keys)
 
 
-def _whole(
-    q: Tensor, key_t: Tensor, v: Tensor, scale: float, mask: Tensor | None, dtype: torch.dtype, keys: int
-) -> Tensor:
-    return attend(q, key_t.transpose(-1, -2), v, scale, mask, dtype)
+def _whole(q: Tensor, key_t: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, keys: int) -> Tensor:
+    return attend(q, key_t.transpose(-1, -2), v, mask, scale)
 
 
-def _stream(
-    q: Tensor, key_t: Tensor, v: Tensor, scale: float, mask: Tensor | None, dtype: torch.dtype, keys: int
-) -> Tensor:
+def _stream(q: Tensor, key_t: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, keys: int) -> Tensor:
     """Attend chunk by chunk of the keys with a running maximum and sum of the softmax (section 2 of the paper)."""
-    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    wide = torch.float32 if q.dtype.itemsize < 4 else q.dtype
     top = q.new_full((*q.shape[:-1], 1), float("-inf"), dtype=wide)
     total = torch.zeros_like(top)
     out = q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=wide)
     for start in range(0, v.shape[-2], keys):
         part = slice(start, start + keys)
         bias = mask if mask is None or mask.shape[-1] == 1 else mask[..., part]
-        scores = masked_scores(q, key_t[..., part].transpose(-1, -2), scale, bias, dtype).to(wide)
+        scores = masked_scores(q, key_t[..., part].transpose(-1, -2), scale, bias).to(wide)
         peak = torch.maximum(top, scores.detach().amax(-1, keepdim=True))
         # A row without any key so far has -inf for its peak; exp(-inf - 0) is the zero it needs.
         base = peak.masked_fill(peak == float("-inf"), 0.0)
         shrink = (top - base).exp()
         weights = (scores - base).exp()
         total = total * shrink + weights.sum(-1, keepdim=True)
-        out = out * shrink + torch.matmul(weights.to(dtype), v[..., part, :].to(dtype))
+        out = out * shrink + weights.to(q.dtype) @ v[..., part, :]
         top = peak
     return (out / total.masked_fill(total == 0.0, 1.0)).to(q.dtype)

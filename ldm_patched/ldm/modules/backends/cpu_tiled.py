@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
-from .wrapper import wrap_attn
+from .call import AttentionCall
+from .kernel import CPU, kernel
+from .limits import no_gradients
+from .shapes import additive_bias
 
 LOG2_E = math.log2(math.e)
 # Each row's scores are taken relative to the largest of every eighth key, so that their rounding is relative to it. The
@@ -23,12 +24,8 @@ LOG2_E = math.log2(math.e)
 STRIDE, SAFE, MANY_KEYS = 8, 60.0, 512
 TINY = torch.finfo(torch.bfloat16).tiny  # the sum of a row that a mask leaves no key
 LEAST_TOKENS, LEAST_SCORES = 64, 2**15  # for each thread; below these one fused call takes less time
+BF16 = dict.fromkeys((torch.bfloat16, torch.float32), 3e-2)
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
-
-
-def tiles_are_faster(scores: int, n_q: int, n_k: int) -> bool:
-    """Tell whether tiles beat torch's fused kernel in bfloat16, for `scores` scores in all heads of a batch."""
-    return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
 
 
 @functools.cache
@@ -40,31 +37,36 @@ def cache_bytes() -> int:
         return 1024 * 1024
 
 
-@wrap_attn
-def attention_cpu_tiled(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+def _limit(call: AttentionCall) -> str | None:
+    if call.precision == torch.float32:
+        return "takes no float32 scores"
+    return no_gradients(call)
+
+
+def _pays(batch_heads: int, n_q: int, n_k: int) -> bool:
+    """Tell whether tiles beat torch's fused kernel in bfloat16."""
+    scores = batch_heads * n_q * n_k
+    return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
+
+
+def _tiled(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention in bfloat16 with rounded scores: (b, n, heads * d) in and out, in the dtype of q.
 
     A score is rounded to 8 bits of its distance from about the largest of its row, so what weighs most is most exact.
     `attn_precision` changes nothing, and gradients are not computed.
     """
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
-    k, v = repeat_kv(k, v, q.shape[1])
-    bias = None if mask is None else _exponents(to_bias(to_mask(mask, q, k.shape[2]), q.dtype))
-    scale = kwargs.get("scale")
     factor = LOG2_E * (q.shape[-1] ** -0.5 if scale is None else scale)
     rounded_q, rounded_k, rounded_v = (x.to(torch.bfloat16).flatten(0, 1) for x in (q, k, v))  # (b * h, n, d)
-    out = _attend(rounded_q, rounded_k, rounded_v, q.shape[1], factor, bias)
-    return from_heads(out.unflatten(0, q.shape[:2]), skip_output_reshape).to(q.dtype)
+    added = None if bias is None else _exponents(bias)
+    return _attend(rounded_q, rounded_k, rounded_v, q.shape[1], factor, added).unflatten(0, q.shape[:2])
+
+
+_tiles = functools.partial(kernel, devices=CPU, tolerance=BF16, limit=_limit, bias=additive_bias, dead_rows=True)
+cpu_tiled = _tiles("cpu_tiled", dtypes=frozenset({torch.bfloat16}), pays=_pays)(_tiled)
+# the same function, for models in float32 whose attention may be computed in bfloat16
+cpu_bf16 = _tiles("cpu_bf16", dtypes=frozenset({torch.float32}), exact=False)(_tiled)
+attention_cpu_tiled = cpu_tiled.function
+attention_cpu_bf16 = cpu_bf16.function
 
 
 def _exponents(bias: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""The default attention functions, and the choice of one for a device."""
+"""The attention functions that the networks call.
+
+Networks look these names up here when they attend, so that an assignment to one of them, here or in
+`ldm.modules.attention`, takes effect everywhere.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,22 @@ import torch
 from torch import Tensor
 
 from ....modules import model_management
+from . import registry
 from .basic import attention_basic
-from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
-from .pytorch import attention_pytorch
+from .call import AttentionCall
+from .pytorch import attention_pytorch, pytorch
 from .sub_quad import attention_sub_quad
 from .wrapper import AttentionFunction, wrap_attn
 
 __all__ = ["optimized_attention", "optimized_attention_for_device", "optimized_attention_masked", "wrap_attn"]
 
 
-def optimized_attention(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Compute attention with the fastest exact function for these tensors: (b, n, heads * d) in and out."""
-    if q.dtype == torch.bfloat16 and _tiles(q, k, v, heads, args[0] if args else kwargs.get("attn_precision")):
-        return attention_cpu_tiled(q, k, v, heads, mask, *args, **kwargs)
-    return attention_pytorch(q, k, v, heads, mask, *args, **kwargs)
-
-
-def _tiles(q: Tensor, k: Tensor, v: Tensor, heads: int, precision: torch.dtype | None) -> bool:
-    """Tell whether tiles on a CPU are the fastest for a call in bfloat16, which may come in either layout."""
-    if q.device.type != "cpu" or precision == torch.float32:
-        return False
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return False
-    n_q, n_k = q.shape[-2], k.shape[-2]
-    return tiles_are_faster(q.shape[0] * heads * n_q * n_k, n_q, n_k)
+def optimized_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute attention with the function that `auto` chooses: (b, n, heads * d) in and out."""
+    if registry.first(q, k, heads) is pytorch:  # it runs every call: no need to describe this one
+        return attention_pytorch(q, k, v, heads, *args, **kwargs)
+    call = AttentionCall.of(q, k, v, heads, *args, **kwargs)
+    return registry.select(call).backend.function(q, k, v, heads, *args, **kwargs)
 
 
 optimized_attention_masked = optimized_attention

@@ -1,5 +1,7 @@
 """Attention over several processes of torch.distributed, each of which holds some of the tokens.
 
+For scripts: nothing in the library calls it, and none of its functions is a choice of the registry.
+
 Notation: b batch, h heads, n tokens of this rank, d channels of a head, w ranks. Every rank holds its own tokens of q,
 k and v, in the order of the ranks, and gets the result of its own queries over the keys of all.
 """
@@ -13,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .dispatch import optimized_attention
+from . import dispatch
 from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
 from .slices import rows_within_budget
 
@@ -154,7 +156,7 @@ def attention_all_to_all(
     queries, keys = exchange.lengths(q.shape[2]), exchange.lengths(k.shape[2])
     q, k, v = _to_my_heads(q, queries, exchange), _to_my_heads(k, keys, exchange), _to_my_heads(v, keys, exchange)
     settings = {name: kwargs[name] for name in ("scale",) if name in kwargs}
-    out = optimized_attention(
+    out = dispatch.optimized_attention(
         q, k, v, q.shape[1], mask, attn_precision, skip_reshape=True, skip_output_reshape=True, **settings
     )  # (b, h / w, all n, d)
     return from_heads(_to_my_tokens(out, queries, exchange), skip_output_reshape)

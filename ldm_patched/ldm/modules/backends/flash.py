@@ -2,57 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from .shapes import from_heads, to_heads
-from .wrapper import wrap_attn
+from .kernel import CUDA, HALF, kernel
+from .limits import needs
 
 
-@wrap_attn
-def attention_flash(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@kernel(
+    "flash",
+    devices=CUDA,
+    dtypes=HALF,
+    max_dim_head=256,
+    mask=False,
+    grouped=True,
+    missing=needs("flash_attn", "flash-attn", (8, 0)),
+)
+def flash(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention with flash-attn: (b, n, heads * d) in and out. Raises NotImplementedError for a mask."""
-    if mask is not None:
-        raise NotImplementedError("flash attention takes no mask")
     from flash_attn import flash_attn_func
 
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
-    out = flash_attn_func(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), softmax_scale=kwargs.get("scale")
-    )  # (b, n, h, d)
-    return from_heads(out.transpose(1, 2), skip_output_reshape)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (b, n, h, d)
+    return flash_attn_func(q, k, v, softmax_scale=scale).transpose(1, 2)
 
 
-@wrap_attn
-def attention_flash3(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@kernel(
+    "flash3",
+    devices=CUDA,
+    dtypes=HALF,
+    max_dim_head=256,
+    mask=False,
+    grouped=True,
+    missing=needs("flash_attn_interface", "flash-attn 3", (9, 0)),
+)
+def flash3(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention with flash-attn 3: (b, n, heads * d) in and out. Raises NotImplementedError for a mask."""
-    if mask is not None:
-        raise NotImplementedError("flash3 attention takes no mask")
     from flash_attn_interface import flash_attn_func
 
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
-    out = flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), softmax_scale=kwargs.get("scale"))
-    out = out[0] if isinstance(out, tuple) else out  # its first releases also gave the logarithms of the sums
-    return from_heads(out.transpose(1, 2), skip_output_reshape)  # (b, n, h, d)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (b, n, h, d)
+    out = flash_attn_func(q, k, v, softmax_scale=scale)
+    # its first releases also gave the logarithms of the sums
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+
+
+attention_flash = flash.function
+attention_flash3 = flash3.function

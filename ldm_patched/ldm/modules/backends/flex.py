@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask, zero_dead_rows
-from .wrapper import wrap_attn
+from .kernel import CUDA, FLOATS, kernel
+from .limits import needs
+from .shapes import additive_bias
 
 
 @functools.cache
@@ -29,23 +29,19 @@ def _score_mod(bias: Tensor) -> Callable[..., Tensor]:
     return add
 
 
-@wrap_attn
-def attention_flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@kernel(
+    "flex",
+    devices=CUDA,
+    dtypes=FLOATS,
+    dim_heads=frozenset({16, 32, 64, 128, 256}),
+    bias=additive_bias,
+    missing=needs("triton", "triton", (8, 0)),
+)
+def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention with flex attention: (b, n, heads * d) in and out."""
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
-    k, v = repeat_kv(k, v, q.shape[1])
-    if mask is None:
-        return from_heads(_compiled()(q, k, v, scale=kwargs.get("scale")), skip_output_reshape)
-    bias = to_bias(to_mask(mask, q, k.shape[2]), q.dtype).expand(*q.shape[:3], k.shape[2])
-    out = _compiled()(q, k, v, score_mod=_score_mod(bias), scale=kwargs.get("scale"))
-    return from_heads(zero_dead_rows(out, bias), skip_output_reshape)
+    if bias is None:
+        return _compiled()(q, k, v, scale=scale)
+    return _compiled()(q, k, v, score_mod=_score_mod(bias.expand(*q.shape[:3], k.shape[2])), scale=scale)
+
+
+attention_flex = flex.function

@@ -1,22 +1,15 @@
-"""What kernels need beyond what their entry declares: libraries that load, new GPUs, calls of certain shapes."""
+"""What kernels need of a machine and of a call: libraries that load, new GPUs, no gradients."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
-from ....modules import model_management
-
-if TYPE_CHECKING:
-    from .registry import AttentionCall
-
-SAGE_BLOCK = 64  # keys that SageAttention 1 takes at once
+from .call import AttentionCall
 
 
 def needs(module: str, package: str, capability: tuple[int, int] = (0, 0)) -> Callable[[], str | None]:
@@ -59,62 +52,3 @@ def gpu(capability: tuple[int, int]) -> Callable[[], str | None]:
 def no_gradients(call: AttentionCall) -> str | None:
     """Refuse calls whose gradients are wanted."""
     return "computes no gradients" if call.grad else None
-
-
-def cudnn_limit(call: AttentionCall) -> str | None:
-    """Tell what cuDNN does not take."""
-    if call.dim_head % 8:
-        return f"takes heads of a multiple of 8 channels, not {call.dim_head}"
-    return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else no_gradients(call)
-
-
-def tiles_limit(call: AttentionCall) -> str | None:
-    """Tell what the tiles of a CPU do not take."""
-    if call.precision == torch.float32:
-        return "takes no float32 scores"
-    return no_gradients(call)
-
-
-def sage_limit(call: AttentionCall) -> str | None:
-    """Tell what SageAttention does not take: version 1 counts keys of score 0 that are not there in its last block."""
-    if call.n_k % SAGE_BLOCK and sage_version() == 1:
-        return f"version 1 takes keys in whole blocks of {SAGE_BLOCK}, not {call.n_k}"
-    return None
-
-
-@functools.cache
-def sage_version() -> int:
-    """Return the installed version of SageAttention; 2 where there is no record of it, which version 1 leaves."""
-    try:
-        return int(importlib.metadata.version("sageattention").partition(".")[0])
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return 2
-
-
-def xformers_limit(call: AttentionCall) -> str | None:
-    """Tell what xformers does not take; on a GPU it is asked itself."""
-    if model_management.BROKEN_XFORMERS and call.b * call.heads > model_management.BROKEN_XFORMERS_LIMIT:
-        return f"this release fails for batch * heads > {model_management.BROKEN_XFORMERS_LIMIT}"
-    if call.dim_head * call.dtype.itemsize % 16:
-        return f"takes heads whose channels fill whole 16 bytes, not {call.dim_head} of {call.dtype}"
-    if call.device == "cuda" and torch.cuda.is_available() and failure_to_load("xformers.ops") is None:
-        return refusal_of_xformers(call.dtype, call.dim_head, call.mask is not None)
-    return None
-
-
-@functools.cache
-def refusal_of_xformers(dtype: torch.dtype, dim_head: int, masked: bool) -> str | None:
-    """Return why xformers has no kernel for a kind of call on this GPU, None if a small call of it runs.
-
-    Which it has depends on the GPU, on how it was built, and on whether that fits this torch.
-    """
-    from xformers.ops import memory_efficient_attention
-
-    x = torch.zeros(1, 8, 1, dim_head, dtype=dtype, device="cuda")  # (b, n, h, d)
-    try:
-        memory_efficient_attention(x, x, x, attn_bias=x.new_zeros(1, 1, 8, 8) if masked else None)
-    except NotImplementedError as error:
-        reasons = str(error).partition("because:")[2].split("\n`")[0].strip().splitlines()
-        said = "; ".join(line.strip() for line in reasons) or str(error)
-        return f"xformers has no kernel for this call here: {said}"
-    return None

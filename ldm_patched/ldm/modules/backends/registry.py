@@ -1,29 +1,24 @@
-"""What each attention function can do, and the choice of one for a call."""
+"""All attention functions by name, and the choice of one for a call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+import functools
+import importlib
+import pkgutil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .basic import attention_basic
-from .cpu_tiled import attention_cpu_tiled, tiles_are_faster
-from .flash import attention_flash, attention_flash3
-from .flex import attention_flex
-from .limits import cudnn_limit, gpu, needs, no_gradients, sage_limit, tiles_limit, xformers_limit
-from .pytorch import attention_pytorch
-from .sage import attention_comfy_kitchen_int8, attention_sage, attention_sage3
-from .sdpa import attention_sdpa_cudnn, attention_sdpa_efficient, attention_sdpa_flash
-from .split import attention_split
-from .sub_quad import attention_sub_quad
-from .wrapper import AttentionFunction
-from .xformers import attention_xformers
+from ....modules import model_management
+from . import __path__ as FOLDER  # noqa: N811
+from .call import AttentionCall
+from .kernel import Backend
 
-# The same list on every machine, so that a shared workflow always holds a valid choice.
-KNOWN: tuple[str, ...] = (
+__all__ = ["KNOWN", "AttentionCall", "Backend", "NoBackendError", "Selection"]
+
+# Shared workflows hold these names, and a list of them in this order: new ones come last.
+SHARED = (
     "basic",
     "sub_quad",
     "split",
@@ -41,143 +36,7 @@ KNOWN: tuple[str, ...] = (
     "flash3",
     "flex",
 )
-AUTO_CPU = ("pytorch", "sub_quad", "split", "basic")
-AUTO_GPU = ("pytorch", "xformers", "flash", "sub_quad", "split", "basic")
-
-HALF = frozenset({torch.float16, torch.bfloat16})
-FLOATS = HALF | {torch.float32}
-# Largest absolute error against float64 on unit-normal inputs.
-EXACT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
-BF16 = dict.fromkeys((torch.bfloat16, torch.float32), 3e-2)
-INT8 = dict.fromkeys(FLOATS, 5e-2)
-INT8_FP8 = dict.fromkeys(FLOATS, 2e-1)  # newer GPUs also keep the values in 8 bits, with 3 of mantissa
-FP4 = dict.fromkeys(HALF, 2e-1)
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """The facts of one attention call that decide which functions can run it."""
-
-    b: int
-    heads: int
-    kv_heads: int
-    n_q: int
-    n_k: int
-    dim_head: int
-    dtype: torch.dtype
-    device: str
-    mask: torch.dtype | None = None
-    scale: float | None = None
-    enable_gqa: bool = False
-    low_precision: bool = True  # False: exact kernels only
-    precision: torch.dtype | None = None  # that the scores have to have
-    grad: bool = False  # whether gradients are wanted
-
-    @classmethod
-    def of(
-        cls,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        heads: int,
-        mask: Tensor | None = None,
-        skip_reshape: bool = False,
-        **kwargs: Any,
-    ) -> AttentionCall:
-        """Describe a call by the arguments of an attention function."""
-        gqa = bool(kwargs.get("enable_gqa", False))
-        if skip_reshape:
-            b, heads, n_q, dim_head = q.shape
-            kv_heads, n_k = k.shape[1], k.shape[2]
-        else:
-            b, n_q, width = q.shape
-            dim_head, n_k = width // heads, k.shape[1]
-            kv_heads = k.shape[2] // dim_head if gqa else heads
-        return cls(
-            b=b,
-            heads=heads,
-            kv_heads=kv_heads,
-            n_q=n_q,
-            n_k=n_k,
-            dim_head=dim_head,
-            dtype=q.dtype,
-            device=q.device.type,
-            mask=None if mask is None else mask.dtype,
-            scale=kwargs.get("scale"),
-            enable_gqa=gqa,
-            low_precision=kwargs.get("low_precision_attention") is not False,
-            precision=kwargs.get("attn_precision"),
-            grad=torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad),
-        )
-
-    def __str__(self) -> str:
-        text = (
-            f"batch {self.b}, {self.heads} heads of {self.dim_head}, {self.n_q} queries, {self.n_k} keys, "
-            f"{self.dtype} on {self.device}, mask {self.mask}"
-        )
-        text += f", {self.kv_heads} key heads" if self.kv_heads != self.heads else ""
-        return text + ("" if self.low_precision else ", exact kernels only")
-
-
-def _present() -> str | None:
-    return None
-
-
-def _no_limit(call: AttentionCall) -> str | None:
-    return None
-
-
-@dataclass(frozen=True)
-class Backend:
-    """An attention function and its declared limits.
-
-    Args:
-        devices: device types it runs on; None for every one.
-        dim_heads: the only head sizes it takes; None for every one up to `max_dim_head`.
-        exact: false for quantised kernels.
-        tolerance: largest absolute error against float64 on unit-normal inputs.
-        missing: returns why the function cannot be used on this machine, None if it can.
-        limit: returns why it cannot run a call for any other reason, None if it can.
-    """
-
-    name: str
-    function: AttentionFunction
-    devices: frozenset[str] | None = None
-    dtypes: frozenset[torch.dtype] = FLOATS | {torch.float64}
-    max_dim_head: int | None = None
-    dim_heads: frozenset[int] | None = None
-    mask: bool = True
-    scale: bool = True
-    gqa: bool = True
-    exact: bool = True
-    tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: EXACT, hash=False)
-    missing: Callable[[], str | None] = _present
-    limit: Callable[[AttentionCall], str | None] = _no_limit
-
-    def reasons(self, call: AttentionCall) -> list[str]:
-        """Return why this function cannot run a call; an empty list if it can."""
-        found = [self.missing()]
-        if self.devices is not None and call.device not in self.devices:
-            found.append(f"runs on {_names(self.devices)}, not {call.device}")
-        if call.dtype not in self.dtypes:
-            found.append(f"takes {_names(self.dtypes)}, not {call.dtype}")
-        if self.max_dim_head is not None and call.dim_head > self.max_dim_head:
-            found.append(f"takes heads of {self.max_dim_head} channels at most, not {call.dim_head}")
-        if self.dim_heads is not None and call.dim_head not in self.dim_heads:
-            found.append(f"takes heads of {_names(self.dim_heads)} channels, not {call.dim_head}")
-        if call.mask is not None and not self.mask:
-            found.append("takes no mask")
-        if call.scale is not None and not self.scale:
-            found.append("takes no scale")
-        if call.kv_heads != call.heads and not self.gqa:
-            found.append("takes no grouped-query keys")
-        if not call.low_precision and not self.exact:
-            found.append("is quantised, and the call asks for an exact kernel")
-        return [reason for reason in (*found, self.limit(call)) if reason is not None]
-
-
-def _names(values: frozenset[Any]) -> str:
-    return ", ".join(sorted(str(value) for value in values))
+USERS = {"registry", "dispatch", "distributed"}  # the files of this folder that are built on the registry
 
 
 class Selection(NamedTuple):
@@ -196,7 +55,17 @@ class NoBackendError(NotImplementedError):
         super().__init__("\n".join(lines))
 
 
-_registry: dict[str, Backend] = {}
+def _declared() -> dict[str, Backend]:
+    """Return the backends that the files of this folder declare."""
+    names = [found.name for found in pkgutil.iter_modules(FOLDER) if found.name not in USERS]
+    modules = [importlib.import_module(f".{name}", __package__) for name in sorted(names)]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Backend)]
+    return {backend.name: backend for backend in found}
+
+
+# The same list on every machine, so that a shared workflow always holds a valid choice.
+KNOWN: tuple[str, ...] = tuple(dict.fromkeys((*SHARED, *_declared())))
+_registry = {name: _declared()[name] for name in KNOWN}
 
 
 def register(backend: Backend) -> None:
@@ -214,26 +83,37 @@ def available(call: AttentionCall) -> tuple[Backend, ...]:
     return tuple(backend for backend in _registry.values() if not backend.reasons(call))
 
 
-def preference(call: AttentionCall) -> tuple[str, ...]:
-    """Return the names in the order that `auto` tries them; quantised kernels are chosen by name only."""
-    scores = call.b * call.heads * call.n_q * call.n_k
-    if call.device == "cpu" and call.dtype == torch.bfloat16 and tiles_are_faster(scores, call.n_q, call.n_k):
-        return ("cpu_tiled", *AUTO_CPU)
-    return AUTO_CPU if call.device == "cpu" else AUTO_GPU
+def preference(on_cpu: bool, dtype: torch.dtype) -> tuple[str, ...]:
+    """Return the names that `auto` and the default try in turn; quantised kernels are chosen by name only."""
+    tiles = on_cpu and dtype is torch.bfloat16
+    return _order(tiles, model_management.xformers_enabled(), model_management.pytorch_attention_enabled())
+
+
+@functools.cache
+def _order(tiles: bool, xformers: bool, pytorch: bool) -> tuple[str, ...]:
+    asked = {"cpu_tiled": tiles, "xformers": xformers, "pytorch": pytorch}
+    return (*(name for name, wanted in asked.items() if wanted), "sub_quad", "split", "basic")
+
+
+def first(q: Tensor, k: Tensor, heads: int) -> Backend | None:
+    """Return the backend that `auto` asks first for tensors in either layout, before it knows more of the call."""
+    for name in preference(q.is_cpu, q.dtype):
+        backend = _registry.get(name)
+        if backend is None or backend.pays is None or backend.pays(q.shape[0] * heads, q.shape[-2], k.shape[-2]):
+            return backend
+    return None
 
 
 def select(call: AttentionCall, wanted: str = "auto") -> Selection:
-    """Return the first backend that can run a call: the wanted one, then those of `preference`.
+    """Return the first backend that can run a call: the wanted one, then those of `preference` that pay.
 
     Raises ValueError for a name that does not exist, and NoBackendError when nothing can run the call.
     """
-    order = tuple(dict.fromkeys(preference(call)))
-    if wanted != "auto":
-        if wanted not in KNOWN and wanted not in _registry:
-            raise ValueError(f"unknown attention function {wanted!r}: choose auto or one of {', '.join(KNOWN)}")
-        order = tuple(dict.fromkeys((wanted, *order)))
+    if wanted not in ("auto", *KNOWN, *_registry):
+        raise ValueError(f"unknown attention function {wanted!r}: choose auto or one of {', '.join(KNOWN)}")
     skipped: list[tuple[str, tuple[str, ...]]] = []
-    for name in order:
+    order = tuple(name for name in preference(call.device == "cpu", call.dtype) if _pays(name, call))
+    for name in dict.fromkeys(order if wanted == "auto" else (wanted, *order)):
         reasons = _reasons(name, call)
         if not reasons:
             return Selection(_registry[name], tuple(skipped))
@@ -241,132 +121,11 @@ def select(call: AttentionCall, wanted: str = "auto") -> Selection:
     raise NoBackendError(call)
 
 
+def _pays(name: str, call: AttentionCall) -> bool:
+    backend = _registry.get(name)
+    return backend is None or backend.pays is None or backend.pays(call.b * call.heads, call.n_q, call.n_k)
+
+
 def _reasons(name: str, call: AttentionCall) -> tuple[str, ...]:
     backend = _registry.get(name)
     return ("is not registered",) if backend is None else tuple(backend.reasons(call))
-
-
-# What this library brings
-
-
-CUDA, CPU = frozenset({"cuda"}), frozenset({"cpu"})
-
-for _backend in (
-    Backend("basic", attention_basic),
-    Backend("sub_quad", attention_sub_quad),
-    Backend("split", attention_split),
-    Backend("pytorch", attention_pytorch),
-    Backend(
-        "xformers",
-        attention_xformers,
-        devices=CUDA,
-        dtypes=FLOATS,
-        missing=needs("xformers", "xformers"),
-        limit=xformers_limit,
-    ),
-    Backend(
-        "flash",
-        attention_flash,
-        devices=CUDA,
-        dtypes=HALF,
-        max_dim_head=256,
-        mask=False,
-        missing=needs("flash_attn", "flash-attn", (8, 0)),
-    ),
-    Backend(
-        "sage",
-        attention_sage,
-        devices=CUDA,
-        dtypes=HALF,
-        max_dim_head=128,
-        mask=False,
-        exact=False,
-        tolerance=INT8_FP8,
-        missing=needs("sageattention", "sageattention", (8, 0)),
-        limit=sage_limit,
-    ),
-    Backend(
-        "sage3",
-        attention_sage3,
-        devices=CUDA,
-        dtypes=HALF,
-        max_dim_head=255,
-        mask=False,
-        exact=False,
-        tolerance=FP4,
-        missing=needs("sageattn3", "sageattn3", (10, 0)),
-    ),
-    Backend(
-        "comfy_kitchen_int8",
-        attention_comfy_kitchen_int8,
-        devices=CUDA,
-        dtypes=FLOATS,
-        max_dim_head=256,
-        exact=False,
-        tolerance=INT8,
-        missing=needs("comfy_kitchen", "comfy-kitchen", (7, 5)),
-    ),
-    Backend(
-        "cpu_tiled",
-        attention_cpu_tiled,
-        devices=CPU,
-        dtypes=frozenset({torch.bfloat16}),
-        tolerance=BF16,
-        limit=tiles_limit,
-    ),
-    # the same function, for models in float32 whose attention may be computed in bfloat16
-    Backend(
-        "cpu_bf16",
-        attention_cpu_tiled,
-        devices=CPU,
-        dtypes=frozenset({torch.float32}),
-        exact=False,
-        tolerance=BF16,
-        limit=tiles_limit,
-    ),
-    Backend(
-        "sdpa_flash",
-        attention_sdpa_flash,
-        devices=CUDA,
-        dtypes=HALF,
-        max_dim_head=256,
-        mask=False,
-        missing=gpu((8, 0)),
-    ),
-    Backend(
-        "sdpa_efficient",
-        attention_sdpa_efficient,
-        devices=CUDA,
-        dtypes=FLOATS,
-        missing=gpu((5, 0)),
-        limit=no_gradients,
-    ),
-    Backend(
-        "sdpa_cudnn",
-        attention_sdpa_cudnn,
-        devices=CUDA,
-        dtypes=HALF,
-        max_dim_head=128,
-        mask=False,
-        missing=gpu((8, 0)),
-        limit=cudnn_limit,
-    ),
-    Backend(
-        "flash3",
-        attention_flash3,
-        devices=CUDA,
-        dtypes=HALF,
-        max_dim_head=256,
-        mask=False,
-        missing=needs("flash_attn_interface", "flash-attn 3", (9, 0)),
-    ),
-    Backend(
-        "flex",
-        attention_flex,
-        devices=CUDA,
-        dtypes=FLOATS,
-        dim_heads=frozenset({16, 32, 64, 128, 256}),
-        missing=needs("triton", "triton", (8, 0)),
-    ),
-):
-    register(_backend)

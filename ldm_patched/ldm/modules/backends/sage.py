@@ -3,45 +3,62 @@ int8 kernel of comfy-kitchen."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import importlib.metadata
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shapes import from_heads, repeat_kv, to_heads, to_mask, zero_dead_rows
-from .wrapper import wrap_attn
+from .call import AttentionCall
+from .kernel import CUDA, FLOATS, HALF, kernel
+from .limits import needs
 
 # Version 1 has kernels for these head sizes only; zeros fill a head up without changing any score.
 SAGE_DIM_HEADS = (64, 96, 128)
+SAGE_BLOCK = 64  # keys that version 1 takes at once
+
+INT8 = dict.fromkeys(FLOATS, 5e-2)
+INT8_FP8 = dict.fromkeys(FLOATS, 2e-1)  # newer GPUs also keep the values in 8 bits, with 3 of mantissa
+FP4 = dict.fromkeys(HALF, 2e-1)
 
 
-@wrap_attn
-def attention_sage(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+def _limit(call: AttentionCall) -> str | None:
+    """Tell what SageAttention does not take: version 1 counts keys of score 0 that are not there in its last block."""
+    if call.n_k % SAGE_BLOCK and sage_version() == 1:
+        return f"version 1 takes keys in whole blocks of {SAGE_BLOCK}, not {call.n_k}"
+    return None
+
+
+@functools.cache
+def sage_version() -> int:
+    """Return the installed version of SageAttention; 2 where there is no record of it, which version 1 leaves."""
+    try:
+        return int(importlib.metadata.version("sageattention").partition(".")[0])
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return 2
+
+
+@kernel(
+    "sage",
+    devices=CUDA,
+    dtypes=HALF,
+    max_dim_head=128,
+    mask=False,
+    grouped=True,
+    exact=False,
+    tolerance=INT8_FP8,
+    missing=needs("sageattention", "sageattention", (8, 0)),
+    limit=_limit,
+)
+def sage(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention with int8 scores: (b, n, heads * d) in and out. Raises NotImplementedError for a mask."""
-    if mask is not None:
-        raise NotImplementedError("sage attention takes no mask")
     from sageattention import sageattn
 
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
     dim_head = q.shape[-1]
-    scale = kwargs.get("scale")
     # Keys are centred here, on a copy: with smooth_k version 1 would subtract the mean from the caller's own tensor.
     q, k, v = (_widen(t, dim_head) for t in (q, k - k.mean(2, keepdim=True), v))
-    out = sageattn(
-        q, k, v, tensor_layout="HND", sm_scale=dim_head**-0.5 if scale is None else scale, smooth_k=False
-    )  # (b, h, n, d)
-    return from_heads(out[..., :dim_head], skip_output_reshape)
+    factor = dim_head**-0.5 if scale is None else scale
+    return sageattn(q, k, v, tensor_layout="HND", sm_scale=factor, smooth_k=False)[..., :dim_head]
 
 
 def _widen(t: Tensor, dim_head: int) -> Tensor:
@@ -49,48 +66,42 @@ def _widen(t: Tensor, dim_head: int) -> Tensor:
     return t if wide == dim_head else F.pad(t, (0, wide - dim_head))
 
 
-@wrap_attn
-def attention_sage3(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@kernel(
+    "sage3",
+    devices=CUDA,
+    dtypes=HALF,
+    max_dim_head=255,
+    mask=False,
+    exact=False,
+    tolerance=FP4,
+    missing=needs("sageattn3", "sageattn3", (10, 0)),
+)
+def sage3(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention in fp4 on Blackwell: (b, n, heads * d) in and out. Raises NotImplementedError for a mask."""
-    if mask is not None:
-        raise NotImplementedError("sage3 attention takes no mask")
     from sageattn3 import sageattn3_blackwell
 
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
-    k, v = repeat_kv(k, v, q.shape[1])
-    scale = kwargs.get("scale")
     if scale is not None:
         q = q * (scale * q.shape[-1] ** 0.5)  # the kernel has 1 / sqrt(d) built in
-    out = sageattn3_blackwell(q.contiguous(), k.contiguous(), v.contiguous())  # (b, h, n, d)
-    return from_heads(out, skip_output_reshape)
+    return sageattn3_blackwell(q.contiguous(), k.contiguous(), v.contiguous())
 
 
-@wrap_attn
-def attention_comfy_kitchen_int8(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@kernel(
+    "comfy_kitchen_int8",
+    devices=CUDA,
+    dtypes=FLOATS,
+    max_dim_head=256,
+    grouped=True,
+    exact=False,
+    tolerance=INT8,
+    missing=needs("comfy_kitchen", "comfy-kitchen", (7, 5)),
+)
+def comfy_kitchen_int8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention with comfy-kitchen's int8 kernel: (b, n, heads * d) in and out."""
     from comfy_kitchen import int8_attention
 
-    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.get("enable_gqa", False))
-    full = None if mask is None else to_mask(mask, q, k.shape[2])
-    out = int8_attention(q, k, v, scale=kwargs.get("scale"), attn_mask=full)
-    return from_heads(zero_dead_rows(out, full), skip_output_reshape)
+    return int8_attention(q, k, v, scale=scale, attn_mask=mask)
+
+
+attention_sage = sage.function
+attention_sage3 = sage3.function
+attention_comfy_kitchen_int8 = comfy_kitchen_int8.function

@@ -90,6 +90,11 @@ def to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
+def additive_bias(mask: Tensor, q: Tensor, n_k: int) -> Tensor:
+    """Turn a 4-D mask into a float bias of the same shape."""
+    return to_bias(mask, q.dtype)
+
+
 def aligned_bias(mask: Tensor, q: Tensor, n_k: int) -> Tensor:
     """Turn a 4-D mask into a float bias (b, h, n_q, n_k) whose rows begin where GPU kernels can read them: a slice of a
     tensor with padded rows.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....modules import ops
-from ..backends.dispatch import optimized_attention
+from ..backends import dispatch
 
 # Layers
 
@@ -78,7 +78,7 @@ class AttnBlock(nn.Module):
         """Keep the shape (b, c, h, w)."""
         h = self.norm(x)
         q, k, v = (part(h).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))  # (b, h * w, c)
-        out = optimized_attention(q, k, v, heads=1)
+        out = dispatch.optimized_attention(q, k, v, heads=1)
         return x + self.proj_out(out.transpose(1, 2).reshape(x.shape))
 
 

@@ -165,14 +165,6 @@ def test_grouped_keys(wired):
     assert (out.double() - merged(float64_attention(q, k, v))).abs().max() < 8e-3
 
 
-@pytest.mark.parametrize("name", ["flash", "flash3", "sage", "sage3"])
-def test_a_mask_is_refused(name, request):
-    function, _ = request.getfixturevalue(name)
-    q, k, v = (merged(t) for t in inputs())
-    with pytest.raises(NotImplementedError, match="takes no mask"):
-        function(q, k, v, 4, mask=torch.ones(33, 21, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32])
 def test_comfy_kitchen_gets_a_broadcastable_mask_and_dead_rows_are_zeros(kitchen, kind):
     function, kernel = kitchen

@@ -58,16 +58,16 @@ def test_masks_go_to_the_kernel_that_reads_them(
     monkeypatch.setattr(pytorch, "CUDA_BATCH_LIMIT", limit)
     q, k, v = inputs(kv_heads=kv_heads)
     mask = masks()[number]
-    check(pytorch.on_gpu(q, k, v, mask, scale, True), q, k, v, mask, scale)
+    check(pytorch.on_gpu(q, k, v, mask, scale), q, k, v, mask, scale)
     assert len(kernel) == (1 if limit == 5 else 3)
 
 
 @pytest.mark.parametrize("dim_head", [40, 100])
 def test_the_rest_is_left_to_torch(kernel: list[Tensor], dim_head: int) -> None:
     q, k, v = inputs(dim_head=dim_head)
-    check(pytorch.on_gpu(q, k, v, None, None, False), q, k, v, None)
+    check(pytorch.on_gpu(q, k, v, None, None), q, k, v, None)
     if dim_head == 100:
-        check(pytorch.on_gpu(q, k, v, masks()[0], None, False), q, k, v, masks()[0])
+        check(pytorch.on_gpu(q, k, v, masks()[0], None), q, k, v, masks()[0])
     q.requires_grad_()
-    pytorch.on_gpu(q, k, v, masks()[1], None, False).sum().backward()
+    pytorch.on_gpu(q, k, v, masks()[1], None).sum().backward()
     assert q.grad is not None and q.grad.isfinite().all() and not kernel

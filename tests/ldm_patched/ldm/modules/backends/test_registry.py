@@ -9,8 +9,9 @@ import types
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.backends import limits, registry
+from attention_patchbay.ldm_patched.ldm.modules.backends import dispatch, limits, registry, sage, xformers
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall, Backend, NoBackendError
+from attention_patchbay.ldm_patched.modules import model_management
 
 CPU = AttentionCall(2, 8, 8, 64, 77, 40, torch.float32, "cpu")
 CUDA = dataclasses.replace(CPU, device="cuda", dtype=torch.float16, dim_head=64)
@@ -27,26 +28,24 @@ def backend(name="mine", **limits) -> Backend:
 
 
 def test_the_known_names_are_registered_whatever_the_machine_has():
-    assert registry.KNOWN == (
-        "basic",
-        "sub_quad",
-        "split",
-        "pytorch",
-        "xformers",
-        "flash",
-        "sage",
-        "sage3",
-        "comfy_kitchen_int8",
-        "cpu_tiled",
-        "cpu_bf16",
-        "sdpa_flash",
-        "sdpa_efficient",
-        "sdpa_cudnn",
-        "flash3",
-        "flex",
-    )
+    assert registry.KNOWN == registry.SHARED == tuple(registry._registry)
     assert all(registry.get(name).name == name for name in registry.KNOWN)
     assert registry.get("nothing") is None
+
+
+def test_a_kernel_file_in_the_folder_is_enough(monkeypatch, tmp_path):
+    text = "from .kernel import kernel\n@kernel('mine', mask=False)\ndef mine(q, k, v, mask, scale): return q\n"
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.setattr(registry, "FOLDER", registry.FOLDER)
+    registry.FOLDER.append(str(tmp_path))
+    try:
+        mine = registry._declared()["mine"]
+    finally:
+        registry.FOLDER.remove(str(tmp_path))
+        sys.modules.pop(mine.function.__module__)
+    q = torch.randn(1, 5, 16)
+    assert torch.equal(mine.function(q, q, q, 2), q) and mine.function.__name__ == "attention_mine"
+    assert mine.reasons(dataclasses.replace(CPU, mask=torch.bool)) == ["takes no mask"]
 
 
 def test_importing_the_library_imports_no_kernel_library():
@@ -73,13 +72,15 @@ def test_a_call_is_described_by_its_arguments(skip_reshape):
         k,
         6,
         mask,
+        torch.float32,
         skip_reshape,
         scale=0.5,
         enable_gqa=True,
         low_precision_attention=False,
         transformer_options={},
     )
-    assert call == AttentionCall(2, 6, 3, 64, 77, 40, torch.float32, "cpu", torch.bool, 0.5, True, False)
+    expected = AttentionCall(2, 6, 3, 64, 77, 40, torch.float32, "cpu", torch.bool, 0.5, True, False, torch.float32)
+    assert call == expected
     plain = AttentionCall.of(q[:, :, :, :] if skip_reshape else q, q, q, 6, skip_reshape=skip_reshape)
     assert (plain.mask, plain.scale, plain.kv_heads, plain.low_precision) == (None, None, 6, True)
 
@@ -142,10 +143,10 @@ def gpu(monkeypatch):
     """Make a GPU look present."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    for function in (limits.failure_to_load, limits.refusal_of_xformers, limits.sage_version):
+    for function in (limits.failure_to_load, xformers.refusal, sage.sage_version):
         function.cache_clear()
     yield
-    for function in (limits.failure_to_load, limits.refusal_of_xformers, limits.sage_version):
+    for function in (limits.failure_to_load, xformers.refusal, sage.sage_version):
         function.cache_clear()
 
 
@@ -224,17 +225,34 @@ def test_kernel_limits(installed):
     assert reasons("sage", low_precision=False) == ["is quantised, and the call asks for an exact kernel"]
     assert reasons("sage3", mask=torch.float16) == ["takes no mask"]
     assert reasons("comfy_kitchen_int8", mask=torch.bool) == []
-    assert reasons("xformers", dim_head=20) == [
-        "takes heads whose channels fill whole 16 bytes, not 20 of torch.float16"
-    ]
+
+
+@pytest.mark.parametrize(
+    ("dim_head", "dtype", "whole"),
+    [
+        (8, torch.float16, True),
+        (16, torch.bfloat16, True),
+        (4, torch.float16, False),
+        (12, torch.float16, False),
+        (20, torch.bfloat16, False),
+        (4, torch.float32, True),
+        (20, torch.float32, True),
+        (2, torch.float32, False),
+        (6, torch.float32, False),
+    ],
+)
+def test_xformers_takes_heads_of_whole_16_bytes(installed, dim_head, dtype, whole):
+    call = dataclasses.replace(CUDA, dim_head=dim_head, dtype=dtype)
+    reason = f"takes heads whose channels fill whole 16 bytes, not {dim_head} of {dtype}"
+    assert registry.get("xformers").reasons(call) == ([] if whole else [reason])
 
 
 @pytest.mark.parametrize(("b", "broken"), [(8191, False), (8192, True)])
 def test_the_broken_xformers_rule(installed, monkeypatch, b, broken):
     call = dataclasses.replace(CUDA, b=b)
-    monkeypatch.setattr(limits.model_management, "BROKEN_XFORMERS", True)
+    monkeypatch.setattr(model_management, "BROKEN_XFORMERS", True)
     assert registry.get("xformers").reasons(call) == ["this release fails for batch * heads > 65535"] * broken
-    monkeypatch.setattr(limits.model_management, "BROKEN_XFORMERS", False)
+    monkeypatch.setattr(model_management, "BROKEN_XFORMERS", False)
     assert registry.get("xformers").reasons(call) == []
 
 
@@ -264,10 +282,6 @@ def test_the_fallback_walks_the_order_of_the_device():
     selection = registry.select(dataclasses.replace(CPU, mask=torch.bool), "pytorch")
     assert selection.backend.name == "split"
     assert [name for name, _ in selection.skipped] == ["pytorch", "sub_quad"]
-    assert set(registry.preference(CPU)) <= set(registry.KNOWN)
-    assert not {"sage", "sage3", "comfy_kitchen_int8"} & set(
-        registry.preference(dataclasses.replace(CPU, device="cuda"))
-    )
 
 
 def test_tiles_come_first_in_bfloat16_on_a_cpu_but_for_little():
@@ -277,7 +291,7 @@ def test_tiles_come_first_in_bfloat16_on_a_cpu_but_for_little():
     little = ({"n_k": 25}, {"n_q": 16}, {"b": 1, "heads": 1, "n_q": 64, "n_k": 64})
     for change in ({"dtype": torch.float32}, {"precision": torch.float32}, {"grad": True}, *little):
         assert registry.select(dataclasses.replace(long, **change)).backend.name == "pytorch"
-    assert registry.preference(dataclasses.replace(long, device="cuda"))[0] == "pytorch"
+    assert registry.select(dataclasses.replace(long, device="cuda")).backend.name == "pytorch"
 
 
 def test_bfloat16_for_float32_is_chosen_by_name_only():
@@ -285,7 +299,29 @@ def test_bfloat16_for_float32_is_chosen_by_name_only():
     assert registry.select(long, "cpu_bf16").backend.name == "cpu_bf16"
     exact = registry.select(dataclasses.replace(long, low_precision=False), "cpu_bf16")
     assert exact.backend.name == "pytorch" and "exact kernel" in exact.skipped[0][1][0]
-    assert "cpu_bf16" not in registry.preference(long)
+    assert registry.select(long).backend.name == "pytorch"
+
+
+@pytest.mark.parametrize("xformers", [False, True])
+@pytest.mark.parametrize("pytorch", [False, True])
+def test_the_flags_choose_what_auto_and_the_default_run(monkeypatch, xformers, pytorch):
+    monkeypatch.setattr(model_management, "xformers_enabled", lambda: xformers)
+    monkeypatch.setattr(model_management, "pytorch_attention_enabled", lambda: pytorch)
+    otherwise = "pytorch" if pytorch else "sub_quad"
+    seen = []
+    options = {"optimized_attention_override": lambda func, q, *args, **kwargs: seen.append(func.__name__) or q}
+    narrow, wide = torch.zeros(1, 5, 16), torch.zeros(1, 5, 80)
+
+    def runs(q, *args, **given):
+        dispatch.optimized_attention(q, q, q, 2, *args, **given, transformer_options=options)
+        return seen.pop().removeprefix("attention_"), registry.select(AttentionCall.of(q, q, q, 2, *args)).backend.name
+
+    assert runs(narrow) == (otherwise, otherwise)  # xformers has no kernels for a CPU
+    ours = registry.get("xformers").function
+    registry.register(Backend("xformers", ours, max_dim_head=16, mask=False))  # as if it had
+    best = "xformers" if xformers else otherwise
+    assert runs(narrow) == (best, best)
+    assert runs(narrow, torch.ones(5, 5)) == runs(wide) == (otherwise, otherwise)
 
 
 def test_an_unregistered_known_name_is_a_valid_choice():

@@ -56,13 +56,6 @@ def test_layouts_and_scale(wired: tuple[Any, Operator], dim_head: int) -> None:
     assert (scaled.double() - float64_attention(q, k, v, scale=0.3)).abs().max() < 4e-3
 
 
-def test_grouped_keys_are_repeated(wired: tuple[Any, Operator]) -> None:
-    backend, _ = wired
-    q, k, v = inputs(64, kv_heads=2)
-    out = backend.function(merged(q), merged(k), merged(v), 4, enable_gqa=True)
-    assert (out.double() - merged(float64_attention(q, k, v))).abs().max() < 4e-3
-
-
 @pytest.mark.parametrize("shape", [(33, 21), (2, 1, 33, 21), (2, 21), (1, 4, 33, 21)])
 def test_the_efficient_kernel_gets_an_aligned_bias(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
     operator = Operator("sdpa_efficient")
@@ -77,15 +70,6 @@ def test_the_efficient_kernel_gets_an_aligned_bias(monkeypatch: pytest.MonkeyPat
     truth = float64_attention(q, k, v, full.expand(2, 4, 33, 21))
     assert (out.double() - truth).abs().max() < 4e-3 and operator.bias is not None
     assert (out[(truth == 0.0).all(-1)] == 0.0).all()
-
-
-@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn"])
-def test_a_mask_is_refused(name: str) -> None:
-    q, k, v = inputs(64)
-    backend = registry.get(name)
-    assert backend is not None
-    with pytest.raises(NotImplementedError, match=f"{name} takes no mask"):
-        backend.function(q, k, v, 4, torch.ones(33, 21), skip_reshape=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -72,6 +72,52 @@ def test_the_callers_arguments_are_left_alone():
     assert list(kwargs["transformer_options"]) == ["optimized_attention_override"]
 
 
+# A call's own choice, as newer hosts make it: `preferred_attention` holds the function of a layer
+
+
+class Preferred:
+    """Stand in for a layer's choice of a kernel."""
+
+    def __init__(self, function):
+        self.function = function
+
+
+def own(*args, **kwargs):
+    """Stand in for the kernel that a layer asks for: it knows the arguments of every attention function only."""
+    assert set(kwargs) <= {"mask", "scale", "transformer_options", "_inside_attn_wrapper"}
+    return args[0] * 2
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "optimized"])
+def test_a_preferred_function_runs_where_there_is_no_override(name):
+    function = dispatch.optimized_attention if name == "optimized" else registry.get(name).function
+    for options in ({}, {"transformer_options": {"block": ("input", 4)}}):
+        out = function(Q, Q, Q, 2, scale=0.5, preferred_attention=Preferred(own), **options)
+        assert torch.equal(out, Q * 2)
+        plain = function(Q, Q, Q, 2, preferred_attention=Preferred(None), **options)
+        assert torch.equal(plain, function(Q, Q, Q, 2))
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "optimized"])
+def test_the_override_comes_before_a_preferred_function(name):
+    function = dispatch.optimized_attention if name == "optimized" else registry.get(name).function
+    override = Override()
+    options = {"optimized_attention_override": override}
+    out = function(Q, Q, Q, 2, transformer_options=options, preferred_attention=Preferred(own))
+    ((func, _, kwargs),) = override.calls
+    assert kwargs == {"transformer_options": options, "_inside_attn_wrapper": True}
+    assert func is own and torch.equal(out, Q * 2)  # an override that declines keeps the layer's choice
+    inside = function(Q, Q, Q, 2, preferred_attention=Preferred(own), _inside_attn_wrapper=True)
+    assert torch.equal(inside, function(Q, Q, Q, 2))
+
+
+def test_a_preferred_function_may_be_a_wrapped_one():
+    basic = registry.get("basic").function
+    options = {"transformer_options": {"block": ("input", 4)}}
+    out = dispatch.optimized_attention(Q, Q, Q, 2, preferred_attention=Preferred(basic), **options)
+    assert torch.equal(out, basic(Q, Q, Q, 2))
+
+
 def test_a_wrapped_function_keeps_its_name_and_has_no_container_function():
     @wrap_attn
     def attention_mine(q, k, v, heads, **kwargs):
@@ -80,15 +126,6 @@ def test_a_wrapped_function_keeps_its_name_and_has_no_container_function():
     assert attention_mine.__name__ == "attention_mine"
     # ComfyUI calls an override's container_function wherever the attribute exists, even if it is None.
     assert not hasattr(attention_mine, "container_function")
-
-
-def test_the_function_for_a_device():
-    for_device = dispatch.optimized_attention_for_device
-    assert for_device(torch.device("cpu")) is registry.get("sub_quad").function
-    assert for_device("cpu", mask=True) is registry.get("sub_quad").function
-    assert for_device("cpu", small_input=True) is registry.get("pytorch").function
-    assert for_device(torch.device("cuda", 0)) is dispatch.optimized_attention
-    assert for_device("cuda", mask=True) is dispatch.optimized_attention_masked
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "cpu_tiled"), (torch.float32, "pytorch")])
