@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.loading import sd
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.capture import Capture, Word
-from attention_patchbay.ldm_patched.patches.inventory import recorder_of
-from attention_patchbay.ldm_patched.patches.point_capture import PointCapture
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, filled, normal
@@ -39,9 +39,9 @@ def models() -> dict[str, Any]:
     plain = sd.build_unet(found, sd.config_of(found, weights), torch.float32)
     return {
         "plain": plain,
-        "8 words, output": attach(plain, Capture(WORDS, 77, parse("output"))),
+        "8 words, output": attach(plain, Capture(WORDS, 77, Where(parse("output")))),
         "8 words, all": attach(plain, Capture(WORDS, 77)),
-        "2 points, output": attach(plain, PointCapture(POINTS, parse("output"))),
+        "2 points, output": attach(plain, PointCapture(POINTS, Where(parse("output")))),
     }
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.loading import sd
-from attention_patchbay.ldm_patched.patches.attach import attach_rule
-from attention_patchbay.ldm_patched.patches.router import Rule
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, Tensors
 from random_checkpoint import draw, shapes_of
@@ -63,7 +63,7 @@ def diffusers_step(config: dict[str, Any], weights: Tensors, given: dict[str, Te
 def our_step(patcher: Any, given: dict[str, Tensor], backend: str | None) -> Step:
     """Return a step of ours, with a backend rule or without any."""
     if backend is not None:
-        patcher = attach_rule(patcher, Rule(backend))
+        patcher = attach(patcher, Rule(backend))
     patcher.pre_run()
     unet, y = patcher.model.diffusion_model, None
     if "pooled" in given:

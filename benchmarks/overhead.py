@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
 from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
-from attention_patchbay.ldm_patched.patches.attach import attach_rule, attach_sentinel
-from attention_patchbay.ldm_patched.patches.recorder import KEY
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.sentinel import Sentinel
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.record.plan import KEY
+from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.nodes.demo import NODES
 from results import write_json
 from torch import Tensor
@@ -36,15 +37,15 @@ def models() -> dict[str, Any]:
     """Return the demo model behind the router, with more and more on it."""
     (loader,) = NODES
     model = loader.execute().result[0]
-    one = attach_rule(model, Rule("pytorch"))
+    one = attach(model, Rule("pytorch"))
     ten = one
     for _ in range(9):
-        ten = attach_rule(ten, Rule("basic", parse("input:3 self")))  # none of them takes the call
+        ten = attach(ten, Rule("basic", Where(parse("input:3 self"))))  # none of them takes the call
     return {
-        "recorder": attach_sentinel(model, Sentinel("off")),
+        "recorder": attach(model, Sentinel("off")),
         "1 rule": one,
         "10 rules": ten,
-        "1 rule, NaN guard": attach_sentinel(one, Sentinel("repair")),
+        "1 rule, NaN guard": attach(one, Sentinel("repair")),
     }
 
 

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.patches.downsampling import KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.gate import Gate
-from attention_patchbay.ldm_patched.patches.hook import Around, Host
-from attention_patchbay.ldm_patched.patches.recorder import Entry
-from attention_patchbay.ldm_patched.patches.stack import Stack
-from attention_patchbay.ldm_patched.patches.targets import BlockId
-from attention_patchbay.ldm_patched.patches.tiling import TiledAttention
-from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.stack import Stack
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from results import write_json
 
 HEADS, DIM_HEAD, BATCH = 8, 40, 2

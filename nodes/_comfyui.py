@@ -12,9 +12,9 @@ from typing import Any
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
-from ..ldm_patched.ldm.modules.backends import registry
 from ..ldm_patched import demo
 from ..ldm_patched.demo.tokenizer import END, START, DemoTokenizer
+from ..ldm_patched.ldm.modules.backends import registry
 from .heatmap import view
 
 __all__ = ["ComfyExtension", "io"]

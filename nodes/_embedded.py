@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..headless.api import comfy_io as io
 from ..headless.api import session
-from ..headless.api.folders import numbered
 from ..headless.api.comfy_io import ComfyExtension, Refusal
-from ..ldm_patched.ldm.modules.backends import dispatch
+from ..headless.api.folders import numbered
 from ..ldm_patched import demo
+from ..ldm_patched.ldm.modules.backends import dispatch
 from ..ldm_patched.modules import model_management
 
 __all__ = ["ComfyExtension", "io"]

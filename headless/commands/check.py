@@ -10,9 +10,9 @@ from typing import Any
 
 from ...ldm_patched.files.checkpoint import CheckpointError
 from ...ldm_patched.ldm.modules.backends import registry
-from ...ldm_patched.patches.routing.rules import parse_rules
 from ...ldm_patched.patches.addressing.address import AddressError, parse
 from ...ldm_patched.patches.addressing.blocks import check_address
+from ...ldm_patched.patches.routing.rules import parse_rules
 from ..api.folders import Folders
 from ..api.session import Session, entered
 from ..engine.errors import USER_ERROR, Failure

@@ -15,8 +15,8 @@ from ...ldm_patched.files.shapes import find_prefix
 from ...ldm_patched.loading import sd
 from ...ldm_patched.loading.model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, model_config
 from ...ldm_patched.modules.model_patcher import ModelPatcher
-from ...ldm_patched.patches.reading.block_map import MapBlock, block_map
 from ...ldm_patched.patches.addressing.families import UNET, family_of
+from ...ldm_patched.patches.reading.block_map import MapBlock, block_map
 from ...ldm_patched.text.text_encoders import find_text_encoders
 from .transformer_info import transformer_of
 

@@ -34,14 +34,13 @@ Put = Callable[[Any], Any]
 
 def cases() -> dict[str, tuple[Put, Put]]:
     """Return two settings of each case."""
-    from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
-    from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-    from attention_patchbay.ldm_patched.patches.guidance import Guidance
-    from attention_patchbay.ldm_patched.patches.router import Rule
-    from attention_patchbay.ldm_patched.patches.schedule import Schedule
-    from attention_patchbay.ldm_patched.patches.targets import parse
-    from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
-    from attention_patchbay.nodes._host import HOST
+    from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+    from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+        from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+    from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+    from attention_patchbay.ldm_patched.patches.addressing.address import parse
+        from attention_patchbay.nodes._host import HOST
 
     middle, first = parse("middle"), parse("input:1")
 
@@ -57,8 +56,8 @@ def cases() -> dict[str, tuple[Put, Put]]:
         "window and curve": (pair(Schedule(0.4, 1.0)), pair(Schedule(curve="linear"))),
         "replace": (patch("attn1.out", "identity"), patch("attn1.out", "identity", address=first)),
         "rule": (
-            lambda model: attach_rule(model, Rule("basic", middle)),
-            lambda model: attach_rule(model, Rule("split")),
+            lambda model: attach(model, Rule("basic", middle)),
+            lambda model: attach(model, Rule("split")),
         ),
         "guidance": (
             lambda model: attach(model, Guidance(Perturbed(), 2.0, middle), HOST),
@@ -75,8 +74,7 @@ def main(result: str) -> None:
     import comfy.model_patcher
     import comfy.sample
     import comfy.supported_models
-    from attention_patchbay.ldm_patched.patches.attach import recorder_of
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
     torch.manual_seed(0)

@@ -136,14 +136,15 @@ def sampler(shape: tuple[int, ...], width: int) -> Run:
 
 def outcome(model: Any, name: str, run: Run) -> dict[str, Any]:
     """Return what patches and rules did on one family."""
-    from attention_patchbay.ldm_patched.patches import report
-    from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
-    from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-    from attention_patchbay.ldm_patched.patches.block_map import block_map, rows
-    from attention_patchbay.ldm_patched.patches.inventory import recorder_of
-    from attention_patchbay.ldm_patched.patches.router import Rule
-    from attention_patchbay.ldm_patched.patches.schedule import Schedule
-    from attention_patchbay.ldm_patched.patches.targets import describe, model_blocks, parse
+    from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.reading import report
+    from attention_patchbay.ldm_patched.patches.engine.attach import attach
+    from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+    from attention_patchbay.ldm_patched.patches.reading.block_map import block_map, rows
+        from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+    from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+    from attention_patchbay.ldm_patched.patches.addressing.blocks import describe, model_blocks
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
 
     room = LAST.get(name, "double")
     last, base = parse(f"{room}:1"), run(model)
@@ -164,12 +165,12 @@ def outcome(model: Any, name: str, run: Run) -> dict[str, Any]:
             attach(model, AttentionPatch(slot, operation, 2.0, address=last))
         except ValueError as error:
             found["refused"][f"{operation} {slot}"] = str(error)
-    ruled = attach_rule(model, Rule("basic", last))
+    ruled = attach(model, Rule("basic", last))
     run(ruled)
     table = report.table(recorder_of(ruled))
     found["rule"] = [[row["block"], row["attention"], row["heads"], row["function"], row["calls"]] for row in table]
     try:
-        attach_rule(model, Rule("basic", parse("all cross")))
+        attach(model, Rule("basic", parse("all cross")))
     except ValueError as error:
         found["cross"] = str(error)
     return found

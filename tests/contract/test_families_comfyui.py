@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_patchbay.headless.commands.model_info import model_info, model_of
-from attention_patchbay.ldm_patched.patches.targets import AddressError, check_address, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
 from safetensors.numpy import save_file
 
 pytestmark = [

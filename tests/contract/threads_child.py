@@ -31,15 +31,8 @@ spec = importlib.util.spec_from_file_location(
 assert spec is not None
 sys.modules["attention_patchbay"] = importlib.util.module_from_spec(spec)
 
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch  # noqa: E402
-from attention_patchbay.ldm_patched.patches.guidance import Guidance  # noqa: E402
-from attention_patchbay.ldm_patched.patches.inventory import recorder_of  # noqa: E402
-from attention_patchbay.ldm_patched.patches.manage import put  # noqa: E402
-from attention_patchbay.ldm_patched.patches.report import text  # noqa: E402
-from attention_patchbay.ldm_patched.patches.router import Rule  # noqa: E402
-from attention_patchbay.ldm_patched.patches.schedule import Schedule  # noqa: E402
-from attention_patchbay.ldm_patched.patches.targets import parse  # noqa: E402
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed  # noqa: E402
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.nodes._host import HOST, IN_COMFYUI  # noqa: E402
 
 assert IN_COMFYUI
@@ -60,10 +53,10 @@ UNET: dict[str, Any] = {
     "legacy": False,
 }
 VALUES = [
-    AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("middle")),
-    AttentionPatch("attn2.k", "mean", strength=0.5, schedule=Schedule(0.0, 0.7, "linear")),
-    Rule("basic", parse("all self")),
-    Guidance(Perturbed(), 1.0, parse("output:0"), Schedule(0.0, 0.6)),
+    AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("middle"))),
+    AttentionPatch("attn2.k", "mean", strength=0.5, where=Where(schedule=Schedule(0.0, 0.7, "linear"))),
+    Rule("basic", Where(parse("all self"))),
+    PerturbedGuidance(scale=1.0, where=Where(parse("output:0"), Schedule(0.0, 0.6))),
 ]
 generator = torch.Generator().manual_seed(0)
 

@@ -23,11 +23,11 @@ from attention_patchbay.headless.pages.node_infos import node_infos
 from attention_patchbay.headless.pages.workflow_file import metadata, parse_json
 from attention_patchbay.headless.sweep.axes import parse_axis
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
-from attention_patchbay.ldm_patched.patches.point_capture import parse_points
-from attention_patchbay.ldm_patched.patches.preset import from_json
-from attention_patchbay.ldm_patched.patches.rules import parse_rules
-from attention_patchbay.ldm_patched.patches.schedule import parse_curve
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import parse_curve
+from attention_patchbay.ldm_patched.patches.methods.point_capture import parse_points
+from attention_patchbay.ldm_patched.patches.reading.presets import from_json
+from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules
 from attention_patchbay.nodes.capture import parse_heads
 
 NODES = catalog()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attention_patch import BLOCK_SLOTS, SLOTS
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import BLOCK_SLOTS, SLOTS
 from attention_patchbay.nodes.attention_patch import AttentionPatchNode
 
 NEUTRAL = {

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.nodes.backend import AttentionBackend
 
 ALL = {"backend": "auto", "blocks": "all", "kind": "all", "start_percent": 0.0, "end_percent": 1.0}

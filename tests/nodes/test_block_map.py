@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.targets import AddressError
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError
 from attention_patchbay.nodes.block_map import BlockMap
 
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.capture import Capture, Word
-from attention_patchbay.ldm_patched.patches.gathered import captured
-from attention_patchbay.ldm_patched.patches.inventory import recorder_of
-from attention_patchbay.ldm_patched.patches.point_capture import PointCapture
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
+from attention_patchbay.ldm_patched.patches.reading.maps import captured
 from attention_patchbay.nodes.capture import CaptureAttention, parse_heads
 from attention_patchbay.nodes.captured import AttentionMaps, SaveAttentionMaps
 from attention_patchbay.nodes.demo import NODES as DEMO

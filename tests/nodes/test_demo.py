@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from attention_patchbay.ldm_patched import demo
-from attention_patchbay.ldm_patched.patches.targets import describe, model_blocks
+from attention_patchbay.ldm_patched.patches.addressing.blocks import describe, model_blocks
 from attention_patchbay.nodes.demo import LoadDemoModel
 
 

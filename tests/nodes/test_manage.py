@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.inventory import entries, placed
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.record.plan import entries
 from attention_patchbay.nodes.attention_patch import AttentionPatchNode
 from attention_patchbay.nodes.backend import AttentionBackend
 from attention_patchbay.nodes.guidance import PerturbedGuidance

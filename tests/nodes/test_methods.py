@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.regions import Region
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region
 from attention_patchbay.nodes import cross_attention_guidance, regions, self_attention_guidance, word_mask
 
 WINDOW: dict[str, Any] = {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.nodes.rules import BackendRules
 
 

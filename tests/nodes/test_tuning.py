@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report, tuning
-from attention_patchbay.ldm_patched.patches.attach import recorder_of
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.routing import tuning
 from attention_patchbay.nodes.tuning import TuneAttention
 
 

@@ -6,7 +6,7 @@ head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, amount, choice, method, number, socket, acts, words
+from ..engine.declaration import Refused, acts, amount, choice, method, number, socket, words
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, acts, whole
+from ..engine.declaration import Refused, acts, method, number, whole
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import SLOTS, Method

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, acts
+from ..engine.declaration import acts, amount, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

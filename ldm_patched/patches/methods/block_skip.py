@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..addressing.address import KINDS, Address
 from ..addressing.where import Where
-from ..engine.declaration import Refused, amount, hidden, method, acts
+from ..engine.declaration import Refused, acts, amount, hidden, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

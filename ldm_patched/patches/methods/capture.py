@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import choice, hidden, method, acts
+from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gate import Gate
 from ..engine.gathering import Live, gather
 from ..engine.host import Host

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, acts, whole
+from ..engine.declaration import Refused, acts, choice, method, whole
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, acts
+from ..engine.declaration import acts, amount, method
 from ..engine.method import SLOTS, Method
 from ..engine.site import Site
 from ..engine.stack import Inner

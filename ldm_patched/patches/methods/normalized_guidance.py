@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, amount, method, number, socket, acts
+from ..engine.declaration import Refused, acts, amount, method, number, socket
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

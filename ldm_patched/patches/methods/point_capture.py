@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import choice, hidden, method, acts
+from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gathering import Grid, gather
 from ..engine.scores import chosen_heads
 from ..engine.site import SIDES, Site

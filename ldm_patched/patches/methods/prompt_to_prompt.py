@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
-from ..engine.declaration import Output, Widget, amount, hidden, method, number, acts
+from ..engine.declaration import Output, Widget, acts, amount, hidden, method, number
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, socket, switch, acts, whole
+from ..engine.declaration import acts, amount, method, socket, switch, whole
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method

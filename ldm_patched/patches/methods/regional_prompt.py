@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..addressing.grid import on_grid
 from ..addressing.where import Where
-from ..engine.declaration import Refused, amount, choice, method, number, socket, acts
+from ..engine.declaration import Refused, acts, amount, choice, method, number, socket
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

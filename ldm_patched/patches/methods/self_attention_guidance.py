@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..addressing.grid import blurred
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, acts
+from ..engine.declaration import Refused, acts, method, number
 from ..engine.gate import Gate
 from ..engine.guidance import scale_now
 from ..engine.host import Host

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import hidden, method, number, acts
+from ..engine.declaration import acts, hidden, method, number
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner

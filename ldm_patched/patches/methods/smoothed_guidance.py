@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..addressing.grid import blurred
 from ..addressing.where import Where
-from ..engine.declaration import Refused, method, number, acts
+from ..engine.declaration import Refused, acts, method, number
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, number, acts
+from ..engine.declaration import Refused, acts, choice, method, number
 from ..engine.method import Method
 from ..engine.scores import sliced_scores
 from ..engine.site import Site

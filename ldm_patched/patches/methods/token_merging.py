@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, number, acts
+from ..engine.declaration import Refused, acts, choice, method, number
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..addressing.address import AddressError, BlockId
 from ..addressing.where import Where
-from ..engine.declaration import amount, method, acts
+from ..engine.declaration import acts, amount, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

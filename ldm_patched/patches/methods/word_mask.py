@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..addressing.grid import on_grid
 from ..addressing.where import Where
-from ..engine.declaration import Widget, amount, hidden, method, acts
+from ..engine.declaration import Widget, acts, amount, hidden, method
 from ..engine.method import Method
 from ..engine.prompts import columns, places
 from ..engine.site import Site

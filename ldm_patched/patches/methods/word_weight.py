@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import Refused, Widget, amount, hidden, method, number, acts
+from ..engine.declaration import Refused, Widget, acts, amount, hidden, method, number
 from ..engine.method import Method
 from ..engine.prompts import columns, places
 from ..engine.site import Site

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ldm.modules.backends.split import attention_split
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, acts
+from ..engine.declaration import Refused, acts, choice, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

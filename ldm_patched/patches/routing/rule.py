@@ -8,7 +8,7 @@ from typing import Any
 
 from ...ldm.modules.backends import registry
 from ..addressing.where import Where
-from ..engine.declaration import Refused, choice, method, acts
+from ..engine.declaration import Refused, acts, choice, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method

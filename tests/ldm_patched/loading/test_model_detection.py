@@ -17,7 +17,7 @@ from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.loading.model_detection import detect_unet, detect_vae, model_config
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init
-from attention_patchbay.ldm_patched.patches.block_map import block_map
+from attention_patchbay.ldm_patched.patches.reading.block_map import block_map
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES
 from attention_patchbay.ldm_patched.text.clip_model import CLIPTextModel
 from attention_patchbay.ldm_patched.text.detection import detect_clip

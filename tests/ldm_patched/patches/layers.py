@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.patches.gate import Gate
-from attention_patchbay.ldm_patched.patches.hook import Around, Host
-from attention_patchbay.ldm_patched.patches.recorder import Entry
-from attention_patchbay.ldm_patched.patches.stack import Stack
-from attention_patchbay.ldm_patched.patches.targets import BlockId
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.stack import Stack
+from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from torch import Tensor
 
 from .models import draw

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
+from attention_patchbay.ldm_patched.patches.record.plan import plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from torch import Tensor
@@ -36,9 +39,9 @@ UNET: dict[str, Any] = {
 BLOCKS = ["input:1", "input:3", "input:3.1", "middle", "output:0", "output:0.1", "output:1", "output:1.1", "output:2"]
 BLOCKS += ["output:3"]
 STEPS = 4
-ZERO = AttentionPatch("attn1.out", "zero", address=parse("middle"))
-IDENTITY = AttentionPatch("attn1.out", "identity", address=parse("input:3"))
-HALF = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3"))
+ZERO = AttentionPatch("attn1.out", "zero", where=Where(parse("middle")))
+IDENTITY = AttentionPatch("attn1.out", "identity", where=Where(parse("input:3")))
+HALF = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3")))
 
 
 def patcher() -> ModelPatcher:
@@ -63,7 +66,13 @@ def run(model: Any, steps: int = STEPS) -> Tensor:
 
 def calls(model: Any) -> dict[tuple[str, str, str], int]:
     """Return the counted calls as (block, kind, function) -> count."""
-    return {(row["block"], row["attention"], row["function"]): row["calls"] for row in report.table(recorder_of(model))}
+    return {(row["block"], row["attention"], row["function"]): row["calls"] for row in report.table(last_run(model))}
+
+
+def last_run(model: Any) -> Run:
+    """Return the record of the last run of a model with the same patches."""
+    kept = [run for run, _ in ARCHIVE._runs.values() if run.plan == plan_of(model)]
+    return kept[-1]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.loading.sd import CLIP, load_checkpoint
-from attention_patchbay.ldm_patched.patches.alignment import EMBEDDING, alignment, repeated, token_ids
-from attention_patchbay.ldm_patched.patches.words import locate
+from attention_patchbay.ldm_patched.patches.methods.alignment import EMBEDDING, alignment, repeated, token_ids
+from attention_patchbay.ldm_patched.patches.methods.words import locate
 from hypothesis import given
 from hypothesis import strategies as st
 

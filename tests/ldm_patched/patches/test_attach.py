@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.hook import Host
-from attention_patchbay.ldm_patched.patches.router import SLOT, Router, Rule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Router
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, patcher, run, unchanged
+from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, last_run, patcher, run, unchanged
 
 
 @pytest.mark.parametrize("patch", [ZERO, IDENTITY], ids=["list", "replace"])
@@ -23,7 +25,7 @@ def test_the_input_model_and_its_other_clones_stay_as_they_were(patch: Attention
         patched = attach(model, patch)
         run(patched)
         attach(patched, patch)
-        attach_rule(patched, Rule("split"))
+        attach(patched, Rule("split"))
     assert torch.equal(run(model), base)
     assert torch.equal(run(other), base)
     assert not torch.equal(run(patched), base)
@@ -36,13 +38,13 @@ def test_running_a_node_again_on_a_cached_model_adds_nothing_up() -> None:
     for _ in range(3):
         again = attach(upstream, AttentionPatch("attn1.out", "scale", 1.5))
         assert torch.equal(run(again), once)
-        assert len(recorder_of(again).entries) == 2
+        assert len(last_run(again).entries) == 2
         assert len(again.model_options["transformer_options"]["patches"]["attn1_output_patch"]) == 2
         assert len(again.get_all_callbacks("on_pre_run")) == 1
 
 
 def test_sampling_leaves_nothing_in_the_model() -> None:
-    patched = attach_rule(attach(patcher(), IDENTITY), Rule("basic"))
+    patched = attach(attach(patcher(), IDENTITY), Rule("basic"))
     with unchanged(patched):
         run(patched)
 
@@ -55,37 +57,37 @@ def test_a_patch_that_is_taken_out_of_the_graph_is_gone() -> None:
 
 
 def test_branches_do_not_share_a_recorder() -> None:
-    upstream = attach_rule(patcher(), Rule("pytorch"))
+    upstream = attach(patcher(), Rule("pytorch"))
     left, right, foreign = attach(upstream, ZERO), attach(upstream, IDENTITY), upstream.clone()
     run(left)
-    assert sum(recorder_of(left).calls.values()) == len(BLOCKS) * 2 * STEPS
+    assert sum(last_run(left).calls.values()) == len(BLOCKS) * 2 * STEPS
     for other in (right, foreign, foreign.clone(), upstream):
-        assert not recorder_of(other).calls
-        assert not recorder_of(other).seen
+        assert not last_run(other).calls
+        assert not last_run(other).seen
 
 
 def test_the_clone_of_another_node_records_by_itself() -> None:
     patched = attach(patcher(), ZERO)
     foreign = patched.clone().clone()
     run(foreign)
-    assert sum(recorder_of(foreign).patched.values()) == STEPS
-    assert recorder_of(foreign).entries == recorder_of(patched).entries
-    assert not recorder_of(patched).patched
+    assert sum(last_run(foreign).patched.values()) == STEPS
+    assert last_run(foreign).entries == last_run(patched).entries
+    assert not last_run(patched).patched
 
 
 def test_options_that_are_copied_through_and_through_still_record() -> None:
-    patched = attach_rule(attach(patcher(), ZERO), Rule("basic"))
-    recorder = recorder_of(patched)
+    patched = attach(attach(patcher(), ZERO), Rule("basic"))
+    recorder = last_run(patched)
     patched.model_options = copy.deepcopy(patched.model_options)
     run(patched)
-    assert recorder_of(patched) is recorder
+    assert last_run(patched) is recorder
     assert sum(recorder.patched.values()) == STEPS + len(BLOCKS) * 2 * STEPS
 
 
 def test_marks_and_router_are_there_once() -> None:
     model = patcher()
     for _ in range(3):
-        model = attach_rule(attach(model, ZERO), Rule("basic"))
+        model = attach(attach(model, ZERO), Rule("basic"))
     options = model.model_options["transformer_options"]
     assert len(options["patches"]["attn1_patch"]) == len(options["patches"]["attn2_patch"]) == 1
     assert isinstance(options[SLOT], Router)
@@ -93,8 +95,8 @@ def test_marks_and_router_are_there_once() -> None:
 
 
 def test_the_order_of_the_graph_is_the_order_of_the_patches() -> None:
-    double = AttentionPatch("attn1.out", "scale", 2.0, address=ZERO.address)
-    mean = AttentionPatch("attn1.out", "mean", strength=0.5, address=ZERO.address)
+    double = AttentionPatch("attn1.out", "scale", 2.0, where=Where(ZERO.address))
+    mean = AttentionPatch("attn1.out", "mean", strength=0.5, where=Where(ZERO.address))
     model = attach(attach(patcher(), double), mean)
     patches = model.model_options["transformer_options"]["patches"]["attn1_output_patch"]
     assert [patch.patch for patch in patches] == [double, mean]

@@ -11,21 +11,21 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import BasicTransformerBlock
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import (
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
     ATTENTION_SLOTS,
     AttentionPatch,
     operations_for,
 )
-from attention_patchbay.ldm_patched.patches.attention_slots import InputPatch
-from attention_patchbay.ldm_patched.patches.gate import Gate
-from attention_patchbay.ldm_patched.patches.recorder import Entry
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from attention_patchbay.ldm_patched.sampling.model_sampling import discrete_sampling
 from torch import Tensor
 
-from .models import draw, patcher, run
+from .models import draw, last_run, patcher, run
 
 SIMPLE = ("scale", "temperature", "identity", "mean", "zero")
 PAIRS = [(slot, operation) for slot in ATTENTION_SLOTS for operation in SIMPLE if operation in operations_for(slot)]
@@ -37,8 +37,8 @@ def test_neutral_settings_are_bit_equal(slot: str, operation: str) -> None:
     model = patcher()
     plain_run = run(model)
     neutral = [AttentionPatch(slot, operation, value=3.0, strength=0.0)]
-    neutral += [AttentionPatch(slot, operation, value=3.0, schedule=Schedule(0.4, 0.4))]
-    neutral += [AttentionPatch(slot, operation, value=3.0, schedule=Schedule(curve="0:0"))]
+    neutral += [AttentionPatch(slot, operation, value=3.0, where=Where(schedule=Schedule(0.4, 0.4)))]
+    neutral += [AttentionPatch(slot, operation, value=3.0, where=Where(schedule=Schedule(curve="0:0")))]
     if operation in ("scale", "temperature"):
         neutral.append(AttentionPatch(slot, operation, value=1.0))
     for patch in neutral:
@@ -168,17 +168,17 @@ def test_an_impossible_patch_is_refused(arguments: tuple, message: str) -> None:
 
 def test_a_slot_and_an_address_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        attach(patcher(), AttentionPatch("attn1.q", "zero", address=parse("middle cross")))
+        attach(patcher(), AttentionPatch("attn1.q", "zero", where=Where(parse("middle cross"))))
 
 
 def test_a_block_the_model_lacks_is_refused() -> None:
     with pytest.raises(AddressError, match="it has input:1"):
-        attach(patcher(), AttentionPatch("attn1.q", "zero", address=parse("input:9")))
+        attach(patcher(), AttentionPatch("attn1.q", "zero", where=Where(parse("input:9"))))
 
 
 @pytest.mark.parametrize(("slot", "operation"), PAIRS)
 def test_a_patch_is_a_value(slot: str, operation: str) -> None:
-    patch = AttentionPatch(slot, operation, 2.0, 0.5, parse("middle, !output:3"), Schedule(0.1, 0.9, "cosine"))
+    patch = AttentionPatch(slot, operation, 2.0, 0.5, Where(parse("middle, !output:3"), Schedule(0.1, 0.9, "cosine")))
     copy = pickle.loads(pickle.dumps(patch))
     assert copy == patch
     assert hash(copy) == hash(patch)
@@ -212,11 +212,11 @@ def test_an_identity_of_other_tokens_is_refused() -> None:
 
 def test_the_window_limits_the_steps_that_are_changed() -> None:
     model = patcher()
-    early = attach(model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.0, 0.5)))
-    late = attach(model, AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.5, 1.0)))
+    early = attach(model, AttentionPatch("attn1.out", "zero", where=Where(parse("middle"), Schedule(0.0, 0.5))))
+    late = attach(model, AttentionPatch("attn1.out", "zero", where=Where(parse("middle"), Schedule(0.5, 1.0))))
     counts = []
     for patched in (early, late):
         run(patched, steps=6)
-        counts.append(sum(recorder_of(patched).patched.values()))
+        counts.append(sum(last_run(patched).patched.values()))
     assert sum(counts) == 6
     assert min(counts) > 0

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from attention_patchbay.ldm_patched.patches.block_map import MapBlock, block_map, chosen, rows, text
-from attention_patchbay.ldm_patched.patches.targets import AddressError, check_address, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
+from attention_patchbay.ldm_patched.patches.reading.block_map import MapBlock, block_map, chosen, rows, text
 from attention_patchbay.nodes.demo import NODES as DEMO
 
 from .models import BLOCKS, patcher

@@ -7,21 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.block_scaling import (
-    BlockScale,
-    FreeU,
-    hidden_mean,
-    scale_low_frequencies,
-    widest,
-)
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
+from attention_patchbay.ldm_patched.patches.methods.free_u import FreeU, hidden_mean, scale_low_frequencies, widest
+from attention_patchbay.ldm_patched.patches.reading import report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 HALF = Schedule(curve="0:0.5, 1:0.5")
 
@@ -76,7 +72,7 @@ def test_freeu_leaves_other_levels_and_other_blocks_alone() -> None:
     assert widest(patcher().model.diffusion_model) == (64, 32)
     h, skip = draw(0, 1, 48, 8, 8), draw(1, 1, 32, 8, 8)
     for height, options in ((48, {"block": ("output", 0)}), (32, {"block": ("output", 2)})):
-        out = hook(attach(patcher(), FreeU(address=parse("output:0-1"))))(h[:, :height], skip, options)
+        out = hook(attach(patcher(), FreeU(where=Where(parse("output:0-1")))))(h[:, :height], skip, options)
         assert torch.equal(out[0], h[:, :height]) and out[1] is skip
 
 
@@ -86,7 +82,7 @@ def test_a_flat_backbone_is_no_division_by_zero() -> None:
 
 def test_the_scale_of_each_room_is_the_product() -> None:
     options = {"block": ("output", 1)}
-    scaled = attach(patcher(), BlockScale(1.5, 0.25, address=parse("input:2, middle, output:1")))
+    scaled = attach(patcher(), BlockScale(1.5, 0.25, where=Where(parse("input:2, middle, output:1"))))
     h, skip = draw(0, 1, 8, 4, 4), draw(1, 1, 8, 4, 4)
     out = hook(scaled)(h, skip, options)
     assert torch.equal(out[0], h * 1.5) and torch.equal(out[1], skip * 0.25)
@@ -112,20 +108,20 @@ def test_neutral_is_bit_equal_and_the_input_model_is_left_alone(method: Any) -> 
 
 
 def test_the_curve_blends_the_factors_and_the_window_closes() -> None:
-    half = run(attach(patcher(), FreeU(1.4, 1.6, 0.5, 0.2, schedule=HALF)))
+    half = run(attach(patcher(), FreeU(1.4, 1.6, 0.5, 0.2, where=Where(schedule=HALF))))
     assert torch.allclose(half, run(attach(patcher(), FreeU(1.2, 1.3, 0.75, 0.6))), atol=1e-5)
     assert torch.allclose(half, run(attach(patcher(), FreeU(1.4, 1.6, 0.5, 0.2, strength=0.5))), atol=1e-5)
-    half = run(attach(patcher(), BlockScale(1.4, 0.6, schedule=HALF)))
+    half = run(attach(patcher(), BlockScale(1.4, 0.6, where=Where(schedule=HALF))))
     assert torch.allclose(half, run(attach(patcher(), BlockScale(1.2, 0.8))), atol=1e-5)
-    never = attach(patcher(), BlockScale(2.0, schedule=Schedule(0.0, 0.0)))
+    never = attach(patcher(), BlockScale(2.0, where=Where(schedule=Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
-    assert "never ran, no step of the run lay in its window" in report.text(recorder_of(never))
+    assert "never ran, no step of the run lay in its window" in report.text(last_run(never))
 
 
 def test_factors_on_one_block_multiply_in_any_order() -> None:
-    first, second = BlockScale(1.5, 0.5), BlockScale(0.8, 1.2, address=parse("output:1"))
-    both = BlockScale(1.5 * 0.8, 0.5 * 1.2, address=parse("output:1"))
-    rest = BlockScale(1.5, 0.5, address=parse("output, !output:1"))
+    first, second = BlockScale(1.5, 0.5), BlockScale(0.8, 1.2, where=Where(parse("output:1")))
+    both = BlockScale(1.5 * 0.8, 0.5 * 1.2, where=Where(parse("output:1")))
+    rest = BlockScale(1.5, 0.5, where=Where(parse("output, !output:1")))
     expected = run(attach(attach(patcher(), both), rest))
     for order in ([first, second], [second, first]):
         model = patcher()
@@ -150,9 +146,11 @@ def test_freeu_and_a_scale_run_in_the_order_of_the_graph() -> None:
 
 
 def test_the_report_counts_uses_by_block() -> None:
-    model = attach(attach(patcher(), FreeU(address=parse("output:0-1"))), BlockScale(1.1, address=parse("i2, m")))
+    model = attach(
+        attach(patcher(), FreeU(where=Where(parse("output:0-1")))), BlockScale(1.1, where=Where(parse("i2, m")))
+    )
     run(model)
-    text = report.text(recorder_of(model))
+    text = report.text(last_run(model))
     assert f"FreeU 2 b 1.3 1.4 s 0.9 0.2 on output:0-1: ran {2 * STEPS} times in 2 of 2 blocks" in text
     assert f"scale backbone 1.1 skip 1 on input:2, middle: ran {2 * STEPS} times in 2 of 2 blocks" in text
 
@@ -166,8 +164,8 @@ def test_wrong_settings_are_refused() -> None:
         FreeU(version=3)
     for address in ("all", "middle, output:1", "!output:3"):
         with pytest.raises(ValueError, match="FreeU works on output blocks"):
-            FreeU(address=parse(address))
+            FreeU(where=Where(parse(address)))
     with pytest.raises(ValueError, match="says self, but this is for whole blocks"):
-        BlockScale(address=parse("output self"))
+        BlockScale(where=Where(parse("output self")))
     with pytest.raises(AddressError, match="no block 'output:9'"):
-        attach(patcher(), FreeU(address=parse("output:9")))
+        attach(patcher(), FreeU(where=Where(parse("output:9"))))

@@ -10,22 +10,23 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE
 from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches import capture
-from attention_patchbay.ldm_patched.patches.alignment import token_ids
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.capture import Capture, Word, probabilities
-from attention_patchbay.ldm_patched.patches.gathered import Gathered, Sums, captured, heat
-from attention_patchbay.ldm_patched.patches.hook import Host
-from attention_patchbay.ldm_patched.patches.inventory import recorder_of
-from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
-from attention_patchbay.ldm_patched.patches.point_capture import PointCapture
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.word_mask import WordMask
-from attention_patchbay.ldm_patched.patches.words import locate
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gathering import Sums
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.methods import capture
+from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.methods.words import locate
+from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, heat
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
-from .models import BLOCKS, STEPS, draw, patcher, run
+from .models import BLOCKS, STEPS, draw, last_run, patcher, run
 
 WORDS = (Word("one", (1,)), Word("two three", (2, 3)))
 
@@ -80,8 +81,8 @@ def test_each_step_is_shown_in_the_node() -> None:
         shown.append((node, step, [label for one, _ in found for label in one.labels]))
         assert all(sums.attention.shape[0] == len(one.labels) for one, kept in found for sums in kept)
 
-    model = attach(patcher(), PointCapture(((0.5, 0.5),), parse("middle")))
-    model = attach(model, Capture(WORDS, 7, parse("input:1"), node="12"), Host(show=show))
+    model = attach(patcher(), PointCapture(((0.5, 0.5),), Where(parse("middle"))))
+    model = attach(model, Capture(WORDS, 7, Where(parse("input:1")), node="12"), Host(show=show))
     assert torch.equal(run(model), run(patcher()))
     assert shown == [("12", step, ["0.5 0.5", "one", "two three"]) for step in range(1, STEPS + 1)]
 
@@ -90,7 +91,7 @@ def test_sides_and_heads_are_apart() -> None:
     kept = {}
     for side in ("positive", "negative"):
         for heads in ((), (0,), (1,), (0, 1, 40)):
-            model = attach(patcher(), Capture(WORDS, 7, parse("middle"), side=side, heads=heads))
+            model = attach(patcher(), Capture(WORDS, 7, Where(parse("middle")), side=side, heads=heads))
             run(model, steps=1)
             (kept[side, heads],) = only(model).blocks.values()
     for side in ("positive", "negative"):
@@ -105,7 +106,7 @@ def test_sides_and_heads_are_apart() -> None:
 
 
 def test_a_window_and_its_curve_weight_the_steps() -> None:
-    late = attach(patcher(), Capture(WORDS, 7, parse("middle"), Schedule(0.5, 1.0)))
+    late = attach(patcher(), Capture(WORDS, 7, Where(parse("middle"), Schedule(0.5, 1.0))))
     run(late)
     (sums,) = only(late).blocks.values()
     assert 0 < sums.calls < STEPS
@@ -113,12 +114,12 @@ def test_a_window_and_its_curve_weight_the_steps() -> None:
 
 def test_it_listens_to_the_prompt_behind_other_methods() -> None:
     """Tokens that another method appends, or takes away, are not counted for a word."""
-    plain = attach(patcher(), Capture(WORDS, 7, parse("input:1")))
+    plain = attach(patcher(), Capture(WORDS, 7, Where(parse("input:1"))))
     run(plain, steps=1)
     expected = next(iter(only(plain).blocks.values())).attention
     for method in (NormalizedGuidance(draw(9, 1, 5, 16)), WordMask((5,), torch.ones(1, 4, 4), 7, strength=0.5)):
         for order in (0, 1):
-            methods = [method, Capture(WORDS, 7, parse("input:1"))]
+            methods = [method, Capture(WORDS, 7, Where(parse("input:1")))]
             model = patcher()
             for one in methods if order else reversed(methods):
                 model = attach(model, one)
@@ -130,7 +131,7 @@ def test_it_listens_to_the_prompt_behind_other_methods() -> None:
 def test_little_is_kept() -> None:
     model = attach(patcher(), Capture(tuple(Word(str(i), (i,)) for i in range(7)), 7))
     run(model)
-    kept = recorder_of(model).gathered.values()  # type: ignore[union-attr]
+    kept = last_run(model).gathered.values()  # type: ignore[union-attr]
     sizes = [sums.attention.nbytes for entry in kept for sums in entry.values()]
     grids = {sums.grid for entry in kept for sums in entry.values()}
     assert len(sizes) == len(BLOCKS) + STEPS * len(grids)
@@ -168,7 +169,7 @@ def test_the_map_of_a_word_falls_on_its_object() -> None:
             colours, shapes = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2)
             caption = f"a {colours[0]} {shapes[0]} on the left and a {colours[1]} {shapes[1]} on the right"
             word = Word(shapes[0], locate(clip, caption, shapes[0]))
-            listening: Any = attach(model, Capture((word,), len(token_ids(clip, caption)), parse("output:2-3")))
+            listening: Any = attach(model, Capture((word,), len(token_ids(clip, caption)), Where(parse("output:2-3"))))
             prompts = ([[clip.encode(text), {}]] for text in (caption, ""))
             latent = {"samples": torch.zeros(1, 4, LATENT_SIZE, LATENT_SIZE)}
             out = common_ksampler(listening, seed, 20, 4.0, "euler", "normal", *prompts, latent)

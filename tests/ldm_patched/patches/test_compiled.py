@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.compiled import (
-    call_model,
-    compiles,
-    marker,
-    structure,
-    untraced,
-)
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.call import call_model, compiles, marker, structure, untraced
 from torch.overrides import _get_current_function_mode_stack
 
 from .models import HALF, patcher, run

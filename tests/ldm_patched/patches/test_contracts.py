@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, attach_sentinel
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.compiled import LATENT
-from attention_patchbay.ldm_patched.patches.families import family_of
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.inventory import placed, recorder_of
-from attention_patchbay.ldm_patched.patches.recorder import KEY
-from attention_patchbay.ldm_patched.patches.router import SLOT, Rule
-from attention_patchbay.ldm_patched.patches.sentinel import Sentinel
-from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, model_blocks, parse, select
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.blocks import model_blocks, select
+from attention_patchbay.ldm_patched.patches.addressing.families import family_of
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.call import LATENT
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.record.plan import KEY
+from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import draw
+from .models import draw, last_run
 
 TEXT, SIDE, HEADS, DIM = 3, 4, 2, 5
 
@@ -83,7 +85,7 @@ def joint(seed: int) -> torch.Tensor:
 
 
 def test_flux_patches_get_the_tokens_of_the_picture_only() -> None:
-    patched = attach(model(Flux()), AttentionPatch("attn1.k", "mean", address=parse("double:1")))
+    patched = attach(model(Flux()), AttentionPatch("attn1.k", "mean", where=Where(parse("double:1"))))
     q, k, v = joint(1), joint(2), joint(3)
     for room, number in (("double", 0), ("single", 0), ("double", 1)):
         extra = options(patched, block_type=room, block_index=number, img_slice=[TEXT, TEXT + SIDE * SIDE])
@@ -115,7 +117,7 @@ def test_blur_knows_the_grid_of_one_picture() -> None:
 
 
 def test_flux_output_patches_leave_the_text_alone() -> None:
-    patched = attach(model(Flux()), AttentionPatch("attn1.out", "zero", address=parse("single")))
+    patched = attach(model(Flux()), AttentionPatch("attn1.out", "zero", where=Where(parse("single"))))
     (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_output_patch"]
     out = draw(4, 2, TEXT + SIDE * SIDE, HEADS * DIM)
     extra = options(patched, block_type="single", block_index=0, img_slice=[TEXT, TEXT + SIDE * SIDE])
@@ -125,7 +127,7 @@ def test_flux_output_patches_leave_the_text_alone() -> None:
 
 
 def test_cosmos_patches_change_hidden_states_and_context() -> None:
-    patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.v", "scale", 3.0, address=parse("block:1")))
+    patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.v", "scale", 3.0, where=Where(parse("block:1"))))
     x, context = draw(1, 1, 16, 8), draw(2, 1, 7, 6)
     given: dict[str, Any] = {"pe": None, "attn_mask": None, "extra_options": options(patched, block_index=1)}
     mark, patch = patched.model_options["transformer_options"]["patches"]["attn2_patch"]
@@ -133,7 +135,7 @@ def test_cosmos_patches_change_hidden_states_and_context() -> None:
     (name, value), *rest = patch(x, context, context, **given).items()
     assert name == "v" and not rest and torch.equal(value, context * 3.0)
     assert patch(x, context, context, **{**given, "extra_options": options(patched, block_index=0)}) == {}
-    assert recorder_of(patched).kind == "cross"  # type: ignore[union-attr]
+    assert last_run(patched).kind == "cross"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("operation", ["scale", "temperature"])
@@ -144,9 +146,9 @@ def test_cosmos_would_normalise_a_factor_away(operation: str) -> None:
 
 @pytest.mark.parametrize("net", [WanModel, VaceWanModel])
 def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
-    patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, address=parse("double:1")))
+    patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, where=Where(parse("double:1"))))
     patches = patched.model_options["transformer_options"]["patches"]
-    recorder = recorder_of(patched)
+    recorder = last_run(patched)
     assert recorder is not None and recorder.kind == "self"
     x = draw(1, 1, 16, 8)
     for number in (0, 1):
@@ -165,11 +167,11 @@ def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
 
 def test_a_refusal_names_the_family_and_what_works() -> None:
     says = "Wan models call no patch where this would go; what works on them: Attention Patch on attn1.out"
-    for method in (AttentionPatch("attn1.q", "zero"), AttentionPatch("attn2.out", "zero"), Guidance(Perturbed())):
+    for method in (AttentionPatch("attn1.q", "zero"), AttentionPatch("attn2.out", "zero"), PerturbedGuidance()):
         with pytest.raises(AddressError, match=says):
             attach(model(WanModel()), method)
     with pytest.raises(AddressError, match=says):
-        attach(model(WanModel()), AttentionPatch("block.middle", "zero", address=parse("middle")))
+        attach(model(WanModel()), AttentionPatch("block.middle", "zero", where=Where(parse("middle"))))
     with pytest.raises(AddressError, match=r"Flux models .* on attn1.q, attn1.k, attn1.v, attn1.out, with any"):
         attach(model(Flux()), AttentionPatch("attn2.k", "zero"))
 
@@ -183,26 +185,26 @@ def test_addresses_are_those_of_the_family() -> None:
         select(parse("input:4"), flux)
     for text in ("all cross", "double:0 cross"):
         with pytest.raises(AddressError, match="Flux models have one attention of text and picture"):
-            attach_rule(flux, Rule("basic", parse(text)))
-    attach_rule(flux, Rule("basic", parse("double self")))
+            attach(flux, Rule("basic", Where(parse(text))))
+    attach(flux, Rule("basic", Where(parse("double self"))))
     assert family_of(model(VaceWanModel())).name == "Wan"
 
 
 def test_an_unknown_family_gets_no_marks() -> None:
-    ruled = attach_rule(model(Silent()), Rule("basic"))
+    ruled = attach(model(Silent()), Rule("basic"))
     assert "patches" not in ruled.model_options["transformer_options"]
 
 
 def test_the_marks_of_a_family_are_no_patches() -> None:
     for net in (Flux(), WanModel(), MiniTrainDIT()):
-        ruled = attach_rule(model(net), Rule("basic"))
+        ruled = attach(model(net), Rule("basic"))
         assert [part.slot for part in placed(ruled)] == ["override"]
 
 
 def test_calls_outside_the_blocks_have_no_kind() -> None:
     """A refiner before the first block runs after the last block of the step before."""
-    ruled = attach_sentinel(attach_rule(model(Flux()), Rule("basic", parse("all self"))), Sentinel())
-    recorder = recorder_of(ruled)
+    ruled = attach(attach(model(Flux()), Rule("basic", Where(parse("all self")))), Sentinel())
+    recorder = last_run(ruled)
     assert recorder is not None
     x = draw(1, 1, 4, HEADS * DIM)
     recorder.enter("self", BlockId("single", 0))

@@ -6,19 +6,19 @@ import pickle
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.downsampling import METHODS, KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.reading import report
 from torch import Tensor
 
 from .layers import layers, near, options, plain, tokens
-from .models import STEPS, patcher, run, unchanged
+from .models import STEPS, last_run, patcher, run, unchanged
 from .test_token_merging import by_hand as merged_by_hand
 from .test_token_merging import top_left
 
@@ -82,21 +82,24 @@ def test_factor_1_is_bit_equal_and_the_input_model_is_left_alone() -> None:
         changed = run(attach(model, KeyValueDownsampling(2)))
         assert torch.equal(run(attach(model, KeyValueDownsampling(1))), base)
     assert torch.equal(run(model), base) and not torch.equal(changed, base)
-    value = KeyValueDownsampling(4, "mean", parse("middle"))
+    value = KeyValueDownsampling(4, "mean", Where(parse("middle")))
     assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_the_curve_scales_the_factor_inside_the_window() -> None:
-    half = run(attach(patcher(), KeyValueDownsampling(4, schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    half = run(attach(patcher(), KeyValueDownsampling(4, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert torch.equal(half, run(attach(patcher(), KeyValueDownsampling(2))))
-    model = attach(patcher(), KeyValueDownsampling(8, address=parse("input"), schedule=Schedule(0.0, 0.5)))
+    model = attach(patcher(), KeyValueDownsampling(8, where=Where(parse("input"), Schedule(0.0, 0.5))))
     run(model)
-    text = report.text(recorder_of(model))
+    text = report.text(last_run(model))
     assert f"ran {STEPS // 2} times in 1 of 3 blocks; never in input:3, input:3.1 (too few tokens" in text
 
 
 def test_guidance_on_the_same_block_works_in_both_orders() -> None:
-    guidance, smaller = Guidance(Perturbed(), 2.0, parse("input:1")), KeyValueDownsampling(address=parse("input:1"))
+    guidance, smaller = (
+        PerturbedGuidance(scale=2.0, where=Where(parse("input:1"))),
+        KeyValueDownsampling(where=Where(parse("input:1"))),
+    )
     first = run(attach(attach(patcher(), guidance), smaller))
     second = run(attach(attach(patcher(), smaller), guidance))
     assert torch.equal(first, second)  # the weak layer of the extra call is the outermost in both
@@ -110,4 +113,4 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown method 'bicubic'"):
         KeyValueDownsampling(2, "bicubic")
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        KeyValueDownsampling(address=parse("all cross"))
+        KeyValueDownsampling(where=Where(parse("all cross")))

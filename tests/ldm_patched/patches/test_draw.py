@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import torch
-from attention_patchbay.ldm_patched.patches.draw import step_generator, step_number
 
 SCHEDULE = torch.tensor([14.6, 5.0, 1.2, 0.03, 0.0])
 

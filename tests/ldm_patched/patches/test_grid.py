@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.grid import PIECE, piece_grid
 
 VIDEO = {"activations_shape": [6, 4, 8, 10]}  # two videos of three frames
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy, blurred, token_grid
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.grid import blurred
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.sampling.cond_batch import calc_cond_batch
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 WEAKENINGS = [Perturbed(), SmoothedEnergy(), SmoothedEnergy(1.5)]
 MIDDLE = parse("middle")
@@ -121,7 +123,7 @@ def test_scale_0_is_bit_equal_and_the_input_model_is_left_alone(weakening: Any) 
 def test_it_costs_one_call_a_step_and_none_outside_its_window() -> None:
     def calls(schedule: Schedule) -> int:
         count = 0
-        model = attach(patcher(), Guidance(Perturbed(), 2.0, MIDDLE, schedule))
+        model = attach(patcher(), PerturbedGuidance(scale=2.0, where=Where(MIDDLE, schedule)))
 
         def counting(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
             nonlocal count
@@ -138,45 +140,45 @@ def test_it_costs_one_call_a_step_and_none_outside_its_window() -> None:
 
 
 def test_the_curve_scales_the_push() -> None:
-    half = run(attach(patcher(), Guidance(Perturbed(), 4.0, MIDDLE, Schedule(curve="0:0.5, 1:0.5"))))
-    assert torch.allclose(half, run(attach(patcher(), Guidance(Perturbed(), 2.0, MIDDLE))), atol=1e-5)
+    half = run(attach(patcher(), PerturbedGuidance(scale=4.0, where=Where(MIDDLE, Schedule(curve="0:0.5, 1:0.5")))))
+    assert torch.allclose(half, run(attach(patcher(), PerturbedGuidance(scale=2.0, where=Where(MIDDLE)))), atol=1e-5)
 
 
 def test_the_report_shows_it_and_why_it_never_ran() -> None:
-    model = attach(patcher(), Guidance(SmoothedEnergy(), 2.0, MIDDLE))
+    model = attach(patcher(), SmoothedGuidance(scale=2.0, where=Where(MIDDLE)))
     run(model)
     assert f"smoothed-energy inf guidance 2 on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(
-        recorder_of(model)
+        last_run(model)
     )
-    never = attach(model, Guidance(Perturbed(), 2.0, MIDDLE, Schedule(0.0, 0.0)))
+    never = attach(model, PerturbedGuidance(scale=2.0, where=Where(MIDDLE, Schedule(0.0, 0.0))))
     run(never)
-    assert "never ran, no step of the run lay in its window" in report.text(recorder_of(never))
+    assert "never ran, no step of the run lay in its window" in report.text(last_run(never))
 
 
 def test_it_composes_with_patches_rules_and_another_guidance() -> None:
-    patch, rule = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3")), Rule("basic")
-    everything = attach_rule(attach(patcher(), patch), rule)
+    patch, rule = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3"))), Rule("basic")
+    everything = attach(attach(patcher(), patch), rule)
     for weakening in WEAKENINGS:
         everything = attach(everything, Guidance(weakening, 1.0, parse("middle, input:3")))
     run(everything)
-    lines = report.text(recorder_of(everything))
+    lines = report.text(last_run(everything))
     assert "never ran" not in lines and "pytorch" not in lines
     assert lines.count(f"ran {3 * STEPS} times in 3 of 3 blocks") == len(WEAKENINGS)
     # the patch runs in every call but those of the perturbed attention, which calls nothing below it
     assert f"ran {(1 + 2) * 2 * STEPS} times in 2 of 2 blocks" in lines
-    one = attach(patcher(), Guidance(Perturbed(), 1.0, MIDDLE))
-    first = run(attach(one, Guidance(SmoothedEnergy(), 1.0, MIDDLE)))
-    other = attach(patcher(), Guidance(SmoothedEnergy(), 1.0, MIDDLE))
-    second = run(attach(other, Guidance(Perturbed(), 1.0, MIDDLE)))
+    one = attach(patcher(), PerturbedGuidance(scale=1.0, where=Where(MIDDLE)))
+    first = run(attach(one, SmoothedGuidance(scale=1.0, where=Where(MIDDLE))))
+    other = attach(patcher(), SmoothedGuidance(scale=1.0, where=Where(MIDDLE)))
+    second = run(attach(other, PerturbedGuidance(scale=1.0, where=Where(MIDDLE))))
     assert torch.allclose(first, second, atol=1e-4)  # pushes add up
 
 
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="scale is nan"):
-        Guidance(Perturbed(), math.nan)
+        PerturbedGuidance(scale=math.nan)
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        Guidance(Perturbed(), 1.0, parse("middle cross"))
+        PerturbedGuidance(scale=1.0, where=Where(parse("middle cross")))
     with pytest.raises(ValueError, match="blur is 0"):
         SmoothedEnergy(0)
     with pytest.raises(AddressError, match="no block 'input:9'"):
-        attach(patcher(), Guidance(Perturbed(), 1.0, parse("input:9")))
+        attach(patcher(), PerturbedGuidance(scale=1.0, where=Where(parse("input:9"))))

@@ -6,26 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
-from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfAttentionGuidance
-from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
-from attention_patchbay.ldm_patched.patches.sparse_attention import SparseAttention
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import SelfAttentionGuidance
+from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention
+from attention_patchbay.ldm_patched.patches.reading import report
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 WHERE = parse("middle, input:3")  # 3 transformer blocks
 PUSHES = [
-    Guidance(Perturbed(), 0.5, WHERE),
-    Guidance(SmoothedEnergy(1.5), 0.5, WHERE),
+    PerturbedGuidance(scale=0.5, where=Where(WHERE)),
+    SmoothedGuidance(scale=0.5, where=Where(WHERE), blur=1.5),
     SelfAttentionGuidance(0.2, 1.0, 0.9, WHERE),
-    Guidance(SlidingWindow(), 0.5, WHERE),
+    SlidingWindowGuidance(scale=0.5, where=Where(WHERE)),
 ]
-INSIDE = [NormalizedGuidance(draw(9, 1, 5, 16), address=WHERE), SparseAttention(1.0, address=WHERE)]
+INSIDE = [NormalizedGuidance(draw(9, 1, 5, 16), where=Where(WHERE)), SparseAttention(1.0, where=Where(WHERE))]
 
 
 def put(methods: list[Any]) -> Any:
@@ -46,7 +47,7 @@ def test_every_method_runs_in_each_of_its_blocks_and_no_call_is_made_twice() -> 
     with unchanged(model):
         assert torch.isfinite(run(model)).all()
     assert calls == [[1, 0], [0], [0], [1], [0]] * STEPS
-    fates = [line.partition(": ran ")[2] for line in report.text(recorder_of(model)).splitlines() if ": ran " in line]
+    fates = [line.partition(": ran ")[2] for line in report.text(last_run(model)).splitlines() if ": ran " in line]
     inside, weak = 5 * STEPS * 3, STEPS * 3
     assert fates == [f"{times} times in 3 of 3 blocks" for times in (inside, inside, weak, weak, weak, weak)]
 

@@ -8,26 +8,26 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.loading import sd
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.grid import PIECE, over_time
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfAttentionGuidance
-from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import SelfAttentionGuidance
+from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 
 from .. import tiny_video
-from .models import draw
+from .models import draw, last_run
 
 FRAMES, STEPS = 3, 2
 MIDDLE = parse("middle")
 OPTIONS = {"activations_shape": [FRAMES, 64, 4, 4]}
 METHODS = [
-    Guidance(Perturbed(), 1.0, MIDDLE),
-    Guidance(SmoothedEnergy(2.0), 1.0, MIDDLE),
-    Guidance(SlidingWindow(), 1.0, MIDDLE),
+    PerturbedGuidance(scale=1.0, where=Where(MIDDLE)),
+    SmoothedGuidance(scale=1.0, where=Where(MIDDLE), blur=2.0),
+    SlidingWindowGuidance(scale=1.0, where=Where(MIDDLE)),
     SelfAttentionGuidance(1.0, 1.0, 1.0, MIDDLE),
 ]
 
@@ -53,7 +53,7 @@ def test_it_guides_a_video(file: Path, method: Any) -> None:
     base, guided = sample(model), attach(model, method)
     out = sample(guided)
     assert torch.isfinite(out).all() and not torch.equal(out, base)
-    assert " in 1 of 1 blocks" in report.text(recorder_of(guided))
+    assert " in 1 of 1 blocks" in report.text(last_run(guided))
 
 
 @pytest.mark.parametrize("weakening", [SmoothedEnergy(2.0), SlidingWindow()], ids=lambda weakening: weakening.name)

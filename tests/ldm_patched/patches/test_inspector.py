@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
-from attention_patchbay.ldm_patched.patches.compiled import APPLY_MODEL, COMPILE
-from attention_patchbay.ldm_patched.patches.inspector import Finding, findings, fits, rows, text
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.call import APPLY_MODEL, COMPILE
+from attention_patchbay.ldm_patched.patches.reading.inspector import Finding, findings, fits, rows, text
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import HALF, IDENTITY, STEPS, ZERO, patcher, run
 from .test_contracts import Flux, Silent, WanModel, model
@@ -51,7 +52,7 @@ def test_calls_of_foreign_patches_are_counted_once_a_patch_of_ours_is_there() ->
     patched.set_model_attn1_patch(before)
     patched.set_model_attn1_replace(passes, "middle", 0)
     plain = run(patched)
-    watched = attach_rule(patched, Rule("pytorch"))
+    watched = attach(patched, Rule("pytorch"))
     assert torch.allclose(run(watched), plain, atol=1e-5)
     assert (found(watched, "before").calls, found(watched, "passes").calls) == (10 * STEPS, STEPS)
     assert found(watched, "passes").seconds > 0.0  # type: ignore[operator]
@@ -84,7 +85,7 @@ def test_an_exact_address_hides_that_of_the_whole_block() -> None:
 
 
 def test_a_patch_that_was_never_called_is_told_after_the_run() -> None:
-    patched = attach_rule(patcher(), Rule("pytorch"))
+    patched = attach(patcher(), Rule("pytorch"))
     patched.set_model_patch(passes, "double_block")
     assert found(patched, "passes").trouble == ""
     run(patched, steps=1)
@@ -104,7 +105,7 @@ def test_contracts_of_other_families_are_checked() -> None:
 
 
 def test_ours_are_there_with_schedule_and_fate() -> None:
-    late = type(ZERO)(ZERO.slot, ZERO.operation, address=ZERO.address, schedule=Schedule(0.999, 1.0, "linear"))
+    late = type(ZERO)(ZERO.slot, ZERO.operation, where=Where(ZERO.address, Schedule(0.999, 1.0, "linear")))
     patched = attach(attach(patcher(), IDENTITY), late)
     assert [(finding.schedule, finding.calls) for finding in findings(patched) if "2. " in finding.owner] == [
         ("99.9-100% linear", None)
@@ -120,11 +121,11 @@ def test_a_compiled_model_may_keep_a_graph_from_before_a_foreign_patch() -> None
     patched.set_model_attn1_patch(before)
     patched.add_wrapper_with_key(APPLY_MODEL, COMPILE, lambda executor, *args: executor(*args))
     assert "torch.compile may keep a graph" in found(patched, "before").trouble
-    assert found(attach_rule(patched, Rule("pytorch")), "before").trouble == ""
+    assert found(attach(patched, Rule("pytorch")), "before").trouble == ""
 
 
 def test_text_and_json_hold_every_row() -> None:
-    patched = attach_rule(patcher(), Rule("pytorch"))
+    patched = attach(patcher(), Rule("pytorch"))
     patched.set_model_attn1_replace(passes, "middle", 1)
     run(patched, steps=1)
     assert [row["slot"] for row in json.loads(json.dumps(rows(patched)))] == ["attn1", "override"]

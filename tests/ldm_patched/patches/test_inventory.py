@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.inventory import foreign_name, placed
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.inventory import foreign_name, placed
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import IDENTITY, ZERO, patcher
 
@@ -24,8 +24,8 @@ def slots(model: Any, number: int | None) -> list[tuple[str, Any]]:
 
 
 def test_every_patch_of_ours_is_listed_in_its_slot() -> None:
-    model = attach_rule(attach(attach(patcher(), ZERO), IDENTITY), Rule("basic"))
-    model = attach(model, Guidance(Perturbed(), address=parse("middle")))
+    model = attach(attach(attach(patcher(), ZERO), IDENTITY), Rule("basic"))
+    model = attach(model, PerturbedGuidance(where=Where(parse("middle"))))
     assert slots(model, 1) == [("attn1_output_patch", None)]
     assert slots(model, 2) == [("attn1", BlockId("input", 3, 0)), ("attn1", BlockId("input", 3, 1))]
     assert slots(model, 3) == [("override", None)]
@@ -50,7 +50,7 @@ def test_every_foreign_patch_is_listed_behind_ours_too() -> None:
     model.add_wrapper_with_key("outer_sample", "theirs", foreign)
     before = sorted(map(str, placed(model)))
     assert len(before) == 9
-    patched = attach_rule(attach(model, IDENTITY), Rule("basic"))
+    patched = attach(attach(model, IDENTITY), Rule("basic"))
     assert sorted(str(part) for part in placed(patched) if part.number is None) == before
     name = f"{__name__}.foreign"
     assert f"{name} (attn1 on input:3)" in before and f"{name} (attn1 on input:3.1)" in before

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.inventory import entries, placed
-from attention_patchbay.ldm_patched.patches.manage import Selection, copy_patches, put, remove_patches
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, put, remove_patches
+from attention_patchbay.ldm_patched.patches.record.plan import entries
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import HALF, ZERO, patcher, run, unchanged
 
-VALUES = [ZERO, HALF, Rule("basic"), Guidance(Perturbed(), 2.0, parse("middle"))]
-MEAN = AttentionPatch("attn2.out", "mean", strength=0.5, address=parse("output:0"))
+VALUES = [ZERO, HALF, Rule("basic"), PerturbedGuidance(scale=2.0, where=Where(parse("middle")))]
+MEAN = AttentionPatch("attn2.out", "mean", strength=0.5, where=Where(parse("output:0")))
 each = pytest.mark.parametrize("value", VALUES, ids=lambda value: value.name)
 
 

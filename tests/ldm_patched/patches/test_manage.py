@@ -11,23 +11,24 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.inventory import entries, placed
-from attention_patchbay.ldm_patched.patches.manage import Selection, copy_patches, put, remove_patches
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, put, remove_patches
+from attention_patchbay.ldm_patched.patches.record.plan import entries
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 
-from .models import HALF, UNET, ZERO, patcher, run, unchanged
+from .models import HALF, UNET, ZERO, last_run, patcher, run, unchanged
 
-HALF_CROSS = AttentionPatch("attn2.out", "scale", 0.5, address=parse("output:0-1"), schedule=Schedule(0.0, 0.6))
-PAG = Guidance(Perturbed(), 1.0, parse("middle, input:3"))
-RULE = Rule("basic", parse("output:0-3"))
+HALF_CROSS = AttentionPatch("attn2.out", "scale", 0.5, where=Where(parse("output:0-1"), Schedule(0.0, 0.6)))
+PAG = PerturbedGuidance(scale=1.0, where=Where(parse("middle, input:3")))
+RULE = Rule("basic", Where(parse("output:0-3")))
 VALUES = [HALF, ZERO, RULE, HALF_CROSS, PAG]
 
 
@@ -81,7 +82,7 @@ def test_with_all_patches_gone_nothing_is_left() -> None:
     base = run(model)
     clone, lines = remove_patches(with_all(model, *VALUES), Selection())
     assert lines == [f"removed {value.name}" for value in VALUES]
-    assert recorder_of(clone) is None and list(placed(clone)) == []
+    assert last_run(clone) is None and list(placed(clone)) == []
     options = clone.model_options["transformer_options"]
     assert not any(options.get("patches", {}).values()) and not any(options.get("patches_replace", {}).values())
     assert not clone.get_all_callbacks("on_pre_run") and not clone.get_all_wrappers("apply_model")
@@ -113,26 +114,26 @@ def test_a_part_of_the_blocks_is_taken_out_of_a_patch() -> None:
     ]
     assert lines[0] == f"restricted {HALF.name} to input:3, !input:3.1"
     wanted = [
-        AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3.0")),
+        AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3.0"))),
         ZERO,
-        Rule("basic", parse("output:0, output:3")),
-        AttentionPatch("attn2.out", "scale", 0.5, address=parse("output:0"), schedule=Schedule(0.0, 0.6)),
-        Guidance(Perturbed(), 1.0, parse("middle, input:3.0")),
+        Rule("basic", Where(parse("output:0, output:3"))),
+        AttentionPatch("attn2.out", "scale", 0.5, where=Where(parse("output:0"), Schedule(0.0, 0.6))),
+        PerturbedGuidance(scale=1.0, where=Where(parse("middle, input:3.0"))),
     ]
     assert torch.equal(run(clone), run(with_all(patcher(), *wanted)))
 
 
 def test_one_kind_of_attention_is_taken_out_of_a_rule() -> None:
     model = put(patcher(), Rule("split"))
-    assert names(take(model, address=parse("all cross"))) == ["backend split on all self"]
+    assert names(take(model, where=Where(parse("all cross")))) == ["backend split on all self"]
     with pytest.raises(ValueError, match="cannot lose one of them in 'middle cross' only"):
-        take(model, address=parse("middle cross"))
+        take(model, where=Where(parse("middle cross")))
 
 
 def test_everything_else_keeps_its_order() -> None:
     model = patcher()
     first, second = scaling(2.0), scaling(3.0)
-    double = AttentionPatch("attn1.out", "scale", 2.0, address=parse("middle"))
+    double = AttentionPatch("attn1.out", "scale", 2.0, where=Where(parse("middle")))
     model.set_model_attn1_output_patch(first)
     model = put(put(model, ZERO), double)
     model.set_model_attn1_output_patch(second)
@@ -191,7 +192,7 @@ def test_ours_are_removed_and_foreign_ones_stay() -> None:
 
 def test_a_foreign_patch_is_selected_by_its_block_or_its_name() -> None:
     model = theirs(patcher())
-    clone = take(model, slot="attn1", address=parse("middle"))
+    clone = take(model, slot="attn1", where=Where(parse("middle")))
     assert [part.address for part in placed(clone) if part.slot == "attn1"] == [("input", 3)]
     assert {part.slot for part in placed(take(model, owner="HALVED"))} == {
         "attn2_output_patch",
@@ -199,7 +200,7 @@ def test_a_foreign_patch_is_selected_by_its_block_or_its_name() -> None:
         "sampler_post_cfg_function",
     }
     with pytest.raises(ValueError, match="no patch to remove at slot attn1, owner all, blocks input:3.1"):
-        take(model, slot="attn1", address=parse("input:3.1"))
+        take(model, slot="attn1", where=Where(parse("input:3.1")))
 
 
 def test_nothing_to_remove_is_an_error_that_tells_what_there_is() -> None:
@@ -211,7 +212,7 @@ def test_nothing_to_remove_is_an_error_that_tells_what_there_is() -> None:
     assert f"- {ZERO.name} (attn1.out)" in str(refusal.value)
     assert f"- {__name__}.halved (attn1 on input:3)" in str(refusal.value)
     with pytest.raises(AddressError, match="no block 'input:9'"):
-        take(model, address=parse("input:9"))
+        take(model, where=Where(parse("input:9")))
 
 
 # Copies
@@ -231,11 +232,11 @@ def test_a_copy_is_what_the_nodes_themselves_would_have_put() -> None:
     wanted = with_all(small(), HALF_CROSS, ZERO, RULE, PAG)
     assert structure(clone) == structure(wanted)
     assert torch.equal(run(clone), run(wanted))
-    assert "never ran" not in report.text(recorder_of(clone))
+    assert "never ran" not in report.text(last_run(clone))
 
 
 def test_an_address_that_the_target_lacks_names_the_patch() -> None:
-    source = put(patcher(), AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3.1")))
+    source = put(patcher(), AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3.1"))))
     with pytest.raises(AddressError, match=r"identity attn1.out x 0.5 on input:3.1: .*no block 'input:3.1'"):
         copy_patches(source, small())
     foreign = patcher()
@@ -266,11 +267,11 @@ def test_a_copied_foreign_replacement_runs_inside_the_stack_that_is_there() -> N
 
     source.set_model_attn1_replace(foreign, "input", 3)
     source.set_model_attn1_replace(foreign, "middle", 0, 0)
-    mine = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3, middle"))
+    mine = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3, middle")))
     clone = copy_patches(source, put(small(), mine), foreign=True)
     out = run(clone, steps=1)
     assert seen == [("input", 3), ("middle", 0)]
-    assert "ran 2 times in 2 of 2 blocks" in report.text(recorder_of(clone))
+    assert "ran 2 times in 2 of 2 blocks" in report.text(last_run(clone))
     with_foreign = small()
     with_foreign.set_model_attn1_replace(foreign, "input", 3)
     with_foreign.set_model_attn1_replace(foreign, "middle", 0, 0)

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.map_injection import MapInjection
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.map_injection import MapInjection
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
 from .maps import applied, attend, layer, maps, options
-from .models import BLOCKS, STEPS, conditioning, draw, patcher, unchanged
+from .models import BLOCKS, STEPS, conditioning, draw, last_run, patcher, unchanged
 
 
 @pytest.mark.parametrize("slot", ["attn1", "attn2"])
@@ -54,9 +55,9 @@ def test_a_picture_alone_is_left_alone() -> None:
 
 def test_the_kinds_and_the_window() -> None:
     def uses(address: str, schedule: Schedule) -> int:
-        model = attach(patcher(), MapInjection(1.0, parse(address), schedule))
+        model = attach(patcher(), MapInjection(1.0, Where(parse(address)), schedule))
         run(model)
-        return sum(recorder_of(model).patched.values())
+        return sum(last_run(model).patched.values())
 
     assert uses("all self", Schedule()) == uses("all cross", Schedule()) == STEPS * len(BLOCKS)
     assert uses("all", Schedule(0.0, 0.5)) == 2 * (STEPS // 2) * len(BLOCKS)
@@ -65,13 +66,13 @@ def test_the_kinds_and_the_window() -> None:
 
 def test_it_composes_with_a_change_of_the_values_in_both_orders() -> None:
     scale = AttentionPatch("attn1.v", "scale", 1.5)
-    injection = MapInjection(0.5, parse("all self"))
+    injection = MapInjection(0.5, Where(parse("all self")))
     orders = [run(attach(attach(patcher(), a), b)) for a, b in ((scale, injection), (injection, scale))]
     assert torch.equal(*orders)
     identity = AttentionPatch("attn1.out", "identity", strength=0.5)
     model = attach(attach(patcher(), identity), injection)
     run(model)
-    assert "never ran" not in report.text(recorder_of(model))
+    assert "never ran" not in report.text(last_run(model))
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -87,11 +88,11 @@ def test_it_nests_with_a_blend_towards_the_identity(inside: bool) -> None:
 
 
 def test_it_is_a_value_that_refuses_wrong_settings() -> None:
-    method = MapInjection(0.5, parse("middle self"))
+    method = MapInjection(0.5, Where(parse("middle self")))
     assert pickle.loads(pickle.dumps(method)) == method
     assert method.name == "attention maps of the first picture 0.5 on middle self 0-50%" and method.slot == "attn1"
-    assert MapInjection(address=parse("middle cross")).slot == "attn2"
+    assert MapInjection(where=Where(parse("middle cross"))).slot == "attn2"
     with pytest.raises(ValueError, match="strength is 2"):
         MapInjection(2.0)
     with pytest.raises(ValueError, match="unknown kind 'block'"):
-        MapInjection(address=parse("middle").narrowed("block"))
+        MapInjection(where=Where(parse("middle").narrowed("block")))

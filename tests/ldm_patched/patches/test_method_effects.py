@@ -11,8 +11,8 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE
 from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from attention_patchbay.tools.demo.judge import look
 

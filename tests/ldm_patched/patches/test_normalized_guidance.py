@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.context import ContextPatch, attend_to, prompt_tokens, rows, take_off
-from attention_patchbay.ldm_patched.patches.gate import Gate
-from attention_patchbay.ldm_patched.patches.normalized_guidance import (
-    NormalizedGuidance,
-    NormalizedLayer,
-    normalized,
-)
-from attention_patchbay.ldm_patched.patches.recorder import Entry
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.prompts import attend_to, prompt_tokens, take_off
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.inspector import rows
+from attention_patchbay.ldm_patched.patches.record.plan import Entry
 
-from .models import BLOCKS, STEPS, conditioning, draw, patcher, run, unchanged
+from .models import BLOCKS, STEPS, conditioning, draw, last_run, patcher, run, unchanged
 
 MIDDLE = parse("middle")
 OTHER = draw(9, 1, 5, 16)
@@ -82,14 +80,14 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
     with unchanged(model):
         for neutral in (NormalizedGuidance(OTHER, strength=0.0), NormalizedGuidance(OTHER, scale=1.0)):
             assert torch.equal(run(attach(model, neutral)), base)
-        assert torch.equal(run(attach(model, NormalizedGuidance(OTHER, schedule=Schedule(0.5, 0.5)))), base)
+        assert torch.equal(
+            run(attach(model, NormalizedGuidance(OTHER, where=Where(schedule=Schedule(0.5, 0.5))))), base
+        )
         guided = attach(model, NormalizedGuidance(OTHER))
         changed = run(guided)
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
-    assert f"ran {STEPS * len(BLOCKS)} times in {len(BLOCKS)} of {len(BLOCKS)} blocks" in report.text(
-        recorder_of(guided)
-    )
-    halved = NormalizedGuidance(OTHER, strength=1.0, schedule=Schedule(curve="0:0.5, 1:0.5"))
+    assert f"ran {STEPS * len(BLOCKS)} times in {len(BLOCKS)} of {len(BLOCKS)} blocks" in report.text(last_run(guided))
+    halved = NormalizedGuidance(OTHER, strength=1.0, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))
     assert torch.allclose(run(attach(model, halved)), changed, rtol=1e-4, atol=1e-3)
 
 
@@ -124,13 +122,13 @@ def test_two_guidances_nest_like_brackets() -> None:
 
 
 def test_it_composes_with_a_patch_and_itself_in_a_run() -> None:
-    model = attach(patcher(), AttentionPatch("attn2.v", "scale", 0.5, address=MIDDLE))
-    once = attach(model, NormalizedGuidance(OTHER, address=MIDDLE))
-    twice = attach(once, NormalizedGuidance(draw(8, 1, 3, 16), address=MIDDLE))
+    model = attach(patcher(), AttentionPatch("attn2.v", "scale", 0.5, where=Where(MIDDLE)))
+    once = attach(model, NormalizedGuidance(OTHER, where=Where(MIDDLE)))
+    twice = attach(once, NormalizedGuidance(draw(8, 1, 3, 16), where=Where(MIDDLE)))
     results = [run(each) for each in (model, once, twice)]
     assert all(torch.isfinite(result).all() for result in results)
     assert not torch.equal(results[0], results[1]) and not torch.equal(results[1], results[2])
-    assert "never ran" not in report.text(recorder_of(twice))
+    assert "never ran" not in report.text(last_run(twice))
 
 
 def test_the_rows_of_a_side() -> None:
@@ -158,11 +156,11 @@ def test_prompts_are_put_behind_and_taken_off() -> None:
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
-    method = NormalizedGuidance(OTHER, 4.0, address=MIDDLE)
+    method = NormalizedGuidance(OTHER, 4.0, where=Where(MIDDLE))
     copy = pickle.loads(pickle.dumps(method))
     assert copy.name == method.name and torch.equal(copy.negative, OTHER)
     for wrong, reason in (({"scale": math.nan}, "scale"), ({"tau": 0.0}, "tau"), ({"strength": 2.0}, "strength")):
         with pytest.raises(ValueError, match=f"{reason} is"):
             NormalizedGuidance(OTHER, **wrong)
     with pytest.raises(AddressError, match="this is for cross-attention"):
-        NormalizedGuidance(OTHER, address=parse("middle self"))
+        NormalizedGuidance(OTHER, where=Where(parse("middle self")))

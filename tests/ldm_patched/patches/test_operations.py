@@ -7,23 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import operations, report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import (
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods import operations
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
     BLOCK_SLOTS,
     OPERATIONS,
     SLOTS,
     AttentionPatch,
     operations_for,
 )
-from attention_patchbay.ldm_patched.patches.operations import Gain, parse_gains
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.methods.operations import Gain, parse_gains
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .models import STEPS, conditioning, draw, patcher, run, unchanged
+from .models import STEPS, conditioning, draw, last_run, patcher, run, unchanged
 from .test_guidance import by_hand
 
 PAIRS = [(slot, operation) for slot in SLOTS for operation in operations_for(slot)]
@@ -46,14 +48,17 @@ def test_every_operation_acts_on_every_slot_it_fits_and_is_neutral_to_the_bit(sl
     with unchanged(model):
         patched = attach(model, patch(slot, operation))
         changed = run(patched)
-        neutral = [patch(slot, operation, strength=0.0), patch(slot, operation, schedule=Schedule(0.4, 0.4))]
+        neutral = [
+            patch(slot, operation, strength=0.0),
+            patch(slot, operation, where=Where(schedule=Schedule(0.4, 0.4))),
+        ]
         if operation in NO_CHANGE:
             neutral.append(patch(slot, operation, NO_CHANGE[operation]))
         for one in neutral:
             assert torch.equal(run(attach(model, one)), base)
     assert not torch.equal(changed, base) and torch.isfinite(changed).all()
     assert torch.equal(run(patched), changed)  # also what is drawn by chance
-    assert "never" not in report.text(recorder_of(patched)).splitlines()[2]
+    assert "never" not in report.text(last_run(patched)).splitlines()[2]
 
 
 @pytest.mark.parametrize("slot", list(BLOCK_SLOTS))
@@ -80,7 +85,7 @@ def test_a_block_slot_changes_what_the_block_hands_on(slot: str) -> None:
 def test_the_middle_slot_lies_between_the_attentions() -> None:
     plain = patcher()
     plain.set_model_patch(lambda x, options: x * 2.0 if options["block"] == ("middle", 0) else x, "middle_patch")
-    out = run(attach(patcher(), AttentionPatch("middle", "scale", 2.0, address=parse("middle"))))
+    out = run(attach(patcher(), AttentionPatch("middle", "scale", 2.0, where=Where(parse("middle")))))
     assert torch.equal(out, run(plain))
 
 
@@ -120,7 +125,7 @@ def test_the_prompt_goes_towards_another_one_on_its_own_side_only() -> None:
 
 def test_chance_is_another_one_in_each_step_and_the_same_in_each_run() -> None:
     seen: list[torch.Tensor] = []
-    model = attach(patcher(), AttentionPatch("attn1.out", "noise", 1.0, address=parse("middle")))
+    model = attach(patcher(), AttentionPatch("attn1.out", "noise", 1.0, where=Where(parse("middle"))))
     before = torch.random.get_rng_state()
     model.set_model_attn1_output_patch(
         lambda n, options: seen.append(n.clone()) or n if options["block"][0] == "middle" else n  # type: ignore[func-returns-value]
@@ -177,9 +182,9 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) 
 
 
 def test_blocks_without_attention_are_blocks_too() -> None:
-    run(attach(patcher(), AttentionPatch("block.input", "scale", 0.5, address=parse("input:0"))))
+    run(attach(patcher(), AttentionPatch("block.input", "scale", 0.5, where=Where(parse("input:0")))))
     with pytest.raises(AddressError, match="this model has no block 'input:9'; it has input:0"):
-        attach(patcher(), AttentionPatch("block.input", "scale", 0.5, address=parse("input:9")))
+        attach(patcher(), AttentionPatch("block.input", "scale", 0.5, where=Where(parse("input:9"))))
 
 
 def test_every_operation_is_offered_and_a_patch_is_a_value() -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.capture import Capture, Word
-from attention_patchbay.ldm_patched.patches.downsampling import KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.gathered import captured
-from attention_patchbay.ldm_patched.patches.point_capture import PointCapture, parse_points, probabilities, token_of
-from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture, parse_points, token_of
+from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
+from attention_patchbay.ldm_patched.patches.reading.maps import captured
 
 from .models import BLOCKS, STEPS, draw, patcher, run
 
@@ -44,18 +45,18 @@ def test_nothing_changes_and_a_map_sums_to_one() -> None:
 
 
 def test_words_and_points_are_gathered_side_by_side() -> None:
-    model = attach(attach(patcher(), Capture((Word("one", (1,)),), 7)), PointCapture(POINTS, parse("middle")))
+    model = attach(attach(patcher(), Capture((Word("one", (1,)),), 7)), PointCapture(POINTS, Where(parse("middle"))))
     run(model)
     words, points = captured(model)
     assert words.listener.labels == ("one",) and len(words.blocks) == len(BLOCKS) and len(points.blocks) == 1
 
 
 @pytest.mark.parametrize(
-    "method", [StyleAligned(address=parse("middle")), KeyValueDownsampling(2.0, address=parse("middle"))]
+    "method", [StyleAligned(where=Where(parse("middle"))), KeyValueDownsampling(2.0, where=Where(parse("middle")))]
 )
 @pytest.mark.parametrize("behind", [False, True])
 def test_other_methods_on_the_block(method: Any, behind: bool) -> None:
-    listener: Any = PointCapture(POINTS, parse("middle"))
+    listener: Any = PointCapture(POINTS, Where(parse("middle")))
     order = [listener, method] if behind else [method, listener]
     model, plain = patcher(), attach(patcher(), method)
     for one in order:

@@ -14,28 +14,32 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched import patches
-from attention_patchbay.ldm_patched.patches import preset as module
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.attention_patch import ATTENTION_SLOTS, AttentionPatch, operations_for
-from attention_patchbay.ldm_patched.patches.block_skip import Skipped
-from attention_patchbay.ldm_patched.patches.capture import Word
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.inventory import entries
-from attention_patchbay.ldm_patched.patches.preset import (
+from attention_patchbay.ldm_patched.patches.addressing.address import Address, AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.adapters import PATCHES
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
+    ATTENTION_SLOTS,
+    AttentionPatch,
+    operations_for,
+)
+from attention_patchbay.ldm_patched.patches.methods.capture import Word
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.skip_guidance import SkipGuidance
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
+from attention_patchbay.ldm_patched.patches.reading import presets as module
+from attention_patchbay.ldm_patched.patches.reading.presets import (
     PARTS,
-    PATCHES,
     Preset,
     from_json,
     preset_of,
     put_preset,
     to_json,
 )
-from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
-from attention_patchbay.ldm_patched.patches.router import BACKENDS, Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
-from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.record.plan import entries
+from attention_patchbay.ldm_patched.patches.routing.rule import BACKENDS, Rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,7 +91,7 @@ def test_what_is_written_is_read(values: list[Any], left_out: tuple[tuple[str, s
 
 
 def test_a_preset_is_readable() -> None:
-    guidance = Guidance(SmoothedEnergy(), 2.0, parse("middle, o0-1"), Schedule(0.0, 0.5))
+    guidance = SmoothedGuidance(scale=2.0, where=Where(parse("middle, o0-1"), Schedule(0.0, 0.5)))
     assert json.loads(to_json(Preset((guidance,)))) == {
         "patchbay": 1,
         "patches": [
@@ -215,7 +219,7 @@ def test_a_type_that_presets_do_not_know_is_left_out() -> None:
 
 
 def test_a_loaded_preset_is_what_the_nodes_themselves_would_have_put() -> None:
-    values = [ZERO, Rule("basic"), HALF, Guidance(Perturbed(), 1.0, parse("middle"))]
+    values = [ZERO, Rule("basic"), HALF, PerturbedGuidance(scale=1.0, where=Where(parse("middle")))]
     model = patcher()
     with unchanged(model):
         loaded = put_preset(model, Preset(tuple(values)))  # type: ignore[arg-type]
@@ -234,7 +238,7 @@ def test_an_empty_preset_changes_nothing() -> None:
 
 def test_an_address_that_the_model_lacks_names_the_patch() -> None:
     with pytest.raises(AddressError, match="zero attn1.out on input:9: block address"):
-        put_preset(patcher(), Preset((dataclasses.replace(ZERO, address=parse("input:9")),)))
+        put_preset(patcher(), Preset((dataclasses.replace(ZERO, where=Where(parse("input:9"))),)))
 
 
 def test_every_method_can_be_saved() -> None:
@@ -260,5 +264,5 @@ def test_every_kind_of_patch_comes_back_from_its_text() -> None:
         "PointCapture": (((0.25, 0.5), (1.0, 0.0)), parse("output")),
     }
     values = tuple(cls(*given.get(cls.__name__, ())) for cls in PATCHES)
-    values += (Guidance(Skipped()), WordWeight(()))
+    values += (SkipGuidance(), WordWeight(()))
     assert from_json(to_json(Preset(values))) == Preset(values)

@@ -11,22 +11,23 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.alignment import token_ids
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.prompt_to_prompt import PromptToPrompt, pair
-from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.stack import CONTEXT
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
+from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.prompt_to_prompt import PromptToPrompt, pair
+from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from attention_patchbay.tools.demo.judge import look, segments
 from torch import Tensor
 
 from .maps import applied, attend, layer, maps, options
-from .models import BLOCKS, STEPS, draw, patcher, unchanged
+from .models import BLOCKS, STEPS, draw, last_run, patcher, unchanged
 
 SOURCE = (0, 1, 2, 3, 9, 9, 9)
 SWAP = (0, 1, 5, 3, 9, 9, 9)  # one word for another
@@ -150,9 +151,11 @@ def test_only_the_second_picture_of_a_pair_changes() -> None:
 
 def test_each_kind_of_attention_has_its_window() -> None:
     def uses(self_percent: float, end: float, blocks: str = "all") -> int:
-        model = attach(patcher(), PromptToPrompt(SOURCE, SWAP, self_percent, 1.0, parse(blocks), Schedule(0.0, end)))
+        model = attach(
+            patcher(), PromptToPrompt(SOURCE, SWAP, self_percent, 1.0, Where(parse(blocks), Schedule(0.0, end)))
+        )
         run(model)
-        return sum(recorder_of(model).patched.values())
+        return sum(last_run(model).patched.values())
 
     assert uses(0.0, 1.0) == STEPS * len(BLOCKS)
     assert uses(0.5, 1.0) == (STEPS + STEPS // 2) * len(BLOCKS)
@@ -181,15 +184,15 @@ def test_it_composes_with_word_weights_in_both_orders() -> None:
 
 
 def test_it_composes_with_patches_and_shows_in_the_report() -> None:
-    model = attach(patcher(), AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("input:3")))
+    model = attach(patcher(), AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3"))))
     model = attach(attach(model, PromptToPrompt(SOURCE, ADDED)), WordWeight((2,), 2.0, 7))
     run(model)
-    text = report.text(recorder_of(model))
+    text = report.text(last_run(model))
     assert "never ran" not in text and "prompt-to-prompt on all 0-80%, self-attention to 40%: ran" in text
 
 
 def test_it_is_a_value_that_refuses_wrong_settings() -> None:
-    method = PromptToPrompt(SOURCE, ADDED, 0.0, 0.5, parse("middle"))
+    method = PromptToPrompt(SOURCE, ADDED, 0.0, 0.5, Where(parse("middle")))
     assert pickle.loads(pickle.dumps(method)) == method and method.name == "prompt-to-prompt 0.5 on middle 0-80%"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"self_percent": 1.5}, "self_percent is 1.5"),

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.recorder import Call, Marker, Recorder, current_block
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.record.run import Call, current_block
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import BLOCKS, STEPS, patcher, run
+from .models import BLOCKS, STEPS, last_run, patcher, run
 
 HERE = BlockId("middle", 0)
 
@@ -94,8 +95,8 @@ def test_the_percent_follows_the_model_that_samples() -> None:
         def percent_to_sigma(percent: float) -> float:
             return 0.0 if percent > 0.1 else 100.0
 
-    model = attach(patcher(), AttentionPatch("attn1.q", "zero", schedule=Schedule(0.0, 0.5)))
-    recorder = recorder_of(model)
+    model = attach(patcher(), AttentionPatch("attn1.q", "zero", where=Where(schedule=Schedule(0.0, 0.5))))
+    recorder = last_run(model)
     before = recorder.percent({"sigmas": torch.tensor([10.0])})
     model.add_object_patch("model_sampling", Late())
     for callback in model.get_all_callbacks("on_pre_run"):
@@ -105,9 +106,9 @@ def test_the_percent_follows_the_model_that_samples() -> None:
 
 
 def test_every_attention_of_a_run_is_seen() -> None:
-    model = attach_rule(patcher(), Rule("auto", parse("middle"), Schedule(0.2, 0.4)))
+    model = attach(patcher(), Rule("auto", Where(parse("middle"), Schedule(0.2, 0.4))))
     run(model)
-    recorder = recorder_of(model)
+    recorder = last_run(model)
     assert {f"{block} {kind}" for block, kind in recorder.seen} == {
         f"{b} {k}" for b in BLOCKS for k in ("self", "cross")
     }

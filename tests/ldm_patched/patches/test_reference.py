@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.reference import Reference
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling.guidance import run_options
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 MIDDLE = parse("middle")
 LATENT = draw(9, 1, 4, 6, 8)
@@ -90,7 +90,7 @@ def test_strength_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
     assert torch.equal(run(model), base) and not torch.equal(changed, base)
     assert torch.equal(run(shared), changed) and torch.equal(run(shared.clone()), changed)
     assert not torch.equal(run(attach(model, Reference(LATENT, seed=1))), changed)
-    assert recorder_of(shared).memories == {}
+    assert last_run(shared).memories == {}
 
 
 def calls(*methods: Any) -> list[int]:
@@ -111,22 +111,24 @@ def calls(*methods: Any) -> list[int]:
 
 def test_it_costs_one_call_with_a_row_for_each_side_that_sees_it_and_none_outside_its_window() -> None:
     assert calls() == [2] * STEPS
-    assert calls(Reference(LATENT, address=MIDDLE)) == [1, 2] * STEPS
+    assert calls(Reference(LATENT, where=Where(MIDDLE))) == [1, 2] * STEPS
     assert calls(Reference(LATENT, negative=True)) == [2, 2] * STEPS
-    assert calls(Reference(LATENT, schedule=Schedule(0.0, 0.5))) == [1, 2] * (STEPS // 2) + [2] * (STEPS // 2)
+    assert calls(Reference(LATENT, where=Where(schedule=Schedule(0.0, 0.5)))) == [1, 2] * (STEPS // 2) + [2] * (
+        STEPS // 2
+    )
     assert calls(Reference(LATENT), Reference(LATENT, 1)) == [1, 1, 2] * STEPS
 
 
 def test_window_and_curve() -> None:
-    by_curve = run(attach(patcher(), Reference(LATENT, schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    by_curve = run(attach(patcher(), Reference(LATENT, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert torch.allclose(by_curve, run(attach(patcher(), Reference(LATENT, strength=0.5))))
-    never = attach(patcher(), Reference(LATENT, schedule=Schedule(0.0, 0.0)))
+    never = attach(patcher(), Reference(LATENT, where=Where(schedule=Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
-    assert "never ran, no step of the run lay in its window" in report.text(recorder_of(never))
+    assert "never ran, no step of the run lay in its window" in report.text(last_run(never))
 
 
 def test_two_references_are_one_softmax_in_any_order() -> None:
-    first, second = Reference(LATENT, address=MIDDLE), Reference(draw(8, 1, 4, 8, 8), address=MIDDLE)
+    first, second = Reference(LATENT, where=Where(MIDDLE)), Reference(draw(8, 1, 4, 8, 8), where=Where(MIDDLE))
     x, context = draw(0, 1, 4, 8, 8), draw(1, 1, 7, 16)
     out = [call(attach(attach(patcher(), a), b), x, context, [0]) for a, b in ((first, second), (second, first))]
     scaled = [patcher().model.process_latent_in(one.latent) + SIGMA * one.noise() for one in (first, second)]
@@ -137,17 +139,17 @@ def test_two_references_are_one_softmax_in_any_order() -> None:
 
 def test_it_composes_with_guidance_a_patch_and_sharing() -> None:
     methods = [
-        AttentionPatch("attn1.q", "scale", 0.8, address=MIDDLE),
-        StyleAligned(address=MIDDLE),
-        Reference(LATENT, negative=True, address=MIDDLE),
-        Guidance(SmoothedEnergy(), 1.0, MIDDLE),
+        AttentionPatch("attn1.q", "scale", 0.8, where=Where(MIDDLE)),
+        StyleAligned(where=Where(MIDDLE)),
+        Reference(LATENT, negative=True, where=Where(MIDDLE)),
+        SmoothedGuidance(scale=1.0, where=Where(MIDDLE)),
     ]
     for order in (methods, methods[::-1]):
         model = patcher()
         for method in order:
             model = attach(model, method)
         assert run(model).isfinite().all()
-        text = report.text(recorder_of(model))
+        text = report.text(last_run(model))
         assert f"reference attention on both sides on middle: ran {2 * STEPS} times in 1 of 1 blocks" in text
 
 
@@ -157,6 +159,6 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="strength is nan"):
         Reference(LATENT, strength=math.nan)
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        Reference(LATENT, address=parse("middle cross"))
+        Reference(LATENT, where=Where(parse("middle cross")))
     with pytest.raises(ValueError, match="has 3 latent channels and the picture 4; encode it with the VAE"):
         run(attach(patcher(), Reference(LATENT[:, :3])))

@@ -7,19 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import regions, report, word_mask
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.grid import on_grid
-from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
-from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt, shares
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.grid import on_grid
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods import regional_prompt as regions
+from attention_patchbay.ldm_patched.patches.methods import word_mask
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt, shares
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .models import BLOCKS, STEPS, conditioning, draw, patcher, run, unchanged
+from .models import BLOCKS, STEPS, conditioning, draw, last_run, patcher, run, unchanged
 
 MIDDLE = parse("middle")
 ONES, ZEROS = torch.ones(1, 16, 16), torch.zeros(1, 16, 16)
@@ -116,12 +119,14 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
     with unchanged(model):
         for neutral in (RegionalPrompt((region,), strength=0.0), RegionalPrompt((region,), 1.0), RegionalPrompt(())):
             assert torch.equal(run(attach(model, neutral)), base)
-        assert torch.equal(run(attach(model, RegionalPrompt((region,), schedule=Schedule(0.5, 0.5)))), base)
+        assert torch.equal(
+            run(attach(model, RegionalPrompt((region,), where=Where(schedule=Schedule(0.5, 0.5))))), base
+        )
         mixed = attach(model, RegionalPrompt((region,)))
         changed = run(mixed)
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
     count = len(BLOCKS)
-    assert f"ran {STEPS * count} times in {count} of {count} blocks" in report.text(recorder_of(mixed))
+    assert f"ran {STEPS * count} times in {count} of {count} blocks" in report.text(last_run(mixed))
 
 
 @pytest.mark.parametrize("module", [regions, word_mask])
@@ -152,7 +157,7 @@ def test_two_of_them_and_another_prompt_nest_like_brackets() -> None:
 
 
 def test_it_is_a_value_and_cases_are_refused() -> None:
-    method = RegionalPrompt((Region(OTHER, LEFT),), 0.1, address=MIDDLE)
+    method = RegionalPrompt((Region(OTHER, LEFT),), 0.1, where=Where(MIDDLE))
     assert pickle.loads(pickle.dumps(method)).name == method.name
     with pytest.raises(ValueError, match="give .pictures, height, width"):
         Region(OTHER, torch.ones(4, 4))
@@ -165,4 +170,4 @@ def test_it_is_a_value_and_cases_are_refused() -> None:
     with pytest.raises(ValueError, match=r"masks are for \[2, 3\] pictures"):
         RegionalPrompt((Region(OTHER, ONES.repeat(2, 1, 1)), Region(OTHER, ONES.repeat(3, 1, 1))))
     with pytest.raises(AddressError, match="this is for cross-attention"):
-        RegionalPrompt((), address=parse("self"))
+        RegionalPrompt((), where=Where(parse("self")))

@@ -4,31 +4,33 @@ import json
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.router import SLOT, Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import BLOCKS, IDENTITY, STEPS, ZERO, patcher, run
+from .models import BLOCKS, IDENTITY, STEPS, ZERO, last_run, patcher, run
 
 
 def entries(model: Any) -> list[str]:
     """Return what the report says about each patch and rule."""
-    return [line for line in report.text(recorder_of(model)).split("\n") if line[:2] in ("1.", "2.", "3.")]
+    return [line for line in report.text(last_run(model)).split("\n") if line[:2] in ("1.", "2.", "3.")]
 
 
 def test_the_report_counts_every_call_and_patch() -> None:
     model = attach(attach(patcher(), ZERO), IDENTITY)
     run(model)
-    text = report.text(recorder_of(model))
+    text = report.text(last_run(model))
     assert text.startswith("72 of 80 attention calls took the override: pytorch 72.\n")
     assert entries(model) == [
         "1. zero attn1.out on middle: ran 4 times in 1 of 1 blocks",
         "2. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks",
     ]
-    rows = {(row["block"], row["attention"]): row for row in report.table(recorder_of(model))}
+    rows = {(row["block"], row["attention"]): row for row in report.table(last_run(model))}
     assert list(rows) == [(block, kind) for block in BLOCKS for kind in ("self", "cross")]
     assert all(row["time"].endswith(" %") for row in rows.values() if row["function"] != "none")
     assert rows["middle", "self"] | {"time": ""} == {
@@ -50,31 +52,31 @@ def test_the_report_counts_every_call_and_patch() -> None:
 
 
 def test_the_steps_say_what_ran_in_each() -> None:
-    half = Rule("basic", parse("middle self"), Schedule(0.0, 0.5))
-    model = attach_rule(patcher(), half)
+    half = Rule("basic", Where(parse("middle self"), Schedule(0.0, 0.5)))
+    model = attach(patcher(), half)
     run(model)
-    ran = [(row["step"], row["function"], row["calls"]) for row in report.steps(recorder_of(model))]
+    ran = [(row["step"], row["function"], row["calls"]) for row in report.steps(last_run(model))]
     calls = 2 * len(BLOCKS)
     assert ran[:4] == [(1, "basic", 1), (1, "pytorch", calls - 1), (2, "basic", 1), (2, "pytorch", calls - 1)]
     assert ran[4:] == [(3, "pytorch", calls), (4, "pytorch", calls)]
-    assert all(row["seconds"] > 0 and row["fallbacks"] == 0 for row in report.steps(recorder_of(model)))
+    assert all(row["seconds"] > 0 and row["fallbacks"] == 0 for row in report.steps(last_run(model)))
     assert report.steps(None) == []
-    lines = [row["steps"] for row in report.table(recorder_of(model)) if row["block"] == "middle"]
+    lines = [row["steps"] for row in report.table(last_run(model)) if row["block"] == "middle"]
     assert lines == ["1-2", "3-4", "1-4"]
 
 
 def test_the_table_is_plain() -> None:
-    model = attach_rule(attach(patcher(), ZERO), Rule("sage", parse("middle self")))
+    model = attach(attach(patcher(), ZERO), Rule("sage", Where(parse("middle self"))))
     run(model, steps=1)
-    rows = report.table(recorder_of(model))
+    rows = report.table(last_run(model))
     assert json.loads(json.dumps(rows)) == rows
     assert {tuple(row) for row in rows} == {report.COLUMNS}
 
 
 def test_the_report_tells_why_a_patch_never_ran() -> None:
-    late = AttentionPatch("attn1.out", "zero", address=parse("middle"), schedule=Schedule(0.4, 0.41, "linear"))
+    late = AttentionPatch("attn1.out", "zero", where=Where(parse("middle"), Schedule(0.4, 0.41, "linear")))
     neutral = AttentionPatch("attn1.out", "zero", strength=0.0)
-    silent = AttentionPatch("attn2.out", "zero", address=parse("middle"), schedule=Schedule(curve="0:0"))
+    silent = AttentionPatch("attn2.out", "zero", where=Where(parse("middle"), Schedule(curve="0:0")))
     model = attach(attach(attach(patcher(), late), neutral), silent)
     run(model)
     window = "never ran, no step of the run lay in its window with a strength above 0"
@@ -86,7 +88,7 @@ def test_the_report_tells_why_a_patch_never_ran() -> None:
 
 
 def test_the_report_tells_why_a_rule_never_ran() -> None:
-    model = attach_rule(attach_rule(patcher(), Rule("split", parse("middle"))), Rule("basic"))
+    model = attach(attach(patcher(), Rule("split", Where(parse("middle")))), Rule("basic"))
     run(model)
     assert entries(model) == [
         "1. backend split on middle: never ran, no call was left for it: rules of later nodes or patches that replace "
@@ -96,25 +98,25 @@ def test_the_report_tells_why_a_rule_never_ran() -> None:
 
 
 def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
-    model = attach_rule(patcher(), Rule("basic"))
+    model = attach(patcher(), Rule("basic"))
 
     def foreign(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         return func(*args, **kwargs)
 
     model.model_options["transformer_options"][SLOT] = foreign
     run(model)
-    assert report.text(recorder_of(model)).startswith("0 of 80 attention calls took the override.\n")
+    assert report.text(last_run(model)).startswith("0 of 80 attention calls took the override.\n")
     assert entries(model) == ["1. backend basic on all: never ran, another node took the attention override after it"]
 
 
 def test_the_report_starts_again_with_every_run() -> None:
     model = attach(patcher(), ZERO)
-    assert "sample with this model first" in report.text(recorder_of(model))
+    assert "sample with this model first" in report.text(last_run(model))
     for _ in range(2):
         run(model)
-        assert "ran 4 times" in report.text(recorder_of(model))
+        assert "ran 4 times" in report.text(last_run(model))
 
 
 def test_the_report_of_an_untouched_model_says_so() -> None:
-    assert report.text(recorder_of(patcher())) == report.NOTHING
+    assert report.text(last_run(patcher())) == report.NOTHING
     assert report.table(None) == []

@@ -11,18 +11,19 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.reweighting import WordWeight
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.stack import CONTEXT
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.tools.demo.evaluate import paint
 from attention_patchbay.tools.demo.judge import look
 
 from .maps import applied, attend, layer, maps, options
-from .models import BLOCKS, STEPS, draw, patcher, run, unchanged
+from .models import BLOCKS, STEPS, draw, last_run, patcher, run, unchanged
 
 NEGATIVE_FIRST = options(1, 0)
 
@@ -82,12 +83,12 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
 
 
 def test_the_window_and_the_curve() -> None:
-    never = attach(patcher(), WordWeight((2,), 0.0, 7, schedule=Schedule(0.0, 0.0)))
+    never = attach(patcher(), WordWeight((2,), 0.0, 7, where=Where(schedule=Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
-    half = attach(patcher(), WordWeight((2,), 0.0, 7, schedule=Schedule(0.0, 0.5)))
+    half = attach(patcher(), WordWeight((2,), 0.0, 7, where=Where(schedule=Schedule(0.0, 0.5))))
     run(half)
-    assert f"ran {STEPS // 2 * len(BLOCKS)} times in {len(BLOCKS)} of" in report.text(recorder_of(half))
-    curved = run(attach(patcher(), WordWeight((2,), 0.0, 7, schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    assert f"ran {STEPS // 2 * len(BLOCKS)} times in {len(BLOCKS)} of" in report.text(last_run(half))
+    curved = run(attach(patcher(), WordWeight((2,), 0.0, 7, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert torch.allclose(curved, run(attach(patcher(), WordWeight((2,), 0.5, 7))), atol=1e-5)
 
 
@@ -102,7 +103,7 @@ def test_weights_multiply_in_either_order_and_run_inside_another_patch() -> None
 
 
 def test_it_is_a_value_that_refuses_wrong_settings() -> None:
-    method = WordWeight((2, 3), 1.5, 7, 0.5, parse("middle"), Schedule(0.0, 0.5))
+    method = WordWeight((2, 3), 1.5, 7, 0.5, Where(parse("middle"), Schedule(0.0, 0.5)))
     assert pickle.loads(pickle.dumps(method)) == method
     assert method.name == "word weight 1.5 of tokens 2, 3 x 0.5 on middle 0-50%"
     wrong: list[tuple[dict[str, Any], str]] = [

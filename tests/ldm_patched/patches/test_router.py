@@ -8,15 +8,17 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import attention_basic, optimized_attention
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.recorder import KEY, Entry, Recorder
-from attention_patchbay.ldm_patched.patches.router import BACKENDS, SLOT, Route, Router, Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Route, Router
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
+from attention_patchbay.ldm_patched.patches.routing.rule import BACKENDS, Rule
 
-from .models import BLOCKS, STEPS, calls, draw, patcher, run
+from .models import BLOCKS, STEPS, calls, draw, last_run, patcher, run
 
 
 def test_a_foreign_override_stays_at_the_end_of_the_chain() -> None:
@@ -28,7 +30,7 @@ def test_a_foreign_override_stays_at_the_end_of_the_chain() -> None:
 
     model = patcher()
     model.model_options["transformer_options"][SLOT] = foreign
-    routed = attach_rule(attach_rule(model, Rule("basic", parse("middle"))), Rule("split", parse("output cross")))
+    routed = attach(attach(model, Rule("basic", Where(parse("middle")))), Rule("split", Where(parse("output cross"))))
     base = run(patcher())
     assert (run(routed) - base).abs().max() < 1e-4 * base.abs().max()
     assert len(seen) == STEPS * (2 * len(BLOCKS) - 2 - 6)
@@ -39,7 +41,7 @@ def test_a_foreign_override_stays_at_the_end_of_the_chain() -> None:
 
 
 def test_a_later_rule_refines_an_earlier_one() -> None:
-    model = attach_rule(attach_rule(patcher(), Rule("split")), Rule("basic", parse("output:2 self")))
+    model = attach(attach(patcher(), Rule("split")), Rule("basic", Where(parse("output:2 self"))))
     run(model)
     counted = calls(model)
     assert counted.pop(("output:2", "self", "basic")) == STEPS
@@ -48,14 +50,14 @@ def test_a_later_rule_refines_an_earlier_one() -> None:
 
 
 def test_rules_hold_inside_a_replaced_attention() -> None:
-    half = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("middle"))
-    model = attach(attach_rule(patcher(), Rule("split", parse("middle self"))), half)
+    half = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("middle")))
+    model = attach(attach(patcher(), Rule("split", Where(parse("middle self")))), half)
     run(model)
     assert calls(model)["middle", "self", "split"] == STEPS
 
 
 def test_a_rule_keeps_to_its_window() -> None:
-    model = attach_rule(patcher(), Rule("basic", parse("all"), Schedule(0.0, 0.5)))
+    model = attach(patcher(), Rule("basic", Where(parse("all"), Schedule(0.0, 0.5))))
     run(model, steps=6)
     counted = calls(model)
     assert 0 < counted["middle", "self", "basic"] < 6
@@ -65,20 +67,20 @@ def test_a_rule_keeps_to_its_window() -> None:
 @pytest.mark.parametrize("backend", ["auto", "basic", "sub_quad", "split", "pytorch"])
 def test_every_exact_function_gives_the_same_latents(backend: str) -> None:
     base = run(patcher())
-    out = run(attach_rule(patcher(), Rule(backend)))
+    out = run(attach(patcher(), Rule(backend)))
     assert (out - base).abs().max() < 1e-4 * base.abs().max()
 
 
 def test_a_function_that_cannot_run_falls_back_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    model = attach_rule(patcher(), Rule("sage"))
+    model = attach(patcher(), Rule("sage"))
     with caplog.at_level(logging.WARNING):
         out = run(model)
     assert torch.equal(out, run(patcher()))
     assert len(caplog.records) == 1
     assert "sage: sageattention is not installed" in caplog.text
     assert "Running pytorch instead" in caplog.text
-    assert {row["note"] for row in report.table(recorder_of(model))} == {"instead of sage"}
-    assert "80 fell back" in report.text(recorder_of(model))
+    assert {row["note"] for row in report.table(last_run(model))} == {"instead of sage"}
+    assert "80 fell back" in report.text(last_run(model))
 
 
 def test_an_unknown_function_is_refused_before_sampling() -> None:
@@ -88,7 +90,7 @@ def test_an_unknown_function_is_refused_before_sampling() -> None:
 
 def test_a_rule_for_blocks_the_model_lacks_is_refused() -> None:
     with pytest.raises(AddressError, match="no block 'output:11'"):
-        attach_rule(patcher(), Rule("basic", parse("output:11")))
+        attach(patcher(), Rule("basic", Where(parse("output:11"))))
 
 
 def test_the_router_has_no_container_function() -> None:
@@ -166,7 +168,7 @@ def test_a_rule_asks_for_each_call_whether_its_function_can_run_it(caplog: pytes
 
 
 def test_a_fallback_is_said_again_in_the_next_run(caplog: pytest.LogCaptureFixture) -> None:
-    model = attach_rule(patcher(), Rule("sage3", parse("middle")))
+    model = attach(patcher(), Rule("sage3", Where(parse("middle"))))
     with caplog.at_level(logging.WARNING):
         run(model, steps=1)
         run(model, steps=1)
@@ -175,7 +177,7 @@ def test_a_fallback_is_said_again_in_the_next_run(caplog: pytest.LogCaptureFixtu
 
 def test_a_rule_for_all_kinds_holds_where_the_kind_is_unknown() -> None:
     for text, name in (("middle", "basic"), ("middle self", "pytorch")):
-        model = attach_rule(patcher(), Rule("basic", parse(text)))
+        model = attach(patcher(), Rule("basic", Where(parse(text))))
         for patches in model.model_options["transformer_options"]["patches"].values():
             patches.clear()
         run(model, steps=1)
@@ -184,5 +186,5 @@ def test_a_rule_for_all_kinds_holds_where_the_kind_is_unknown() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_rule_is_a_value(backend: str) -> None:
-    rule = Rule(backend, parse("input:3-, !m cross"), Schedule(0.1, 0.5))
+    rule = Rule(backend, Where(parse("input:3-, !m cross"), Schedule(0.1, 0.5)))
     assert pickle.loads(pickle.dumps(rule)) == rule

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from attention_patchbay.ldm_patched.patches.router import BACKENDS, Rule
-from attention_patchbay.ldm_patched.patches.rules import RuleError, parse_rules, rules_text
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import Address, Term, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import Address, Term, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.routing.rule import BACKENDS, Rule
+from attention_patchbay.ldm_patched.patches.routing.rules import RuleError, parse_rules, rules_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,16 +20,16 @@ SHARED = json.loads((Path(__file__).parents[2] / "data" / "rules.json").read_tex
 def test_the_rules_of_a_text_come_in_its_order() -> None:
     rules = parse_rules("input:4-8 self 0-50% -> sage; output !self -> pytorch  # comment -> auto\n\n* -> Auto;")
     assert rules == (
-        Rule("sage", parse("input:4-8 self"), Schedule(0.0, 0.5)),
-        Rule("pytorch", parse("output cross")),
-        Rule("auto", Address()),
+        Rule("sage", Where(parse("input:4-8 self"), Schedule(0.0, 0.5))),
+        Rule("pytorch", Where(parse("output cross"))),
+        Rule("auto", Where(Address())),
     )
     assert parse_rules("") == parse_rules(" \n# nothing\n;;") == ()
 
 
 def test_a_window_is_no_range_of_blocks() -> None:
     (rule,) = parse_rules("i4-8, 12.5-50%, o3 -> split")
-    assert rule == Rule("split", parse("input:4-8, output:3"), Schedule(0.125, 0.5))
+    assert rule == Rule("split", Where(parse("input:4-8, output:3"), Schedule(0.125, 0.5)))
     assert parse_rules("100-100% * -> basic")[0].schedule == Schedule(1.0, 1.0)
 
 

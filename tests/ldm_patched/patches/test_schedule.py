@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.schedule import Schedule, parse_curve, percent_of
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule, parse_curve, percent_of
 from attention_patchbay.ldm_patched.sampling.model_sampling import discrete_sampling
 from hypothesis import given
 from hypothesis import strategies as st

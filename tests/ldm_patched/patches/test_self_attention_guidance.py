@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.self_attention_guidance import SelfAttentionGuidance, degraded, looked_at
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import (
+    SelfAttentionGuidance,
+    degraded,
+    looked_at,
+)
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.cond_batch import calc_cond_batch
 
-from .models import STEPS, conditioning, draw, patcher, run, unchanged
+from .models import STEPS, conditioning, draw, last_run, patcher, run, unchanged
 from .test_guidance import by_hand
 
 MIDDLE = parse("middle")
@@ -92,7 +97,7 @@ def test_the_guided_prediction_is_the_formula() -> None:
 
 @pytest.mark.parametrize(("cfg", "sides"), [(4.0, [[1, 0], [1]]), (1.0, [[0], [0]])])
 def test_methods_of_the_positive_side_know_which_side_the_extra_call_predicts(cfg: float, sides: list) -> None:
-    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    model = attach(patcher(), SelfAttentionGuidance(1.0, where=Where(MIDDLE)))
     seen: list[list[int]] = []
 
     def note(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
@@ -106,30 +111,30 @@ def test_methods_of_the_positive_side_know_which_side_the_extra_call_predicts(cf
 
 
 def test_separate_calls_of_the_sides_give_what_one_call_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    model = attach(patcher(), SelfAttentionGuidance(1.0, where=Where(MIDDLE)))
     joint = run(model)
     monkeypatch.setattr("attention_patchbay.ldm_patched.sampling.cond_batch._can_join", lambda a, b: a is b)
     assert torch.allclose(run(model), joint, rtol=1e-4, atol=1e-3)
 
 
 def test_the_maps_are_forgotten_after_their_step() -> None:
-    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    model = attach(patcher(), SelfAttentionGuidance(1.0, where=Where(MIDDLE)))
     kept: list[dict[str, Any]] = []
     model.set_model_sampler_post_cfg_function(
-        lambda args: kept.append(dict(recorder_of(model).memory(1))) or args["denoised"]
+        lambda args: kept.append(dict(last_run(model).memory(1))) or args["denoised"]
     )
     run(model)
     assert kept == [{}] * STEPS
 
 
 def test_without_a_negative_side_the_positive_one_is_degraded() -> None:
-    model = attach(patcher(), SelfAttentionGuidance(1.0, address=MIDDLE))
+    model = attach(patcher(), SelfAttentionGuidance(1.0, where=Where(MIDDLE)))
     noise = draw(0, 1, 4, 8, 8)
     prompts = conditioning(1), conditioning(2)
     out = samplers.sample(model, noise, *prompts, 1.0, 2, "euler", "normal", 1.0, seed=0)
     base = samplers.sample(patcher(), noise, *prompts, 1.0, 2, "euler", "normal", 1.0, seed=0)
     assert not torch.equal(out, base)
-    assert list(recorder_of(model).memories) == []  # released after the run
+    assert list(last_run(model).memories) == []  # released after the run
 
 
 def test_scale_0_and_no_window_are_bit_equal_and_the_input_model_is_left_alone() -> None:
@@ -137,19 +142,21 @@ def test_scale_0_and_no_window_are_bit_equal_and_the_input_model_is_left_alone()
     base = run(model)
     with unchanged(model):
         assert torch.equal(run(attach(model, SelfAttentionGuidance(0.0))), base)
-        assert torch.equal(run(attach(model, SelfAttentionGuidance(1.0, schedule=Schedule(0.5, 0.5)))), base)
-        guided = attach(model, SelfAttentionGuidance(1.0, address=MIDDLE))
+        assert torch.equal(
+            run(attach(model, SelfAttentionGuidance(1.0, where=Where(schedule=Schedule(0.5, 0.5))))), base
+        )
+        guided = attach(model, SelfAttentionGuidance(1.0, where=Where(MIDDLE)))
         changed = run(guided)
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
     assert torch.equal(run(guided), changed)
-    assert f"ran {STEPS} times in 1 of 1 blocks" in report.text(recorder_of(guided))
+    assert f"ran {STEPS} times in 1 of 1 blocks" in report.text(last_run(guided))
 
 
 def test_it_costs_one_call_a_step_beside_the_other_guidances() -> None:
     model = patcher()
-    for method in (SelfAttentionGuidance(1.0, address=MIDDLE), Guidance(Perturbed(), 1.0, MIDDLE)):
+    for method in (SelfAttentionGuidance(1.0, where=Where(MIDDLE)), PerturbedGuidance(scale=1.0, where=Where(MIDDLE))):
         model = attach(model, method)
-    model = attach(model, Guidance(SmoothedEnergy(), 1.0, MIDDLE))
+    model = attach(model, SmoothedGuidance(scale=1.0, where=Where(MIDDLE)))
     calls = []
 
     def count(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
@@ -159,7 +166,7 @@ def test_it_costs_one_call_a_step_beside_the_other_guidances() -> None:
     model.set_model_unet_function_wrapper(count)
     run(model)
     assert len(calls) == 4 * STEPS
-    assert "never ran" not in report.text(recorder_of(model))
+    assert "never ran" not in report.text(last_run(model))
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
@@ -169,4 +176,4 @@ def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
         with pytest.raises(ValueError, match=f"{reason} is"):
             SelfAttentionGuidance(*wrong)
     with pytest.raises(AddressError, match="this is for self-attention"):
-        SelfAttentionGuidance(address=parse("all cross"))
+        SelfAttentionGuidance(where=Where(parse("all cross")))

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach_rule, attach_sentinel, recorder_of
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.sentinel import Sentinel, exact, finite
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel, exact, finite
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 MIDDLE = parse("middle self")
 
@@ -41,14 +42,14 @@ def broken(request: pytest.FixtureRequest) -> Any:
 
 def test_a_spoiled_call_is_repaired_and_the_block_stays_exact(broken: list) -> None:
     base = run(patcher())
-    model = attach_sentinel(attach_rule(patcher(), Rule("basic", MIDDLE)), Sentinel())
+    model = attach(attach(patcher(), Rule("basic", MIDDLE)), Sentinel())
     out = run(model)
     assert (out - base).abs().max() < 1e-5 * base.abs().max()
     assert len(broken) == 3  # two good calls, the spoiled one, and none after it
-    text = report.text(recorder_of(model))
+    text = report.text(last_run(model))
     assert "Not finite in middle self at step 3 on basic, 1 times: split in float32 from there on." in text
     assert f"NaN guard repair on all: ran {10 * 2 * STEPS - 1} times in 10 of 10 blocks" in text
-    rows = [row for row in report.table(recorder_of(model)) if row["block"] == "middle" and row["attention"] == "self"]
+    rows = [row for row in report.table(last_run(model)) if row["block"] == "middle" and row["attention"] == "self"]
     assert [(row["function"], row["calls"], row["steps"]) for row in rows] == [
         ("basic", 3, "1-3"),
         ("split in float32", 1, "4"),
@@ -56,24 +57,24 @@ def test_a_spoiled_call_is_repaired_and_the_block_stays_exact(broken: list) -> N
 
 
 def test_the_next_run_begins_anew(broken: list) -> None:
-    model = attach_sentinel(attach_rule(patcher(), Rule("basic", MIDDLE)), Sentinel())
+    model = attach(attach(patcher(), Rule("basic", MIDDLE)), Sentinel())
     run(model)
     run(model)
-    assert len(broken) == 3 + STEPS and "Not finite" not in report.text(recorder_of(model))
+    assert len(broken) == 3 + STEPS and "Not finite" not in report.text(last_run(model))
 
 
 def test_check_reports_and_changes_nothing(broken: list) -> None:
-    model = attach_sentinel(attach_rule(patcher(), Rule("basic", MIDDLE)), Sentinel("check"))
+    model = attach(attach(patcher(), Rule("basic", MIDDLE)), Sentinel("check"))
     assert not finite(run(model))
-    assert "at step 3 on basic, 1 times: left as it is" in report.text(recorder_of(model))
+    assert "at step 3 on basic, 1 times: left as it is" in report.text(last_run(model))
 
 
 def test_inputs_that_are_not_finite_are_no_fault_of_the_function() -> None:
     model = patcher()
     model.set_model_attn1_patch(lambda n, context, value, options: (n * math.nan, context, value))
-    guarded = attach_sentinel(model, Sentinel(address=parse("input:1 self")))
+    guarded = attach(model, Sentinel(where=Where(parse("input:1 self"))))
     run(guarded, steps=1)
-    assert "on pytorch, 1 times: the inputs were not finite already" in report.text(recorder_of(guarded))
+    assert "on pytorch, 1 times: the inputs were not finite already" in report.text(last_run(guarded))
 
 
 def test_off_and_a_sound_run_are_bit_equal_and_the_input_model_is_left_alone() -> None:
@@ -81,17 +82,17 @@ def test_off_and_a_sound_run_are_bit_equal_and_the_input_model_is_left_alone() -
     base = run(model)
     with unchanged(model):
         for mode in ("repair", "check", "off"):
-            assert torch.equal(run(attach_sentinel(model, Sentinel(mode))), base)
-    off = attach_sentinel(attach_sentinel(model, Sentinel()), Sentinel("off"))
+            assert torch.equal(run(attach(model, Sentinel(mode))), base)
+    off = attach(attach(model, Sentinel()), Sentinel("off"))
     run(off)
-    assert "NaN guard off on all: never ran, its settings change nothing" in report.text(recorder_of(off))
+    assert "NaN guard off on all: never ran, its settings change nothing" in report.text(last_run(off))
 
 
 def test_only_the_addressed_attentions_are_watched(broken: list) -> None:
-    model = attach_rule(patcher(), Rule("basic", MIDDLE))
-    assert not finite(run(attach_sentinel(model, Sentinel(address=parse("input, middle cross")))))
+    model = attach(patcher(), Rule("basic", MIDDLE))
+    assert not finite(run(attach(model, Sentinel(where=Where(parse("input, middle cross"))))))
     broken.clear()
-    assert finite(run(attach_sentinel(model, Sentinel(address=parse("middle")))))
+    assert finite(run(attach(model, Sentinel(where=Where(parse("middle"))))))
 
 
 def test_the_repair_is_attention_in_float32() -> None:
@@ -108,4 +109,4 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown mode 'fix'; choose one of repair, check, off"):
         Sentinel("fix")
     with pytest.raises(AddressError, match="no block 'input:9'"):
-        attach_sentinel(patcher(), Sentinel(address=parse("input:9")))
+        attach(patcher(), Sentinel(where=Where(parse("input:9"))))

@@ -11,12 +11,13 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.demo.captions import PLACES, SHAPES, Thing, draw_captions
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.block_scaling import BlockScale
-from attention_patchbay.ldm_patched.patches.block_skip import BlockSkip
-from attention_patchbay.ldm_patched.patches.reference import Reference
-from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
+from attention_patchbay.ldm_patched.patches.methods.block_skip import BlockSkip
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
+from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.tools.demo.evaluate import Pictures, adherence, paint
 from attention_patchbay.tools.demo.picture import RGB, draw
 
@@ -48,7 +49,7 @@ def test_skipping_the_self_attention_of_the_finest_blocks_makes_fewer_pictures_r
     captions = draw_captions(20, 5)
 
     def right(strength: float) -> int:
-        skip = BlockSkip("self", strength, parse("output:2-3"))
+        skip = BlockSkip("self", strength, Where(parse("output:2-3")))
         return adherence(captions, painted(demo, captions, skip, cfg=1.0))["all"]["right"]  # type: ignore[no-any-return]
 
     whole, skipped = right(0.0), right(1.0)

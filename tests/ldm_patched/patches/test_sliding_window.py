@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow, windows
-from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance, windows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,8 +42,8 @@ def test_the_result_is_the_average_over_the_windows() -> None:
 
 def test_a_window_of_the_whole_picture_guides_nowhere() -> None:
     base = run(patcher())
-    whole = run(attach(patcher(), Guidance(SlidingWindow(1.0), 3.0, parse("middle, input:3"))))
-    half = run(attach(patcher(), Guidance(SlidingWindow(0.5), 3.0, parse("middle, input:3"))))
+    whole = run(attach(patcher(), SlidingWindowGuidance(scale=3.0, where=Where(parse("middle, input:3")), size=1.0)))
+    half = run(attach(patcher(), SlidingWindowGuidance(scale=3.0, where=Where(parse("middle, input:3")), size=0.5)))
     assert (whole - base).abs().max() < 1e-5 * base.abs().max()
     assert (half - base).abs().max() > 1e-3 * base.abs().max()
 

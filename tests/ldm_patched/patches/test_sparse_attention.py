@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.context import ContextPatch
-from attention_patchbay.ldm_patched.patches.entmax import entmax15, sparsemax
-from attention_patchbay.ldm_patched.patches.gate import Gate
-from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance, NormalizedLayer
-from attention_patchbay.ldm_patched.patches.recorder import Entry
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.sparse_attention import SparseAttention, SparseLayer, sparse_change
-from attention_patchbay.ldm_patched.patches.targets import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.entmax import entmax15, sparsemax
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention, sparse_change
+from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,13 +146,15 @@ def test_scale_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
         assert torch.equal(run(attach(model, SparseAttention(0.0))), base)
         changed = run(attach(model, SparseAttention(2.0)))
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
-    window = run(attach(model, SparseAttention(2.0, schedule=Schedule(0.5, 0.5))))
+    window = run(attach(model, SparseAttention(2.0, where=Where(schedule=Schedule(0.5, 0.5)))))
     assert torch.equal(window, base)
 
 
 def test_it_composes_with_a_patch_of_the_same_attention() -> None:
-    flat = AttentionPatch("attn2.k", "zero", address=MIDDLE)  # all scores are 0: sparse and dense weights are equal
-    both = run(attach(attach(patcher(), flat), SparseAttention(2.0, address=MIDDLE)))
+    flat = AttentionPatch(
+        "attn2.k", "zero", where=Where(MIDDLE)
+    )  # all scores are 0: sparse and dense weights are equal
+    both = run(attach(attach(patcher(), flat), SparseAttention(2.0, where=Where(MIDDLE))))
     base = run(attach(patcher(), flat))
     assert (both - base).abs().max() < 1e-5 * base.abs().max()
 
@@ -165,4 +167,4 @@ def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="choose one of entmax, sparsemax"):
         SparseAttention(1.0, "softmax")
     with pytest.raises(AddressError, match="this is for cross-attention"):
-        SparseAttention(1.0, address=parse("middle self"))
+        SparseAttention(1.0, where=Where(parse("middle self")))

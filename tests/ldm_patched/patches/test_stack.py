@@ -8,19 +8,19 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, attach_rule, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.grid import piece_grid
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.hook import Around, Hook, Host
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.stack import Stack, push, uncover
-from attention_patchbay.ldm_patched.patches.targets import Address, BlockId, parse
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import Address, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.stack import Stack, push, uncover
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import BLOCKS, HALF, IDENTITY, STEPS, calls, patcher, run
+from .models import BLOCKS, HALF, IDENTITY, STEPS, calls, last_run, patcher, run
 
 HERE = BlockId("input", 3, 1)
 
@@ -136,7 +136,7 @@ def test_a_later_patch_of_the_whole_block_runs_in_a_sampling_run() -> None:
     both = guided(attach(patcher(), HALF), seen)
     out = run(both)
     assert seen == [0, 1] * STEPS
-    assert sum(recorder_of(both).patched.values()) == 2 * STEPS
+    assert sum(last_run(both).patched.values()) == 2 * STEPS
     # half of v and half of v: the same as v alone, which is the whole of the identity
     assert (out - run(attach(patcher(), IDENTITY))).abs().max() < 1e-4
 
@@ -180,11 +180,11 @@ def test_a_slot_that_was_taken_over_is_taken_back() -> None:
     for index in (0, 1):
         model.set_model_attn1_replace(lambda q, k, v, extra_options: v * 2.0, "input", 3, index)
     assert torch.equal(run(model), run(attach(patcher(), IDENTITY)))
-    assert "1. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks" in report.text(recorder_of(model))
+    assert "1. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks" in report.text(last_run(model))
 
 
 def test_stacks_of_one_model_differ_only_where_they_are() -> None:
-    patch = AttentionPatch("attn1.out", "identity", strength=0.5, address=parse("all"))
+    patch = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("all")))
     model = attach(patcher(), patch)
     stacks = model.model_options["transformer_options"]["patches_replace"]["attn1"]
     assert len(stacks) == 10
@@ -273,7 +273,7 @@ def test_patches_of_one_slot_call_each_other_in_the_order_of_the_graph(kind: str
     one = torch.ones(1, 1, 1)
     out = stack(one, one, one, {"block": ("middle", 0), "block_index": 0})
     assert out.item() == 30.0 and given[0].item() == 30.0 and given[1].item() == 4.0
-    assert "never ran" not in report.text(recorder_of(model))
+    assert "never ran" not in report.text(last_run(model))
 
 
 @pytest.mark.parametrize("pair_first", [True, False])
@@ -297,7 +297,7 @@ def test_ours_run_around_foreign_patches_of_both_address_lengths(pair_first: boo
     run(model, steps=1)
     assert seen == [("pair", 0), ("triple", 1)]
     assert log == [("mine", HERE), ("/mine", HERE)]
-    assert "ran 2 times in 2 of 2 blocks" in report.text(recorder_of(model))
+    assert "ran 2 times in 2 of 2 blocks" in report.text(last_run(model))
 
 
 def test_rules_hold_inside_foreign_patches_and_stacks() -> None:
@@ -310,7 +310,7 @@ def test_rules_hold_inside_foreign_patches_and_stacks() -> None:
         if early:
             model.set_model_attn1_replace(foreign, "input", 3)
             model.set_model_attn2_replace(foreign, "middle", 0, 0)
-        model = attach_rule(attach(model, half), Rule("basic", parse("all, !output")))
+        model = attach(attach(model, half), Rule("basic", Where(parse("all, !output"))))
         if not early:
             model.set_model_attn1_replace(foreign, "input", 3)
             model.set_model_attn2_replace(foreign, "middle", 0, 0)
@@ -322,7 +322,7 @@ def test_rules_hold_inside_foreign_patches_and_stacks() -> None:
         }
         assert calls(model) == wanted
         assert f"ran {len(BLOCKS) * STEPS} times in {len(BLOCKS)} of {len(BLOCKS)} blocks" in report.text(
-            recorder_of(model)
+            last_run(model)
         )
 
 
@@ -341,15 +341,17 @@ def test_a_foreign_patch_that_takes_the_place_of_a_stack_gets_inside_it() -> Non
     twice = attach(after, HALF)  # a later one of ours is put on what took the place
     assert torch.equal(run(twice), run(attach(attach(before, HALF), HALF)))
     assert torch.equal(run(after), expected)
-    guided = attach(after, Guidance(Perturbed(), 1.0, parse("input:3")))
-    assert torch.equal(run(guided), run(attach(attach(before, HALF), Guidance(Perturbed(), 1.0, parse("input:3")))))
+    guided = attach(after, PerturbedGuidance(scale=1.0, where=Where(parse("input:3"))))
+    assert torch.equal(
+        run(guided), run(attach(attach(before, HALF), PerturbedGuidance(scale=1.0, where=Where(parse("input:3")))))
+    )
 
 
 def test_queries_that_were_cut_into_tiles_alone_are_tiled_for_every_layer() -> None:
     """ComfyUI's HyperTile cuts the queries only; attention functions then read the keys in the batch of the queries."""
     log: list[str] = []
     q, x = torch.randn(4, 16, 8), torch.randn(1, 64, 8)
-    weak = Guidance(Perturbed()).weakening
+    weak = PerturbedGuidance().weakening
     options = {"n_heads": 2}
     stack = push({}, HERE, Log("layer", log), optimized_attention)
     whole = optimized_attention(q, x, x + 1, 2) * 2

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.recorder import Call, Recorder
-from attention_patchbay.ldm_patched.patches.stopwatch import GpuSpan, since, start
+from attention_patchbay.ldm_patched.patches.record.run import Call
+from attention_patchbay.ldm_patched.patches.record.stopwatch import GpuSpan, since, start
 
 CALL = Call(None, "self", "basic")
 

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned, normalised
-from attention_patchbay.ldm_patched.patches.targets import BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned, normalised
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .models import STEPS, conditioning, draw, patcher, unchanged
+from .models import STEPS, conditioning, draw, last_run, patcher, unchanged
 
 MIDDLE = parse("middle")
 HEADS = 4
@@ -75,7 +76,7 @@ def test_normalising_keeps_what_has_the_style_and_a_small_dtype() -> None:
 
 
 def test_each_side_follows_its_own_first_row_in_any_order_of_the_calls() -> None:
-    model = attach(patcher(), StyleAligned(address=MIDDLE))
+    model = attach(patcher(), StyleAligned(where=Where(MIDDLE)))
     layer = model.model_options["transformer_options"]["patches_replace"]["attn1"][BlockId("middle", 0)].layers[0]
     q, k, v = (draw(i, 6, 9, 16) for i in range(3))
     options = {"block": ("middle", 0), "block_index": 0}
@@ -110,17 +111,17 @@ def test_strength_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
 
 
 def test_window_and_curve() -> None:
-    never = attach(patcher(), StyleAligned(schedule=Schedule(0.0, 0.0)))
+    never = attach(patcher(), StyleAligned(where=Where(schedule=Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
-    by_curve = run(attach(patcher(), StyleAligned(schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    by_curve = run(attach(patcher(), StyleAligned(where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert torch.allclose(by_curve, run(attach(patcher(), StyleAligned(strength=0.5))))
-    half = attach(patcher(), StyleAligned(address=MIDDLE, schedule=Schedule(0.0, 0.5)))
+    half = attach(patcher(), StyleAligned(where=Where(MIDDLE, Schedule(0.0, 0.5))))
     run(half)
-    assert f"style aligned on middle 0-50%: ran {STEPS // 2} times" in report.text(recorder_of(half))
+    assert f"style aligned on middle 0-50%: ran {STEPS // 2} times" in report.text(last_run(half))
 
 
 def test_composed_with_an_identity_the_outer_one_decides() -> None:
-    style, identity = StyleAligned(address=MIDDLE), AttentionPatch("attn1.out", "identity", 1.0, 0.5, MIDDLE)
+    style, identity = StyleAligned(where=Where(MIDDLE)), AttentionPatch("attn1.out", "identity", 1.0, 0.5, MIDDLE)
     outer = attach(attach(patcher(), style), identity)
     stack = outer.model_options["transformer_options"]["patches_replace"]["attn1"][BlockId("middle", 0)]
     q, k, v = (draw(i, 3, 9, 16) for i in range(3))
@@ -137,4 +138,4 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="strength is nan"):
         StyleAligned(strength=math.nan)
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        StyleAligned(address=parse("middle cross"))
+        StyleAligned(where=Where(parse("middle cross")))

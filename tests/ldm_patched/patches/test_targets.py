@@ -4,7 +4,8 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
-from attention_patchbay.ldm_patched.patches.targets import Address, AddressError, Term, model_blocks, parse, select
+from attention_patchbay.ldm_patched.patches.addressing.address import Address, AddressError, Term, parse
+from attention_patchbay.ldm_patched.patches.addressing.blocks import model_blocks, select
 from hypothesis import given
 from hypothesis import strategies as st
 

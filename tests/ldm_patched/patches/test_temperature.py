@@ -7,19 +7,19 @@ import pickle
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.downsampling import KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.temperature import AttentionTemperature
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
 from torch import Tensor
 
 from .layers import HEADS, layers, near, options, tokens
-from .models import STEPS, patcher, run, unchanged
+from .models import STEPS, last_run, patcher, run, unchanged
 from .test_downsampling import cells
 
 
@@ -91,7 +91,7 @@ def test_it_composes_with_other_layers_in_both_orders() -> None:
     first = [cell[0] for cell in cells((4, 6), 2)]
     for order in ((KeyValueDownsampling(2), warm), (warm, KeyValueDownsampling(2))):
         assert near(layers(*order)(q, k, v, options(4, 6)), by_hand(q, k[:, first], v[:, first], 1 / 0.7))
-    guidance = Guidance(Perturbed(), 2.0, parse("middle"))
+    guidance = PerturbedGuidance(scale=2.0, where=Where(parse("middle")))
     one = run(attach(attach(patcher(), guidance), warm))
     assert torch.equal(one, run(attach(attach(patcher(), warm), guidance)))
 
@@ -99,34 +99,34 @@ def test_it_composes_with_other_layers_in_both_orders() -> None:
 def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> None:
     model = patcher()
     base = run(model)
-    neutral = [AttentionTemperature(), AttentionTemperature(1.0, 64, 64, parse("all cross"))]
+    neutral = [AttentionTemperature(), AttentionTemperature(1.0, 64, 64, Where(parse("all cross")))]
     with unchanged(model):
         changed = run(attach(model, AttentionTemperature(0.5)))
         for value in neutral:
             assert value.neutral and torch.equal(run(attach(model, value)), base)
     assert torch.equal(run(model), base) and not torch.equal(changed, base)
-    value = AttentionTemperature(0.5, 64, 32, parse("middle self"))
+    value = AttentionTemperature(0.5, 64, 32, Where(parse("middle self")))
     assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_it_acts_on_the_kinds_of_its_address() -> None:
     for address, name, count in (("middle", "self", 2), ("middle self", "self", 1), ("middle cross", "cross", 1)):
-        model = attach(patcher(), AttentionTemperature(0.5, address=parse(address)))
+        model = attach(patcher(), AttentionTemperature(0.5, where=Where(parse(address))))
         run(model)
-        rows = {
-            row["attention"]: row["patches"] for row in report.table(recorder_of(model)) if row["block"] == "middle"
-        }
+        rows = {row["attention"]: row["patches"] for row in report.table(last_run(model)) if row["block"] == "middle"}
         assert rows[name] == f"temperature 0.5 on {address} x{count * STEPS}"
-        assert f"ran {count * STEPS} times" in report.text(recorder_of(model))
+        assert f"ran {count * STEPS} times" in report.text(last_run(model))
 
 
 def test_the_curve_blends_the_factor_from_1_inside_the_window() -> None:
     q, k, v = tokens(4, 6)
-    half = layers(AttentionTemperature(3.0, 16, 16, schedule=Schedule(curve="0:0.5")))(q, k, v, options(4, 6))
+    half = layers(AttentionTemperature(3.0, 16, 16, where=Where(schedule=Schedule(curve="0:0.5"))))(
+        q, k, v, options(4, 6)
+    )
     assert near(half, by_hand(q, k, v, (1 + math.sqrt(math.log(24, 4))) / 2 / 2))
-    model = attach(patcher(), AttentionTemperature(0.5, address=parse("middle self"), schedule=Schedule(0.0, 0.5)))
+    model = attach(patcher(), AttentionTemperature(0.5, where=Where(parse("middle self"), Schedule(0.0, 0.5))))
     run(model)
-    assert f"ran {STEPS // 2} times in 1 of 1 blocks" in report.text(recorder_of(model))
+    assert f"ran {STEPS // 2} times in 1 of 1 blocks" in report.text(last_run(model))
 
 
 def test_wrong_settings_are_refused() -> None:
@@ -137,4 +137,4 @@ def test_wrong_settings_are_refused() -> None:
         with pytest.raises(ValueError, match=f"the trained size is {size[0]}x{size[1]}"):
             AttentionTemperature(1.0, *size)
     with pytest.raises(AddressError, match="no block 'input:9'"):
-        attach(patcher(), AttentionTemperature(0.5, address=parse("input:9")))
+        attach(patcher(), AttentionTemperature(0.5, where=Where(parse("input:9"))))

@@ -13,26 +13,25 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.manage import put
-from attention_patchbay.ldm_patched.patches.recorder import Recorder
-from attention_patchbay.ldm_patched.patches.router import Rule, choose
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.router import choose
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.manage import put
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import HALF, STEPS, ZERO, patcher, run
+from .models import HALF, STEPS, ZERO, last_run, patcher, run
 
 VALUES = [
     ZERO,
     HALF,
-    AttentionPatch("attn2.k", "mean", strength=0.5, schedule=Schedule(0.0, 0.7, "linear")),
-    Rule("flash", parse("all self")),
-    Rule("basic", parse("output:1 cross")),
-    Guidance(SmoothedEnergy(2.0), 1.0, parse("middle, input:3"), Schedule(0.0, 0.6)),
+    AttentionPatch("attn2.k", "mean", strength=0.5, where=Where(schedule=Schedule(0.0, 0.7, "linear"))),
+    Rule("flash", Where(parse("all self"))),
+    Rule("basic", Where(parse("output:1 cross"))),
+    SmoothedGuidance(scale=1.0, where=Where(parse("middle, input:3"), Schedule(0.0, 0.6)), blur=2.0),
 ]
 
 
@@ -76,7 +75,7 @@ def patched() -> ModelPatcher:
 
 
 def counts(model: Any) -> tuple[Any, ...]:
-    recorder = recorder_of(model)
+    recorder = last_run(model)
     assert recorder is not None
     said = re.sub(r" +\d+ %", "", report.text(recorder))  # shares of time differ from run to run
     return recorder.calls, recorder.seen, recorder.patched, recorder.placed, re.sub(" +", " ", said)
@@ -93,7 +92,7 @@ def test_clones_sample_at_once_as_they_do_alone(devices: bool) -> None:
     for out in together(*[lambda clone=clone: run(clone) for clone in clones]):
         assert torch.equal(out, wanted)
     assert all(counts(clone) == counts(alone) for clone in clones)
-    assert not recorder_of(model).calls  # type: ignore[union-attr]
+    assert not last_run(model).calls  # type: ignore[union-attr]
 
 
 def halves(models: Sequence[Any], at_once: bool) -> Callable[..., list[torch.Tensor]]:

@@ -9,23 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.downsampling import KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.draw import step_generator
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.tiling import TiledAttention, bands, cut, join, tile_count
-from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention, bands, cut, join, tile_count
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.reading import report
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from .layers import layers, near, options, plain, step, tokens
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 from .test_downsampling import nearest_by_hand
 from .test_token_merging import by_hand as merged_by_hand
 from .test_token_merging import top_left
@@ -161,17 +160,20 @@ def test_tile_size_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
 
 
 def test_the_curve_widens_the_tiles_inside_the_window() -> None:
-    half = run(attach(patcher(), TiledAttention(16, 1, schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    half = run(attach(patcher(), TiledAttention(16, 1, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert torch.equal(half, run(attach(patcher(), TiledAttention(32, 1))))
-    model = attach(patcher(), TiledAttention(24, 1, parse("input"), Schedule(0.0, 0.5)))
+    model = attach(patcher(), TiledAttention(24, 1, Where(parse("input"), Schedule(0.0, 0.5))))
     run(model)
-    text = report.text(recorder_of(model))
+    text = report.text(last_run(model))
     # two tiles of 4 tokens in input:1; the 4x4 tokens of input:3 are one tile
     assert f"ran {STEPS // 2} times in 1 of 3 blocks; never in input:3, input:3.1 (the picture is one tile" in text
 
 
 def test_guidance_on_the_same_block_works_in_both_orders() -> None:
-    guidance, tiling = Guidance(Perturbed(), 2.0, parse("input:1")), TiledAttention(32, 1, parse("input:1"))
+    guidance, tiling = (
+        PerturbedGuidance(scale=2.0, where=Where(parse("input:1"))),
+        TiledAttention(32, 1, Where(parse("input:1"))),
+    )
     first = run(attach(attach(patcher(), guidance), tiling))
     second = run(attach(attach(patcher(), tiling), guidance))
     assert torch.equal(first, second)  # the weak layer of the extra call is the outermost in both
@@ -184,4 +186,4 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="swap is 0"):
         TiledAttention(swap=0)
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        TiledAttention(address=parse("all cross"))
+        TiledAttention(where=Where(parse("all cross")))

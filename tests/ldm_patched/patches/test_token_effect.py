@@ -8,10 +8,11 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.attach import attach
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.temperature import AttentionTemperature
-from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 
 CAPTIONS = draw_captions(20, 5)
@@ -27,5 +28,5 @@ def right(method: Any = None) -> int:
 
 def test_merging_half_the_tokens_keeps_the_caption_and_flat_attention_to_the_text_loses_it() -> None:
     plain = right()
-    assert right(TokenMerging(address=parse("input, output"))) >= plain - 3
-    assert right(AttentionTemperature(4.0, address=parse("all cross"))) <= plain - 4
+    assert right(TokenMerging(where=Where(parse("input, output")))) >= plain - 3
+    assert right(AttentionTemperature(4.0, where=Where(parse("all cross")))) <= plain - 4

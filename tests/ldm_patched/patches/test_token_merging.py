@@ -8,21 +8,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.draw import step_generator
-from attention_patchbay.ldm_patched.patches.guidance import Guidance
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import parse
-from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging, draw_cells, match, merge, unmerge
-from attention_patchbay.ldm_patched.patches.weak_attention import Perturbed, SmoothedEnergy
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging, draw_cells, match, merge, unmerge
+from attention_patchbay.ldm_patched.patches.reading import report
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from .layers import layers, near, options, plain, step, tokens
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 TOP_LEFT = TokenMerging(0.5, "top-left")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -144,30 +142,30 @@ def test_ratio_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
     assert torch.equal(run(model), base) and not torch.equal(changed, base)
     torch.manual_seed(1)
     assert torch.equal(run(attach(model, TokenMerging(0.5))), changed)
-    value = TokenMerging(0.3, "top-left", parse("middle"))
+    value = TokenMerging(0.3, "top-left", Where(parse("middle")))
     assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_the_curve_scales_the_ratio_inside_the_window() -> None:
-    half = run(attach(patcher(), TokenMerging(0.5, schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    half = run(attach(patcher(), TokenMerging(0.5, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert torch.equal(half, run(attach(patcher(), TokenMerging(0.25))))
-    model = attach(patcher(), TokenMerging(0.5, address=parse("input:1"), schedule=Schedule(0.0, 0.5)))
+    model = attach(patcher(), TokenMerging(0.5, where=Where(parse("input:1"), Schedule(0.0, 0.5))))
     run(model)
-    assert f"ran {STEPS // 2} times in 1 of 1 blocks" in report.text(recorder_of(model))
+    assert f"ran {STEPS // 2} times in 1 of 1 blocks" in report.text(last_run(model))
 
 
 def test_the_report_names_blocks_that_are_too_small() -> None:
-    model = attach(patcher(), TokenMerging(0.01, address=parse("input")))  # 64 tokens in input:1, 16 in input:3
+    model = attach(patcher(), TokenMerging(0.01, where=Where(parse("input"))))  # 64 tokens in input:1, 16 in input:3
     run(model)
-    assert "never ran, too few tokens to merge" in report.text(recorder_of(model))
-    model = attach(patcher(), TokenMerging(0.05, address=parse("input")))
+    assert "never ran, too few tokens to merge" in report.text(last_run(model))
+    model = attach(patcher(), TokenMerging(0.05, where=Where(parse("input"))))
     run(model)
-    assert "in 1 of 3 blocks; never in input:3, input:3.1 (too few tokens to merge)" in report.text(recorder_of(model))
+    assert "in 1 of 3 blocks; never in input:3, input:3.1 (too few tokens to merge)" in report.text(last_run(model))
 
 
 @pytest.mark.parametrize("weakening", [Perturbed(), SmoothedEnergy(2.0)], ids=lambda w: w.name)
 def test_guidance_on_the_same_block_works_in_both_orders(weakening: Perturbed | SmoothedEnergy) -> None:
-    guidance, merging = Guidance(weakening, 2.0, parse("input:1")), TokenMerging(0.5, address=parse("input:1"))
+    guidance, merging = Guidance(weakening, 2.0, parse("input:1")), TokenMerging(0.5, where=Where(parse("input:1")))
     first = run(attach(attach(patcher(), guidance), merging))
     second = run(attach(attach(patcher(), merging), guidance))
     assert torch.equal(first, second)  # the weak layer of the extra call is the outermost in both
@@ -181,4 +179,4 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown destination 'middle'"):
         TokenMerging(0.5, "middle")
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
-        TokenMerging(address=parse("all cross"))
+        TokenMerging(where=Where(parse("all cross")))

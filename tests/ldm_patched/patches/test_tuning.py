@@ -10,10 +10,10 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall
-from attention_patchbay.ldm_patched.patches.router import Rule
-from attention_patchbay.ldm_patched.patches.rules import rules_text
-from attention_patchbay.ldm_patched.patches.targets import BlockId
-from attention_patchbay.ldm_patched.patches.tuning import (
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches.routing.rules import rules_text
+from attention_patchbay.ldm_patched.patches.routing.tuning import (
     Timing,
     Tuned,
     candidates,
@@ -23,7 +23,7 @@ from attention_patchbay.ldm_patched.patches.tuning import (
     tune,
     write_rules,
 )
-from attention_patchbay.ldm_patched.patches.tuning_store import TuningStore, machine
+from attention_patchbay.ldm_patched.patches.routing.tuning_store import TuningStore, machine
 
 CALL = AttentionCall(2, 4, 4, 96, 77, 16, torch.float32, "cpu")
 CALLS = [

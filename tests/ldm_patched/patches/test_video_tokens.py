@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.transformer import SpatialVideoTransformer
-from attention_patchbay.ldm_patched.patches.downsampling import KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.stack import Stack
-from attention_patchbay.ldm_patched.patches.tiling import TiledAttention
-from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.engine.stack import Stack
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 
 from .layers import HERE, layers, options
 from .models import draw

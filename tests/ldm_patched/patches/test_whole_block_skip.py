@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules import openaimodel
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.block_scaling import BlockScale
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.whole_block_skip import WholeBlockSkip
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
+from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
+from attention_patchbay.ldm_patched.patches.reading import report
 
-from .models import STEPS, draw, patcher, run, unchanged
+from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 
 def without(names: list[str], weight: float = 1.0) -> torch.Tensor:
@@ -44,11 +45,11 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("names", [["input:1"], ["middle"], ["output:0"], ["input:1", "middle", "output:0"]])
 def test_what_comes_in_comes_out(names: list[str]) -> None:
-    model = attach(patcher(), WholeBlockSkip(address=parse(",".join(names))))
+    model = attach(patcher(), WholeBlockSkip(where=Where(parse(",".join(names)))))
     out = run(model)
     assert close(out, without(names)) and not close(out, run(patcher()))
     wanted = f"ran {STEPS * len(names)} times in {len(names)} of {len(names)} blocks"
-    assert wanted in report.text(recorder_of(model))
+    assert wanted in report.text(last_run(model))
 
 
 @pytest.mark.parametrize("names", [["output:0", "middle"], ["input:1", "middle"], ["output:0", "output:0"]])
@@ -57,7 +58,7 @@ def test_skips_by_several_nodes_add_up_in_any_order(names: list[str]) -> None:
     for order in (names, names[::-1]):
         model = patcher()
         for name in order:
-            model = attach(model, WholeBlockSkip(0.5, parse(name)))
+            model = attach(model, WholeBlockSkip(0.5, Where(parse(name))))
         out.append(run(model))
     assert close(out[0], out[1])
     same = names[0] == names[1]
@@ -68,7 +69,7 @@ def test_skips_by_several_nodes_add_up_in_any_order(names: list[str]) -> None:
 def test_output_blocks_one_after_the_other_pass_on_what_came_into_the_first(order: tuple[int, int]) -> None:
     model = patcher()
     for number in order:
-        model = attach(model, WholeBlockSkip((0.5, 1.0)[number], parse(f"output:{number}")))
+        model = attach(model, WholeBlockSkip((0.5, 1.0)[number], Where(parse(f"output:{number}"))))
     patches = model.model_options["transformer_options"]["patches"]["output_block_patch"]
     options: dict[str, Any] = {}
     h, skip = [draw(i, 1, 4, 2, 2) for i in range(3)], draw(9, 1, 4, 2, 2)
@@ -85,7 +86,7 @@ def test_output_blocks_one_after_the_other_pass_on_what_came_into_the_first(orde
 
 
 def test_a_scale_before_or_after_the_skip_acts_on_what_it_let_pass() -> None:
-    skip, scale = WholeBlockSkip(address=parse("input:1")), BlockScale(2.0, address=parse("output:0"))
+    skip, scale = WholeBlockSkip(where=Where(parse("input:1"))), BlockScale(2.0, where=Where(parse("output:0")))
     first, second = (run(attach(attach(patcher(), a), b)) for a, b in ((skip, scale), (scale, skip)))
     assert torch.equal(first, second) and not close(first, without(["input:1"]))
 
@@ -102,22 +103,22 @@ def test_strength_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
 
 
 def test_window_and_curve() -> None:
-    by_curve = run(attach(patcher(), WholeBlockSkip(schedule=Schedule(curve="0:0.5, 1:0.5"))))
+    by_curve = run(attach(patcher(), WholeBlockSkip(where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
     assert close(by_curve, without(["middle"], 0.5))
-    never = attach(patcher(), WholeBlockSkip(schedule=Schedule(0.0, 0.0)))
+    never = attach(patcher(), WholeBlockSkip(where=Where(schedule=Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
 
 
 def test_blocks_that_cannot_be_skipped_are_refused_with_the_way_out() -> None:
     with pytest.raises(AddressError, match=r"output:3 is the last block and cannot be skipped.*\(!output:3\)"):
-        attach(patcher(), WholeBlockSkip(address=parse("output")))
+        attach(patcher(), WholeBlockSkip(where=Where(parse("output"))))
     with pytest.raises(ValueError, match=r"input:0 cannot be skipped, it takes the latent"):
-        run(attach(patcher(), WholeBlockSkip(address=parse("input:0"))))
+        run(attach(patcher(), WholeBlockSkip(where=Where(parse("input:0")))))
     with pytest.raises(ValueError, match=r"input:2 cannot be skipped, it turns 32x8x8 to 32x4x4; leave it out"):
-        run(attach(patcher(), WholeBlockSkip(address=parse("input:2"))))
+        run(attach(patcher(), WholeBlockSkip(where=Where(parse("input:2")))))
     with pytest.raises(ValueError, match=r"output:1 cannot be skipped, it turns 64x4x4 to 64x8x8"):
-        run(attach(patcher(), WholeBlockSkip(address=parse("output:1"))))
+        run(attach(patcher(), WholeBlockSkip(where=Where(parse("output:1")))))
     with pytest.raises(ValueError, match="strength is 2"):
         WholeBlockSkip(2)
     with pytest.raises(ValueError, match="says self, but this is for whole blocks"):
-        WholeBlockSkip(address=parse("middle self"))
+        WholeBlockSkip(where=Where(parse("middle self")))

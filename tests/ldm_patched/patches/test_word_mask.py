@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches import report
-from attention_patchbay.ldm_patched.patches.attach import attach, recorder_of
-from attention_patchbay.ldm_patched.patches.context import HIDDEN, columns, places
-from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
-from attention_patchbay.ldm_patched.patches.regions import Region, RegionalPrompt
-from attention_patchbay.ldm_patched.patches.schedule import Schedule
-from attention_patchbay.ldm_patched.patches.stack import CONTEXT
-from attention_patchbay.ldm_patched.patches.targets import AddressError, parse
-from attention_patchbay.ldm_patched.patches.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.prompts import columns, places
+from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .models import STEPS, conditioning, draw, patcher, run, unchanged
+from .models import STEPS, conditioning, draw, last_run, patcher, run, unchanged
 
 MIDDLE = parse("middle")
 SOFT = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -63,8 +64,8 @@ def test_outside_the_mask_the_softmax_lacks_the_words() -> None:
 
 def test_two_masks_count_the_words_of_both() -> None:
     expected = masked_run([([1, 4], SOFT, 1.0), ([0, 4, 5], LEFT, 1.0)])
-    first = attach(patcher(), WordMask((1, 4), SOFT, 7, address=MIDDLE))
-    out = run(attach(first, WordMask((0, 4, 5), LEFT, 7, address=MIDDLE)))
+    first = attach(patcher(), WordMask((1, 4), SOFT, 7, where=Where(MIDDLE)))
+    out = run(attach(first, WordMask((0, 4, 5), LEFT, 7, where=Where(MIDDLE))))
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -74,11 +75,11 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
     with unchanged(model):
         for neutral in (WordMask((1,), torch.ones(1, 4, 4), 7), WordMask((1,), LEFT, 7, 0.0), WordMask((), LEFT, 7)):
             assert torch.equal(run(attach(model, neutral)), base)
-        assert torch.equal(run(attach(model, WordMask((1,), LEFT, 7, schedule=Schedule(0.5, 0.5)))), base)
-        masked = attach(model, WordMask((1, 2), LEFT, 7, address=MIDDLE))
+        assert torch.equal(run(attach(model, WordMask((1,), LEFT, 7, where=Where(schedule=Schedule(0.5, 0.5))))), base)
+        masked = attach(model, WordMask((1, 2), LEFT, 7, where=Where(MIDDLE)))
         changed = run(masked)
     assert not torch.equal(changed, base) and torch.equal(run(model), base)
-    assert f"words 1, 2 within a mask on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(recorder_of(masked))
+    assert f"words 1, 2 within a mask on middle: ran {STEPS} times in 1 of 1 blocks" in report.text(last_run(masked))
 
 
 def test_it_stands_inside_and_outside_of_other_prompts() -> None:
@@ -90,7 +91,7 @@ def test_it_stands_inside_and_outside_of_other_prompts() -> None:
     for order in ((words, NormalizedGuidance(tokens)), (NormalizedGuidance(tokens), words)):
         model = attach(attach(patcher(), order[0]), order[1])
         assert torch.isfinite(run(model)).all()
-        assert "never ran" not in report.text(recorder_of(model))
+        assert "never ran" not in report.text(last_run(model))
 
 
 @given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
@@ -130,7 +131,7 @@ def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="strength is 2"):
         WordMask((1,), LEFT, 7, 2.0)
     with pytest.raises(AddressError, match="this is for cross-attention"):
-        WordMask((1,), LEFT, 7, address=parse("self"))
+        WordMask((1,), LEFT, 7, where=Where(parse("self")))
     with pytest.raises(ValueError, match="position 50 lies outside the prompt of 7 tokens"):
         WordMask((50,), LEFT, 7)
     with pytest.raises(ValueError, match="the context has 7 tokens, but the prompt given to this node has 5"):

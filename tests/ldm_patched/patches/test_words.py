@@ -8,7 +8,7 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.words import locate
+from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.text.clip_tokenizer import clip_tokenizer
 from attention_patchbay.ldm_patched.text.prompt import PromptTokenizer
 
