@@ -26,15 +26,15 @@ VAE_PREFIX = "first_stage_model."
 class OneRefusal(str):
     """The answer of a check that is about one input.
 
-    execution.py asks of an answer, for each input `x` that the check names, whether it is an ExecutionBlocker, and if it
-    is none puts the text on that input. So this is one for all inputs but its own; where the host asks in another way
-    it is a text like any other.
+    execution.py asks of an answer, for each input `x` that the check names, whether it is an ExecutionBlocker, and if
+    it is none puts the text on that input. So this is one for all inputs but its own; where the host asks in another
+    way it is a text like any other.
     """
 
     widget: str
     named: tuple[str, ...]
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
         from comfy_execution.graph_utils import ExecutionBlocker
 

@@ -89,7 +89,7 @@ def node(method: type[Method]) -> Any:
         return schema(method)
 
     def execute(cls: Any, model: Any, **inputs: Any) -> Any:
-        return io.NodeOutput(attach(model, made(method, inputs), HOST), *method.results(**inputs))
+        return io.NodeOutput(attach(model, made(method, inputs), HOST), *method.results(inputs))
 
     body = {
         "__doc__": method.__doc__,

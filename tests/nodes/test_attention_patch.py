@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import BLOCK_SLOTS, SLOTS
-from attention_patchbay.nodes.attention_patch import AttentionPatchNode
 
+from .conftest import NODES
+
+AttentionPatchNode = NODES["PatchbayAttentionPatch"]
 NEUTRAL = {
     "slot": "attn1.out",
     "operation": "scale",

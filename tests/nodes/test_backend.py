@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.nodes.backend import AttentionBackend
 
+from .conftest import NODES, last_run
+
+AttentionBackend = NODES["PatchbayAttentionBackend"]
 ALL = {"backend": "auto", "blocks": "all", "kind": "all", "start_percent": 0.0, "end_percent": 1.0}
 
 
@@ -20,7 +22,7 @@ def apply(model: Any, **widgets: Any) -> Any:
 def functions(model: Any) -> dict[tuple[str, str], set[str]]:
     """Return the functions that ran in each (block, kind)."""
     found: dict[tuple[str, str], set[str]] = {}
-    for row in report.table(recorder_of(model)):
+    for row in report.table(last_run(model)):
         found.setdefault((row["block"], row["attention"]), set()).add(row["function"])
     return found
 
@@ -45,7 +47,7 @@ def test_a_row_of_the_report_names_the_rule_that_chose_its_function(model: Any, 
     run(patched)
     rules = {
         (row["block"], row["attention"]): (row["function"], row["patches"], row["calls"])
-        for row in report.table(recorder_of(patched))
+        for row in report.table(last_run(patched))
     }
     assert rules["middle", "cross"] == ("basic", "backend basic on middle cross", 3)
     assert rules["middle", "self"] == ("split", "backend split on all", 3)

@@ -15,33 +15,33 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.reading.maps import captured
+from attention_patchbay.ldm_patched.patches.record.plan import entries
 from attention_patchbay.nodes.capture import CaptureAttention, parse_heads
 from attention_patchbay.nodes.captured import AttentionMaps, SaveAttentionMaps
-from attention_patchbay.nodes.demo import NODES as DEMO
+from attention_patchbay.nodes.demo import LoadDemoModel
 from attention_patchbay.nodes.heatmap import COLOURS, overlay
 from PIL import Image
 from safetensors import safe_open
 
-LATENT = {"samples": torch.zeros(1, 4, 8, 8)}
+Sampled = tuple[Any, dict[str, Any]]  # a model and the latent that it gave
 
 
 @pytest.fixture
-def listening(model: Any, run: Callable) -> Any:
+def listening(model: Any, run: Callable) -> Sampled:
     listening = attach(model, Capture((Word("one", (1,)), Word("two", (2,))), 7))
-    run(listening)
-    return listening
+    return listening, {"samples": run(listening)}
 
 
-def show(model: Any, **widgets: Any) -> Any:
+def show(sampled: Sampled, **widgets: Any) -> Any:
     given = {"threshold": 0.5, "opacity": 0.7, "columns": "step", **widgets}
-    return AttentionMaps.execute(model=model, latent=LATENT, **given)
+    return AttentionMaps.execute(*sampled, **given)
 
 
-def maps(model: Any, **widgets: Any) -> Any:
-    return show(model, **widgets).result
+def maps(sampled: Sampled, **widgets: Any) -> Any:
+    return show(sampled, **widgets).result
 
 
-def test_there_is_a_heatmap_and_a_mask_for_each_word(listening: Any) -> None:
+def test_there_is_a_heatmap_and_a_mask_for_each_word(listening: Sampled) -> None:
     heatmaps, masks, text, _ = maps(listening)
     assert heatmaps.shape == (2, 64, 64, 3) and masks.shape == (2, 64, 64)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
@@ -50,7 +50,7 @@ def test_there_is_a_heatmap_and_a_mask_for_each_word(listening: Any) -> None:
     assert soft.min() == 0.0 and soft.max() == 1.0 and torch.equal((soft >= 0.5).float(), masks)
 
 
-def test_maps_lie_over_the_pictures_in_their_size(listening: Any) -> None:
+def test_maps_lie_over_the_pictures_in_their_size(listening: Sampled) -> None:
     picture = torch.rand(1, 40, 24, 3)
     heatmaps, masks, *_ = maps(listening, images=picture, opacity=0.0)
     assert masks.shape == (2, 40, 24) and torch.equal(heatmaps, picture.expand(2, -1, -1, -1))
@@ -61,9 +61,11 @@ def test_colours_run_from_the_first_to_the_last() -> None:
     assert torch.allclose(painted[0, 0], COLOURS[[0, 2, 4]])
 
 
-def test_the_sheet_has_a_column_for_each_step_or_block(listening: Any) -> None:
+def test_the_sheet_has_a_column_for_each_step_or_block(listening: Sampled) -> None:
     by_step, by_block = (maps(listening, columns=by)[3] for by in ("step", "block"))
-    steps, blocks = ({place for one in captured(listening) for place in getattr(one, by)} for by in ("steps", "blocks"))
+    model, latent = listening
+    found = captured(model, latent["samples"])
+    steps, blocks = ({place for one in found for place in getattr(one, by)} for by in ("steps", "blocks"))
     assert by_step.shape == (1, 16 + 2 * 130, 90 + len({step for step, _ in steps}) * 130, 3)
     assert by_block.shape == (1, 16 + 2 * 130, 90 + len(blocks) * 130, 3)
     cells = by_step[0, 16:144, 90:].unfold(1, 128, 130)  # of the first word
@@ -72,7 +74,7 @@ def test_the_sheet_has_a_column_for_each_step_or_block(listening: Any) -> None:
     assert ((cells.movedim(2, -1) - lowest).abs().amax(-1) < 0.02).any()
 
 
-def test_the_page_gets_the_maps(listening: Any) -> None:
+def test_the_page_gets_the_maps(listening: Sampled) -> None:
     (view,) = show(listening, images=torch.rand(1, 40, 24, 3)).ui["attention"]
     assert view["labels"] == ["one", "two"] and view["words"] == 2 and (view["height"], view["width"]) == (64, 38)
     data = torch.frombuffer(bytearray(base64.b64decode(view["maps"])), dtype=torch.uint8).view(2, 1, 64, 38)
@@ -83,33 +85,33 @@ def test_the_page_gets_the_maps(listening: Any) -> None:
     json.dumps(view)
 
 
-def test_a_file_holds_what_was_captured(listening: Any, tmp_path: Path) -> None:
-    run_points = attach(listening, PointCapture(((0.5, 0.5),)))
+def test_a_file_holds_what_was_captured(listening: Sampled, tmp_path: Path) -> None:
+    model, latent = listening
     with entered(Session(Folders(output=tmp_path))):
-        (path,) = SaveAttentionMaps.execute(listening, LATENT, "attention/run").result
-        again = SaveAttentionMaps.execute(listening, LATENT, "attention/run").result[0]
+        (path,) = SaveAttentionMaps.execute(model, latent, "attention/run").result
+        again = SaveAttentionMaps.execute(model, latent, "attention/run").result[0]
         with pytest.raises(ValueError, match="leads out of"):
-            SaveAttentionMaps.execute(listening, LATENT, "../run")
+            SaveAttentionMaps.execute(model, latent, "../run")
     assert path == str(tmp_path / "attention" / "run_00001_.safetensors") and again.endswith("run_00002_.safetensors")
     about = json.loads((tmp_path / "attention" / "run_00001_.json").read_text())
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["patchbay"]) == about
-        (found,) = captured(listening)
+        (found,) = captured(model, latent["samples"])
         for block, sums in found.blocks.items():
             assert torch.equal(file.get_tensor(f"0/{block}").flatten(2), sums.attention / sums.calls)
     assert about["captures"][0]["labels"] == ["one", "two"] and len(list((tmp_path / "attention").iterdir())) == 4
-    with pytest.raises(ValueError, match="nothing was captured"):
-        captured(run_points)
+    other = attach(model, PointCapture(((0.5, 0.5),)))
+    with pytest.raises(ValueError, match="sampled with other patches than this model has"):
+        captured(other, latent["samples"])
 
 
 def test_words_come_from_the_prompt() -> None:
-    (loader,) = DEMO
-    model, clip, _ = loader.execute().result
+    model, clip, _ = LoadDemoModel.execute().result
     widgets = {"blocks": "output", "start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
     prompt = "a red circle on the left"
     given = {"model": model, "clip": clip, "prompt": prompt, "side": "positive", "heads": "all", **widgets}
     (pointed,) = CaptureAttention.execute(words="", points="0.5 0.5", **given).result
-    (entry,) = recorder_of(pointed).entries  # type: ignore[union-attr]
+    (entry,) = entries(pointed)
     assert isinstance(entry.value, PointCapture)
     given["points"] = ""
     (patched,) = CaptureAttention.execute(words="red circle, left", **given).result

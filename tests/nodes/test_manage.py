@@ -10,10 +10,9 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.record.plan import entries
-from attention_patchbay.nodes.attention_patch import AttentionPatchNode
-from attention_patchbay.nodes.backend import AttentionBackend
-from attention_patchbay.nodes.guidance import PerturbedGuidance
 from attention_patchbay.nodes.manage import CopyPatches, PatchPreset, RemovePatches
+
+from .conftest import NODES
 
 WINDOW: dict[str, Any] = {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
 ZERO = {"slot": "attn1.out", "operation": "zero", "value": 1.0, "strength": 1.0, "blocks": "middle", **WINDOW}
@@ -21,8 +20,8 @@ EVERYTHING = {"slot": "all", "owner": "all", "blocks": "all"}
 
 
 def patched(model: Any) -> Any:
-    model = AttentionPatchNode.execute(model=model, **ZERO).args[0]
-    return PerturbedGuidance.execute(model=model, scale=2.0, blocks="middle, output:0", **WINDOW).args[0]
+    model = NODES["PatchbayAttentionPatch"].execute(model=model, **ZERO).args[0]
+    return NODES["PatchbayPerturbedGuidance"].execute(model=model, scale=2.0, blocks="middle, output:0", **WINDOW).args[0]
 
 
 def test_removed_patches_are_gone_and_named(model: Any, run: Callable) -> None:
@@ -53,7 +52,7 @@ def test_patches_are_selected_by_the_widgets(widgets: dict[str, Any], left: list
 
 def test_a_rule_is_removed_as_the_override(model: Any) -> None:
     widgets = {"backend": "basic", "blocks": "all", "kind": "all", "start_percent": 0.0, "end_percent": 1.0}
-    ruled = AttentionBackend.execute(model=patched(model), **widgets).args[0]
+    ruled = NODES["PatchbayAttentionBackend"].execute(model=patched(model), **widgets).args[0]
     clone = RemovePatches.execute(model=ruled, **EVERYTHING | {"slot": "override"}).args[0]
     assert len(entries(clone)) == 2 and "override" not in {part.slot for part in placed(clone)}
 
@@ -66,7 +65,7 @@ def test_nothing_to_remove_is_an_error(model: Any) -> None:
 @pytest.mark.parametrize(("wrong", "reason"), [({"blocks": "nowhere"}, "nowhere"), ({"owner": " "}, "owner is empty")])
 def test_wrong_widgets_of_a_removal_are_refused(wrong: dict[str, Any], reason: str) -> None:
     assert reason in str(RemovePatches.validate_inputs(**{"owner": "all", "blocks": "all"} | wrong))
-    assert RemovePatches.validate_inputs() is True and RemovePatches.validate_inputs("all", "middle") is True
+    assert RemovePatches.validate_inputs() is True and RemovePatches.validate_inputs(owner="all", blocks="middle") is True
 
 
 def test_copied_patches_act_as_the_nodes_would(model: Any, run: Callable) -> None:
@@ -85,12 +84,13 @@ def test_the_text_of_a_preset_makes_the_same_model_again(model: Any, run: Callab
     text = output.args[1]
     assert output.ui == {"text": [text]}
     assert [patch["type"] for patch in json.loads(text)["patches"]] == ["AttentionPatch", "Guidance"]
-    assert PatchPreset.validate_inputs(text) is True
+    assert PatchPreset.validate_inputs(preset=text) is True
     clone, again = PatchPreset.execute(model=model, preset=text).args
     assert again == text
     assert torch.equal(run(clone), run(source)) and not torch.equal(run(clone), run(model))
 
 
 def test_a_wrong_preset_is_refused_before_anything_runs() -> None:
-    assert "unknown type 'X'" in str(PatchPreset.validate_inputs('{"patchbay": 1, "patches": [{"type": "X"}]}'))
-    assert PatchPreset.validate_inputs() is True and PatchPreset.validate_inputs("") is True
+    wrong = PatchPreset.validate_inputs(preset='{"patchbay": 1, "patches": [{"type": "X"}]}')
+    assert isinstance(wrong, str) and "unknown type 'X'" in wrong
+    assert PatchPreset.validate_inputs() is True and PatchPreset.validate_inputs(preset="") is True

@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from attention_patchbay.nodes.attention_patch import AttentionPatchNode
+import torch
 from attention_patchbay.nodes.report import PatchReport
+
+from .conftest import NODES
 
 WIDGETS = {"slot": "attn1.out", "operation": "zero", "value": 1.0, "strength": 1.0, "curve": "constant"}
 MIDDLE = WIDGETS | {"blocks": "middle", "start_percent": 0.0, "end_percent": 1.0}
@@ -14,7 +16,7 @@ NEVER = WIDGETS | {"blocks": "output:1", "start_percent": 0.0, "end_percent": 0.
 
 def patched(model: Any, *patches: dict[str, Any]) -> Any:
     for widgets in patches:
-        (model,) = AttentionPatchNode.execute(model=model, **widgets).result
+        (model,) = NODES["PatchbayAttentionPatch"].execute(model=model, **widgets).result
     return model
 
 
@@ -46,5 +48,7 @@ def test_a_model_without_patches_has_nothing_to_report(model: Any, run: Callable
 
 
 def test_a_model_that_was_not_sampled_says_so(model: Any) -> None:
-    output = PatchReport.execute(model=patched(model, MIDDLE), latent={})
-    assert "sample with this model first" in output.result[0]
+    output = PatchReport.execute(model=patched(model, MIDDLE), latent={"samples": torch.zeros(1, 4, 8, 8)})
+    first, *rest = output.result[0].splitlines()
+    assert first.startswith("No run was recorded: no run is known that gave this latent: it was not sampled with this")
+    assert rest == ["1. zero attn1.out on middle"]

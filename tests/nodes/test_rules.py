@@ -9,9 +9,11 @@ import torch
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.nodes.rules import BackendRules
 
+from .conftest import last_run
+
 
 def ran(model: Any) -> dict[tuple[str, str], str]:
-    return {(row["block"], row["attention"]): row["function"] for row in report.table(recorder_of(model))}
+    return {(row["block"], row["attention"]): row["function"] for row in report.table(last_run(model))}
 
 
 def test_the_first_rule_that_matches_chooses(model: Any, run: Callable) -> None:

@@ -12,6 +12,8 @@ from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.routing import tuning
 from attention_patchbay.nodes.tuning import TuneAttention
 
+from .conftest import last_run
+
 
 @pytest.fixture
 def put(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
@@ -34,7 +36,7 @@ def test_the_rules_are_on_the_model_and_in_the_text(put: Callable[..., Any], run
     assert rules.endswith("all -> auto")
     assert (run(tuned) - base).abs().max() < 1e-3
     assert "all -> auto" in out.ui["text"][0] and "fastest within the bound" in out.ui["text"][0]
-    lines = report.text(recorder_of(tuned))
+    lines = report.text(last_run(tuned))
     assert all(f"backend {line.partition(' -> ')[2]} on" in lines for line in rules.splitlines())
     assert torch.equal(run(model), base)
 

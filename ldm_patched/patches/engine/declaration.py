@@ -15,7 +15,7 @@ from ..addressing.where import Where
 from .value import value
 
 T = TypeVar("T")
-# In the metadata of a field: what a node asks for it, its name in presets, and what stands for it in a check of widgets.
+# In the metadata of a field: what a node asks for it, its name in presets, what stands for it in a check of widgets.
 WIDGET, SAVED, BLANK = "widget", "saved", "blank"
 WIDGETS = ("FLOAT", "INT", "BOOLEAN", "STRING", "COMBO")  # types of inputs that a user sets on the page
 STRENGTH = "How much of {}, 0 to 1; 0 changes nothing."
@@ -62,7 +62,7 @@ class Placing:
         blocks: the default address; None: it takes every block.
         kind: what it acts on: `self`- or `cross`-attention, `all`, or whole `block`s.
         kinds: what a widget offers to choose from; none: there is no choice.
-        narrowing: whether the choice narrows the address; the method's `of` gets it as `kind` otherwise.
+        narrowing: whether the choice narrows the address; the method's `made` gets it as `kind` otherwise.
         end: the default end of the window; None: it acts all the time.
         curve: whether there is a curve.
     """
@@ -129,7 +129,7 @@ class Declaration:
         text: what the node does, in a sentence or two.
         verb: what happens to the model, for the tooltip of its input.
         gives: how the clone differs, for the tooltip of the output.
-        asks: inputs that are no fields; the method's `of` turns them into some.
+        asks: inputs that are no fields; the method's `made` turns them into some.
         outputs: outputs behind the model, from the method's `results`.
         saved_in: type and field of the text form of presets in which the value stands, and its own type there.
     """
@@ -278,7 +278,7 @@ def made(cls: Any, inputs: dict[str, Any]) -> Any:
     Raises ValueError, mostly Refused, for a wrong value.
     """
     asked = {widget.name: inputs[widget.name] for widget in cls.declaration.asks if widget.name in inputs}
-    return cls.of(**asked, **fields_of(cls, inputs))
+    return cls.made(asked, fields_of(cls, inputs))
 
 
 def fields_of(cls: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -304,9 +304,9 @@ def check_inputs(cls: Any, inputs: dict[str, Any]) -> Refused | None:
     blanks = {f.name: f.metadata[BLANK] for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
     sockets = {widget.name for widget in inputs_of(cls) if widget.type not in WIDGETS}
     try:
-        cls.check_asked(**{widget.name: known.get(widget.name) for widget in cls.declaration.asks})
+        cls.check_asked({widget.name: known.get(widget.name) for widget in cls.declaration.asks})
         fields = fields_of(cls, {name: value for name, value in known.items() if name not in sockets})
-        cls.of_fields(**blanks | fields)
+        cls.made({}, blanks | fields)
     except Refused as error:
         return error if all(name not in inputs or name in known for name in error.widgets) else None
     except ValueError as error:

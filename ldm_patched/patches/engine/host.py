@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...ldm.modules.backends.dispatch import optimized_attention
-from .stack import Attend
+from .stack import Attend, default_attend
 
 Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 
@@ -34,6 +33,6 @@ class Host:
         show: shows in a node what listeners have gathered in a step.
     """
 
-    attend: Attend = optimized_attention
+    attend: Attend = default_attend
     predict: Predict = _predict
     show: Callable[[str, int, Sequence[Any]], None] = _unseen

@@ -67,11 +67,15 @@ def placed(model: Any) -> Iterator[Placed]:
 
 
 def _parts(patch: Any) -> list[Any]:
-    """Return what a stack or a router is made of; the foreign patch of (block, number) has a place of its own."""
+    """Return what a stack or a router is made of, without layers that only serve others of their method.
+
+    The foreign patch of (block, number) has a place of its own.
+    """
     if isinstance(patch, Router):
         return [part for part in (*patch.routes, patch.watch, patch.previous) if part is not None]
     if isinstance(patch, Stack):
-        return [*patch.layers, *([patch.foreign] if patch.exact else [])]
+        layers = [layer for layer in patch.layers if layer.counted]
+        return [*layers, *([patch.foreign] if patch.exact else [])]
     return [patch]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ..addressing.address import Address
 from ..addressing.schedule import Schedule
@@ -92,31 +92,29 @@ class Method:
         return f" x {strength:g}" if strength != 1.0 else ""
 
     @classmethod
-    def of(cls, **fields: Any) -> Any:
-        """Return the method of a node's inputs: fields by name, and what the declaration asks for beside them."""
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> Method:
+        """Return the method of a node's inputs: what the declaration asks for, and fields by name.
+
+        `asked` is empty where only the widgets of the fields are checked.
+        """
         return cls(**fields)
 
     @classmethod
-    def of_fields(cls, **fields: Any) -> Any:
-        """Return the method of a node's own fields, for a check of its widgets."""
-        return cls(**fields)
+    def check_asked(cls, asked: Mapping[str, Any]) -> None:
+        """Raise Refused for wrong values of what the declaration asks for beside the fields; None: not known yet."""
 
     @classmethod
-    def check_asked(cls, **asked: Any) -> None:
-        """Raise Refused for wrong values of what the declaration asks for beside the fields."""
-
-    @classmethod
-    def results(cls, **inputs: Any) -> tuple[Any, ...]:
+    def results(cls, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the outputs of a node behind the model."""
         return ()
 
     def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""
-        from .guidance import weak_pass
+        from .guidance import Weakening, weak_pass
         from .place import Around
 
         if hasattr(self, "weak_attend"):
-            yield weak_pass(self, gate, host)
+            yield weak_pass(cast(Weakening, self), gate, host)
         if hasattr(self, "attend"):
             for kind in ("self", "cross"):
                 if self.kind in ("all", kind) and self.address.kind in ("all", kind):

@@ -76,7 +76,7 @@ class AfterCfg:
 
 @dataclass(frozen=True)
 class AroundModel:
-    """A wrapper around each call of the model: `(gate, executor, x, t, ..., options, **kwargs)`, in the graph's order."""
+    """A wrapper around each call of the model: `(gate, executor, x, t, ..., options, **kwargs)`, in nodes' order."""
 
     gate: Gate
     act: Callable[..., Tensor]
@@ -104,6 +104,10 @@ class Listing:
     always: bool = False
     counted: bool = True
 
+    def __call__(self, *args: Any) -> Any:
+        """Take the call of the UNet."""
+        raise NotImplementedError
+
     def site(self, options: Mapping[str, Any], x: Tensor, kind: str) -> Site | None:
         """Return the site of a call for x, (b, n, c) or (b, c, h, w); None where there is nothing to do."""
         curve = self.gate.weight(options)
@@ -122,7 +126,7 @@ class TokensIn(Listing):
     part: str = "q"
     slot: str = "attn1"
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # the three can be one tensor, or left out: each is given by itself so that only the slot's own changes
@@ -140,7 +144,7 @@ class TokensIn(Listing):
 class TokensOut(Listing):
     """In attn1_output_patch, attn2_output_patch and middle_patch: changes tokens (b, n, c)."""
 
-    def __call__(self, n: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
+    def __call__(self, n: Tensor, extra_options: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
         site = self.site(extra_options, n, "all")
         return n if site is None else self.act(site, n)
 
@@ -149,7 +153,7 @@ class TokensOut(Listing):
 class BlockOut(Listing):
     """In input_block_patch and input_block_patch_after_skip: changes what a block hands on, (b, c, h, w)."""
 
-    def __call__(self, h: Tensor, transformer_options: MutableMapping[str, Any]) -> Tensor:
+    def __call__(self, h: Tensor, transformer_options: MutableMapping[str, Any]) -> Tensor:  # type: ignore[override]
         site = self.site(transformer_options, h, "block")
         return h if site is None else self.act(site, h)
 

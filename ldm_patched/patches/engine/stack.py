@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ...ldm.modules.backends.dispatch import optimized_attention
+from ...ldm.modules.backends import dispatch
 from ..addressing.address import BlockId
 from .gate import Gate
 from .site import LENGTH, Site
@@ -19,6 +19,11 @@ LAYERS = "patchbay_layers"  # in the options of a model: slot -> address -> the 
 KINDS = {"attn1": "self", "attn2": "cross"}
 
 Attend = Callable[..., Tensor]  # the attention function of the host
+
+
+def default_attend(*args: Any, **kwargs: Any) -> Tensor:
+    """Compute attention by the library's function, the one that is assigned when it is called."""
+    return dispatch.optimized_attention(*args, **kwargs)
 
 
 class Inner(Protocol):
@@ -70,7 +75,7 @@ class Stack:
     slot: str
     layers: tuple[Layer, ...]
     foreign: Callable[..., Tensor] | None = None
-    attend: Attend = optimized_attention
+    attend: Attend = default_attend
     exact: bool = False
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:

@@ -33,7 +33,7 @@ def value(cls: type[T]) -> type[T]:
     return made
 
 
-def _equal(self: Any, other: object) -> bool:
+def _equal(self: Any, other: Any) -> bool:
     if type(self) is not type(other):
         return NotImplemented
     return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self) if f.compare)

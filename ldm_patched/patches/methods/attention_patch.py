@@ -66,8 +66,8 @@ def operations_for(slot: str) -> tuple[str, ...]:
 @method(
     node="PatchbayAttentionPatch",
     title="Attention Patch",
-    text="Change the queries, keys, values or outputs of attention in some blocks, over a part of the run. Any number of "
-    "patches stack in the order of the graph.",
+    text="Change the queries, keys, values or outputs of attention in some blocks, over a part of the run. Any number "
+    "of patches stack in the order of the graph.",
     aliases=("attn1 patch", "attn2 patch", "attention multiply", "perturbed attention", "attention temperature"),
     gives="with this patch on top",
 )

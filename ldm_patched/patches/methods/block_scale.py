@@ -8,20 +8,20 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.where import Where
-from ..engine.declaration import acts, amount, method
+from ..engine.declaration import acts, amount, method, number
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place
 from ..engine.site import Site
-from .free_u import blended, check_factors, factor
+from .free_u import blended, check_factors
 
 
 @method(
     node="PatchbayBlockScale",
     title="Block Scale",
-    text="Multiply what whole UNet blocks hand on: the backbone and the skip connection of output blocks, the output of "
-    "input blocks and of the middle.",
+    text="Multiply what whole UNet blocks hand on: the backbone and the skip connection of output blocks, the output "
+    "of input blocks and of the middle.",
     aliases=("skip connection scale", "backbone multiply", "unet block weight"),
     gives="with this scale on top",
 )
@@ -34,13 +34,20 @@ class BlockScale(Method):
     1, changes nothing, to the bit.
     """
 
-    backbone: float = factor(
+    backbone: float = number(
         1.1,
-        "Factor of what an output block gets from the block before it, or of the output of an input block or the "
+        0.0,
+        10.0,
+        step=0.01,
+        tip="Factor of what an output block gets from the block before it, or of the output of an input block or the "
         "middle; 1 changes nothing.",
     )
-    skip: float = factor(
-        1.0, "Factor of what an output block gets over its skip connection; other blocks do not use it."
+    skip: float = number(
+        1.0,
+        0.0,
+        10.0,
+        step=0.01,
+        tip="Factor of what an output block gets over its skip connection; other blocks do not use it.",
     )
     strength: float = amount()
     where: Where = acts("output", kind="block")

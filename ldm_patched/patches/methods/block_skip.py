@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -48,16 +48,15 @@ class BlockSkip(Method):
         kinds=(*KINDS, "block"),
         kind_default="self",
         narrowing=False,
-        kind_tip="self: attention among the picture's tokens. cross: attention to the text. all: both. block: the whole "
-        "UNet block, where it changes neither size nor channels.",
+        kind_tip="self: attention among the picture's tokens. cross: attention to the text. all: both. block: the "
+        "whole UNet block, where it changes neither size nor channels.",
     )
 
     @classmethod
-    def of(cls, kind: str, **fields: Any) -> BlockSkip | WholeBlockSkip:
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> BlockSkip | WholeBlockSkip:
         """Return the skip of a kind of attention, or of whole blocks."""
+        kind = fields.pop("kind")
         return WholeBlockSkip(**fields) if kind == "block" else cls(attention=kind, **fields)
-
-    of_fields = of
 
     def check(self) -> None:
         """Refuse an unknown kind, and an address of another one."""

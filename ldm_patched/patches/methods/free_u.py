@@ -25,11 +25,6 @@ from ..engine.site import Site
 VERSIONS = (1, 2)
 
 
-def factor(default: float, tip: str) -> Any:
-    """Declare a factor."""
-    return number(default, 0.0, 10.0, step=0.01, tip=tip)
-
-
 def check_factors(**factors: float) -> None:
     """Refuse a factor that is no finite number."""
     for name, given in factors.items():
@@ -40,8 +35,8 @@ def check_factors(**factors: float) -> None:
 @method(
     node="PatchbayFreeU",
     title="FreeU",
-    text="Strengthen the backbone of the UNet and weaken the low frequencies of its skip connections: cleaner shapes at "
-    "no cost, over a part of the run and in the blocks you name.",
+    text="Strengthen the backbone of the UNet and weaken the low frequencies of its skip connections: cleaner shapes "
+    "at no cost, over a part of the run and in the blocks you name.",
     aliases=("FreeU_V2", "free lunch", "backbone scale", "skip scale"),
     gives="with FreeU on top",
 )
@@ -53,10 +48,16 @@ class FreeU(Method):
     `strength` (0..1) times the curve is how much of it is applied; 0, or all factors 1, changes nothing, to the bit.
     """
 
-    b1: float = factor(1.3, "Factor of half of the backbone where it has most channels; 1 changes nothing.")
-    b2: float = factor(1.4, "Factor of half of the backbone one level up; 1 changes nothing.")
-    s1: float = factor(0.9, "Factor of the skip's lowest frequencies where there are most channels.")
-    s2: float = factor(0.2, "Factor of the skip's lowest frequencies one level up; 1 changes nothing.")
+    b1: float = number(
+        1.3, 0.0, 10.0, step=0.01, tip="Factor of half of the backbone where it has most channels; 1 changes nothing."
+    )
+    b2: float = number(1.4, 0.0, 10.0, step=0.01, tip="Factor of half of the backbone one level up; 1 changes nothing.")
+    s1: float = number(
+        0.9, 0.0, 10.0, step=0.01, tip="Factor of the skip's lowest frequencies where there are most channels."
+    )
+    s2: float = number(
+        0.2, 0.0, 10.0, step=0.01, tip="Factor of the skip's lowest frequencies one level up; 1 changes nothing."
+    )
     version: int = choice(VERSIONS, 2, tip="2 scales the backbone where it is active, 1 everywhere.")
     strength: float = amount()
     where: Where = acts("output", kind="block")

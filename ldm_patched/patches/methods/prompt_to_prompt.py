@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,14 +68,16 @@ class PromptToPrompt(Method):
     where: Where = acts(end=0.8)
 
     @classmethod
-    def of(cls, clip: Any, source: str, edited: str, **fields: Any) -> PromptToPrompt:
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> PromptToPrompt:
         """Read both prompts."""
-        return cls(source=token_ids(clip, source), edited=token_ids(clip, edited), **fields)
+        prompts = {name: token_ids(asked["clip"], asked[name]) for name in ("source", "edited") if asked}
+        return cls(**fields | prompts)
 
     @classmethod
-    def results(cls, clip: Any, source: str, edited: str, **inputs: Any) -> tuple[Any, ...]:
+    def results(cls, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the prompts for the sampler."""
-        return (pair(*(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (source, edited))),)
+        clip, texts = inputs["clip"], (inputs["source"], inputs["edited"])
+        return (pair(*(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts)),)
 
     def check(self) -> None:
         """Refuse prompts without tokens."""

@@ -34,7 +34,7 @@ from ..engine.stack import Inner
     gives="with this guidance",
 )
 class SelfAttentionGuidance(Method):
-    """Blur the prediction where self-attention looks, predict again, and push away (Hong et al. 2022, arXiv 2210.00939).
+    """Blur the prediction where self-attention looks, predict again, push away (Hong et al. 2022, arXiv 2210.00939).
 
     A token counts as looked at when it gets more than `threshold` times an even share of the attention, on the mean
     over heads and over the blocks. `blur` is the deviation of the Gaussian in latent pixels, `scale` times the curve

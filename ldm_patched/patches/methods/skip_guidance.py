@@ -16,8 +16,8 @@ from .perturbed_guidance import AWAY
 @method(
     node="PatchbaySkipGuidance",
     title="Skip Layer Guidance",
-    text="Guide away from the picture in which the self-attention of some blocks is left out: clearer structure, with or "
-    "without a negative prompt. One more model call in each step of the window.",
+    text="Guide away from the picture in which the self-attention of some blocks is left out: clearer structure, with "
+    "or without a negative prompt. One more model call in each step of the window.",
     aliases=("SLG", "skip layer guidance"),
     verb="guide",
     gives="with this guidance",

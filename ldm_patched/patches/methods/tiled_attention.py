@@ -100,8 +100,8 @@ class TiledAttention(Method):
             bands_across = []
             for across, columns in bands(grid[1], counts[1]):
                 tile = (down.stop - down.start) // rows, (across.stop - across.start) // columns
-                cuts = (split(cut(x[:, down, across], rows, columns), q.shape[1]) for x in pictures)
-                out = merged(inner(*cuts, site.but(piece=tile)))
+                cuts = [split(cut(x[:, down, across], rows, columns), q.shape[1]) for x in pictures]
+                out = merged(inner(cuts[0], cuts[1], cuts[2], site.but(piece=tile)))
                 bands_across.append(join(out, rows, columns, tile))
             bands_down.append(torch.cat(bands_across, dim=2))
         return split(torch.cat(bands_down, dim=1).flatten(1, 2), q.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,7 @@ from ..engine.method import Method
 from ..engine.prompts import columns, places
 from ..engine.site import Site
 from ..engine.stack import Inner
-from .alignment import token_ids
-from .words import check_positions, locate
+from .words import check_positions, positions_of
 
 
 @method(
@@ -52,10 +52,13 @@ class WordMask(Method):
     where: Where = acts(kind="cross")
 
     @classmethod
-    def of(cls, clip: Any, mask: Tensor, prompt: str, words: str, **fields: Any) -> WordMask:
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordMask:
         """Find the words in the prompt."""
-        masks = mask if mask.ndim == 3 else mask[None]
-        return cls(positions=locate(clip, prompt, words), mask=masks, length=len(token_ids(clip, prompt)), **fields)
+        found = positions_of(asked)
+        if asked:
+            mask = asked["mask"]
+            found["mask"] = mask if mask.ndim == 3 else mask[None]
+        return cls(**fields | found)
 
     def check(self) -> None:
         """Refuse a mask that is none, and positions outside the prompt."""

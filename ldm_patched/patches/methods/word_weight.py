@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,8 +13,7 @@ from ..engine.method import Method
 from ..engine.prompts import columns, places
 from ..engine.site import Site
 from ..engine.stack import Inner
-from .alignment import token_ids
-from .words import check_positions, locate
+from .words import check_positions, positions_of
 
 
 @method(
@@ -55,13 +54,14 @@ class WordWeight(Method):
     where: Where = acts(kind="cross")
 
     @classmethod
-    def of(cls, clip: Any, prompt: str, words: str, **fields: Any) -> WordWeight:
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordWeight:
         """Find the words in the prompt."""
-        return cls(positions=locate(clip, prompt, words), length=len(token_ids(clip, prompt)), **fields)
+        return cls(**fields | positions_of(asked))
 
     @classmethod
-    def check_asked(cls, words: str | None = None, **asked: Any) -> None:
+    def check_asked(cls, asked: Mapping[str, Any]) -> None:
         """Refuse no words at all."""
+        words = asked["words"]
         if words is not None and not words.strip(" ,"):
             raise Refused("words is empty; write some of the prompt's words, separated by commas", "words")
 

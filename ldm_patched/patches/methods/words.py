@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from .alignment import EMBEDDING
+from .alignment import EMBEDDING, token_ids
 
 
 def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
@@ -46,6 +46,14 @@ def _places(tokens: Sequence[tuple[int, Any]], wanted: Sequence[Any]) -> list[in
         if wanted and [token for _, token in some] == list(wanted):
             found += [place for place, _ in some]
     return found
+
+
+def positions_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields `positions` and `length` for a CLIP, a prompt and words; none where nothing is asked."""
+    if not asked:
+        return {}
+    clip, prompt = asked["clip"], asked["prompt"]
+    return {"positions": locate(clip, prompt, asked["words"]), "length": len(token_ids(clip, prompt))}
 
 
 def check_positions(positions: Sequence[int], length: int) -> None:

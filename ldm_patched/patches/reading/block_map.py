@@ -58,7 +58,7 @@ def _factors(unet: Any) -> dict[tuple[str, int], int]:
     """Return the factor of each UNet block, by the layers that halve and double the picture."""
     factor, found = 1, {}
     for type, number, layers in _layers(unet):
-        names = {type(layer).__name__ for layer in layers}
+        names = {layer.__class__.__name__ for layer in layers}
         factor *= 2 if "Downsample" in names else 1
         found[type, number] = factor
         factor //= 2 if "Upsample" in names else 1  # it comes last in its block

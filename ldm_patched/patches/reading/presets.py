@@ -1,9 +1,9 @@
 """Presets: the patches of a model as JSON text, to be kept in a workflow and put on another model.
 
 `{"patchbay": 1, "patches": [{"type": "AttentionPatch", "slot": "attn1.out", ...}]}`, in the order of the graph. A field
-is a number, a text, true or false, a list, or an object with a `type`; blocks are the text of an `address`, a `schedule`
-the values of its widgets. A field that is missing has its default, an address that is missing is `all`. What text cannot
-hold stands under `left_out` with the reason.
+is a number, a text, true or false, a list, or an object with a `type`; blocks are the text of an `address`, a
+`schedule` the values of its widgets. A field that is missing has its default, an address that is missing is `all`. What
+text cannot hold stands under `left_out` with the reason.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def _values(given: dict[str, Any], cls: type, where: str, elsewhere: Sequence[st
     return values
 
 
-def _placed(given: dict[str, Any], default: Where, placing: Placing, where: str) -> Where:
+def _placed(given: dict[str, Any], default: Any, placing: Placing, where: str) -> Where:
     """Return blocks and time; an address that is missing is `all`, where whole blocks are not meant."""
     address, schedule = default.address if placing.whole else Address(), default.schedule
     if "address" in given:
@@ -302,7 +302,7 @@ def _check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None
             raise _wrong(where, f"unknown field {name!r}; there are {', '.join(known)}")
 
 
-def _made(where: str, make: Callable[..., Any], *args: Any, **fields: Any) -> Any:
+def _made(where: str, make: Callable[..., Any], /, *args: Any, **fields: Any) -> Any:
     try:
         return make(*args, **fields)
     except (ValueError, OverflowError) as error:

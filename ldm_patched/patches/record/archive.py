@@ -61,7 +61,6 @@ class Archive:
         wanted = fingerprint(samples, samples.unbind()[0].dtype if _is_nested(samples) else samples.dtype)
         with self._lock:
             found = [run for run, prints in reversed(self._runs.values()) if wanted in prints]
-            kept = len(self._runs)
         entries = () if plan is None else plan.entries
         run = next((run for run in found if run.entries == entries), None)
         if run is not None:
@@ -72,7 +71,7 @@ class Archive:
             )
         raise GoneError(
             "no run is known that gave this latent: it was not sampled with this model since the program started, it "
-            f"was changed after the sampler, or its run is gone (of the last {self.most_runs} runs {kept} are kept)"
+            f"was changed after the sampler, or its run is gone (the last {self.most_runs} are kept)"
         )
 
     def clear(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...ldm.modules.backends.registry import AttentionCall
+from ..addressing.where import Where
 from ..engine.attach import attach
 from ..engine.router import SLOT
 from ..record.run import Cell, current_block, run_of
@@ -35,7 +36,7 @@ class Observer:
 
 def observed(model: Any) -> tuple[Any, Observer]:
     """Return a clone of a model patcher that notes its attention calls, and where they are noted."""
-    clone = attach(model, Rule("auto"))
+    clone = attach(model, Rule("auto", Where()))
     options = clone.model_options["transformer_options"]
     options[SLOT] = observer = Observer(options[SLOT])
     return clone, observer

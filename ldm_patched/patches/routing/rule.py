@@ -36,8 +36,8 @@ class Rule(Method):
     backend: str = choice(
         BACKENDS,
         "auto",
-        tip="The attention function. auto takes the best exact one on this machine. The list is the same everywhere, so "
-        "a workflow can be shared; what is missing falls back and says so once.",
+        tip="The attention function. auto takes the best exact one on this machine. The list is the same everywhere, "
+        "so a workflow can be shared; what is missing falls back and says so once.",
     )
     where: Where = acts(kinds=("all", "self", "cross"), curve=False)
 

@@ -165,7 +165,7 @@ def write_rules(
         if best is not None and best.seconds < (1 - margin) * _automatic(found[call]):
             chosen.setdefault(best.backend, []).append(cell)
     rules = [rule for backend, cells in chosen.items() for rule in _rules(backend, cells, calls)]
-    return (*rules, Rule("auto"))
+    return (*rules, Rule("auto", Where()))
 
 
 def _automatic(tuned: Tuned) -> float:
@@ -176,7 +176,7 @@ def _automatic(tuned: Tuned) -> float:
 
 def _rules(backend: str, cells: Sequence[Cell], calls: Mapping[Cell, AttentionCall]) -> list[Rule]:
     if any(block is None for block, _ in cells):  # a model that does not say which block calls
-        return [Rule(backend)] if set(cells) == set(calls) else []
+        return [Rule(backend, Where())] if set(cells) == set(calls) else []
     rules = []
     for kind in ("self", "cross", None):
         blocks = [block for block, current in cells if current == kind and block is not None]
