@@ -21,7 +21,9 @@ EVERYTHING = {"slot": "all", "owner": "all", "blocks": "all"}
 
 def patched(model: Any) -> Any:
     model = NODES["PatchbayAttentionPatch"].execute(model=model, **ZERO).args[0]
-    return NODES["PatchbayPerturbedGuidance"].execute(model=model, scale=2.0, blocks="middle, output:0", **WINDOW).args[0]
+    return (
+        NODES["PatchbayPerturbedGuidance"].execute(model=model, scale=2.0, blocks="middle, output:0", **WINDOW).args[0]
+    )
 
 
 def test_removed_patches_are_gone_and_named(model: Any, run: Callable) -> None:
@@ -65,7 +67,9 @@ def test_nothing_to_remove_is_an_error(model: Any) -> None:
 @pytest.mark.parametrize(("wrong", "reason"), [({"blocks": "nowhere"}, "nowhere"), ({"owner": " "}, "owner is empty")])
 def test_wrong_widgets_of_a_removal_are_refused(wrong: dict[str, Any], reason: str) -> None:
     assert reason in str(RemovePatches.validate_inputs(**{"owner": "all", "blocks": "all"} | wrong))
-    assert RemovePatches.validate_inputs() is True and RemovePatches.validate_inputs(owner="all", blocks="middle") is True
+    assert (
+        RemovePatches.validate_inputs() is True and RemovePatches.validate_inputs(owner="all", blocks="middle") is True
+    )
 
 
 def test_copied_patches_act_as_the_nodes_would(model: Any, run: Callable) -> None:

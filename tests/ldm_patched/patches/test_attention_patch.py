@@ -16,6 +16,10 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.place import Listed
+from attention_patchbay.ldm_patched.patches.engine.site import Site
+from attention_patchbay.ldm_patched.patches.engine.stack import split
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
     ATTENTION_SLOTS,
     AttentionPatch,
@@ -199,15 +203,17 @@ def test_inputs_that_the_model_leaves_out_are_the_ones_it_would_use() -> None:
     gate = Gate(Entry("any"), frozenset({block}))
     options = {"block": ("middle", 0), "block_index": 0}
     for part, wanted in (("q", (0 * n, n, n)), ("k", (n, 0 * n, n)), ("v", (n, n, 0 * n))):
-        out = InputPatch(AttentionPatch(f"attn2.{part}", "zero"), gate)(n, None, None, options)
+        (place,) = AttentionPatch(f"attn2.{part}", "zero").places(gate, Host(), None)
+        assert isinstance(place, Listed)
+        out = place.patch(n, None, None, options)
         assert all(torch.equal(a, b) for a, b in zip(out, wanted, strict=True))
 
 
 def test_an_identity_of_other_tokens_is_refused() -> None:
-    q, v = draw(0, 4, 5, 32), draw(1, 1, 20, 32)
+    q, v = split(draw(0, 4, 5, 32), HEADS), split(draw(1, 1, 20, 32), HEADS)
     patch = AttentionPatch("attn1.out", "identity", strength=0.5)
     with pytest.raises(ValueError, match=r"there are \(4, 5\) queries and \(1, 20\) values"):
-        patch.attend(lambda q, k, v: q, q, v, v, 1.0)
+        patch.attend_to_itself(Site({}), q, v, v, lambda q, k, v: q)
 
 
 def test_the_window_limits_the_steps_that_are_changed() -> None:

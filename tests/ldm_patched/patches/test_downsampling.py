@@ -17,10 +17,10 @@ from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMe
 from attention_patchbay.ldm_patched.patches.reading import report
 from torch import Tensor
 
-from .layers import layers, near, options, plain, tokens
+from .layers import near, options, plain, tokens
 from .models import STEPS, last_run, patcher, run, unchanged
 from .test_token_merging import by_hand as merged_by_hand
-from .test_token_merging import top_left
+from .test_token_merging import layers, top_left
 
 
 def cells(grid: tuple[int, int], factor: int) -> list[list[int]]:
@@ -49,7 +49,7 @@ def mean_by_hand(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], factor:
 FORMULAS = {"nearest": nearest_by_hand, "mean": mean_by_hand}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORMULAS)
 @pytest.mark.parametrize(("height", "width", "factor"), [(6, 8, 2), (5, 7, 2), (8, 9, 4), (3, 3, 3)])
 def test_it_is_attention_to_a_smaller_picture(method: str, height: int, width: int, factor: int) -> None:
     q, k, v = tokens(height, width)
@@ -88,7 +88,7 @@ def test_factor_1_is_bit_equal_and_the_input_model_is_left_alone() -> None:
 
 def test_the_curve_scales_the_factor_inside_the_window() -> None:
     half = run(attach(patcher(), KeyValueDownsampling(4, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
-    assert torch.equal(half, run(attach(patcher(), KeyValueDownsampling(2))))
+    assert torch.equal(half, run(attach(patcher(), KeyValueDownsampling(2, where=Where()))))
     model = attach(patcher(), KeyValueDownsampling(8, where=Where(parse("input"), Schedule(0.0, 0.5))))
     run(model)
     text = report.text(last_run(model))

@@ -10,8 +10,11 @@ import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 from attention_patchbay.tools.demo.judge import look
 
@@ -34,9 +37,13 @@ def plain(demo: Any) -> int:
     return right(demo, demo[0])
 
 
-@pytest.mark.parametrize("weakening", [SmoothedEnergy(), SlidingWindow(0.25)], ids=lambda weakening: weakening.name)
-def test_it_makes_more_pictures_right(demo: Any, plain: int, weakening: Any) -> None:
-    better = right(demo, attach(demo[0], Guidance(weakening, 2.0)))
+@pytest.mark.parametrize(
+    "guidance",
+    [SmoothedGuidance(scale=2.0, where=Where()), SlidingWindowGuidance(scale=2.0, size=0.25)],
+    ids=lambda guidance: guidance.name,
+)
+def test_it_makes_more_pictures_right(demo: Any, plain: int, guidance: Any) -> None:
+    better = right(demo, attach(demo[0], guidance))
     assert better >= plain + 3, (plain, better)
 
 

@@ -23,7 +23,7 @@ WHERE = parse("middle, input:3")  # 3 transformer blocks
 PUSHES = [
     PerturbedGuidance(scale=0.5, where=Where(WHERE)),
     SmoothedGuidance(scale=0.5, where=Where(WHERE), blur=1.5),
-    SelfAttentionGuidance(0.2, 1.0, 0.9, WHERE),
+    SelfAttentionGuidance(0.2, 1.0, 0.9, Where(WHERE)),
     SlidingWindowGuidance(scale=0.5, where=Where(WHERE)),
 ]
 INSIDE = [NormalizedGuidance(draw(9, 1, 5, 16), where=Where(WHERE)), SparseAttention(1.0, where=Where(WHERE))]

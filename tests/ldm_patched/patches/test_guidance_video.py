@@ -11,6 +11,7 @@ from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import SelfAttentionGuidance
 from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
@@ -28,7 +29,7 @@ METHODS = [
     PerturbedGuidance(scale=1.0, where=Where(MIDDLE)),
     SmoothedGuidance(scale=1.0, where=Where(MIDDLE), blur=2.0),
     SlidingWindowGuidance(scale=1.0, where=Where(MIDDLE)),
-    SelfAttentionGuidance(1.0, 1.0, 1.0, MIDDLE),
+    SelfAttentionGuidance(1.0, 1.0, 1.0, Where(MIDDLE)),
 ]
 
 
@@ -56,27 +57,29 @@ def test_it_guides_a_video(file: Path, method: Any) -> None:
     assert " in 1 of 1 blocks" in report.text(last_run(guided))
 
 
-@pytest.mark.parametrize("weakening", [SmoothedEnergy(2.0), SlidingWindow()], ids=lambda weakening: weakening.name)
-def test_attention_over_time_is_left_as_it_is(weakening: Any) -> None:
-    q, k, v = (draw(seed, 16, FRAMES, 8) for seed in range(3))
-    out = weakening.attend(lambda q, k, v: q + k * v, q, k, v, OPTIONS)
+@pytest.mark.parametrize("method", METHODS[1:3], ids=lambda method: method.name)
+def test_attention_over_time_is_left_as_it_is(method: Any) -> None:
+    q, k, v = (draw(seed, 16, 2, FRAMES, 4) for seed in range(3))
+    out = method.weak_attend(Site(OPTIONS, batch=16, tokens=FRAMES), q, k, v, lambda q, k, v: q + k * v)
     assert torch.equal(out, q + k * v)
 
 
 def test_frames_are_told_from_pixels_and_windows() -> None:
-    assert over_time(draw(0, 16, FRAMES, 8), OPTIONS)
-    assert not over_time(draw(0, FRAMES, 16, 8), OPTIONS)
-    assert not over_time(draw(0, FRAMES, 8, 8), OPTIONS)  # merged tokens
-    assert not over_time(draw(0, 6, 8, 8), {**OPTIONS, PIECE: (2, 4)})
+    assert Site(OPTIONS, batch=16, tokens=FRAMES).over_time
+    assert not Site(OPTIONS, batch=FRAMES, tokens=16).over_time
+    assert not Site(OPTIONS, batch=FRAMES, tokens=8).over_time  # merged tokens
+    assert not Site(OPTIONS, batch=6, tokens=8, piece=(2, 4)).over_time
+    assert not Site(OPTIONS, batch=16, tokens=FRAMES, cut=True).over_time
 
 
 def test_layers_inside_a_window_are_told_its_size() -> None:
     seen = []
 
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
-        seen.append((q.shape[1], now[PIECE]))
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: Site, /) -> torch.Tensor:
+        seen.append((q.shape[2], site.piece))
         return v
 
-    v = draw(0, 2, 6 * 4, 8)
-    out = SlidingWindow(0.5, 0.0).attend(inner, v, v, v, {"activations_shape": [2, 8, 6, 4]})
+    v = draw(0, 2, 2, 6 * 4, 4)
+    site = Site({"activations_shape": [2, 8, 6, 4]}, batch=2, tokens=6 * 4)
+    out = SlidingWindowGuidance(size=0.5, overlap=0.0).weak_attend(site, v, v, v, inner)
     assert seen == [(6, (3, 2))] * 4 and torch.allclose(out, v)

@@ -29,16 +29,17 @@ from .models import STEPS, conditioning, draw, last_run, patcher, run, unchanged
 from .test_guidance import by_hand
 
 PAIRS = [(slot, operation) for slot in SLOTS for operation in operations_for(slot)]
+ALWAYS = Schedule()
 NO_CHANGE = {"scale": 1.0, "temperature": 1.0, "noise": 0.0, "blur": 0.0}
 
 
-def patch(slot: str, operation: str, value: float = 2.0, **given: Any) -> AttentionPatch:
+def patch(slot: str, operation: str, value: float = 2.0, schedule: Schedule = ALWAYS, **given: Any) -> AttentionPatch:
     """Return a patch that does something, in the blocks that call the slot."""
     address = parse(BLOCK_SLOTS[slot][1]) if slot in BLOCK_SLOTS else parse("middle, input:3, output:2")
     value = 0.05 if operation == "clamp" else value  # below what the outputs reach
     extra = {"channels": "0-15:3, 20-:0.5"} if operation == "gain" else {}
     extra |= {"other": draw(9, 1, 7, 16)} if operation == "towards" else {}
-    return AttentionPatch(slot, operation, value, **{"address": address, **extra, **given})  # type: ignore[arg-type]
+    return AttentionPatch(slot, operation, value, where=Where(address, schedule), **extra, **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("slot", "operation"), PAIRS)
@@ -50,7 +51,7 @@ def test_every_operation_acts_on_every_slot_it_fits_and_is_neutral_to_the_bit(sl
         changed = run(patched)
         neutral = [
             patch(slot, operation, strength=0.0),
-            patch(slot, operation, where=Where(schedule=Schedule(0.4, 0.4))),
+            patch(slot, operation, schedule=Schedule(0.4, 0.4)),
         ]
         if operation in NO_CHANGE:
             neutral.append(patch(slot, operation, NO_CHANGE[operation]))
@@ -170,8 +171,8 @@ def test_channels_mean_what_they_say() -> None:
         ({"slot": "attn1.q", "operation": "towards"}, "does not work on slot attn1.q"),
         ({"slot": "block.output", "operation": "temperature"}, "does not work on slot block.output"),
         ({"slot": "block.output"}, "called by output blocks, not by 'all'; write output"),
-        ({"slot": "block.skip", "address": parse("input:1")}, "called by output blocks, not by 'input:1'"),
-        ({"slot": "block.input", "address": parse("input self")}, "says self, but this is for whole blocks"),
+        ({"slot": "block.skip", "where": Where(parse("input:1"))}, "called by output blocks, not by 'input:1'"),
+        ({"slot": "block.input", "where": Where(parse("input self"))}, "says self, but this is for whole blocks"),
         ({"operation": "clamp", "value": -1.0}, "value is -1.0; give a finite number, from 0 for clamp"),
         ({"operation": "gain", "channels": "x"}, "channels: cannot read 'x'"),
     ],

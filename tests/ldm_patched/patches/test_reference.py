@@ -64,7 +64,7 @@ def by_hand(x: torch.Tensor, context: torch.Tensor, latents: list[torch.Tensor],
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
 def test_it_attends_to_the_tokens_of_the_noisy_reference(count: int, strength: float, negative: bool) -> None:
-    reference = Reference(draw(9, count, 4, 6, 8), 5, negative, strength, MIDDLE)
+    reference = Reference(draw(9, count, 4, 6, 8), 5, negative, strength, Where(MIDDLE))
     base = patcher()
     scaled = base.model.process_latent_in(reference.latent)
     noise = torch.randn(count, 4, 6, 8, generator=torch.Generator().manual_seed(5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.scores import sliced_scores
+from attention_patchbay.ldm_patched.patches.engine.stack import split
+from attention_patchbay.ldm_patched.patches.methods import self_attention_guidance
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import (
     SelfAttentionGuidance,
@@ -20,6 +24,7 @@ from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance impo
 )
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.run import run_of
 from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.cond_batch import calc_cond_batch
 
@@ -44,10 +49,12 @@ def shares_by_hand(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor
 def test_the_map_is_the_attention_that_each_token_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = draw(0, 2, 12, 8), draw(1, 2, 12, 8)
     expected = shares_by_hand(q, k, 2)
-    assert (looked_at(q, k, 2) - expected).abs().max() < 1e-5
-    assert torch.allclose(looked_at(q, k, 2).mean(1), torch.ones(2))
-    monkeypatch.setattr("attention_patchbay.ldm_patched.patches.self_attention_guidance.SCORES", 1)
-    assert (looked_at(q, k, 2) - expected).abs().max() < 1e-5
+    q, k = split(q, 2), split(k, 2)
+    assert (looked_at(q, k) - expected).abs().max() < 1e-5
+    assert torch.allclose(looked_at(q, k).mean(1), torch.ones(2))
+    one_by_one = partial(sliced_scores, most=1)
+    monkeypatch.setattr(self_attention_guidance, "sliced_scores", one_by_one)
+    assert (looked_at(q, k) - expected).abs().max() < 1e-5
 
 
 def test_the_picture_is_blurred_where_the_map_is_above_the_threshold() -> None:
@@ -65,7 +72,7 @@ def test_the_picture_is_blurred_where_the_map_is_above_the_threshold() -> None:
 def test_the_guided_prediction_is_the_formula() -> None:
     """One step from the sampler's side: x0 + s (degraded - D(degraded + noise)), by hand with plain hooks."""
     seen: list[dict[str, Any]] = []
-    model = attach(patcher(), SelfAttentionGuidance(1.5, 1.0, 0.9, MIDDLE))
+    model = attach(patcher(), SelfAttentionGuidance(1.5, 1.0, 0.9, Where(MIDDLE)))
     hook = model.model_options["sampler_post_cfg_function"].pop()
     notes: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -120,9 +127,14 @@ def test_separate_calls_of_the_sides_give_what_one_call_gives(monkeypatch: pytes
 def test_the_maps_are_forgotten_after_their_step() -> None:
     model = attach(patcher(), SelfAttentionGuidance(1.0, where=Where(MIDDLE)))
     kept: list[dict[str, Any]] = []
-    model.set_model_sampler_post_cfg_function(
-        lambda args: kept.append(dict(last_run(model).memory(1))) or args["denoised"]
-    )
+
+    def keep(args: dict[str, Any]) -> torch.Tensor:
+        now = run_of(args["model_options"]["transformer_options"])
+        assert now is not None
+        kept.append(dict(now.memory(1)))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(keep)
     run(model)
     assert kept == [{}] * STEPS
 
@@ -141,7 +153,7 @@ def test_scale_0_and_no_window_are_bit_equal_and_the_input_model_is_left_alone()
     model = patcher()
     base = run(model)
     with unchanged(model):
-        assert torch.equal(run(attach(model, SelfAttentionGuidance(0.0))), base)
+        assert torch.equal(run(attach(model, SelfAttentionGuidance(0.0, where=Where()))), base)
         assert torch.equal(
             run(attach(model, SelfAttentionGuidance(1.0, where=Where(schedule=Schedule(0.5, 0.5))))), base
         )
@@ -170,7 +182,7 @@ def test_it_costs_one_call_a_step_beside_the_other_guidances() -> None:
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
-    method = SelfAttentionGuidance(1.0, 1.0, 0.5, MIDDLE, Schedule(0.1, 0.9))
+    method = SelfAttentionGuidance(1.0, 1.0, 0.5, Where(MIDDLE, Schedule(0.1, 0.9)))
     assert pickle.loads(pickle.dumps(method)) == method
     for wrong, reason in (((math.nan,), "scale"), ((1.0, 0.0), "blur"), ((1.0, 1.0, -1.0), "threshold")):
         with pytest.raises(ValueError, match=f"{reason} is"):

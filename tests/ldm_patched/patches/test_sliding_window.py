@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.site import Site
+from attention_patchbay.ldm_patched.patches.engine.stack import merged, split
 from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance, windows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,8 +29,13 @@ def test_the_windows_cover_the_side_and_overlap(length: int, size: float, overla
 
 def test_the_result_is_the_average_over_the_windows() -> None:
     q, k, v = draw(0, 2, 5 * 6, 8), draw(1, 2, 5 * 6, 8), draw(2, 2, 5 * 6, 8)
-    options: dict[str, Any] = {"activations_shape": [2, 8, 5, 6]}
-    out = SlidingWindow(0.5, 0.3).attend(lambda q, k, v, now=None: attend(q, k, v, 2).float(), q, k, v, options)
+
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: Site, /) -> torch.Tensor:
+        return split(attend(merged(q), merged(k), merged(v), 2).float(), 2)
+
+    site = Site({"activations_shape": [2, 8, 5, 6]}, batch=2, tokens=5 * 6)
+    method = SlidingWindowGuidance(size=0.5, overlap=0.3)
+    out = merged(method.weak_attend(site, split(q, 2), split(k, 2), split(v, 2), inner))
     total, times = torch.zeros(2, 30, 8, dtype=torch.float64), torch.zeros(30)
     for rows in windows(5, 0.5, 0.3):
         for columns in windows(6, 0.5, 0.3):
@@ -49,8 +54,9 @@ def test_a_window_of_the_whole_picture_guides_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"), [((0.0,), "size is 0"), ((1.5,), "size"), ((0.5, 1.0), "overlap is 1")]
+    ("settings", "reason"),
+    [({"size": 0.0}, "size is 0"), ({"size": 1.5}, "size"), ({"overlap": 1.0}, "overlap is 1")],
 )
-def test_wrong_settings_are_refused(settings: tuple, reason: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        SlidingWindow(*settings)
+        SlidingWindowGuidance(**settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
@@ -18,21 +18,16 @@ from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from .layers import options, plain
 from .models import STEPS, conditioning, draw, last_run, patcher, unchanged
+from .test_token_merging import layers
 
 MIDDLE = parse("middle")
-HEADS = 4
 
 
 def run(model: Any, rows: int = 3, cfg: float = 4.0) -> torch.Tensor:
     noise = draw(0, rows, 4, 8, 8)
     return samplers.sample(model, noise, conditioning(1), conditioning(2), cfg, STEPS, "euler", "normal", 1.0, seed=0)
-
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    q, k, v = (x.double().unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-    return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def adain(x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
@@ -53,7 +48,7 @@ def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, size: int, with_a
         if with_adain:
             own_q, own_k = adain(own_q, q[first]), adain(own_k, k[first])
         keys, values = torch.cat([own_k, k[first]]), torch.cat([v[row], v[first]])
-        rows.append(attend(own_q[None], keys[None], values[None])[0])
+        rows.append(plain(own_q[None], keys[None], values[None])[0])
     return torch.stack(rows)
 
 
@@ -61,12 +56,11 @@ def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, size: int, with_a
 @given(st.integers(1, 3), st.integers(2, 4), st.booleans(), st.sampled_from([0.3, 1.0]))
 def test_it_is_the_formula(sides: int, size: int, with_adain: bool, strength: float) -> None:
     q, k, v = (draw(i, sides * size, 9, 16) * (1 + i) + i for i in range(3))
-    style = StyleAligned(with_adain, strength)
-    out = style.attend(lambda q, k, v: attend(q, k, v).float(), q, k, v, sides, 1.0)
-    expected = (1 - strength) * attend(q, k, v) + strength * by_hand(q, k, v, size, with_adain)
+    out = layers(StyleAligned(with_adain, strength))(q, k, v, options(3, 3, sides * size, cond_or_uncond=[0] * sides))
+    expected = (1 - strength) * plain(q, k, v) + strength * by_hand(q, k, v, size, with_adain)
     assert (out - expected).abs().max() < 1e-4
     for first in range(0, sides * size, size):
-        assert (out[first] - attend(q, k, v)[first]).abs().max() < 1e-4
+        assert (out[first] - plain(q, k, v)[first]).abs().max() < 1e-4
 
 
 def test_normalising_keeps_what_has_the_style_and_a_small_dtype() -> None:
@@ -76,14 +70,10 @@ def test_normalising_keeps_what_has_the_style_and_a_small_dtype() -> None:
 
 
 def test_each_side_follows_its_own_first_row_in_any_order_of_the_calls() -> None:
-    model = attach(patcher(), StyleAligned(where=Where(MIDDLE)))
-    layer = model.model_options["transformer_options"]["patches_replace"]["attn1"][BlockId("middle", 0)].layers[0]
     q, k, v = (draw(i, 6, 9, 16) for i in range(3))
-    options = {"block": ("middle", 0), "block_index": 0}
 
     def call(rows: slice, sides: list[int]) -> torch.Tensor:
-        inner = lambda q, k, v: attend(q, k, v)  # noqa: E731
-        return layer.around(inner, q[rows], k[rows], v[rows], {**options, "cond_or_uncond": sides})
+        return layers(StyleAligned())(q[rows], k[rows], v[rows], options(3, 3, len(q[rows]), cond_or_uncond=sides))
 
     both = call(slice(0, 6), [1, 0])
     assert torch.allclose(both, torch.cat([call(slice(0, 3), [1]), call(slice(3, 6), [0])]))
@@ -121,17 +111,13 @@ def test_window_and_curve() -> None:
 
 
 def test_composed_with_an_identity_the_outer_one_decides() -> None:
-    style, identity = StyleAligned(where=Where(MIDDLE)), AttentionPatch("attn1.out", "identity", 1.0, 0.5, MIDDLE)
-    outer = attach(attach(patcher(), style), identity)
-    stack = outer.model_options["transformer_options"]["patches_replace"]["attn1"][BlockId("middle", 0)]
+    style, identity = StyleAligned(), AttentionPatch("attn1.out", "identity", strength=0.5)
     q, k, v = (draw(i, 3, 9, 16) for i in range(3))
-    options = {"block": ("middle", 0), "n_heads": HEADS, "cond_or_uncond": [0]}
+    here = options(3, 3, 3, cond_or_uncond=[0])
     expected = 0.5 * by_hand(q, k, v, 3, True) + 0.5 * v.double()
-    assert (stack(q, k, v, options) - expected).abs().max() < 1e-4
-    inner = attach(attach(patcher(), identity), style)
-    stack = inner.model_options["transformer_options"]["patches_replace"]["attn1"][BlockId("middle", 0)]
+    assert (layers(style, identity)(q, k, v, here) - expected).abs().max() < 1e-4
     with pytest.raises(ValueError, match=r"needs one value for each query.*\(3, 18\) values; take this block out"):
-        stack(q, k, v, options)
+        layers(identity, style)(q, k, v, here)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -18,9 +18,12 @@ from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import Pe
 from attention_patchbay.ldm_patched.patches.reading import report
 from torch import Tensor
 
-from .layers import HEADS, layers, near, options, tokens
+from .layers import HEADS, near, options, tokens
 from .models import STEPS, last_run, patcher, run, unchanged
 from .test_downsampling import cells
+from .test_token_merging import layers
+
+ALL = Where()
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor, factor: float) -> Tensor:
@@ -39,17 +42,17 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, factor: float) -> Tensor:
 def test_the_scores_are_divided_by_the_temperature() -> None:
     q, k, v = tokens(4, 6)
     for slot in ("attn1", "attn2"):
-        out = layers(AttentionTemperature(0.7), slot=slot)(q, k, v, options(4, 6))
+        out = layers(AttentionTemperature(0.7, where=ALL), slot=slot)(q, k, v, options(4, 6))
         assert near(out, by_hand(q, k, v, 1 / 0.7))
 
 
 def test_the_trained_size_keeps_the_entropy_in_self_attention_only() -> None:
     q, k, v = tokens(4, 6)
-    sized = AttentionTemperature(1.0, 64, 32)  # 8x4 latent pixels; the tokens are 2x2 of them: 4x2 in training
+    sized = AttentionTemperature(1.0, 64, 32, ALL)  # 8x4 latent pixels; the tokens are 2x2 of them: 4x2 in training
     out = layers(sized)(q, k, v, options(4, 6, latent=2))
     assert near(out, by_hand(q, k, v, math.sqrt(math.log(24) / math.log(8))))
     assert layers(sized, slot="attn2").layers == ()
-    both = AttentionTemperature(2.0, 64, 32)
+    both = AttentionTemperature(2.0, 64, 32, ALL)
     assert near(layers(both)(q, k, v, options(4, 6, latent=2)), by_hand(q, k, v, math.sqrt(math.log(24, 8)) / 2))
     assert near(layers(both, slot="attn2")(q, k, v, options(4, 6, latent=2)), by_hand(q, k, v, 0.5))
 
@@ -85,7 +88,7 @@ def test_attention_over_time_and_blocks_of_one_trained_token_have_no_size() -> N
 
 def test_it_composes_with_other_layers_in_both_orders() -> None:
     q, k, v = tokens(4, 6)
-    half, warm = AttentionPatch("attn1.out", "identity", strength=0.5), AttentionTemperature(0.7)
+    half, warm = AttentionPatch("attn1.out", "identity", strength=0.5), AttentionTemperature(0.7, where=ALL)
     for order in ((half, warm), (warm, half)):
         assert near(layers(*order)(q, k, v, options(4, 6)), 0.5 * by_hand(q, k, v, 1 / 0.7) + 0.5 * v)
     first = [cell[0] for cell in cells((4, 6), 2)]
@@ -99,9 +102,9 @@ def test_it_composes_with_other_layers_in_both_orders() -> None:
 def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> None:
     model = patcher()
     base = run(model)
-    neutral = [AttentionTemperature(), AttentionTemperature(1.0, 64, 64, Where(parse("all cross")))]
+    neutral = [AttentionTemperature(1.0), AttentionTemperature(1.0, 64, 64, Where(parse("all cross")))]
     with unchanged(model):
-        changed = run(attach(model, AttentionTemperature(0.5)))
+        changed = run(attach(model, AttentionTemperature(0.5, where=ALL)))
         for value in neutral:
             assert value.neutral and torch.equal(run(attach(model, value)), base)
     assert torch.equal(run(model), base) and not torch.equal(changed, base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,44 @@ from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging, draw_cells, match, merge, unmerge
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .layers import layers, near, options, plain, step, tokens
+from .layers import HERE, near, options, plain, step, tokens
 from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 TOP_LEFT = TokenMerging(0.5, "top-left")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+INPUT = Where(parse("input:1"))
+
+
+def layers(*methods: Any, slot: str = "attn1") -> Stack:
+    """Return the stack of a slot after the methods were attached in this order; the last is the outermost."""
+    found = []
+    for method in methods:
+        gate = Gate(
+            Entry(method.name, schedule=method.schedule), frozenset({HERE}), False, getattr(method, "strength", 1.0)
+        )
+        around = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
+        found += [Layer(gate, place.act, place.idle, place.counted) for place in around if place.slot == slot]
+    return Stack(slot, tuple(found), attend=lambda q, k, v, heads, **more: plain(q, k, v).to(q.dtype))
+
+
+def at_step(number: int) -> dict[str, Any]:
+    """Return the options of a step of a run of its own."""
+    return {KEY: Run(), **step(number)}
 
 
 def groups_by_hand(q: Tensor, destinations: list[int], count: int) -> list[list[int]]:
@@ -71,8 +98,8 @@ def test_it_is_attention_of_merged_tokens(height: int, width: int, ratio: float)
 def test_random_destinations_are_drawn_anew_in_each_step_and_the_same_in_each_run() -> None:
     q, k, v = tokens(6, 8)
     method = layers(TokenMerging(0.5))
-    first, again, other = (method(q, k, v, options(6, 8) | step(number)) for number in (1, 1, 2))
-    destinations = draw_cells((6, 8), step_generator(1))[0].tolist()
+    first, again, other = (method(q, k, v, options(6, 8) | at_step(number)) for number in (1, 1, 2))
+    destinations = draw_cells((6, 8), torch.Generator().manual_seed(1))[0].tolist()
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert near(first, by_hand(q, k, v, destinations, 24))
     assert destinations != top_left(6, 8)
@@ -80,7 +107,7 @@ def test_random_destinations_are_drawn_anew_in_each_step_and_the_same_in_each_ru
 
 @given(st.integers(2, 9), st.integers(2, 9), st.booleans(), st.integers(0, 99))
 def test_each_cell_has_one_destination(height: int, width: int, random: bool, seed: int) -> None:
-    destinations, others = draw_cells((height, width), step_generator(seed) if random else None)
+    destinations, others = draw_cells((height, width), torch.Generator().manual_seed(seed) if random else None)
     assert sorted([*destinations.tolist(), *others.tolist()]) == list(range(height * width))
     cells = [(int(d) // width // 2, int(d) % width // 2) for d in destinations]
     assert cells == [(i, j) for i in range(height // 2) for j in range(width // 2)]
@@ -148,7 +175,7 @@ def test_ratio_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
 
 def test_the_curve_scales_the_ratio_inside_the_window() -> None:
     half = run(attach(patcher(), TokenMerging(0.5, where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
-    assert torch.equal(half, run(attach(patcher(), TokenMerging(0.25))))
+    assert torch.equal(half, run(attach(patcher(), TokenMerging(0.25, where=Where()))))
     model = attach(patcher(), TokenMerging(0.5, where=Where(parse("input:1"), Schedule(0.0, 0.5))))
     run(model)
     assert f"ran {STEPS // 2} times in 1 of 1 blocks" in report.text(last_run(model))
@@ -163,9 +190,13 @@ def test_the_report_names_blocks_that_are_too_small() -> None:
     assert "in 1 of 3 blocks; never in input:3, input:3.1 (too few tokens to merge)" in report.text(last_run(model))
 
 
-@pytest.mark.parametrize("weakening", [Perturbed(), SmoothedEnergy(2.0)], ids=lambda w: w.name)
-def test_guidance_on_the_same_block_works_in_both_orders(weakening: Perturbed | SmoothedEnergy) -> None:
-    guidance, merging = Guidance(weakening, 2.0, parse("input:1")), TokenMerging(0.5, where=Where(parse("input:1")))
+@pytest.mark.parametrize(
+    "guidance",
+    [PerturbedGuidance(scale=2.0, where=INPUT), SmoothedGuidance(scale=2.0, blur=2.0, where=INPUT)],
+    ids=lambda guidance: guidance.name,
+)
+def test_guidance_on_the_same_block_works_in_both_orders(guidance: Any) -> None:
+    merging = TokenMerging(0.5, where=INPUT)
     first = run(attach(attach(patcher(), guidance), merging))
     second = run(attach(attach(patcher(), merging), guidance))
     assert torch.equal(first, second)  # the weak layer of the extra call is the outermost in both
