@@ -16,7 +16,7 @@ from attention_patchbay.ldm_patched.patches.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
-from attention_patchbay.ldm_patched.sampling.guidance import run_options
+from attention_patchbay.ldm_patched.sampling.preparation import run_options
 
 from .models import STEPS, draw, patcher, run, unchanged
 
