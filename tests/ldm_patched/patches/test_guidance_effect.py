@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.guidance import Guidance
 from attention_patchbay.ldm_patched.patches.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.sliding_window import SlidingWindow
 from attention_patchbay.ldm_patched.patches.weak_attention import SmoothedEnergy
+from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 from attention_patchbay.tools.demo.judge import look
 

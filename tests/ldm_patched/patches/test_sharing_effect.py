@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.demo.captions import PLACES, SHAPES, Thing, draw_captions
+from attention_patchbay.ldm_patched.demo.captions import PLACES, SHAPES, Thing
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.block_scaling import BlockScale
@@ -17,6 +17,7 @@ from attention_patchbay.ldm_patched.patches.block_skip import BlockSkip
 from attention_patchbay.ldm_patched.patches.reference import Reference
 from attention_patchbay.ldm_patched.patches.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.targets import parse
+from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import Pictures, adherence, paint
 from attention_patchbay.tools.demo.picture import RGB, draw
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.attach import attach
 from attention_patchbay.ldm_patched.patches.targets import parse
 from attention_patchbay.ldm_patched.patches.temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.token_merging import TokenMerging
+from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 
 CAPTIONS = draw_captions(20, 5)
