@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from . import model_management
 from .model_hooks import ModelHooks
 from .patcher_extension import CallbacksMP, Registry, copy_containers, copy_nested_dicts, flatten
 from .weight_patches import WeightPatch, calculate_weight
-
-if TYPE_CHECKING:
-    from ..sampling.model_base import BaseModel
 
 Device = torch.device | str
 
@@ -27,9 +24,7 @@ class ModelPatcher(ModelHooks):
     changes. The model itself is changed only between `patch_model` and `unpatch_model`, by one handle at a time.
     """
 
-    def __init__(
-        self, model: BaseModel | nn.Module, load_device: Device, offload_device: Device, size: int = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, load_device: Device, offload_device: Device, size: int = 0) -> None:
         self.model: Any = model
         self.load_device = torch.device(load_device)
         self.offload_device = torch.device(offload_device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ..ldm.modules.diffusionmodules.util import timestep_embedding
+from ..modules.model_patcher import ModelPatcher
 from ..modules.ops import disable_weight_init
 from ..modules.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from .conds import (
@@ -26,9 +27,6 @@ from .conds import (
 from .latent_formats import SD15, LatentFormat
 from .model_sampling import ContinuousV, discrete_sampling
 from .upscale import common_upscale
-
-if TYPE_CHECKING:
-    from ..modules.model_patcher import ModelPatcher
 
 # A latent pixel's share of the activations at the widest place of an SD1 UNet, in elements.
 ACTIVATIONS_PER_LATENT_PIXEL = 10 * 1024

@@ -1,8 +1,9 @@
-"""Guided sampling: the loop around a sampler that a KSampler node runs."""
+"""Guided sampling: classifier-free guidance, the run around a sampler, and what a KSampler node calls."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
-from . import k_sampling
-from .cond_batch import Conditioning, calc_cond_batch
-from .guidance import CFGGuider, ProgressCallback
+from ..modules.patcher_extension import WrapperExecutor, WrappersMP, copy_nested_dicts, get_all_wrappers
+from .cond_batch import Cond, Conditioning, calc_cond_batch, controls, convert_cond, process_conds
+from .model_base import BaseModel
+from .preparation import mask_for, prepare_sampling, run_options
+from .sampler import SAMPLER_NAMES, KSampler, ProgressCallback, sampler_object
 from .schedulers import SCHEDULER_NAMES, calculate_sigmas
-from .uni_pc import uni_pc
 
 __all__ = [
     "SAMPLER_NAMES",
@@ -23,119 +25,191 @@ __all__ = [
     "KSampler",
     "calc_cond_batch",
     "calculate_sigmas",
+    "cfg_function",
     "sample",
+    "sample_custom",
     "sampler_object",
     "sampler_sigmas",
+    "sampling_function",
 ]
-
-SAMPLERS: dict[str, k_sampling.Sampler] = {
-    "euler": k_sampling.sample_euler,
-    "euler_ancestral": k_sampling.sample_euler_ancestral,
-    "heun": k_sampling.sample_heun,
-    "dpm_2": k_sampling.sample_dpm_2,
-    "dpm_2_ancestral": k_sampling.sample_dpm_2_ancestral,
-    "dpmpp_2s_ancestral": k_sampling.sample_dpmpp_2s_ancestral,
-    "dpmpp_sde": k_sampling.sample_dpmpp_sde,
-    "dpmpp_2m": k_sampling.sample_dpmpp_2m,
-    "dpmpp_2m_sde": k_sampling.sample_dpmpp_2m_sde,
-    "lcm": k_sampling.sample_lcm,
-    "ddim": k_sampling.sample_euler,
-    "uni_pc": uni_pc("bh1"),
-    "uni_pc_bh2": uni_pc("bh2"),
-}
-SAMPLER_NAMES: tuple[str, ...] = tuple(SAMPLERS)
 
 # These gain nothing from the last sigma before zero, which is very close to it.
 DISCARD_PENULTIMATE_SIGMA = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
 
 
-# One run
+def cfg_function(
+    model: BaseModel,
+    cond_pred: Tensor,
+    uncond_pred: Tensor,
+    cond_scale: float,
+    x: Tensor,
+    timestep: Tensor,
+    model_options: dict[str, Any],
+    cond: list[Cond] | None = None,
+    uncond: list[Cond] | None = None,
+) -> Tensor:
+    """Combine the two predictions, in the patcher's own formula where it has one, then run its post functions."""
+    shared: dict[str, Any] = {"cond_scale": cond_scale, "sigma": timestep, "input": x}
+    shared |= {"model": model, "model_options": model_options}
+    shared |= {"cond_denoised": cond_pred, "uncond_denoised": uncond_pred}
+    if "sampler_cfg_function" in model_options:
+        args: dict[str, Any] = {"cond": x - cond_pred, "uncond": x - uncond_pred, "timestep": timestep}
+        args |= {**shared, "input_cond": cond, "input_uncond": uncond}
+        result = x - model_options["sampler_cfg_function"](args)
+    else:
+        result = uncond_pred + (cond_pred - uncond_pred) * cond_scale
+    for function in model_options.get("sampler_post_cfg_function", []):
+        result = function({**shared, "denoised": result, "cond": cond, "uncond": uncond})
+    return result
 
 
-class MaskedDenoiser:
-    """The guider as a denoiser that keeps the masked-out part of a latent where it was."""
+def sampling_function(
+    model: BaseModel,
+    x: Tensor,
+    timestep: Tensor,
+    uncond: list[Cond] | None,
+    cond: list[Cond] | None,
+    cond_scale: float,
+    model_options: dict[str, Any],
+    seed: int | None = None,
+) -> Tensor:
+    """Return the guided denoised latent; at scale 1 the negative side is not evaluated."""
+    if math.isclose(cond_scale, 1.0) and not model_options.get("disable_cfg1_optimization", False):
+        uncond = None
+    conds = [cond, uncond]
+    args = {"conds": conds, "input": x, "sigma": timestep, "model": model, "model_options": model_options}
+    if "sampler_calc_cond_batch_function" in model_options:
+        out = model_options["sampler_calc_cond_batch_function"](args)
+    else:
+        out = calc_cond_batch(model, conds, x, timestep, model_options)
+    for function in model_options.get("sampler_pre_cfg_function", []):
+        out = function({**args, "conds_out": out, "cond_scale": cond_scale, "timestep": timestep})
+    return cfg_function(model, out[0], out[1], cond_scale, x, timestep, model_options, cond, uncond)
 
-    def __init__(self, guider: CFGGuider, sigmas: Tensor, noise: Tensor, latent_image: Tensor) -> None:
-        self.inner_model = guider
-        self.sigmas = sigmas
-        self.noise = noise
-        self.latent_image = latent_image
+
+class CFGGuider:
+    """Classifier-free guidance of one model with a positive and a negative conditioning (Ho and Salimans, 2022).
+
+    During `sample` the guider works on its own copy of the patcher's options, so nothing of a run is left in them.
+    """
+
+    inner_model: BaseModel
+
+    def __init__(self, model_patcher: ModelPatcher) -> None:
+        self.model_patcher = model_patcher
+        self.model_options = model_patcher.model_options
+        self.original_conds: dict[str, list[Cond]] = {}
+        self.conds: dict[str, list[Cond]] = {}
+        self.cfg = 1.0
+
+    def set_conds(self, positive: Conditioning, negative: Conditioning) -> None:
+        """Set both conditionings."""
+        self.original_conds = {"positive": convert_cond(positive), "negative": convert_cond(negative)}
+
+    def set_cfg(self, cfg: float) -> None:
+        """Set the guidance scale."""
+        self.cfg = cfg
 
     def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        denoise_mask: Tensor | None = None,
-        model_options: dict[str, Any] | None = None,
-        seed: int | None = None,
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
-        """Denoise x (b, c, h, w) at sigma (b,); a mask of 1 is free, of 0 is kept."""
-        options = model_options or {}
-        if denoise_mask is None:
-            return self.inner_model(x, sigma, model_options=options, seed=seed)
-        if "denoise_mask_function" in options:
-            extra = {"model": self.inner_model, "sigmas": self.sigmas}
-            denoise_mask = options["denoise_mask_function"](sigma, denoise_mask, extra_options=extra)
-        kept = self.inner_model.inner_model.scale_latent_inpaint(
-            x=x, sigma=sigma, noise=self.noise, latent_image=self.latent_image, denoise_mask=denoise_mask
-        )
-        x = x * denoise_mask + kept * (1.0 - denoise_mask)
-        out = self.inner_model(x, sigma, model_options=options, seed=seed)
-        return out * denoise_mask + self.latent_image * (1.0 - denoise_mask)
+        """Return the guided denoised latent, through the PREDICT_NOISE wrappers."""
+        return self._wrapped(self.predict_noise, WrappersMP.PREDICT_NOISE, x, timestep, model_options or {}, seed)
 
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+    ) -> Tensor:
+        """Return the guided denoised latent for x (b, c, h, w) at timestep (b,), which holds sigmas."""
+        negative, positive = self.conds.get("negative"), self.conds.get("positive")
+        return sampling_function(self.inner_model, x, timestep, negative, positive, self.cfg, model_options, seed)
 
-class KSampler:
-    """A sampler by name, in the form a guider runs."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.sampler_function = SAMPLERS[name]
-
-    def max_denoise(self, guider: CFGGuider, sigmas: Tensor) -> bool:
-        """Tell whether the schedule starts at the model's largest sigma."""
-        top, first = float(guider.inner_model.model_sampling.sigma_max), float(sigmas[0])
-        return math.isclose(top, first, rel_tol=1e-05) or first > top
+    def _wrapped(self, function: Callable, kind: str, *args: Any) -> Any:
+        wrappers = get_all_wrappers(kind, self.model_options, is_model_options=True)
+        return WrapperExecutor.new_class_executor(function, self, wrappers).execute(*args)
 
     def sample(
         self,
-        guider: CFGGuider,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: ProgressCallback | None,
         noise: Tensor,
         latent_image: Tensor,
+        sampler: KSampler,
+        sigmas: Tensor,
         denoise_mask: Tensor | None = None,
+        callback: ProgressCallback | None = None,
         disable_pbar: bool = False,
+        seed: int | None = None,
     ) -> Tensor:
-        """Noise the latent to the first sigma and integrate to the last."""
-        sampling = guider.inner_model.model_sampling
-        seed = extra_args.get("seed")
-        model = MaskedDenoiser(guider, sigmas, self._mask_noise(noise, seed), latent_image)
-        start = sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(guider, sigmas))
-        total = len(sigmas) - 1
+        """Sample from a latent and noise (b, c, h, w) along sigmas and return the latent in the VAE's scale."""
+        if sigmas.shape[-1] == 0:
+            return latent_image
+        if denoise_mask is not None:
+            denoise_mask = mask_for(denoise_mask, latent_image).to(self.model_patcher.load_device)
+        self.conds = {name: [dict(cond) for cond in group] for name, group in self.original_conds.items()}
+        patcher_options = self.model_options
+        self.model_options = run_options(self.model_patcher)
+        try:
+            args = (noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+            return self._wrapped(self.outer_sample, WrappersMP.OUTER_SAMPLE, *args)
+        finally:
+            self.model_options = patcher_options
+            self.conds = {}
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(x, sigma, denoise_mask=denoise_mask, **extra_args)
+    def outer_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: KSampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: ProgressCallback | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Patch the model, run, and take everything out again whatever happens."""
+        patcher, device = self.model_patcher, self.model_patcher.load_device
+        prepare = WrapperExecutor.new_executor(
+            prepare_sampling, get_all_wrappers(WrappersMP.PREPARE_SAMPLING, self.model_options, is_model_options=True)
+        )
+        try:
+            self.inner_model, self.conds, _ = prepare.execute(patcher, noise.shape, self.conds, self.model_options)
+            noise, latent_image = (t.to(device=device, dtype=torch.float32) for t in (noise, latent_image))
+            sigmas = sigmas.to(device)
+            try:
+                patcher.pre_run()
+                return self.inner_sample(
+                    noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
+                )
+            finally:
+                for control in controls(self.conds):
+                    control.cleanup()
+                patcher.cleanup()
+        finally:
+            patcher.unpatch_model()
 
-        def report(i: int, denoised: Tensor, x: Tensor) -> None:
-            if callback is not None:
-                callback(i, denoised, x, total)
-
-        run = k_sampling.Run(denoise, sigmas, seed, report, sampling)
-        return sampling.inverse_noise_scaling(sigmas[-1], self.sampler_function(run, start))
-
-    def _mask_noise(self, noise: Tensor, seed: int | None) -> Tensor:
-        if self.name != "ddim":
-            return noise
-        generator = torch.manual_seed((41 if seed is None else seed) + 1)
-        return torch.randn(noise.shape, generator=generator).to(noise)
-
-
-def sampler_object(name: str) -> KSampler:
-    """Return a sampler by name."""
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLER_NAMES)}")
-    return KSampler(name)
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: torch.device,
+        sampler: KSampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: ProgressCallback | None,
+        disable_pbar: bool,
+        seed: int | None,
+    ) -> Tensor:
+        """Encode the conditionings and call the sampler, through the SAMPLER_SAMPLE wrappers."""
+        model = self.inner_model
+        if torch.count_nonzero(latent_image) > 0:
+            latent_image = model.process_latent_in(latent_image)
+        params = {"latent_image": latent_image, "denoise_mask": denoise_mask, "seed": seed}
+        self.conds = process_conds(model, noise, self.conds, device, **params)
+        options = copy_nested_dicts(self.model_options)
+        options["transformer_options"]["sample_sigmas"] = sigmas
+        extra_args = {"model_options": options, "seed": seed}
+        wrappers = get_all_wrappers(WrappersMP.SAMPLER_SAMPLE, options, is_model_options=True)
+        executor = WrapperExecutor.new_class_executor(sampler.sample, sampler, wrappers)
+        args = (self, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return model.process_latent_out(executor.execute(*args).to(torch.float32))
 
 
 # By name

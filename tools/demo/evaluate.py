@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from ...ldm_patched.demo import CHECKPOINT, LATENT_SIZE
-from ...ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing, draw_captions, read, write
+from ...ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing, read, write
 from ...ldm_patched.loading.sd import CLIP, VAE, load_checkpoint
 from ...ldm_patched.modules.model_patcher import ModelPatcher
 from ...ldm_patched.sampling.sample import common_ksampler
+from .draws import draw_captions
 from .judge import agrees, judge, look
 
 log = logging.getLogger(__name__)

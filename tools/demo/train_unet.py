@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...ldm_patched.demo import CLIP, CONTEXT_LENGTH, LATENT_SCALE, UNET
-from ...ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing, draw_things, write
+from ...ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing, write
 from ...ldm_patched.demo.tokenizer import DemoTokenizer, pad
 from ...ldm_patched.ldm.models.autoencoder import AutoencoderKL
 from ...ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ...ldm_patched.modules.ops import plain
 from ...ldm_patched.text.clip_model import CLIPTextModel
+from .draws import draw_things
 from .picture import draw
 from .training import Run
 

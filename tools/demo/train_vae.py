@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...ldm_patched.demo import LATENT_SCALE, SIZE, VAE
-from ...ldm_patched.demo.captions import draw_things
 from ...ldm_patched.ldm.models.autoencoder import AutoencoderKL
 from ...ldm_patched.modules.ops import plain
+from .draws import draw_things
 from .picture import CENTRES, draw
 from .training import Run
 

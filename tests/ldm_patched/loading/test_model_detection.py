@@ -19,8 +19,6 @@ from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init
 from attention_patchbay.ldm_patched.patches.reading.block_map import block_map
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES
-from attention_patchbay.ldm_patched.text.clip_model import CLIPTextModel
-from attention_patchbay.ldm_patched.text.detection import detect_clip
 
 from ..tiny import draw
 
@@ -142,28 +140,6 @@ def test_a_video_vae() -> None:
 def test_no_vae() -> None:
     with pytest.raises(CheckpointError, match="no VAE found: vae.encoder.conv_in.weight is missing"):
         detect_vae({"vae.x": (1,)}, "vae.")
-
-
-@pytest.mark.parametrize(
-    ("width", "layers", "heads", "activation"),
-    [(128, 2, 4, "quick_gelu"), (768, 12, 12, "quick_gelu"), (1024, 23, 16, "gelu"), (1280, 32, 20, "gelu")],
-)
-def test_clip_text_models(width: int, layers: int, heads: int, activation: str) -> None:
-    wanted = demo.CLIP | {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "hidden_act": activation,
-    }
-    model = CLIPTextModel(wanted, torch.float32, "meta", disable_weight_init)
-    assert detect_clip(shapes(model)) == wanted
-    assert detect_clip(shapes(model) | {"text_projection.weight": (width, width)})["projection_dim"] == width
-
-
-def test_no_clip() -> None:
-    with pytest.raises(CheckpointError, match="no CLIP text model found"):
-        detect_clip({"encoder.layers.0.weight": (1,)})
 
 
 def test_sdxl_sizes_are_embedded_behind_the_pooled_text() -> None:

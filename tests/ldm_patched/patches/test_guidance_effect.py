@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.demo.captions import draw_captions
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach

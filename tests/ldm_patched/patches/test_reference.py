@@ -16,7 +16,7 @@ from attention_patchbay.ldm_patched.patches.methods.reference_attention import R
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.sampling.guidance import run_options
+from attention_patchbay.ldm_patched.sampling.preparation import run_options
 
 from .models import STEPS, draw, last_run, patcher, run, unchanged
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
-from attention_patchbay.ldm_patched.demo.captions import PLACES, SHAPES, Thing, draw_captions
+from attention_patchbay.ldm_patched.demo.captions import PLACES, SHAPES, Thing
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where

@@ -9,7 +9,7 @@ import torch
 from attention_patchbay.ldm_patched.modules import model_management
 from attention_patchbay.ldm_patched.sampling.k_sampling import Run, brownian_noise, gaussian_noise
 from attention_patchbay.ldm_patched.sampling.model_sampling import discrete_sampling
-from attention_patchbay.ldm_patched.sampling.samplers import SAMPLERS
+from attention_patchbay.ldm_patched.sampling.sampler import SAMPLERS
 from torch import Tensor
 
 from ..tiny import draw

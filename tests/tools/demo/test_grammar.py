@@ -8,18 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from attention_patchbay.ldm_patched.demo import CLIP, CONTEXT_LENGTH, SIZE
-from attention_patchbay.ldm_patched.demo.captions import (
-    COLOURS,
-    PLACES,
-    SHAPES,
-    Thing,
-    complete,
-    draw_captions,
-    draw_things,
-    read,
-    write,
-)
+from attention_patchbay.ldm_patched.demo.captions import COLOURS, PLACES, SHAPES, Thing, read, write
 from attention_patchbay.ldm_patched.demo.tokenizer import END, START, UNKNOWN, VOCABULARY, DemoTokenizer, pad
+from attention_patchbay.tools.demo.draws import complete, draw_captions, draw_things
 from attention_patchbay.tools.demo.judge import components, judge, look
 from attention_patchbay.tools.demo.picture import RGB, draw
 
