@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.loading import sd
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
+from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
+from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, filled, normal
@@ -39,24 +40,25 @@ def models() -> dict[str, Any]:
     plain = sd.build_unet(found, sd.config_of(found, weights), torch.float32)
     return {
         "plain": plain,
-        "8 words, output": attach(plain, Capture(WORDS, 77, Where(parse("output")))),
+        "8 words, output": attach(plain, Capture(WORDS, 77, Where.of("output"))),
         "8 words, all": attach(plain, Capture(WORDS, 77)),
-        "2 points, output": attach(plain, PointCapture(POINTS, Where(parse("output")))),
+        "2 points, output": attach(plain, PointCapture(POINTS, Where.of("output"))),
     }
 
 
-def step_seconds(model: Any, latent: int) -> float:
-    """Return the seconds of a step."""
+def step(model: Any, latent: int) -> tuple[float, torch.Tensor]:
+    """Return the seconds of a step, and the latent that the steps gave."""
     prompts = [[[normal(seed, 1, 77, 768), {}]] for seed in (1, 2)]
+    empty = {"samples": torch.zeros(1, 4, latent, latent)}
     begin = time.perf_counter()
-    common_ksampler(model, 0, STEPS, 7.0, "euler", "normal", *prompts, {"samples": torch.zeros(1, 4, latent, latent)})
-    return (time.perf_counter() - begin) / STEPS
+    out = common_ksampler(model, 0, STEPS, 7.0, "euler", "normal", *prompts, empty)
+    return (time.perf_counter() - begin) / STEPS, out["samples"]
 
 
-def kept(model: Any) -> float:
-    """Return the KB that the captures of a model hold."""
-    recorder = recorder_of(model)
-    entries = recorder.gathered.values() if recorder else []
+def kept(model: Any, samples: torch.Tensor) -> float:
+    """Return the KB that the captures of a model hold of the run that gave a latent."""
+    plan = plan_of(model)
+    entries = [] if plan is None else ARCHIVE.find(samples, plan).gathered.values()
     return sum(sums.attention.nbytes + sums.entropy.nbytes for entry in entries for sums in entry.values()) / 1e3
 
 
@@ -71,10 +73,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     contenders = models()
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    samples: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         for number in range(args.rounds + 1):
             for name, model in contenders.items():
-                seconds = step_seconds(model, args.latent)
+                seconds, samples[name] = step(model, args.latent)
                 if number:  # the first is to warm up
                     times[name].append(seconds)
     rows = []
@@ -82,7 +85,7 @@ def main() -> None:
         ratios = [mine / plain for mine, plain in zip(times[name], times["plain"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         rows.append({"name": name, "seconds": statistics.median(times[name]), "ratio": middle, "spread": high - low})
-        rows[-1]["KB"] = kept(model)
+        rows[-1]["KB"] = kept(model, samples[name])
         print("{name:20} {seconds:8.3f} s  ratio {ratio:.4f}  spread {spread:.4f}  {KB:8.0f} KB".format(**rows[-1]))
     if args.json:
         args.json.write_text(json.dumps({"threads": args.threads, "latent": args.latent, "rows": rows}, indent=1))

@@ -20,6 +20,8 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, Tensors
@@ -70,7 +72,9 @@ def our_step(patcher: Any, given: dict[str, Tensor], backend: str | None) -> Ste
         sizes = torch.full((12,), 1024.0, device="cuda")
         angles = sizes[:, None] * torch.exp(-torch.arange(128, device="cuda") / 128 * torch.log(torch.tensor(10000.0)))
         y = torch.cat([given["pooled"], torch.cat([angles.cos(), angles.sin()], 1).view(2, -1).to(given["x"])], 1)
-    options = patcher.model_options["transformer_options"]
+    options, plan = patcher.model_options["transformer_options"], plan_of(patcher)
+    if plan is not None:  # a sampler would count the calls
+        options = {**options, KEY: Run(plan)}
     return lambda: unet(given["x"], given["timesteps"], given["context"], y=y, transformer_options=options)
 
 

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
 from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.record.plan import KEY
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
-from attention_patchbay.nodes.demo import NODES
+from attention_patchbay.nodes._host import load_demo_model
 from results import write_json
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -35,12 +35,11 @@ HEADS, DIM_HEAD = 8, 40
 
 def models() -> dict[str, Any]:
     """Return the demo model behind the router, with more and more on it."""
-    (loader,) = NODES
-    model = loader.execute().result[0]
+    model = load_demo_model()[0]
     one = attach(model, Rule("pytorch"))
     ten = one
     for _ in range(9):
-        ten = attach(ten, Rule("basic", Where(parse("input:3 self"))))  # none of them takes the call
+        ten = attach(ten, Rule("basic", Where.of("input:3 self")))  # none of them takes the call
     return {
         "recorder": attach(model, Sentinel("off")),
         "1 rule": one,
@@ -51,16 +50,17 @@ def models() -> dict[str, Any]:
 
 def options(model: Any) -> dict[str, Any]:
     """Return the options of a call in the middle block during a run."""
-    recorder = model.model_options["transformer_options"][KEY]
-    recorder.start(model.get_model_object("model_sampling").percent_to_sigma, frozenset())
-    recorder.enter("self", None)
+    plan = plan_of(model)
+    assert plan is not None
+    run = Run(plan, model.get_model_object("model_sampling").percent_to_sigma)
+    run.enter("self", None)
     now = {
         "block": ("middle", 0),
         "block_index": 0,
         "sigmas": torch.ones(1),
         "sample_sigmas": torch.linspace(14, 0, 21),
     }
-    return {**model.model_options["transformer_options"], **now}
+    return {**model.model_options["transformer_options"], KEY: run, **now}
 
 
 def contenders(tokens: int) -> dict[str, Callable[[], Tensor]]:

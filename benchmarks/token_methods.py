@@ -21,7 +21,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.place import Around
-from attention_patchbay.ldm_patched.patches.engine.stack import Stack
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
@@ -48,8 +48,8 @@ def stack(methods: Any) -> Stack:
     """Return the attention of a block with methods around it, the last outermost."""
     chosen = () if methods is None else methods if isinstance(methods, tuple) else (methods,)
     gates = [(method, Gate(Entry(method.name), frozenset({BLOCK}))) for method in chosen]
-    hooks = [hook for method, gate in gates for hook in method.hooks(gate, Host())]
-    return Stack(tuple(hook.layer for hook in hooks if isinstance(hook, Around)))
+    places = [place for method, gate in gates for place in method.places(gate, Host(), None)]
+    return Stack("attn1", tuple(Layer(at.gate, at.act, at.idle, at.counted) for at in places if isinstance(at, Around)))
 
 
 def options(side: int) -> dict[str, Any]:

@@ -34,35 +34,29 @@ Put = Callable[[Any], Any]
 
 def cases() -> dict[str, tuple[Put, Put]]:
     """Return two settings of each case."""
+    from attention_patchbay.ldm_patched.patches.addressing.where import Where
     from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
     from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-        from attention_patchbay.ldm_patched.patches.routing.rule import Rule
-    from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
-    from attention_patchbay.ldm_patched.patches.addressing.address import parse
-        from attention_patchbay.nodes._host import HOST
+    from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+    from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+    from attention_patchbay.nodes._host import HOST
 
-    middle, first = parse("middle"), parse("input:1")
+    middle, first = Where.of("middle"), Where.of("input:1")
+
+    def put(method: Any) -> Put:
+        return lambda model: attach(model, method, HOST)
 
     def patch(*settings: Any, **given: Any) -> Put:
-        return lambda model: attach(model, AttentionPatch(*settings, **{"address": middle, **given}), HOST)
+        return put(AttentionPatch(*settings, **{"where": middle, **given}))
 
-    def pair(schedule: Schedule) -> Put:
-        return patch("attn1.out", "scale", 3.0, schedule=schedule)
-
+    windows = Where.of("middle", 0.4, 1.0), Where.of("middle", curve="linear")
     return {
         "output": (patch("attn1.out", "scale", 2.0), patch("attn1.out", "scale", 4.0)),
         "input": (patch("attn2.v", "zero"), patch("attn2.v", "zero", strength=0.5)),
-        "window and curve": (pair(Schedule(0.4, 1.0)), pair(Schedule(curve="linear"))),
-        "replace": (patch("attn1.out", "identity"), patch("attn1.out", "identity", address=first)),
-        "rule": (
-            lambda model: attach(model, Rule("basic", middle)),
-            lambda model: attach(model, Rule("split")),
-        ),
-        "guidance": (
-            lambda model: attach(model, Guidance(Perturbed(), 2.0, middle), HOST),
-            lambda model: attach(model, Guidance(Perturbed(), 1.0, first), HOST),
-        ),
+        "window and curve": tuple(patch("attn1.out", "scale", 3.0, where=where) for where in windows),
+        "replace": (patch("attn1.out", "identity"), patch("attn1.out", "identity", where=first)),
+        "rule": (put(Rule("basic", middle)), put(Rule("split"))),
+        "guidance": (put(PerturbedGuidance(scale=2.0, where=middle)), put(PerturbedGuidance(scale=1.0, where=first))),
     }
 
 
@@ -74,7 +68,9 @@ def main(result: str) -> None:
     import comfy.model_patcher
     import comfy.sample
     import comfy.supported_models
-        from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
+    from attention_patchbay.ldm_patched.patches.record.plan import plan_of
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
     torch.manual_seed(0)
@@ -104,17 +100,18 @@ def main(result: str) -> None:
     def apart(one: torch.Tensor, other: torch.Tensor) -> float:
         return float((one - other).abs().max() / other.abs().max())
 
-    def functions(model: Any) -> list[list[Any]]:
-        calls = recorder_of(model).calls
-        return sorted([str(call.block), call.kind, call.backend, count] for call, count in calls.items())
+    def recorded(model: Any) -> tuple[torch.Tensor, list[list[Any]]]:
+        samples = run(model)
+        calls = ARCHIVE.find(samples, plan_of(model)).calls  # at once: another run may give the same latent
+        return samples, sorted([str(call.block), call.kind, call.backend, count] for call, count in calls.items())
 
     def measure(put: Put) -> dict[str, Any]:
-        plain = put(base)
-        expected = run(plain)
+        expected, functions = recorded(put(base))
         results = {"effect": apart(expected, unpatched)}
         for order, model in (("patched first", compiled(put(base))), ("compiled first", put(compiled(base)))):
-            results[order] = apart(run(model), expected)
-            results[f"{order}, functions"] = functions(model) == functions(plain)
+            samples, ran = recorded(model)
+            results[order] = apart(samples, expected)
+            results[f"{order}, functions"] = ran == functions
         results["removed"] = apart(run(compiled(base)), unpatched)
         return results
 

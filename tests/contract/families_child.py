@@ -136,41 +136,38 @@ def sampler(shape: tuple[int, ...], width: int) -> Run:
 
 def outcome(model: Any, name: str, run: Run) -> dict[str, Any]:
     """Return what patches and rules did on one family."""
-    from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.reading import report
+    from attention_patchbay.ldm_patched.patches.addressing.blocks import describe, model_blocks
+    from attention_patchbay.ldm_patched.patches.addressing.where import Where
     from attention_patchbay.ldm_patched.patches.engine.attach import attach
     from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
     from attention_patchbay.ldm_patched.patches.reading.block_map import block_map, rows
-        from attention_patchbay.ldm_patched.patches.routing.rule import Rule
-    from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
-    from attention_patchbay.ldm_patched.patches.addressing.blocks import describe, model_blocks
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
+    from attention_patchbay.ldm_patched.patches.reading.report import report
+    from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
     room = LAST.get(name, "double")
-    last, base = parse(f"{room}:1"), run(model)
+    last, base = Where.of(f"{room}:1"), run(model)
     found: dict[str, Any] = {"blocks": describe(model_blocks(model)), "hand": [], "refused": {}}
     found["map"] = rows(block_map(model))
     found["shapes"] = {key: list(value.shape) for key, value in model.model.diffusion_model.state_dict().items()}
     for ours, slot, by_hand in BY_HAND[name]:
         hand = model.clone()
         hand.set_model_patch(by_hand(room), slot)
-        expected, value = run(hand), AttentionPatch(ours, "scale", 2.0, address=last)
+        expected, value = run(hand), AttentionPatch(ours, "scale", 2.0, where=last)
         effect = float((expected - base).abs().max())
         error = float((run(attach(model, value)) - expected).abs().max())
-        later = AttentionPatch(ours, "scale", 2.0, address=last, schedule=Schedule(1.0, 1.0))
+        later = AttentionPatch(ours, "scale", 2.0, where=Where.of(f"{room}:1", 1.0, 1.0))
         closed = torch.equal(run(attach(model, later)), base)
         found["hand"].append({"slot": ours, "effect": effect, "error": error, "closed": closed})
     for slot, operation in REFUSED:
         try:
-            attach(model, AttentionPatch(slot, operation, 2.0, address=last))
+            attach(model, AttentionPatch(slot, operation, 2.0, where=last))
         except ValueError as error:
             found["refused"][f"{operation} {slot}"] = str(error)
     ruled = attach(model, Rule("basic", last))
-    run(ruled)
-    table = report.table(recorder_of(ruled))
+    table = report(ruled, run(ruled)).table
     found["rule"] = [[row["block"], row["attention"], row["heads"], row["function"], row["calls"]] for row in table]
     try:
-        attach(model, Rule("basic", parse("all cross")))
+        attach(model, Rule("basic", Where.of("all cross")))
     except ValueError as error:
         found["cross"] = str(error)
     return found

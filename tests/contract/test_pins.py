@@ -1,10 +1,10 @@
-"""What every node of the pack did before its engine was rebuilt, pinned: latents, texts, maps and refusals of short runs.
+"""What every node did before the engine was rebuilt, pinned: latents, texts, maps and refusals of short runs.
 
 `pins/changed.json` lists what was meant to change since, and why.
 
 `pins/cases.json` says what runs, `pins/pins.json` and `pins/latents.npz` what came out. `python test_pins.py [pattern]`
-writes the last two anew. Latents are compared bit by bit where the plain model gives the pinned bits; on a machine with other
-kernels they may differ by `TOLERANCE`, and what hangs on single bits is not compared.
+writes the last two anew. Latents are compared bit by bit where the plain model gives the pinned bits; on a machine with
+other kernels they may differ by `TOLERANCE`, and what hangs on single bits is not compared.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, current, entered
-from attention_patchbay.ldm_patched.sampling import samplers
-from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
+from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
+from attention_patchbay.ldm_patched.sampling import samplers
+from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -31,11 +31,18 @@ spec = importlib.util.spec_from_file_location(
 assert spec is not None
 sys.modules["attention_patchbay"] = importlib.util.module_from_spec(spec)
 
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
-from attention_patchbay.nodes._host import HOST, IN_COMFYUI  # noqa: E402
+from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
+from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance  # noqa: E402
+from attention_patchbay.ldm_patched.patches.reading.report import text  # noqa: E402
+from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE  # noqa: E402
+from attention_patchbay.ldm_patched.patches.record.plan import plan_of  # noqa: E402
+from attention_patchbay.ldm_patched.patches.record.run import Run  # noqa: E402
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule  # noqa: E402
+from attention_patchbay.nodes import _host  # noqa: E402
 
-assert IN_COMFYUI
+assert _host.found.__name__.endswith("_comfyui")
 UNET: dict[str, Any] = {
     "image_size": 32,
     "in_channels": 4,
@@ -53,10 +60,10 @@ UNET: dict[str, Any] = {
     "legacy": False,
 }
 VALUES = [
-    AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("middle"))),
-    AttentionPatch("attn2.k", "mean", strength=0.5, where=Where(schedule=Schedule(0.0, 0.7, "linear"))),
-    Rule("basic", Where(parse("all self"))),
-    PerturbedGuidance(scale=1.0, where=Where(parse("output:0"), Schedule(0.0, 0.6))),
+    AttentionPatch("attn1.out", "identity", strength=0.5, where=Where.of("middle")),
+    AttentionPatch("attn2.k", "mean", strength=0.5, where=Where.of("all", 0.0, 0.7, "linear")),
+    Rule("basic", Where.of("all self")),
+    PerturbedGuidance(scale=1.0, where=Where.of("output:0", 0.0, 0.6)),
 ]
 generator = torch.Generator().manual_seed(0)
 
@@ -82,6 +89,11 @@ def sample(patcher: Any) -> torch.Tensor:
     return comfy.sample.sample(patcher, NOISE, *settings, disable_pbar=True, seed=0)
 
 
+def recorded(patcher: Any) -> tuple[torch.Tensor, Run]:
+    samples = sample(patcher)
+    return samples, ARCHIVE.find(samples, plan_of(patcher))  # at once: another run may give the same latent
+
+
 POSITIVE, NEGATIVE, NOISE = [[randn(1, 7, 16), {}]], [[randn(1, 7, 16), {}]], randn(1, 4, 8, 8)
 first = network()
 second = network(first.diffusion_model.state_dict())
@@ -98,7 +110,7 @@ def patched() -> Any:
     model = comfy.model_patcher.ModelPatcher(first, cpu, cpu)
     model.add_wrapper("apply_model", watch)
     for value in VALUES:
-        model = put(model, value, HOST)
+        model = attach(model, value, _host.HOST)
     return model
 
 
@@ -107,15 +119,16 @@ clone = comfy.model_patcher.ModelPatcher(second, other, cpu)
 clone.is_multigpu_base_clone = True
 both.set_additional_models("multigpu", [clone])
 with torch.inference_mode():
-    outputs = [sample(alone)]
+    results = [recorded(alone)]
     before, threads = threads, set()
-    outputs += [sample(both), sample(both)]
-uses = [sorted(recorder_of(model).patched.items()) for model in (alone, both)]
+    results += [recorded(both), recorded(both)]
+outputs, runs = zip(*results, strict=True)
+uses = [sorted(run.patched.items()) for run in (runs[0], runs[-1])]
 record = {
     "threads": [len(before), len(threads)],
     "difference": ((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()).item(),
     "again": torch.equal(outputs[1], outputs[2]),
     "uses": [{f"{number} {block}": count for (number, block), count in counts} for counts in uses],
-    "text": text(recorder_of(both)),
+    "text": text(runs[-1]),
 }
 Path(result).write_text(json.dumps(record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -17,14 +18,19 @@ FRENCH = {"base", "clip", "destination", "latent", "mode", "prompt", "skip", "so
 
 
 def test_english_is_what_the_nodes_say() -> None:
-    assert flat(kept("en")) == ENGLISH
+    """The page falls back to the nodes' own texts, so a new node needs none here."""
+    assert flat(kept("en")).items() <= ENGLISH.items()
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_has_every_text_and_no_other(language: str) -> None:
+@pytest.mark.parametrize("language", ["en", *LANGUAGES])
+def test_a_language_has_no_text_without_a_node_and_its_record_says_what_is_missing(
+    language: str, record_property: Callable[[str, object], None]
+) -> None:
     found = flat(kept(language))
-    assert list(found) == list(ENGLISH)
+    assert found.keys() <= ENGLISH.keys()
     assert all(text.strip() for text in found.values())
+    missing = sorted(ENGLISH.keys() - found.keys())
+    record_property("missing", missing)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -10,7 +10,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.place import Around
-from attention_patchbay.ldm_patched.patches.engine.stack import Stack
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from torch import Tensor
 
@@ -38,10 +38,11 @@ def layers(*methods: Any, slot: str = "attn1") -> Stack:
     """Return the stack of a slot after the methods were attached in this order; the last is the outermost."""
     found = []
     for method in methods:
-        gate = Gate(Entry(method.name, schedule=method.schedule), frozenset({HERE}))
-        hooks = [hook for hook in method.hooks(gate, Host()) if isinstance(hook, Around)]
-        found += [hook.layer for hook in hooks if hook.slot == slot]
-    return Stack(tuple(found), lambda q, k, v, extra: plain(q, k, v).to(q.dtype))
+        strength = getattr(method, "strength", 1.0)
+        gate = Gate(Entry(method.name, schedule=method.schedule, value=method), frozenset({HERE}), strength=strength)
+        places = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
+        found += [Layer(gate, place.act, place.idle, place.counted) for place in places if place.slot == slot]
+    return Stack(slot, tuple(found), lambda q, k, v, extra: plain(q, k, v).to(q.dtype))
 
 
 def tokens(height: int, width: int, batch: int = 2, channels: int = 6) -> tuple[Tensor, Tensor, Tensor]:

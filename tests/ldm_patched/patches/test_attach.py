@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE, Archive, GoneError
+from attention_patchbay.ldm_patched.patches.record.plan import Plan, plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, last_run, patcher, run, unchanged
+from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, draw, last_run, patcher, run, unchanged
 
 
 @pytest.mark.parametrize("patch", [ZERO, IDENTITY], ids=["list", "replace"])
@@ -40,7 +45,7 @@ def test_running_a_node_again_on_a_cached_model_adds_nothing_up() -> None:
         assert torch.equal(run(again), once)
         assert len(last_run(again).entries) == 2
         assert len(again.model_options["transformer_options"]["patches"]["attn1_output_patch"]) == 2
-        assert len(again.get_all_callbacks("on_pre_run")) == 1
+        assert len(again.wrappers["outer_sample"]["patchbay"]) == len(again.wrappers["apply_model"]["patchbay"]) == 1
 
 
 def test_sampling_leaves_nothing_in_the_model() -> None:
@@ -56,32 +61,11 @@ def test_a_patch_that_is_taken_out_of_the_graph_is_gone() -> None:
     assert torch.equal(run(upstream), alone)
 
 
-def test_branches_do_not_share_a_recorder() -> None:
-    upstream = attach(patcher(), Rule("pytorch"))
-    left, right, foreign = attach(upstream, ZERO), attach(upstream, IDENTITY), upstream.clone()
-    run(left)
-    assert sum(last_run(left).calls.values()) == len(BLOCKS) * 2 * STEPS
-    for other in (right, foreign, foreign.clone(), upstream):
-        assert not last_run(other).calls
-        assert not last_run(other).seen
-
-
-def test_the_clone_of_another_node_records_by_itself() -> None:
-    patched = attach(patcher(), ZERO)
-    foreign = patched.clone().clone()
-    run(foreign)
-    assert sum(last_run(foreign).patched.values()) == STEPS
-    assert last_run(foreign).entries == last_run(patched).entries
-    assert not last_run(patched).patched
-
-
 def test_options_that_are_copied_through_and_through_still_record() -> None:
     patched = attach(attach(patcher(), ZERO), Rule("basic"))
-    recorder = last_run(patched)
     patched.model_options = copy.deepcopy(patched.model_options)
     run(patched)
-    assert last_run(patched) is recorder
-    assert sum(recorder.patched.values()) == STEPS + len(BLOCKS) * 2 * STEPS
+    assert sum(last_run(patched).patched.values()) == STEPS + len(BLOCKS) * 2 * STEPS
 
 
 def test_marks_and_router_are_there_once() -> None:
@@ -99,7 +83,7 @@ def test_the_order_of_the_graph_is_the_order_of_the_patches() -> None:
     mean = AttentionPatch("attn1.out", "mean", strength=0.5, where=Where(ZERO.address))
     model = attach(attach(patcher(), double), mean)
     patches = model.model_options["transformer_options"]["patches"]["attn1_output_patch"]
-    assert [patch.patch for patch in patches] == [double, mean]
+    assert [patch.gate.entry.value for patch in patches] == [double, mean]
 
 
 def test_the_host_gives_the_attention_inside_a_replaced_slot() -> None:
@@ -124,3 +108,61 @@ def test_patches_of_several_slots_do_not_depend_on_their_order(order: tuple[int,
         return model
 
     assert torch.equal(run(patched([patches[i] for i in order])), run(patched(patches)))
+
+
+def test_nothing_of_a_run_hangs_on_a_model_or_its_clones() -> None:
+    patched = attach(attach(patcher(), ZERO), Rule("pytorch"))
+    plan, foreign = plan_of(patched), patched.clone().clone()
+    out = run(foreign)
+    assert plan_of(patched) is plan_of(foreign) is plan
+    assert sum(ARCHIVE.find(out, plan).patched.values()) == STEPS + len(BLOCKS) * 2 * STEPS
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_each_latent_has_the_run_that_gave_it() -> None:
+    patched = attach(patcher(), Rule("basic"))
+    first, second = run(patched, steps=2), run(patched, steps=4)
+    plan = plan_of(patched)
+    assert [sum(ARCHIVE.find(out, plan).calls.values()) for out in (first, second, first)] == [40, 80, 40]
+    assert sum(ARCHIVE.find(first.half(), plan).calls.values()) == 40
+    with pytest.raises(GoneError, match="no run is known that gave this latent"):
+        ARCHIVE.find(first + 1.0, plan)
+    with pytest.raises(GoneError, match="sampled with other patches"):
+        ARCHIVE.find(first, plan_of(attach(patched, ZERO)))
+
+
+def test_a_run_that_fails_leaves_no_record() -> None:
+    def broken(*args: Any) -> torch.Tensor:
+        raise RuntimeError("broken")
+
+    patched = attach(patcher(), ZERO)
+    before = len(ARCHIVE._runs)
+    failing = patched.clone()
+    failing.set_model_attn1_output_patch(broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        run(failing)
+    assert len(ARCHIVE._runs) == before and isinstance(plan_of(patched), Plan)
+
+
+def test_old_runs_are_dropped_and_their_captures_before_them() -> None:
+    archive = Archive(most_runs=2, most_gathered=100)
+    runs = [Run(), Run(), Run()]
+    for number, one in enumerate(runs):
+        one.gather(1, "key", torch.zeros(20), torch.add)  # 80 bytes
+        archive.keep(one, [torch.full((1, 2), float(number))])
+    with pytest.raises(GoneError):
+        archive.find(torch.zeros(1, 2), Plan())
+    assert archive.find(torch.full((1, 2), 1.0), Plan()) is runs[1]
+    assert runs[1].dropped and not runs[1].gathered and runs[2].gathered
+
+
+def test_patches_are_equal_by_all_that_is_in_them_and_nobody_changes_them_later() -> None:
+    prompt = draw(3, 1, 7, 16)
+    one, same = (AttentionPatch("attn2.k", "towards", other=prompt) for _ in range(2))
+    other = AttentionPatch("attn2.k", "towards", other=prompt + 1.0)
+    assert one == same and hash(one) == hash(same) and one != other and len({one, same, other}) == 2
+    prompt.zero_()
+    assert one == same and one.other is not None and bool(one.other.any())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        patched = attach(patcher(), Rule("basic"))
+        patched.model_options["transformer_options"][SLOT].routes = ()

@@ -9,7 +9,7 @@ import pytest
 from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
 from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
 from attention_patchbay.ldm_patched.patches.reading.block_map import MapBlock, block_map, chosen, rows, text
-from attention_patchbay.nodes.demo import NODES as DEMO
+from attention_patchbay.nodes.demo import LoadDemoModel
 
 from .models import BLOCKS, patcher
 from .test_contracts import Flux, Silent, model
@@ -33,13 +33,12 @@ def test_it_holds_every_block_with_its_depth() -> None:
     found = block_map(patcher())
     assert {block.name for block in found if block.depth} == {name.partition(".")[0] for name in BLOCKS}
     assert {block.name: block.depth for block in found}["input:3"] == 2
-    rooms = [block.room for block in found]
+    rooms = [block.type for block in found]
     assert rooms == sorted(rooms, key=("input", "middle", "output").index)
 
 
 def test_tokens_grow_from_half_to_half() -> None:
-    (demo,) = DEMO
-    found = {block.name: block for block in block_map(demo.execute().result[0])}
+    found = {block.name: block for block in block_map(LoadDemoModel.execute().result[0])}
     factors = [found[name].factor for name in ("input:1", "input:3", "middle", "output:0", "output:3", "output:5")]
     assert factors == [1, 2, 4, 4, 2, 1]
     assert found["input:3"].grid((17, 32)) == (9, 16) and found["input:3"].grid(None) is None

@@ -16,14 +16,15 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gathering import Sums
 from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.stack import split
 from attention_patchbay.ldm_patched.patches.methods import capture
 from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
-from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word, word_weights
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.words import locate
-from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, heat
+from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, gathered_in, heat
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
 from .models import BLOCKS, STEPS, draw, last_run, patcher, run
@@ -33,14 +34,14 @@ WORDS = (Word("one", (1,)), Word("two three", (2, 3)))
 
 def only(model: Any) -> Gathered:
     """Return what the one capture of a model gathered."""
-    (found,) = captured(model)
+    (found,) = gathered_in(last_run(model))
     return found
 
 
 def test_probabilities_are_columns_of_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "SCORES", 64)  # many slices
     q, k = draw(1, 2, 10, 12), draw(2, 2, 7, 12)
-    found, entropy = probabilities(q, k, 3, [(1,), (2, 3), ()])
+    found, entropy = word_weights(*(split(x, 3) for x in (q, k)), [(1,), (2, 3), ()])
     for i, columns in enumerate([(1,), (2, 3), ()]):
         for b in range(2):
             expected = torch.zeros(10, dtype=torch.float64)
@@ -102,7 +103,7 @@ def test_sides_and_heads_are_apart() -> None:
     model = attach(patcher(), Capture(WORDS, 7, heads=(40,)))
     run(model)
     with pytest.raises(ValueError, match=r"heads \(40,\): a block has"):
-        captured(model)
+        gathered_in(last_run(model))
 
 
 def test_a_window_and_its_curve_weight_the_steps() -> None:

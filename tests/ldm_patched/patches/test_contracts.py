@@ -18,11 +18,12 @@ from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
-from attention_patchbay.ldm_patched.patches.record.plan import KEY
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import draw, last_run
+from .models import draw
 
 TEXT, SIDE, HEADS, DIM = 3, 4, 2, 5
 
@@ -135,7 +136,6 @@ def test_cosmos_patches_change_hidden_states_and_context() -> None:
     (name, value), *rest = patch(x, context, context, **given).items()
     assert name == "v" and not rest and torch.equal(value, context * 3.0)
     assert patch(x, context, context, **{**given, "extra_options": options(patched, block_index=0)}) == {}
-    assert last_run(patched).kind == "cross"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("operation", ["scale", "temperature"])
@@ -148,11 +148,11 @@ def test_cosmos_would_normalise_a_factor_away(operation: str) -> None:
 def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
     patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, where=Where(parse("double:1"))))
     patches = patched.model_options["transformer_options"]["patches"]
-    recorder = last_run(patched)
-    assert recorder is not None and recorder.kind == "self"
+    recorder = Run(plan_of(patched))
+    assert recorder.kind == "self"
     x = draw(1, 1, 16, 8)
     for number in (0, 1):
-        now = options(patched, block_type="double", block_index=number)
+        now = {**options(patched, block_type="double", block_index=number), KEY: recorder}
         out = x
         for patch in patches["attn1_patch"]:
             out = patch({"x": out, "q": None, "k": None, "transformer_options": now})
@@ -167,7 +167,8 @@ def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
 
 def test_a_refusal_names_the_family_and_what_works() -> None:
     says = "Wan models call no patch where this would go; what works on them: Attention Patch on attn1.out"
-    for method in (AttentionPatch("attn1.q", "zero"), AttentionPatch("attn2.out", "zero"), PerturbedGuidance()):
+    everywhere = PerturbedGuidance(where=Where())
+    for method in (AttentionPatch("attn1.q", "zero"), AttentionPatch("attn2.out", "zero"), everywhere):
         with pytest.raises(AddressError, match=says):
             attach(model(WanModel()), method)
     with pytest.raises(AddressError, match=says):
@@ -204,8 +205,7 @@ def test_the_marks_of_a_family_are_no_patches() -> None:
 def test_calls_outside_the_blocks_have_no_kind() -> None:
     """A refiner before the first block runs after the last block of the step before."""
     ruled = attach(attach(model(Flux()), Rule("basic", Where(parse("all self")))), Sentinel())
-    recorder = last_run(ruled)
-    assert recorder is not None
+    recorder = Run(plan_of(ruled))
     x = draw(1, 1, 4, HEADS * DIM)
     recorder.enter("self", BlockId("single", 0))
     ran: list[str] = []

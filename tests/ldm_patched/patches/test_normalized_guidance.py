@@ -13,17 +13,21 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
-from attention_patchbay.ldm_patched.patches.engine.prompts import attend_to, prompt_tokens, take_off
+from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts, attend_to, prompt_tokens, take_off
+from attention_patchbay.ldm_patched.patches.engine.site import Site
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.reading.inspector import rows
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
 
 from .models import BLOCKS, STEPS, conditioning, draw, last_run, patcher, run, unchanged
 
 MIDDLE = parse("middle")
 OTHER = draw(9, 1, 5, 16)
+
+
+HERE = BlockId("middle", 0)
 
 
 def by_hand(positive: torch.Tensor, negative: torch.Tensor, scale: float, tau: float, alpha: float) -> torch.Tensor:
@@ -49,20 +53,18 @@ def test_the_maths_is_that_of_the_paper(scale: float, tau: float, alpha: float) 
 
 
 def test_only_rows_of_the_positive_prompt_are_guided() -> None:
-    block = BlockId("middle", 0)
-    gate = Gate(Entry("x"), frozenset({block}))
-    method = NormalizedGuidance(OTHER, 4.0, 2.5, 0.5)
-    options: dict[str, Any] = {"block": ("middle", 0), "block_index": 0, "cond_or_uncond": [1, 0, 0]}
+    gate = Gate(Entry("x"), frozenset({HERE}), strength=0.5)
+    options: dict[str, Any] = {"block": HERE[:2], "block_index": 0, "cond_or_uncond": [1, 0, 0], "n_heads": 1}
     context = draw(3, 6, 7, 16)
-    _, longer, _ = ContextPatch((OTHER,), gate)(draw(4, 6, 9, 16), context, None, options)
+    _, longer, _ = MorePrompts(gate, (OTHER,))(draw(4, 6, 9, 16), context, None, options)
     assert longer.shape == (6, 12, 16) and options["patchbay_context"] == 7
 
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None) -> torch.Tensor:
         return q * k.mean(1, keepdim=True) + v.sum(1, keepdim=True)
 
     q = draw(5, 6, 9, 16)
-    out = NormalizedLayer(method, (OTHER,), gate).around(inner, q, longer, longer, options)
-    positive, negative = inner(q, context, context), inner(q, OTHER, OTHER)
+    out = Stack("attn2", (Layer(gate, NormalizedGuidance(OTHER, 4.0).attend),), attention)(q, longer, longer, options)
+    positive, negative = attention(q, context, context), attention(q, OTHER, OTHER)
     assert torch.equal(out[:2], positive[:2])
     expected = by_hand(positive[2:], negative[2:], 4.0, 2.5, 0.5)
     assert (out[2:] - expected).abs().max() < 1e-4
@@ -93,26 +95,21 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
 
 def test_two_guidances_nest_like_brackets() -> None:
     """The second one pushes the result of the first, whose prompt stays behind the second's own negative."""
-    block = BlockId("middle", 0)
     first, second = draw(6, 1, 3, 16), draw(7, 1, 4, 16)
-    gates = [Gate(Entry(name), frozenset({block})) for name in "ab"]
-    methods = [NormalizedGuidance(tokens, 3.0, 9.0, 0.6) for tokens in (first, second)]
-    options: dict[str, Any] = {"block": ("middle", 0), "block_index": 0, "cond_or_uncond": [0]}
+    gates = [Gate(Entry(name), frozenset({HERE}), strength=0.6) for name in "ab"]
+    options: dict[str, Any] = {"block": HERE[:2], "block_index": 0, "cond_or_uncond": [0], "n_heads": 1}
     context = draw(3, 2, 7, 16)
     longer = context
-    for gate, method in zip(gates, methods, strict=True):
-        _, longer, _ = ContextPatch((method.negative,), gate)(longer, longer, None, options)
+    for gate, tokens in zip(gates, (first, second), strict=True):
+        _, longer, _ = MorePrompts(gate, (tokens,))(longer, longer, None, options)
     q = draw(5, 2, 9, 16)
 
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None) -> torch.Tensor:
         return (q @ k.transpose(1, 2)).softmax(-1) @ v
 
-    layers = [NormalizedLayer(m, (m.negative,), g) for m, g in zip(methods, gates, strict=True)]
-
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
-        return layers[0].around(attention, q, k, v, now or options)
-
-    out = layers[1].around(inner, q, longer, longer, options)
+    methods = [NormalizedGuidance(tokens, 3.0, 9.0) for tokens in (first, second)]
+    layers = tuple(Layer(gate, method.attend) for gate, method in zip(gates, methods, strict=True))
+    out = Stack("attn2", layers, attention)(q, longer, longer, options)
 
     def guided(base: torch.Tensor) -> torch.Tensor:
         return by_hand(attention(q, base, base), attention(q, first, first), 3.0, 9.0, 0.6)
@@ -132,9 +129,9 @@ def test_it_composes_with_a_patch_and_itself_in_a_run() -> None:
 
 
 def test_the_rows_of_a_side() -> None:
-    assert rows(0, {"cond_or_uncond": [1, 0]}, 4) == [slice(2, 4)]
-    assert rows(1, {"cond_or_uncond": [1, 0]}, 4) == [slice(0, 2)]
-    assert rows(0, {}, 3) == [slice(0, 3)]
+    assert Site({"cond_or_uncond": [1, 0]}, batch=4).rows(0) == [slice(2, 4)]
+    assert Site({"cond_or_uncond": [1, 0]}, batch=4).rows(1) == [slice(0, 2)]
+    assert Site({}, batch=3).rows(0) == [slice(0, 3)]
 
 
 def test_prompts_are_put_behind_and_taken_off() -> None:

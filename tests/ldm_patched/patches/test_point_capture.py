@@ -9,20 +9,26 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.stack import split
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
-from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture, parse_points, token_of
+from attention_patchbay.ldm_patched.patches.methods.point_capture import (
+    PointCapture,
+    parse_points,
+    point_weights,
+    token_of,
+)
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
-from attention_patchbay.ldm_patched.patches.reading.maps import captured
+from attention_patchbay.ldm_patched.patches.reading.maps import gathered_in
 
-from .models import BLOCKS, STEPS, draw, patcher, run
+from .models import BLOCKS, STEPS, draw, last_run, patcher, run
 
 POINTS = ((0.1, 0.1), (0.9, 0.4))
 
 
 def test_probabilities_are_rows_of_the_softmax() -> None:
     q, k = draw(1, 2, 10, 12), draw(2, 2, 10, 12)
-    found, entropy = probabilities(q, k, 3, [7, 0])
+    found, entropy = point_weights(*(split(x, 3) for x in (q, k)), [7, 0])
     for i, token in enumerate([7, 0]):
         for b in range(2):
             expected = torch.zeros(10, dtype=torch.float64)
@@ -37,7 +43,7 @@ def test_probabilities_are_rows_of_the_softmax() -> None:
 def test_nothing_changes_and_a_map_sums_to_one() -> None:
     model = attach(patcher(), PointCapture(POINTS))
     assert torch.equal(run(model), run(patcher()))
-    (found,) = captured(model)
+    (found,) = gathered_in(last_run(model))
     assert found.listener.labels == ("0.1 0.1", "0.9 0.4") and {str(block) for block in found.blocks} == set(BLOCKS)
     for sums in found.blocks.values():
         assert sums.calls == STEPS and sums.attention.shape[:2] == (2, 1)
@@ -47,7 +53,7 @@ def test_nothing_changes_and_a_map_sums_to_one() -> None:
 def test_words_and_points_are_gathered_side_by_side() -> None:
     model = attach(attach(patcher(), Capture((Word("one", (1,)),), 7)), PointCapture(POINTS, Where(parse("middle"))))
     run(model)
-    words, points = captured(model)
+    words, points = gathered_in(last_run(model))
     assert words.listener.labels == ("one",) and len(words.blocks) == len(BLOCKS) and len(points.blocks) == 1
 
 
@@ -63,7 +69,7 @@ def test_other_methods_on_the_block(method: Any, behind: bool) -> None:
         model = attach(model, one)
     assert torch.equal(run(model, steps=1), run(plain, steps=1))
     try:
-        (found,) = captured(model)
+        (found,) = gathered_in(last_run(model))
     except ValueError as error:
         assert "another patch left out keys" in str(error)
     else:

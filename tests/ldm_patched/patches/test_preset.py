@@ -13,6 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
+from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
+from attention_patchbay.ldm_patched.patches.reading.declared import declared
 from attention_patchbay.ldm_patched import patches
 from attention_patchbay.ldm_patched.patches.addressing.address import Address, AddressError, parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
@@ -30,7 +40,7 @@ from attention_patchbay.ldm_patched.patches.methods.skip_guidance import SkipGui
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.reading import presets as module
-from attention_patchbay.ldm_patched.patches.reading.presets import (
+from attention_patchbay.ldm_patched.patches.reading.presets import Preset, from_json, preset_of, put_preset, savable, to_json
     PARTS,
     Preset,
     from_json,
@@ -71,12 +81,17 @@ def attention_patches(draw: st.DrawFn) -> AttentionPatch:
     operation = draw(st.sampled_from(operations_for(slot)))
     value = draw(FINITE.filter(lambda x: operation in ("scale", "mean", "zero") or x > 0))
     kind = "self" if slot.startswith("attn1") else "cross"
-    return AttentionPatch(slot, operation, value, draw(PERCENTS), draw(addresses((kind,))), draw(schedules()))
+    where = Where(draw(addresses((kind,))), draw(schedules()))
+    return AttentionPatch(slot, operation, value, draw(PERCENTS), where)
 
 
-WEAKENINGS = st.one_of(st.just(Perturbed()), st.builds(SmoothedEnergy, st.floats(0.0, math.inf, exclude_min=True)))
-RULES = st.builds(Rule, st.sampled_from(BACKENDS), addresses(("self", "cross")), schedules())
-GUIDANCES = st.builds(Guidance, WEAKENINGS, FINITE, addresses(("self",)), schedules())
+WHERES = st.builds(Where, addresses(("self",)), schedules())
+BLURS = st.floats(0.0, math.inf, exclude_min=True)
+RULES = st.builds(Rule, st.sampled_from(BACKENDS), st.builds(Where, addresses(("self", "cross")), schedules()))
+GUIDANCES = st.one_of(
+    st.builds(PerturbedGuidance, scale=FINITE, where=WHERES),
+    st.builds(SmoothedGuidance, scale=FINITE, blur=BLURS, where=WHERES),
+)
 LEFT_OUT = st.lists(st.tuples(st.text(), st.text()), max_size=2).map(tuple)
 
 
@@ -154,68 +169,43 @@ def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], reason: str) -
     assert reason in str(refusal.value)
 
 
-@dataclass(frozen=True)
-class Odd:
-    """A value with every type of field."""
-
-    count: int
-    flag: bool
-    pair: tuple[float, str]
-    many: tuple[int, ...]
-    maybe: float | None = None
-    part: Perturbed | None = None
-    address: Address = Address()
-
-
-def test_every_type_of_field_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATCHES", (Odd,))
-    for value in (
-        Odd(3, True, (math.inf, "x"), (1, 2, 3), 0.5, Perturbed()),
-        Odd(-1, False, (-math.inf, ""), ()),
-    ):
-        preset: Any = Preset((value,))  # type: ignore[arg-type]
-        assert from_json(to_json(preset)) == preset
-    given: dict[str, Any] = {"type": "Odd", "count": 3, "flag": True, "pair": [1, "x"], "many": [1]}
-    for fields, reason in (
-        ({"count": 3.5}, ".count: 3.5 is not a whole number"),
-        ({"flag": 1}, ".flag: 1 is not true or false"),
-        ({"pair": [1]}, ".pair: [1] is not a list of 2"),
-        ({"many": 1}, ".many: 1 is not a list"),
-        ({"many": ["x"]}, '.many[0]: "x" is not a whole number'),
-        ({"part": {"type": "Odd"}}, ".part: unknown type 'Odd'; choose one of Perturbed"),
-    ):
-        with pytest.raises(ValueError) as refusal:
-            from_json(json.dumps({"patchbay": 1, "patches": [given | fields]}))
-        assert reason in str(refusal.value)
-    del given["flag"]
-    with pytest.raises(ValueError, match="the field 'flag' is missing"):
-        from_json(json.dumps({"patchbay": 1, "patches": [given]}))
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"length": 3.5}, ".length: 3.5 is not a whole number"),
+        ({"side": 1}, ".side: 1 is not text"),
+        ({"heads": 1}, ".heads: 1 is not a list"),
+        ({"heads": ["x"]}, '.heads[0]: "x" is not a whole number'),
+        ({"words": [{"type": "Odd"}]}, ".words[0]: unknown type 'Odd'; choose one of Word"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(fields: dict[str, Any], reason: str) -> None:
+    given = {"type": "Capture", "words": [{"type": "Word", "text": "red", "positions": [1]}]}
+    assert from_json(json.dumps({"patchbay": 1, "patches": [given]})).patches == (
+        Capture((Word("red", (1,)),), where=Where()),
+    )
+    with pytest.raises(ValueError) as refusal:
+        from_json(json.dumps({"patchbay": 1, "patches": [given | fields]}))
+    assert reason in str(refusal.value)
+    with pytest.raises(ValueError, match="the field 'words' is missing"):
+        from_json(json.dumps({"patchbay": 1, "patches": [{"type": "Capture"}]}))
 
 
-@dataclass(frozen=True, eq=False)
-class Masked(AttentionPatch):
-    mask: Any = None
-
-
-def test_what_text_cannot_hold_is_left_out_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(module, "PATCHES", (*PATCHES, Masked))
-    model = attach(attach(patcher(), Masked(value=2.0, mask=torch.zeros(2))), ZERO)
+def test_what_text_cannot_hold_is_left_out_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    model = attach(attach(patcher(), AttentionPatch("attn2.k", "towards", other=torch.zeros(1, 7, 16))), ZERO)
+    model = attach(model, Reference(torch.zeros(1, 4, 8, 8)))
     model.set_model_attn1_output_patch(lambda n, extra_options: n)
     preset = from_json(to_json(preset_of(model)))
     assert preset.patches == (ZERO,)
-    (foreign, why), (name, reason) = preset.left_out
+    (foreign, why), *ours = preset.left_out
     assert __name__ in foreign and why == "a patch of another pack"
-    assert name == "scale 2 attn1.out on all" and reason == "Masked.mask is a Tensor, which text cannot hold"
+    assert ours == [
+        ("towards attn2.k on all", "AttentionPatch.other is a Tensor, which text cannot hold"),
+        ("reference attention on all", "presets do not know Reference"),
+    ]
     with caplog.at_level(logging.WARNING):
         put_preset(patcher(), preset)
-    assert "the preset does not hold scale 2 attn1.out on all: Masked.mask is a Tensor" in caplog.text
-
-
-def test_a_type_that_presets_do_not_know_is_left_out() -> None:
-    preset = from_json(to_json(preset_of(attach(patcher(), Masked(value=2.0)))))
-    assert preset == Preset((), (("scale 2 attn1.out on all", "presets do not know Masked"),))
+    assert "the preset does not hold reference attention on all: presets do not know Reference" in caplog.text
 
 
 def test_a_loaded_preset_is_what_the_nodes_themselves_would_have_put() -> None:
@@ -241,28 +231,19 @@ def test_an_address_that_the_model_lacks_names_the_patch() -> None:
         put_preset(patcher(), Preset((dataclasses.replace(ZERO, where=Where(parse("input:9"))),)))
 
 
-def test_every_method_can_be_saved() -> None:
-    """A method that is neither in PATCHES nor here has to be put into one of them."""
+def test_every_method_can_be_saved_but_those_that_hold_pictures_or_prompts() -> None:
     hold_tensors = {"NormalizedGuidance", "Reference", "RegionalPrompt", "WordMask"}
-    found = {
-        value.__name__
-        for info in pkgutil.iter_modules(patches.__path__)
-        for value in vars(importlib.import_module(f"{patches.__name__}.{info.name}")).values()
-        if dataclasses.is_dataclass(value) and isinstance(value, type) and {"hooks", "neutral"} <= set(dir(value))
-    }
-    assert found - hold_tensors == {cls.__name__ for cls in PATCHES} - {"Rule", "Sentinel"}
-    assert all(dataclasses.is_dataclass(part) for part in PARTS)
+    assert {cls.__name__ for cls in declared()} - {cls.__name__ for cls in savable()} == hold_tensors
 
 
 def test_every_kind_of_patch_comes_back_from_its_text() -> None:
     """With values of their own where a kind has no defaults."""
     given: dict[str, tuple[Any, ...]] = {
-        "Guidance": (SlidingWindow(0.25, 0.75), 1.5, parse("middle, input:3")),
         "WordWeight": ((1, 4), 0.5),
         "PromptToPrompt": ((0, 5, 6), (0, 7, 6)),
-        "Capture": ((Word("red", (1,)), Word("blue square", (4, 5))), 12, parse("output")),
-        "PointCapture": (((0.25, 0.5), (1.0, 0.0)), parse("output")),
+        "Capture": ((Word("red", (1,)), Word("blue square", (4, 5))), 12),
+        "PointCapture": (((0.25, 0.5), (1.0, 0.0)),),
     }
-    values = tuple(cls(*given.get(cls.__name__, ())) for cls in PATCHES)
-    values += (SkipGuidance(), WordWeight(()))
+    values: tuple[Any, ...] = tuple(cls(*given.get(cls.__name__, ())) for cls in savable())
+    values += (SlidingWindowGuidance(scale=1.5, size=0.25, where=Where(parse("middle, input:3"))), WordWeight(()))
     assert from_json(to_json(Preset(values))) == Preset(values)

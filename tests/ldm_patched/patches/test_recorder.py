@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +13,15 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, p
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.marks import Mark
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.record.run import Call, current_block
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.record.plan import KEY
+from attention_patchbay.ldm_patched.patches.record.run import Call, Run, current_block
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.sampling import samplers
 
-from .models import BLOCKS, STEPS, last_run, patcher, run
+from .models import BLOCKS, STEPS, conditioning, draw, last_run, patcher, run
 
 HERE = BlockId("middle", 0)
 
@@ -31,7 +37,7 @@ def quick_switching() -> Iterator[None]:
 
 @pytest.mark.usefixtures("quick_switching")
 def test_threads_count_exactly_and_do_not_see_each_others_kind() -> None:
-    recorder, wrong = Recorder(), []
+    recorder, wrong = Run(), []
 
     def work(kind: str) -> None:
         for _ in range(2000):
@@ -74,7 +80,7 @@ class Sigmas:
 
 
 def test_the_sigma_of_a_step_is_read_once() -> None:
-    recorder = Recorder(percent_to_sigma=lambda percent: 1.0 - percent)
+    recorder = Run(percent_to_sigma=lambda percent: 1.0 - percent)
     for value in (0.75, 0.25):
         sigmas: Any = Sigmas(value)
         for _ in range(5):
@@ -83,26 +89,8 @@ def test_the_sigma_of_a_step_is_read_once() -> None:
 
 
 def test_without_a_noise_level_it_is_the_first_step() -> None:
-    assert Recorder(percent_to_sigma=lambda percent: 1.0 - percent).percent({}) == 0.0
-    assert Recorder().percent({"sigmas": torch.tensor([0.5])}) == 0.0
-
-
-def test_the_percent_follows_the_model_that_samples() -> None:
-    """A schedule that a later node put on the model counts, not the one that was there when the patch was attached."""
-
-    class Late:
-        @staticmethod
-        def percent_to_sigma(percent: float) -> float:
-            return 0.0 if percent > 0.1 else 100.0
-
-    model = attach(patcher(), AttentionPatch("attn1.q", "zero", where=Where(schedule=Schedule(0.0, 0.5))))
-    recorder = last_run(model)
-    before = recorder.percent({"sigmas": torch.tensor([10.0])})
-    model.add_object_patch("model_sampling", Late())
-    for callback in model.get_all_callbacks("on_pre_run"):
-        callback(model)
-    assert before < 0.1
-    assert recorder.percent({"sigmas": torch.tensor([10.0])}) == pytest.approx(0.1)
+    assert Run(percent_to_sigma=lambda percent: 1.0 - percent).percent({}) == 0.0
+    assert Run().percent({"sigmas": torch.tensor([0.5])}) == 0.0
 
 
 def test_every_attention_of_a_run_is_seen() -> None:
@@ -114,12 +102,11 @@ def test_every_attention_of_a_run_is_seen() -> None:
     }
     assert set(recorder.seen.values()) == {STEPS}
     assert len(recorder.percents) == STEPS
-    assert recorder.runs == 1
 
 
 def test_a_marker_gives_back_what_it_got() -> None:
     n, context = torch.zeros(1), torch.ones(1)
-    out = Marker("self")(n, context, None, {})
+    out = Mark("self")(n, context, None, {})
     assert out[0] is n
     assert out[1] is context
     assert out[2] is None
@@ -137,3 +124,34 @@ def test_a_marker_gives_back_what_it_got() -> None:
 )
 def test_the_block_is_read_as_each_family_writes_it(options: dict[str, Any], block: BlockId | None) -> None:
     assert current_block(options) == block
+
+
+def test_the_percent_follows_the_model_that_samples() -> None:
+    """A schedule that a later node put on the model counts, not the one that was there when the patch was attached."""
+    model = attach(patcher(), AttentionPatch("attn1.q", "zero", where=Where(schedule=Schedule(0.0, 0.5))))
+    late = copy.copy(model.get_model_object("model_sampling"))
+    late.percent_to_sigma = lambda percent: 0.0 if percent > 0.1 else 100.0
+    model.add_object_patch("model_sampling", late)
+    run(model)
+    assert set(last_run(model).percents.values()) == {pytest.approx(0.1)}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "heun"])
+def test_all_predictions_of_a_step_belong_to_it(sampler: str) -> None:
+    """Random draws hang on the step, and reports count by it: both are the same for all calls of one step."""
+    model = attach(patcher(), TokenMerging(0.5))
+    noise = draw(0, 1, 4, 8, 8)
+    seen: list[list[int]] = [[]]
+
+    def note(n: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        if options["block"] == ("middle", 0):
+            seen[-1].append(options[KEY].step(options))
+        return n
+
+    model.set_model_attn1_output_patch(note)
+    settings = (4.0, 4, sampler, "normal", 1.0)
+    samplers.sample(model, noise, conditioning(1), conditioning(2), *settings, seed=0)
+    counts = Counter(seen[0])
+    twice = sampler != "euler"
+    assert counts == {1: 1 + twice, 2: 1 + twice, 3: 1 + twice, 4: 1}
+    assert seen[0] == sorted(seen[0])

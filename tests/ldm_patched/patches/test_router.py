@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Route, Ro
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import BACKENDS, Rule
 
 from .models import BLOCKS, STEPS, calls, draw, last_run, patcher, run
@@ -107,7 +108,7 @@ def route(backend: str, *cells: tuple[BlockId, str | None]) -> Route:
 def test_the_first_rule_that_takes_a_call_decides() -> None:
     middle, other = BlockId("middle", 0), BlockId("output", 1)
     router = Router((route("basic", (middle, "self")), route("split", (middle, "self"), (other, "cross"))))
-    recorder, q = Recorder(), draw(0, 1, 6, 16)
+    recorder, q = Run(), draw(0, 1, 6, 16)
     for kind, block in (("self", middle), ("cross", middle), ("cross", other), ("self", other)):
         options = {SLOT: router, KEY: recorder, "block": block[:2], "block_index": 0}
         recorder.enter(kind, block)
@@ -150,7 +151,7 @@ def quantised(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quantised")
 def test_a_rule_asks_for_each_call_whether_its_function_can_run_it(caplog: pytest.LogCaptureFixture) -> None:
-    recorder, q = Recorder(), draw(0, 1, 6, 16)
+    recorder, q = Run(), draw(0, 1, 6, 16)
     options = {SLOT: Router((route("sage"),)), KEY: recorder}
     with caplog.at_level(logging.WARNING):
         for extra in ({}, {"mask": torch.ones(6, 6, dtype=torch.bool)}, {"low_precision_attention": False}):

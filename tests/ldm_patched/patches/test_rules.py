@@ -70,7 +70,7 @@ addresses = st.builds(Address, st.lists(terms, min_size=1, max_size=4).map(tuple
 schedules = st.tuples(st.integers(0, 1000), st.integers(0, 1000)).map(
     lambda pair: Schedule(min(pair) / 1000, max(pair) / 1000)
 )
-rules = st.builds(Rule, st.sampled_from(BACKENDS), addresses, schedules)
+rules = st.builds(lambda *given: Rule(given[0], Where(*given[1:])), st.sampled_from(BACKENDS), addresses, schedules)
 
 
 @given(st.lists(rules, max_size=5).map(tuple))

@@ -18,7 +18,7 @@ from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import STEPS, draw, last_run, patcher, run, unchanged
 
-MIDDLE = parse("middle self")
+MIDDLE = Where(parse("middle self"))
 
 
 @pytest.fixture(params=[math.nan, math.inf])

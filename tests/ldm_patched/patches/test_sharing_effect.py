@@ -18,6 +18,7 @@ from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScal
 from attention_patchbay.ldm_patched.patches.methods.block_skip import BlockSkip
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
+from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import Pictures, adherence, paint
 from attention_patchbay.tools.demo.picture import RGB, draw
 

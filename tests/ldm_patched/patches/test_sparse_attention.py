@@ -13,6 +13,8 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.entmax import entmax15, sparsemax
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
@@ -97,7 +99,7 @@ def test_the_layer_extrapolates_from_dense_to_sparse() -> None:
     model.set_model_attn2_replace(watch, "middle", 0)
     outs: list[torch.Tensor] = []
     half = Schedule(curve="0:0.5, 1:0.5")
-    patched = attach(model, SparseAttention(3.0, "sparsemax", MIDDLE, half))
+    patched = attach(model, SparseAttention(3.0, "sparsemax", Where(MIDDLE, half)))
     stack = patched.model_options["transformer_options"]["patches_replace"]["attn2"]["middle", 0, 0]
     patched.set_model_attn2_output_patch(lambda n, options: outs.append(n) or n)
     run(patched, steps=1)
@@ -110,27 +112,22 @@ def test_the_layer_extrapolates_from_dense_to_sparse() -> None:
 
 @pytest.mark.parametrize("sparse_first", [True, False])
 def test_beside_normalized_guidance_both_keep_their_effect_in_either_order(sparse_first: bool) -> None:
-    gate = Gate(Entry("x"), frozenset({BlockId("middle", 0)}))
-    options: dict[str, Any] = {"block": ("middle", 0), "block_index": 0, "cond_or_uncond": [0], "n_heads": 2}
+    here = BlockId("middle", 0)
+    options: dict[str, Any] = {"block": here[:2], "block_index": 0, "cond_or_uncond": [0], "n_heads": 2}
     context, other, q = draw(3, 2, 7, 16), draw(9, 1, 5, 16), draw(5, 2, 9, 16)
-    _, longer, _ = ContextPatch((other,), gate)(q, context, None, options)
-    layers: list[Any] = [
-        SparseLayer(SparseAttention(2.0), gate),
-        NormalizedLayer(NormalizedGuidance(other, 3.0, 9.0, 0.6), (other,), gate),
-    ]
-    inside, outside = layers if sparse_first else layers[::-1]
+    gate, guidance = Gate(Entry("x"), frozenset({here})), Gate(Entry("y"), frozenset({here}), strength=0.6)
+    _, longer, _ = MorePrompts(gate, (other,))(q, context, None, options)
+    layers = [Layer(gate, SparseAttention(2.0).attend), Layer(guidance, NormalizedGuidance(other, 3.0, 9.0).attend)]
 
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
-        def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None, /) -> torch.Tensor:
-            return sparse(q, k, v, 2, "softmax").float()
-
-        return inside.around(attention, q, k, v, now or options)
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, now: Any = None) -> torch.Tensor:
+        return sparse(q, k, v, 2, "softmax").float()
 
     def extrapolated(prompt: torch.Tensor, scale: float) -> torch.Tensor:
         dense = sparse(q, prompt, prompt, 2, "softmax")
         return dense + scale * (sparse(q, prompt, prompt, 2, "entmax") - dense)
 
-    out, more = outside.around(inner, q, longer, longer, options), other.expand(2, -1, -1)
+    stack = Stack("attn2", tuple(layers if sparse_first else layers[::-1]), attention)
+    out, more = stack(q, longer, longer, options), other.expand(2, -1, -1)
     if sparse_first:
         expected = by_hand(extrapolated(context, 2.0), extrapolated(more, 2.0), 3.0, 9.0, 0.6)
     else:

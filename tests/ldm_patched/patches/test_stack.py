@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
-from attention_patchbay.ldm_patched.patches.addressing.address import Address, BlockId, parse
-from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.place import Around
-from attention_patchbay.ldm_patched.patches.engine.stack import Stack, push, uncover
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.site import Site
+from attention_patchbay.ldm_patched.patches.engine.stack import Inner, Layer, Stack, push, uncover
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import BLOCKS, HALF, IDENTITY, STEPS, calls, last_run, patcher, run
@@ -59,31 +57,36 @@ def test_the_longer_and_the_shorter_address_of_a_slot_both_run() -> None:
     assert sorted(seen) == [("pair", 1), ("triple", 0)]
 
 
-class Log:
-    """A layer that writes when it is entered and left, and adds a number to v."""
+OPTIONS = {"block": HERE[:2], "block_index": HERE.inner, "n_heads": 1}
+ONE = torch.ones(1, 1, 1)
 
-    def __init__(self, name: str, log: list[str]) -> None:
-        self.name, self.log = name, log
 
-    def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-        self.log.append(self.name)
-        out = inner(q, k, v + 1) * 2
-        self.log.append(f"/{self.name}")
+def bracket(name: str, log: list[str], factor: float = 1.0, block: BlockId = HERE) -> Layer:
+    """Return a layer that writes when it is entered and left, and changes what goes in and what comes out."""
+
+    def act(site: Site, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, inner: Inner) -> torch.Tensor:
+        log.append(name)
+        out = inner(q * factor, k, v + 1) * factor
+        log.append(f"/{name}")
         return out
 
+    return Layer(Gate(Entry(name), frozenset({block})), act)
 
-def test_layers_nest_like_brackets_around_the_foreign_patch() -> None:
+
+@pytest.mark.parametrize("slot", ["attn1", "attn2"])
+def test_layers_nest_like_brackets_around_the_foreign_patch(slot: str) -> None:
     log: list[str] = []
+    given: list[torch.Tensor] = []
 
     def foreign(q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
         log.append("foreign")
-        return v * 10
+        given[:] = [q, v]
+        return torch.ones_like(q)
 
     slots: dict[Any, Any] = {HERE[:2]: foreign}
-    for name in ("first", "second"):
-        slots[HERE] = push(slots, HERE, Log(name, log), optimized_attention)
-    x = torch.zeros(1)
-    assert slots[HERE](x, x, x, {}) == 80
+    for name, factor in (("first", 2.0), ("second", 3.0)):
+        slots[HERE] = push(slot, slots, HERE, bracket(name, log, factor), optimized_attention)
+    assert slots[HERE](ONE, ONE, ONE, OPTIONS) == 6.0 and [x.item() for x in given] == [6.0, 3.0]
     assert log == ["second", "first", "foreign", "/first", "/second"]
     assert slots[HERE[:2]] is foreign
 
@@ -103,15 +106,15 @@ def test_a_foreign_patch_misses_no_call_of_a_layer_that_needs_none() -> None:
 
 
 def test_pushing_makes_another_stack() -> None:
-    one = push({}, HERE, Log("one", []), optimized_attention)
-    two = push({HERE: one}, HERE, Log("two", []), optimized_attention)
+    one = push("attn1", {}, HERE, bracket("one", []), optimized_attention)
+    two = push("attn1", {HERE: one}, HERE, bracket("two", []), optimized_attention)
     assert [len(one.layers), len(two.layers)] == [1, 2]
 
 
 def test_a_later_patch_of_the_whole_block_goes_inside_a_stack() -> None:
-    early, late, layer = object(), object(), Log("mine", [])
-    stack = push({HERE[:2]: early}, HERE, layer, optimized_attention)
-    exact = push({HERE: early}, HERE, layer, optimized_attention)
+    early, late, layer = object(), object(), bracket("mine", [])
+    stack = push("attn1", {HERE[:2]: early}, HERE, layer, optimized_attention)
+    exact = push("attn1", {HERE: early}, HERE, layer, optimized_attention)
     assert uncover({HERE: stack, HERE[:2]: early})[HERE] is stack
     assert uncover({HERE: stack, HERE[:2]: late})[HERE].foreign is late
     assert uncover({HERE: stack})[HERE].foreign is early
@@ -192,88 +195,22 @@ def test_stacks_of_one_model_differ_only_where_they_are() -> None:
     assert all(isinstance(stack, Stack) for stack in stacks.values())
 
 
-class Tells:
-    """A layer that gives those below it other options."""
-
-    def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-        return inner(q, k, v, {**extra_options, "told": True})
-
-
-def test_a_layer_can_give_those_below_it_other_options() -> None:
+def test_a_layer_tells_those_below_it_what_has_changed() -> None:
     seen: list[Any] = []
 
-    class Sees(Log):
-        def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-            seen.append((self.name, extra_options.get("told")))
-            return inner(q, k, v)
+    def layer(act: Any) -> Layer:
+        return Layer(Gate(Entry("one"), frozenset({HERE})), act)
 
-    def foreign(q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-        seen.append(("foreign", extra_options.get("told")))
-        return v
+    def sees(site: Site, q: Any, k: Any, v: Any, inner: Inner) -> torch.Tensor:
+        seen.append((site.piece, site.tokens))
+        return inner(q, k, v)
 
-    stack = Stack((Sees("below", []), Tells(), Sees("above", [])), foreign)
-    stack(torch.zeros(1), torch.zeros(1), torch.zeros(1), {})
-    assert seen == [("above", None), ("below", True), ("foreign", True)]
+    def tells(site: Site, q: Any, k: Any, v: Any, inner: Inner) -> torch.Tensor:
+        return inner(q[:, :, :2], k, v, site.but(piece=(1, 2)))
 
-
-@dataclass(frozen=True, eq=False)
-class Bracket:
-    """A method that logs when it is entered and left, and changes what goes in and what comes out."""
-
-    name: str
-    kind: str
-    factor: float
-    log: list[tuple[str, BlockId]] = field(default_factory=list)
-    address: Address = parse("middle")
-    schedule: Schedule = Schedule()
-    neutral: ClassVar[bool] = False
-
-    @property
-    def slot(self) -> str:
-        return {"self": "attn1", "cross": "attn2"}[self.kind]
-
-    def hooks(self, gate: Any, host: Host) -> Iterable[Hook]:
-        return [Around(self.slot, BracketLayer(self, gate))]
-
-
-@dataclass(frozen=True, eq=False)
-class BracketLayer:
-    method: Bracket
-    gate: Any
-
-    def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-        self.gate.weight(extra_options)
-        block = BlockId(*extra_options["block"], extra_options["block_index"])
-        self.method.log.append((self.method.name, block))
-        out = inner(q * self.method.factor, k, v + 1) * self.method.factor
-        self.method.log.append((f"/{self.method.name}", block))
-        return out
-
-
-@pytest.mark.parametrize("kind", ["self", "cross"])
-def test_patches_of_one_slot_call_each_other_in_the_order_of_the_graph(kind: str) -> None:
-    """The last one is entered first and left last; a foreign patch that was there is the innermost."""
-    log: list[tuple[str, BlockId]] = []
-    given: list[torch.Tensor] = []
-
-    def foreign(q: torch.Tensor, k: Any, v: torch.Tensor, extra_options: Any) -> torch.Tensor:
-        log.append(("foreign", BlockId("middle", 0)))
-        given[:] = [q, v]
-        return torch.zeros_like(q) + 1
-
-    slot = {"self": "attn1", "cross": "attn2"}[kind]
-    model = patcher()
-    model.set_model_patch_replace(foreign, slot, "middle", 0)
-    for name, factor in (("a", 2.0), ("b", 3.0), ("c", 5.0)):
-        model = attach(model, Bracket(name, kind, factor, log))
-    run(model, steps=1)
-    assert [name for name, _ in log] == ["c", "b", "a", "foreign", "/a", "/b", "/c"]
-    assert {block for _, block in log} == {BlockId("middle", 0)}
-    stack = model.model_options["transformer_options"]["patches_replace"][slot]["middle", 0, 0]
-    one = torch.ones(1, 1, 1)
-    out = stack(one, one, one, {"block": ("middle", 0), "block_index": 0})
-    assert out.item() == 30.0 and given[0].item() == 30.0 and given[1].item() == 4.0
-    assert "never ran" not in report.text(last_run(model))
+    stack = Stack("attn1", (layer(sees), layer(tells), layer(sees)), lambda q, k, v, extra_options: q)
+    stack(torch.ones(1, 4, 1), torch.ones(1, 4, 1), torch.ones(1, 4, 1), OPTIONS)
+    assert seen == [(None, 4), ((1, 2), 2)]
 
 
 @pytest.mark.parametrize("pair_first", [True, False])
@@ -292,11 +229,9 @@ def test_ours_run_around_foreign_patches_of_both_address_lengths(pair_first: boo
     model = patcher()
     for name in addresses if pair_first else reversed(addresses):
         model.set_model_attn1_replace(foreign(name), *addresses[name])
-    log: list[tuple[str, BlockId]] = []
-    model = attach(attach(model, HALF), Bracket("mine", "self", 1.0, log, parse("input:3.1")))
+    model = attach(model, HALF)
     run(model, steps=1)
     assert seen == [("pair", 0), ("triple", 1)]
-    assert log == [("mine", HERE), ("/mine", HERE)]
     assert "ran 2 times in 2 of 2 blocks" in report.text(last_run(model))
 
 
@@ -349,25 +284,16 @@ def test_a_foreign_patch_that_takes_the_place_of_a_stack_gets_inside_it() -> Non
 
 def test_queries_that_were_cut_into_tiles_alone_are_tiled_for_every_layer() -> None:
     """ComfyUI's HyperTile cuts the queries only; attention functions then read the keys in the batch of the queries."""
-    log: list[str] = []
+    seen: list[Site] = []
+
+    def act(site: Site, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, inner: Inner) -> torch.Tensor:
+        seen.append(site)
+        return inner(q, k, v + 1) * 2
+
     q, x = torch.randn(4, 16, 8), torch.randn(1, 64, 8)
-    weak = PerturbedGuidance().weakening
-    options = {"n_heads": 2}
-    stack = push({}, HERE, Log("layer", log), optimized_attention)
-    whole = optimized_attention(q, x, x + 1, 2) * 2
-    assert torch.equal(stack(q, x, x, options), whole)
-
-    class NeedsGrid:
-        def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-            assert piece_grid(q, extra_options)
-            raise AssertionError
-
-    class Weak:
-        def around(self, inner: Any, q: Any, k: Any, v: Any, extra_options: Any) -> torch.Tensor:
-            return weak.attend(inner, q, k, v, extra_options)
-
-    assert torch.equal(push({}, HERE, Weak(), optimized_attention)(q, x, x, options), x.view(4, 16, 8))
-
+    options = {**OPTIONS, "n_heads": 2, "activations_shape": [1, 8, 8, 8]}
+    stack = push("attn1", {}, HERE, Layer(Gate(Entry("one"), frozenset({HERE})), act), optimized_attention)
+    assert torch.equal(stack(q, x, x, options), optimized_attention(q, x, x + 1, 2) * 2)
+    assert seen[0].cut and not seen[0].over_time
     with pytest.raises(ValueError, match="16 tokens are no 8x8 picture"):
-        picture = {**options, "activations_shape": [1, 8, 8, 8]}
-        push({}, HERE, NeedsGrid(), optimized_attention)(q, x, x, picture)
+        assert seen[0].area

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.record.run import Call
+from attention_patchbay.ldm_patched.patches.record.run import Call, Run
 from attention_patchbay.ldm_patched.patches.record.stopwatch import GpuSpan, since, start
 
 CALL = Call(None, "self", "basic")
@@ -66,27 +66,19 @@ def span() -> GpuSpan:
 
 
 def test_what_the_gpu_has_done_is_added_on_the_way_and_the_rest_at_the_end(gpu: Gpu) -> None:
-    recorder = Recorder()
+    run = Run()
     for _ in range(3):
-        recorder.count_call(CALL, 1, span())
+        run.count_call(CALL, 1, span())
     patch = print
-    recorder.count_foreign(patch, span())
-    tally = recorder.tallies[CALL, 1]
-    assert tally.count == 3 and tally.seconds == 0 and len(recorder.running) == 4
+    run.count_foreign(patch, span())
+    tally = run.tallies[CALL, 1]
+    assert tally.count == 3 and tally.seconds == 0 and len(run.running) == 4
     gpu.done = 5
-    recorder.count_call(CALL, 1, span())
-    assert tally.seconds == 2 and len(recorder.running) == 3
-    recorder.settle()
-    assert tally.count == tally.seconds == 4 and recorder.foreign[id(patch)].seconds == 1
-    assert not recorder.running
-
-
-def test_a_new_run_forgets_the_times_of_the_last(gpu: Gpu) -> None:
-    recorder = Recorder()
-    recorder.count_call(CALL, 1, span())
-    recorder.start(lambda percent: percent, frozenset())
-    recorder.settle()
-    assert not recorder.tallies and gpu.done == 0
+    run.count_call(CALL, 1, span())
+    assert tally.seconds == 2 and len(run.running) == 3
+    run.settle()
+    assert tally.count == tally.seconds == 4 and run.foreign[id(patch)].seconds == 1
+    assert not run.running
 
 
 def test_a_graph_that_is_captured_gets_no_events(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_attention_over_time_sees_every_frame(method: Any, pictures: tuple) -> N
 
     torch.manual_seed(0)
     model = SpatialVideoTransformer(32, 4, 8, context_dim=16, time_context_dim=16, use_linear=True)
-    slots = {tuple(HERE): Stack(layers(method).layers, attend)}
+    slots = {tuple(HERE): Stack("attn1", layers(method).layers, attend)}
     with torch.no_grad():
         model(
             draw(0, 6, 32, 8, 8),

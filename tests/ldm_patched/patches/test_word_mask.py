@@ -12,6 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.prompts import columns, places
+from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
@@ -98,13 +99,13 @@ def test_it_stands_inside_and_outside_of_other_prompts() -> None:
 def test_columns_are_those_of_the_places(size: int, positions: set[int], hidden: set[int]) -> None:
     positions, hidden = ({place for place in some if place < size} for some in (positions, hidden))
     left = [place for place in range(size) if place not in hidden]
-    found = columns(sorted(positions), {HIDDEN: frozenset(hidden)})
+    found = columns(sorted(positions), Site({}, left_out=frozenset(hidden)))
     assert [left[column] for column in found] == sorted(positions - hidden)
 
 
 def test_a_prompt_that_the_host_repeats_loses_the_words_in_every_repeat() -> None:
     context = draw(1, 1, 5, 4).repeat(1, 3, 1)
-    assert places((1, 3), 5, draw(0, 1, 18, 4), {CONTEXT: context}, {}) == [1, 3, 6, 8, 11, 13]
+    assert places((1, 3), 5, draw(0, 1, 1, 18, 4), Site({CONTEXT: context})) == [1, 3, 6, 8, 11, 13]
     model = attach(patcher(), WordMask((1,), torch.zeros(1, 4, 4), 7))
     positive, longer = conditioning(1), [[torch.cat([conditioning(2)[0][0]] * 2, 1), {}]]
     noise = draw(0, 1, 4, 8, 8)
