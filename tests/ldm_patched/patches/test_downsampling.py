@@ -17,10 +17,10 @@ from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMe
 from attention_patchbay.ldm_patched.patches.reading import report
 from torch import Tensor
 
-from .layers import near, options, plain, tokens
+from .layers import layers, near, options, plain, tokens
 from .models import STEPS, last_run, patcher, run, unchanged
 from .test_token_merging import by_hand as merged_by_hand
-from .test_token_merging import layers, top_left
+from .test_token_merging import top_left
 
 
 def cells(grid: tuple[int, int], factor: int) -> list[list[int]]:

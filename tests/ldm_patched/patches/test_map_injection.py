@@ -17,10 +17,9 @@ from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
-from .layers import options
+from .layers import layers, options
 from .maps import applied, maps
 from .models import BLOCKS, STEPS, conditioning, draw, last_run, patcher, unchanged
-from .test_token_merging import layers
 
 EARLY = Schedule(0.0, 0.5)
 EVERYWHERE = Where(schedule=EARLY)

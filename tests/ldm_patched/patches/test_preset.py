@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import logging
 import math
-import pkgutil
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
-from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
-from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
-from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
-from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
-from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
-from attention_patchbay.ldm_patched.patches.reading.declared import declared
-from attention_patchbay.ldm_patched import patches
 from attention_patchbay.ldm_patched.patches.addressing.address import Address, AddressError, parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.adapters import PATCHES
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
     ATTENTION_SLOTS,
     AttentionPatch,
     operations_for,
 )
-from attention_patchbay.ldm_patched.patches.methods.capture import Word
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
-from attention_patchbay.ldm_patched.patches.methods.skip_guidance import SkipGuidance
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
+from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
-from attention_patchbay.ldm_patched.patches.reading import presets as module
-from attention_patchbay.ldm_patched.patches.reading.presets import Preset, from_json, preset_of, put_preset, savable, to_json
-    PARTS,
+from attention_patchbay.ldm_patched.patches.reading.declared import declared
+from attention_patchbay.ldm_patched.patches.reading.presets import (
     Preset,
     from_json,
     preset_of,
     put_preset,
+    savable,
     to_json,
 )
 from attention_patchbay.ldm_patched.patches.record.plan import entries

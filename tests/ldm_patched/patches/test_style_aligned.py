@@ -18,9 +18,8 @@ from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .layers import options, plain
+from .layers import layers, options, plain
 from .models import STEPS, conditioning, draw, last_run, patcher, unchanged
-from .test_token_merging import layers
 
 MIDDLE = parse("middle")
 

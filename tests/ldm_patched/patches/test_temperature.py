@@ -18,10 +18,9 @@ from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import Pe
 from attention_patchbay.ldm_patched.patches.reading import report
 from torch import Tensor
 
-from .layers import HEADS, near, options, tokens
+from .layers import HEADS, layers, near, options, tokens
 from .models import STEPS, last_run, patcher, run, unchanged
 from .test_downsampling import cells
-from .test_token_merging import layers
 
 ALL = Where()
 

@@ -23,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .layers import near, options, plain, tokens
+from .layers import layers, near, options, plain, tokens
 from .models import STEPS, draw, last_run, patcher, run, unchanged
 from .test_downsampling import nearest_by_hand
-from .test_token_merging import at_step, layers, top_left
+from .test_token_merging import at_step, top_left
 from .test_token_merging import by_hand as merged_by_hand
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

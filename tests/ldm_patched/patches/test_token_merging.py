@@ -13,39 +13,23 @@ from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.gate import Gate
-from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.place import Around
-from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging, draw_cells, match, merge, unmerge
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
+from attention_patchbay.ldm_patched.patches.record.plan import KEY
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .layers import HERE, near, options, plain, step, tokens
+from .layers import layers, near, options, plain, step, tokens
 from .models import STEPS, draw, last_run, patcher, run, unchanged
 
 TOP_LEFT = TokenMerging(0.5, "top-left")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 INPUT = Where(parse("input:1"))
-
-
-def layers(*methods: Any, slot: str = "attn1") -> Stack:
-    """Return the stack of a slot after the methods were attached in this order; the last is the outermost."""
-    found = []
-    for method in methods:
-        gate = Gate(
-            Entry(method.name, schedule=method.schedule), frozenset({HERE}), False, getattr(method, "strength", 1.0)
-        )
-        around = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
-        found += [Layer(gate, place.act, place.idle, place.counted) for place in around if place.slot == slot]
-    return Stack(slot, tuple(found), attend=lambda q, k, v, heads, **more: plain(q, k, v).to(q.dtype))
 
 
 def at_step(number: int) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.controlnet.union import ResBlockUnionControlnet
-from attention_patchbay.ldm_patched.ldm.modules import attention
+from attention_patchbay.ldm_patched.ldm.modules import attention, gligen
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.model import Decoder, Encoder
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from attention_patchbay.ldm_patched.ldm.modules.temporal_ae import VideoDecoder
-from attention_patchbay.ldm_patched.modules import gligen, model_management
+from attention_patchbay.ldm_patched.modules import model_management
 from attention_patchbay.ldm_patched.modules.clip_model import CLIPEncoder
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init as ops
 from torch import Tensor, nn
