@@ -10,6 +10,8 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from torch import Tensor
 
@@ -42,9 +44,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
     """Return the layer that a method puts on a slot, with its gate as far open as `curve`."""
     schedule = Schedule(curve=f"0:{curve}, 1:{curve}")
-    gate = Gate(Entry(method.name, schedule=schedule), frozenset({HERE}))
-    (found,) = [hook.layer for hook in method.hooks(gate, Host()) if hook.slot == slot]
-    return found
+    strength = getattr(method, "strength", 1.0)
+    gate = Gate(Entry(method.name, schedule=schedule, value=method), frozenset({HERE}), strength=strength)
+    places = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
+    (found,) = [place for place in places if place.slot == slot]
+    return Layer(gate, found.act, found.idle, found.counted)
 
 
 def options(*sides: int, **more: Any) -> dict[str, Any]:

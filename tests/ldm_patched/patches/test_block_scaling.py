@@ -97,7 +97,7 @@ def test_the_scale_of_each_room_is_the_product() -> None:
 def test_neutral_is_bit_equal_and_the_input_model_is_left_alone(method: Any) -> None:
     model = patcher()
     base = run(model)
-    neutral = FreeU(1, 1, 1, 1) if isinstance(method, FreeU) else BlockScale()
+    neutral = FreeU(1, 1, 1, 1) if isinstance(method, FreeU) else BlockScale(1.0)
     with unchanged(model):
         scaled = attach(model, method)
         changed = run(scaled)
@@ -108,12 +108,12 @@ def test_neutral_is_bit_equal_and_the_input_model_is_left_alone(method: Any) -> 
 
 
 def test_the_curve_blends_the_factors_and_the_window_closes() -> None:
-    half = run(attach(patcher(), FreeU(1.4, 1.6, 0.5, 0.2, where=Where(schedule=HALF))))
+    half = run(attach(patcher(), FreeU(1.4, 1.6, 0.5, 0.2, where=Where(parse("output"), HALF))))
     assert torch.allclose(half, run(attach(patcher(), FreeU(1.2, 1.3, 0.75, 0.6))), atol=1e-5)
     assert torch.allclose(half, run(attach(patcher(), FreeU(1.4, 1.6, 0.5, 0.2, strength=0.5))), atol=1e-5)
-    half = run(attach(patcher(), BlockScale(1.4, 0.6, where=Where(schedule=HALF))))
+    half = run(attach(patcher(), BlockScale(1.4, 0.6, where=Where(parse("output"), HALF))))
     assert torch.allclose(half, run(attach(patcher(), BlockScale(1.2, 0.8))), atol=1e-5)
-    never = attach(patcher(), BlockScale(2.0, where=Where(schedule=Schedule(0.0, 0.0))))
+    never = attach(patcher(), BlockScale(2.0, where=Where(parse("output"), Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
     assert "never ran, no step of the run lay in its window" in report.text(last_run(never))
 

@@ -51,7 +51,7 @@ def test_the_address_can_name_the_kind() -> None:
 def test_strength_and_curve_are_the_part_that_is_taken_away() -> None:
     expected = without(["attn1"], rest=0.75)
     curve = Schedule(curve="0:0.25, 1:0.25")
-    for skip in (BlockSkip("self", 0.25, MIDDLE), BlockSkip("self", 1.0, MIDDLE, curve)):
+    for skip in (BlockSkip("self", 0.25, Where(MIDDLE)), BlockSkip("self", 1.0, Where(MIDDLE, curve))):
         out = run(attach(patcher(), skip))
         assert torch.allclose(out, expected, atol=1e-5 * float(expected.abs().max()))
 

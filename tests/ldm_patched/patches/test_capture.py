@@ -25,6 +25,8 @@ from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCa
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, gathered_in, heat
+from attention_patchbay.ldm_patched.patches.record.plan import plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
 from .models import BLOCKS, STEPS, draw, last_run, patcher, run
@@ -141,9 +143,11 @@ def test_little_is_kept() -> None:
 
 def test_what_was_not_captured_is_an_error() -> None:
     with pytest.raises(ValueError, match="captures no attention; put Capture Attention before"):
-        captured(patcher())
+        captured(patcher(), torch.zeros(1, 4, 8, 8))
+    with pytest.raises(ValueError, match="no run is known that gave this latent"):
+        captured(attach(patcher(), Capture(WORDS, 7)), torch.zeros(1, 4, 8, 8))
     with pytest.raises(ValueError, match="nothing was captured"):
-        captured(attach(patcher(), Capture(WORDS, 7)))
+        gathered_in(Run(plan_of(attach(patcher(), Capture(WORDS, 7)))))
     with pytest.raises(ValueError, match="'far' has the places"):
         Capture((Word("far", (7,)),), 7)
     with pytest.raises(ValueError, match="unknown side 'left'; choose one of positive, negative"):

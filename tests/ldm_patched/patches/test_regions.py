@@ -85,7 +85,7 @@ def test_the_mixture_is_the_formula_on_every_token() -> None:
     plain = patcher()
     plain.set_model_attn2_replace(by_hand, "middle", 0)
     expected = run(plain)
-    out = run(attach(patcher(), RegionalPrompt(both, 0.25, "average", 0.8, MIDDLE)))
+    out = run(attach(patcher(), RegionalPrompt(both, 0.25, "average", 0.8, Where(MIDDLE))))
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
 
 

@@ -60,7 +60,6 @@ def test_the_steps_say_what_ran_in_each() -> None:
     assert ran[:4] == [(1, "basic", 1), (1, "pytorch", calls - 1), (2, "basic", 1), (2, "pytorch", calls - 1)]
     assert ran[4:] == [(3, "pytorch", calls), (4, "pytorch", calls)]
     assert all(row["seconds"] > 0 and row["fallbacks"] == 0 for row in report.steps(last_run(model)))
-    assert report.steps(None) == []
     lines = [row["steps"] for row in report.table(last_run(model)) if row["block"] == "middle"]
     assert lines == ["1-2", "3-4", "1-4"]
 
@@ -109,14 +108,12 @@ def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
     assert entries(model) == ["1. backend basic on all: never ran, another node took the attention override after it"]
 
 
-def test_the_report_starts_again_with_every_run() -> None:
+def test_the_report_is_of_the_run_of_its_latent() -> None:
     model = attach(patcher(), ZERO)
-    assert "sample with this model first" in report.text(last_run(model))
-    for _ in range(2):
-        run(model)
-        assert "ran 4 times" in report.text(last_run(model))
+    assert "No run was recorded: no run is known" in report.report(model, torch.ones(1, 4, 8, 8)).text
+    for steps in (4, 3):
+        assert f"ran {steps} times" in report.report(model, run(model, steps)).text
 
 
 def test_the_report_of_an_untouched_model_says_so() -> None:
-    assert report.text(last_run(patcher())) == report.NOTHING
-    assert report.table(None) == []
+    assert report.report(patcher(), torch.zeros(1, 4, 8, 8)) == (report.NOTHING, [], [])

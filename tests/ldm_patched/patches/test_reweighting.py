@@ -110,7 +110,7 @@ def test_it_is_a_value_that_refuses_wrong_settings() -> None:
         ({"positions": (7,)}, "position 7 lies outside the prompt of 7 tokens"),
         ({"weight": math.nan}, "weight is nan"),
         ({"strength": 1.5}, "strength is 1.5"),
-        ({"address": parse("middle self")}, "says self, but this is for cross-attention"),
+        ({"where": Where(parse("middle self"))}, "says self, but this is for cross-attention"),
     ]
     for settings, reason in wrong:
         with pytest.raises(ValueError, match=reason):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts
-from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
+from attention_patchbay.ldm_patched.patches.engine.scores import sliced_scores
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack, merged, split
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.entmax import entmax15, sparsemax
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
@@ -79,9 +81,11 @@ def sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, form: 
 def test_the_change_is_the_formula_in_any_slices(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = draw(0, 2, 9, 12), draw(1, 2, 5, 12), draw(2, 2, 5, 12)
     expected = sparse(q, k, v, 3, form) - sparse(q, k, v, 3, "softmax")
-    assert (sparse_change(q, k, v, 3, form) - expected).abs().max() < 1e-5
-    monkeypatch.setattr("attention_patchbay.ldm_patched.patches.sparse_attention.SCORES", 1)
-    assert (sparse_change(q, k, v, 3, form) - expected).abs().max() < 1e-5
+    given = [split(x, 3) for x in (q, k, v)]
+    assert (merged(sparse_change(*given, form)) - expected).abs().max() < 1e-5
+    one_row = partial(sliced_scores, most=1)
+    monkeypatch.setattr("attention_patchbay.ldm_patched.patches.methods.sparse_attention.sliced_scores", one_row)
+    assert (merged(sparse_change(*given, form)) - expected).abs().max() < 1e-5
 
 
 def test_the_layer_extrapolates_from_dense_to_sparse() -> None:
@@ -157,7 +161,7 @@ def test_it_composes_with_a_patch_of_the_same_attention() -> None:
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
-    method = SparseAttention(1.5, "sparsemax", MIDDLE, Schedule(0.1, 0.9))
+    method = SparseAttention(1.5, "sparsemax", Where(MIDDLE, Schedule(0.1, 0.9)))
     assert pickle.loads(pickle.dumps(method)) == method
     with pytest.raises(ValueError, match="scale is inf"):
         SparseAttention(math.inf)

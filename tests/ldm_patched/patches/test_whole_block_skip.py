@@ -103,9 +103,9 @@ def test_strength_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
 
 
 def test_window_and_curve() -> None:
-    by_curve = run(attach(patcher(), WholeBlockSkip(where=Where(schedule=Schedule(curve="0:0.5, 1:0.5")))))
+    by_curve = run(attach(patcher(), WholeBlockSkip(where=Where(parse("middle"), Schedule(curve="0:0.5, 1:0.5")))))
     assert close(by_curve, without(["middle"], 0.5))
-    never = attach(patcher(), WholeBlockSkip(where=Where(schedule=Schedule(0.0, 0.0))))
+    never = attach(patcher(), WholeBlockSkip(where=Where(parse("middle"), Schedule(0.0, 0.0))))
     assert torch.equal(run(never), run(patcher()))
 
 

@@ -11,6 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.prompts import columns, places
 from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
@@ -18,6 +19,8 @@ from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import N
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.sampling import samplers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +61,7 @@ def masked_run(masks: list[tuple[list[int], torch.Tensor, float]]) -> torch.Tens
 
 def test_outside_the_mask_the_softmax_lacks_the_words() -> None:
     expected = masked_run([([1, 4], SOFT, 0.8)])
-    out = run(attach(patcher(), WordMask((1, 4), SOFT, 7, 0.8, MIDDLE)))
+    out = run(attach(patcher(), WordMask((1, 4), SOFT, 7, 0.8, Where(MIDDLE))))
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (out - run(patcher())).abs().max() > 1e-3 * expected.abs().max()
 
@@ -118,14 +121,15 @@ def test_a_prompt_that_the_host_repeats_loses_the_words_in_every_repeat() -> Non
 def test_another_prompt_behind_the_first_keeps_its_words() -> None:
     prompts = torch.cat([draw(seed, 1, 5, 4) for seed in (1, 1, 2)], dim=1)
     context = torch.cat([draw(3, 1, 15, 4), prompts])
-    memory: dict[str, int] = {}
-    options = {CONTEXT: context, "cond_or_uncond": [1, 0]}
-    assert places((1, 3), 5, draw(0, 2, 18, 4), options, memory) == [1, 3, 6, 8]
-    assert places((2,), 5, draw(0, 2, 18, 4), {**options, CONTEXT: context * 0.0}, memory) == [2, 7]  # once a run
+    gate = Gate(Entry("x"), frozenset())
+    site = Site({CONTEXT: context, "cond_or_uncond": [1, 0], KEY: Run()}, gate=gate)
+    assert places((1, 3), 5, draw(0, 2, 1, 18, 4), site) == [1, 3, 6, 8]
+    other = site.but(options={**site.options, CONTEXT: context * 0.0})
+    assert places((2,), 5, draw(0, 2, 1, 18, 4), other) == [2, 7]  # once a run
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:
-    method = WordMask((1, 2), LEFT, 7, 0.5, MIDDLE)
+    method = WordMask((1, 2), LEFT, 7, 0.5, Where(MIDDLE))
     assert pickle.loads(pickle.dumps(method)).name == method.name
     with pytest.raises(ValueError, match="give .pictures, height, width"):
         WordMask((1,), torch.ones(4, 4))
