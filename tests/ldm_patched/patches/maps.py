@@ -11,7 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.place import Around
-from attention_patchbay.ldm_patched.patches.engine.stack import Layer
+from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from torch import Tensor
 
@@ -49,6 +49,12 @@ def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
     places = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
     (found,) = [place for place in places if place.slot == slot]
     return Layer(gate, found.act, found.idle, found.counted)
+
+
+def around(method: Any, q: Tensor, k: Tensor, v: Tensor, now: dict[str, Any], curve: float = 1.0) -> Tensor:
+    """Attend with a method on cross-attention."""
+    stack = Stack("attn2", (layer(method, "attn2", curve),), lambda q, k, v, extra: attend(q, k, v))
+    return stack(q, k, v, now)
 
 
 def options(*sides: int, **more: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.tools.demo.evaluate import paint
 from attention_patchbay.tools.demo.judge import look
 
-from .maps import applied, attend, layer, maps, options
+from .maps import applied, around, attend, maps, options
 from .models import BLOCKS, STEPS, draw, last_run, patcher, run, unchanged
 
 NEGATIVE_FIRST = options(1, 0)
@@ -36,7 +36,7 @@ def qkv(tokens: int = 7) -> tuple[torch.Tensor, ...]:
 def test_the_maps_of_the_words_are_scaled_on_the_positive_rows(weight: float, strength: float, curve: float) -> None:
     q, k, v = qkv()
     method = WordWeight((2, 5), weight, 7, strength)
-    out = layer(method, "attn2", curve).around(attend, q, k, v, NEGATIVE_FIRST)
+    out = around(method, q, k, v, NEGATIVE_FIRST, curve)
     weights = maps(q, k)
     for row in (2, 3):  # the second half of the batch is the positive side
         for token in (2, 5):
@@ -46,7 +46,7 @@ def test_the_maps_of_the_words_are_scaled_on_the_positive_rows(weight: float, st
 
 def test_a_prompt_that_the_host_repeated_is_scaled_in_every_copy() -> None:
     q, k, v = qkv(14)
-    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, NEGATIVE_FIRST)
+    out = around(WordWeight((2,), 0.0, 7), q, k, v, NEGATIVE_FIRST)
     weights = maps(q, k)
     weights[2:, :, :, [2, 9]] = 0
     assert (out - applied(weights, v)).abs().max() < 1e-6
@@ -54,7 +54,7 @@ def test_a_prompt_that_the_host_repeated_is_scaled_in_every_copy() -> None:
 
 def test_tokens_that_another_method_appended_are_left_alone() -> None:
     q, k, v = qkv(14)
-    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, {**NEGATIVE_FIRST, CONTEXT: k[:, :7]})
+    out = around(WordWeight((2,), 0.0, 7), q, k, v, {**NEGATIVE_FIRST, CONTEXT: k[:, :7]})
     weights = maps(q, k)
     weights[2:, :, :, 2] = 0
     assert (out - applied(weights, v)).abs().max() < 1e-6
@@ -62,7 +62,7 @@ def test_tokens_that_another_method_appended_are_left_alone() -> None:
 
 def test_a_negative_side_alone_is_left_alone() -> None:
     q, k, v = qkv()
-    out = layer(WordWeight((2,), 0.0, 7), "attn2").around(attend, q, k, v, options(1))
+    out = around(WordWeight((2,), 0.0, 7), q, k, v, options(1))
     assert torch.equal(out, attend(q, k, v))
 
 
