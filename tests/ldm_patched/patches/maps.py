@@ -51,9 +51,11 @@ def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
     return Layer(gate, found.act, found.idle, found.counted)
 
 
-def around(method: Any, q: Tensor, k: Tensor, v: Tensor, now: dict[str, Any], curve: float = 1.0) -> Tensor:
-    """Attend with a method on cross-attention."""
-    stack = Stack("attn2", (layer(method, "attn2", curve),), lambda q, k, v, extra: attend(q, k, v))
+def around(
+    method: Any, q: Tensor, k: Tensor, v: Tensor, now: dict[str, Any], curve: float = 1.0, slot: str = "attn2"
+) -> Tensor:
+    """Attend with a method on a slot."""
+    stack = Stack(slot, (layer(method, slot, curve),), lambda q, k, v, extra: attend(q, k, v))
     return stack(q, k, v, now)
 
 

@@ -118,11 +118,11 @@ def test_a_preset_is_readable() -> None:
         ('{"patches": []}', "preset, its version: it is None"),
         ('{"patchbay": 1, "patch": []}', "unknown field 'patch'; there are patchbay, patches, left_out"),
         ('{"patchbay": 1, "left_out": ["x"]}', "preset, left_out: write objects with name and reason"),
-        ('{"patchbay": 1, "patches": [3]}', 'preset, patch 1: write an object such as {"type": "Rule", ...}'),
+        ('{"patchbay": 1, "patches": [3]}', 'preset, patch 1: write an object such as {"type": "AttentionPatch", ...}'),
         ('{"patchbay": 1, "patches": [{"type": "Rule"}, {"type": "Foo"}]}', "preset, patch 2: unknown type 'Foo'"),
         (
             '{"patchbay": 1, "patches": [{"type": "Perturbed"}]}',
-            "unknown type 'Perturbed'; choose one of Rule",
+            "unknown type 'Perturbed'; choose one of AttentionPatch",
         ),
     ],
 )
