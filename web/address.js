@@ -1,8 +1,8 @@
 // Block addresses such as `input:4-8, !input:5 self`, read and written as the nodes do.
 
 /**
- * @typedef {{ room: string, number: number, depth: number, name: string }} Block
- * @typedef {{ room: string | null, first: number, last: number, index: number | null, exclude: boolean }} Term
+ * @typedef {{ type: string, number: number, depth: number, name: string }} Block
+ * @typedef {{ type: string | null, first: number, last: number, index: number | null, exclude: boolean }} Term
  */
 
 const ROOMS = ['input', 'middle', 'output', 'double', 'single', 'block']
@@ -28,16 +28,16 @@ export function parse(text) {
  */
 function term(word) {
   const [match, exclude, all, name, first, dash, last, index] = TERM.exec(word) ?? []
-  const room = ROOMS.find((known) => known === name || known[0] === name) ?? null
-  const wrong = match === undefined || (!all && room === null)
+  const type = ROOMS.find((known) => known === name || known[0] === name) ?? null
+  const wrong = match === undefined || (!all && type === null)
   const backwards = first && last && Number(last) < Number(first)
-  const inner = index !== undefined && (dash || (room !== 'middle' && first === undefined))
-  const middle = room === 'middle' && (dash || Number(first ?? 0) > 0)
+  const inner = index !== undefined && (dash || (type !== 'middle' && first === undefined))
+  const middle = type === 'middle' && (dash || Number(first ?? 0) > 0)
   if (wrong || backwards || inner || middle) throw new Error(`cannot read '${word}'`)
   const from = first === undefined ? 0 : Number(first)
-  const open = first === undefined ? room !== 'middle' : Boolean(dash) && !last
+  const open = first === undefined ? type !== 'middle' : Boolean(dash) && !last
   const to = open ? Infinity : last ? Number(last) : from
-  return { room, first: from, last: to, index: index === undefined ? null : Number(index), exclude: exclude === '!' }
+  return { type, first: from, last: to, index: index === undefined ? null : Number(index), exclude: exclude === '!' }
 }
 
 /**
@@ -64,8 +64,8 @@ export function selected(text, blocks) {
  * @param {number} inner
  */
 function matches(one, block, inner) {
-  if (one.room === null) return true
-  const inside = one.room === block.room && one.first <= block.number && block.number <= one.last
+  if (one.type === null) return true
+  const inside = one.type === block.type && one.first <= block.number && block.number <= one.last
   return inside && (one.index === null || one.index === inner)
 }
 
@@ -78,22 +78,22 @@ function matches(one, block, inner) {
  */
 export function write(names, blocks, before = '') {
   const possible = blocks.filter((block) => block.depth > 0)
-  const rooms = [...new Set(possible.map((block) => block.room))]
+  const types = [...new Set(possible.map((block) => block.type))]
   const every = possible.every((block) => names.has(block.name))
-  const parts = every ? ['all'] : rooms.flatMap((room) => runs(names, possible.filter((block) => block.room === room)))
+  const parts = every ? ['all'] : types.flatMap((type) => runs(names, possible.filter((block) => block.type === type)))
   const kinds = before.toLowerCase().split(/[\s,]+/).filter((word) => KINDS.includes(word))
   return parts.length ? [parts.join(', '), ...kinds].join(' ') : ''
 }
 
 /**
- * Name the chosen blocks of one room by ranges.
+ * Name the chosen blocks of one type by ranges.
  * @param {Set<string>} names
  * @param {Block[]} blocks
  * @returns {string[]}
  */
 function runs(names, blocks) {
-  const { room } = blocks[0]
-  if (blocks.every((block) => names.has(block.name))) return [room]
+  const { type } = blocks[0]
+  if (blocks.every((block) => names.has(block.name))) return [type]
   /** @type {Block[][]} */
   const found = []
   blocks.forEach((block, i) => {
@@ -101,5 +101,5 @@ function runs(names, blocks) {
     if (i && names.has(blocks[i - 1].name)) found[found.length - 1].push(block)
     else found.push([block])
   })
-  return found.map((run) => `${room}:${run[0].number}` + (run.length > 1 ? `-${run[run.length - 1].number}` : ''))
+  return found.map((run) => `${type}:${run[0].number}` + (run.length > 1 ? `-${run[run.length - 1].number}` : ''))
 }

@@ -19,7 +19,7 @@ const PER_ROW = 10
  * @returns {Layout}
  */
 export function place(blocks) {
-  return blocks.some((block) => block.room === 'input') ? unet(blocks) : columns(blocks)
+  return blocks.some((block) => block.type === 'input') ? unet(blocks) : columns(blocks)
 }
 
 /**
@@ -29,14 +29,14 @@ export function place(blocks) {
  */
 function unet(blocks) {
   const deepest = Math.max(...blocks.map(level))
-  const rows = Math.max(...['input', 'output'].map((room) => blocks.filter((block) => block.room === room).length))
+  const rows = Math.max(...['input', 'output'].map((type) => blocks.filter((block) => block.type === type).length))
   const right = WIDE + deepest * INDENT * 2 + GAP
   const width = right + WIDE
   const cells = blocks.map((block) => {
     const indent = level(block) * INDENT
     const size = { width: WIDE, height: ROW - GAP, block, label: label(block) }
-    if (block.room === 'middle') return { ...size, x: (width - WIDE) / 2, y: rows * ROW }
-    if (block.room === 'input') return { ...size, x: indent, y: block.number * ROW }
+    if (block.type === 'middle') return { ...size, x: (width - WIDE) / 2, y: rows * ROW }
+    if (block.type === 'input') return { ...size, x: indent, y: block.number * ROW }
     return { ...size, x: right - indent, y: (rows - 1 - block.number) * ROW }
   })
   return { cells, titles: [], width, height: (rows + 1) * ROW }
@@ -60,7 +60,7 @@ export function label(block) {
 }
 
 /**
- * Another transformer: a field of numbers for each room.
+ * Another transformer: a field of numbers for each type.
  * @param {MapBlock[]} blocks
  * @returns {Layout}
  */
@@ -69,10 +69,10 @@ function columns(blocks) {
   const cells = []
   const titles = []
   let top = 0
-  for (const room of new Set(blocks.map((block) => block.room))) {
-    const here = blocks.filter((block) => block.room === room)
+  for (const type of new Set(blocks.map((block) => block.type))) {
+    const here = blocks.filter((block) => block.type === type)
     const { heads, dim_head } = here[0]
-    titles.push({ text: heads ? `${room}  ${heads}x${dim_head}` : room, x: 0, y: top })
+    titles.push({ text: heads ? `${type}  ${heads}x${dim_head}` : type, x: 0, y: top })
     here.forEach((block, i) => {
       const x = (i % PER_ROW) * SMALL
       const y = top + ROW * (1 + Math.floor(i / PER_ROW))

@@ -1,4 +1,4 @@
-// The blocks of well-known models: room, number, depth, heads, head dim, latent pixels along a token.
+// The blocks of well-known models: type, number, depth, heads, head dim, latent pixels along a token.
 
 /** @type {Record<string, [string, number, number, number, number, number][]>} */
 export const MODELS = {
@@ -46,7 +46,7 @@ export const MODELS = {
  * @returns {import('./block_layout.js').MapBlock[]}
  */
 export function blocksOf(name) {
-  return MODELS[name].map(([room, number, depth, heads, dim_head, factor]) => ({
-    room, number, depth, heads, dim_head, factor, grid: null, name: room === 'middle' ? room : `${room}:${number}`
+  return MODELS[name].map(([type, number, depth, heads, dim_head, factor]) => ({
+    type, number, depth, heads, dim_head, factor, grid: null, name: type === 'middle' ? type : `${type}:${number}`
   }))
 }

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { parse, selected, write } from '../../web/address.js'
 
 const { blocks: rows, cases, wrong } = JSON.parse(readFileSync(new URL('../data/addresses.json', import.meta.url), 'utf8'))
-const blocks = rows.map(([room, number, depth]) => ({ room, number, depth, name: room === 'middle' ? room : `${room}:${number}` }))
+const blocks = rows.map(([type, number, depth]) => ({ type, number, depth, name: type === 'middle' ? type : `${type}:${number}` }))
 const possible = blocks.filter((block) => block.depth).map((block) => block.name)
 
 for (const [text, names] of cases)

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { label, place } from '../../web/block_layout.js'
 
-const block = (room, number, factor, depth = 1) => ({
-  room, number, depth, factor, heads: 8, dim_head: 40, grid: null, name: room === 'middle' ? room : `${room}:${number}`
+const block = (type, number, factor, depth = 1) => ({
+  type, number, depth, factor, heads: 8, dim_head: 40, grid: null, name: type === 'middle' ? type : `${type}:${number}`
 })
 const unet = [
   ...[1, 1, 2, 2, 4].map((factor, i) => block('input', i, factor)),
@@ -29,7 +29,7 @@ test('a UNet goes down on the left and up on the right, and no cell covers anoth
   assert.ok(at.middle.y > at['output:0'].y && at['input:0'].x < at['output:0'].x)
 })
 
-test('a transformer has a field of numbers for each room', () => {
+test('a transformer has a field of numbers for each type', () => {
   const blocks = [...Array(19).keys()].map((i) => block('double', i, 0))
   const layout = place([...blocks, ...[...Array(38).keys()].map((i) => block('single', i, 0))])
   check(layout, 57)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return applied(maps(q, k), v).to(v.dtype)
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A layer with nothing but a given attention in it."""
+
+    slot: str
+    layer: Layer
+
+    def around(self, inner: Any, q: Tensor, k: Tensor, v: Tensor, now: dict[str, Any]) -> Tensor:
+        return Stack(self.slot, (self.layer,), lambda q, k, v, extra: inner(q, k, v))(q, k, v, now)
+
+
 def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
     """Return the layer that a method puts on a slot, with its gate as far open as `curve`."""
     schedule = Schedule(curve=f"0:{curve}, 1:{curve}")
@@ -48,15 +60,13 @@ def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
     gate = Gate(Entry(method.name, schedule=schedule, value=method), frozenset({HERE}), strength=strength)
     places = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
     (found,) = [place for place in places if place.slot == slot]
-    return Layer(gate, found.act, found.idle, found.counted)
+    return Alone(slot, Layer(gate, found.act, found.idle, found.counted))
 
 
-def around(
-    method: Any, q: Tensor, k: Tensor, v: Tensor, now: dict[str, Any], curve: float = 1.0, slot: str = "attn2"
-) -> Tensor:
-    """Attend with a method on a slot."""
-    stack = Stack(slot, (layer(method, slot, curve),), lambda q, k, v, extra: attend(q, k, v))
-    return stack(q, k, v, now)
+def around(method: Any, q: Tensor, k: Tensor, v: Tensor, now: dict[str, Any], curve: float = 1.0) -> Tensor:
+    """Attend with a method on cross-attention."""
+    out: Tensor = layer(method, "attn2", curve).around(attend, q, k, v, now)
+    return out
 
 
 def options(*sides: int, **more: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from attention_patchbay.tools.demo.judge import look, segments
 from torch import Tensor
 
-from .maps import applied, around, attend, maps, options
+from .maps import applied, attend, layer, maps, options
 from .models import BLOCKS, STEPS, draw, last_run, patcher, unchanged
 
 SOURCE = (0, 1, 2, 3, 9, 9, 9)
@@ -61,7 +61,7 @@ def test_the_maps_of_the_source_are_those_of_the_edited_prompt(
 ) -> None:
     q, k, v = qkv()
     method = PromptToPrompt(SOURCE, edited, strength=strength)
-    out = around(method, q, k, v, BOTH_SIDES, curve, slot="attn2")
+    out = layer(method, "attn2", curve).around(attend, q, k, v, BOTH_SIDES)
     own = maps(q, k)
     weights = torch.lerp(own, edited_maps(own, stands_for), strength * curve)
     assert (out - applied(weights, v)).abs().max() < 1e-6
@@ -107,7 +107,7 @@ def test_prompts_that_the_host_repeated_give_the_same(edited: tuple[int, ...]) -
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_self_attention_takes_the_maps_of_the_source(strength: float) -> None:
     q, k, v = draw(0, 8, 5, 8), draw(1, 8, 5, 8), draw(2, 8, 5, 8)
-    out = around(PromptToPrompt(SOURCE, SWAP, strength=strength), q, k, v, BOTH_SIDES, slot="attn1")
+    out = layer(PromptToPrompt(SOURCE, SWAP, strength=strength), "attn1").around(attend, q, k, v, BOTH_SIDES)
     own = maps(q, k)
     weights = torch.lerp(own, edited_maps(own, {i: i for i in range(5)}), strength)
     assert (out - applied(weights, v)).abs().max() < 1e-6
