@@ -192,7 +192,7 @@ def test_it_composes_with_patches_and_shows_in_the_report() -> None:
 
 
 def test_it_is_a_value_that_refuses_wrong_settings() -> None:
-    method = PromptToPrompt(SOURCE, ADDED, 0.0, 0.5, Where(parse("middle")))
+    method = PromptToPrompt(SOURCE, ADDED, 0.0, 0.5, Where(parse("middle"), Schedule(0.0, 0.8)))
     assert pickle.loads(pickle.dumps(method)) == method and method.name == "prompt-to-prompt 0.5 on middle 0-80%"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"self_percent": 1.5}, "self_percent is 1.5"),
