@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ..addressing.address import Address, AddressError
+from ..addressing.address import KINDS, Address
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from .declaration import Declaration, Refused, Widget, placing_of, widget_of
@@ -39,7 +39,7 @@ class Method:
             if isinstance(widget, Widget):
                 _check(field.name, getattr(self, field.name), widget)
         if self.address.kind == "block" and self.kind != "block":
-            raise AddressError(f"'{self.address}' means whole blocks, but this is for attention")
+            raise Refused(f"unknown kind 'block'; choose one of {', '.join(KINDS)}", "kind")
         self.address.narrowed(self.kind)
 
     def check(self) -> None:
