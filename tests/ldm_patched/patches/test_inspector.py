@@ -29,14 +29,14 @@ def before(n: Any, context: Any, value: Any, extra_options: Any) -> tuple[Any, A
     return n, context, value
 
 
-def found(patched: Any, name: str) -> Finding:
-    (finding,) = [finding for finding in findings(patched) if finding.owner.endswith(name)]
+def found(patched: Any, name: str, samples: Any = None) -> Finding:
+    (finding,) = [finding for finding in findings(patched, samples) if finding.owner.endswith(name)]
     return finding
 
 
 def test_a_model_without_patches_has_no_findings() -> None:
     assert findings(patcher()) == []
-    assert text(patcher()) == "UNet model, 10 transformer blocks, 0 patches."
+    assert text(patcher(), []) == "UNet model, 10 transformer blocks, 0 patches."
 
 
 def test_foreign_patches_are_named_by_module_and_function() -> None:
@@ -53,19 +53,20 @@ def test_calls_of_foreign_patches_are_counted_once_a_patch_of_ours_is_there() ->
     patched.set_model_attn1_replace(passes, "middle", 0)
     plain = run(patched)
     watched = attach(patched, Rule("pytorch"))
-    assert torch.allclose(run(watched), plain, atol=1e-5)
-    assert (found(watched, "before").calls, found(watched, "passes").calls) == (10 * STEPS, STEPS)
-    assert found(watched, "passes").seconds > 0.0  # type: ignore[operator]
-    run(watched, steps=1)
-    assert found(watched, "passes").calls == 1
+    out, short = run(watched), run(watched, steps=1)
+    assert torch.allclose(out, plain, atol=1e-5)
+    assert (found(watched, "before", out).calls, found(watched, "passes", out).calls) == (10 * STEPS, STEPS)
+    assert found(watched, "passes", out).seconds > 0.0  # type: ignore[operator]
+    assert found(watched, "passes", short).calls == 1
+    assert found(watched, "passes").calls is None and found(watched, "passes", plain + 1.0).calls is None
 
 
 def test_a_foreign_patch_inside_a_stack_is_counted_too() -> None:
     patched = patcher()
     patched.set_model_attn1_replace(passes, "input", 3, 1)
     watched = attach(patched, HALF)
-    run(watched)
-    assert found(watched, "passes").calls == STEPS and not found(watched, "passes").trouble
+    finding = found(watched, "passes", run(watched))
+    assert finding.calls == STEPS and not finding.trouble
 
 
 @pytest.mark.parametrize("address", [("middle", 1), ("input", 2), ("input", 3, 2)])
@@ -88,8 +89,7 @@ def test_a_patch_that_was_never_called_is_told_after_the_run() -> None:
     patched = attach(patcher(), Rule("pytorch"))
     patched.set_model_patch(passes, "double_block")
     assert found(patched, "passes").trouble == ""
-    run(patched, steps=1)
-    assert found(patched, "passes").trouble == "not called in the last run"
+    assert found(patched, "passes", run(patched, steps=1)).trouble == "not called in the run"
 
 
 def test_contracts_of_other_families_are_checked() -> None:
@@ -110,10 +110,10 @@ def test_ours_are_there_with_schedule_and_fate() -> None:
     assert [(finding.schedule, finding.calls) for finding in findings(patched) if "2. " in finding.owner] == [
         ("99.9-100% linear", None)
     ]
-    run(patched, steps=1)
-    (finding,) = [finding for finding in findings(patched) if finding.owner.startswith("2. ")]
+    after = findings(patched, run(patched, steps=1))
+    (finding,) = [finding for finding in after if finding.owner.startswith("2. ")]
     assert finding.calls == 0 and finding.trouble.startswith("never ran, no step of the run lay in its window")
-    assert all(not finding.trouble and finding.calls for finding in findings(patched) if finding.owner[0] == "1")
+    assert all(not finding.trouble and finding.calls for finding in after if finding.owner[0] == "1")
 
 
 def test_a_compiled_model_may_keep_a_graph_from_before_a_foreign_patch() -> None:
@@ -127,9 +127,9 @@ def test_a_compiled_model_may_keep_a_graph_from_before_a_foreign_patch() -> None
 def test_text_and_json_hold_every_row() -> None:
     patched = attach(patcher(), Rule("pytorch"))
     patched.set_model_attn1_replace(passes, "middle", 1)
-    run(patched, steps=1)
-    assert [row["slot"] for row in json.loads(json.dumps(rows(patched)))] == ["attn1", "override"]
-    head, _, columns, *lines = text(patched).split("\n")
+    listed = findings(patched, run(patched, steps=1))
+    assert [row["slot"] for row in json.loads(json.dumps(rows(listed)))] == ["attn1", "override"]
+    head, _, columns, *lines = text(patched, listed).split("\n")
     assert head == "UNet model, 10 transformer blocks, 2 patches, 1 of them without effect or at risk."
     assert columns.split() == ["slot", "block", "owner", "schedule", "calls", "time", "state"] and len(lines) == 2
 

@@ -16,11 +16,12 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.recording import record_run
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, put, remove_patches
-from attention_patchbay.ldm_patched.patches.record.plan import entries
+from attention_patchbay.ldm_patched.patches.record.plan import entries, plan_of
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 
@@ -82,10 +83,10 @@ def test_with_all_patches_gone_nothing_is_left() -> None:
     base = run(model)
     clone, lines = remove_patches(with_all(model, *VALUES), Selection())
     assert lines == [f"removed {value.name}" for value in VALUES]
-    assert last_run(clone) is None and list(placed(clone)) == []
+    assert plan_of(clone) is None and list(placed(clone)) == []
     options = clone.model_options["transformer_options"]
     assert not any(options.get("patches", {}).values()) and not any(options.get("patches_replace", {}).values())
-    assert not clone.get_all_callbacks("on_pre_run") and not clone.get_all_wrappers("apply_model")
+    assert not any(clone.get_all_wrappers(place) for place in ("apply_model", "outer_sample"))
     assert torch.equal(run(clone), base)
 
 
@@ -125,9 +126,9 @@ def test_a_part_of_the_blocks_is_taken_out_of_a_patch() -> None:
 
 def test_one_kind_of_attention_is_taken_out_of_a_rule() -> None:
     model = put(patcher(), Rule("split"))
-    assert names(take(model, where=Where(parse("all cross")))) == ["backend split on all self"]
+    assert names(take(model, address=parse("all cross"))) == ["backend split on all self"]
     with pytest.raises(ValueError, match="cannot lose one of them in 'middle cross' only"):
-        take(model, where=Where(parse("middle cross")))
+        take(model, address=parse("middle cross"))
 
 
 def test_everything_else_keeps_its_order() -> None:
@@ -151,10 +152,11 @@ def test_wrappers_keep_their_order() -> None:
     model = put(put(patcher(), HALF), ZERO)
     model.add_wrapper_with_key("apply_model", "theirs", wrapper)
     model.add_wrapper_with_key("outer_sample", "theirs", wrapper)
-    assert list(take(model, owner=ZERO.name).wrappers["apply_model"]) == list(model.wrappers["apply_model"])
+    for place in ("apply_model", "outer_sample"):
+        assert list(take(model, owner=ZERO.name).wrappers[place]) == list(model.wrappers[place])
     bare = take(model, owner="ours")
     assert bare.get_all_wrappers("apply_model") == bare.get_all_wrappers("outer_sample") == [wrapper]
-    assert take(model, slot="wrappers").get_all_wrappers("outer_sample") == []
+    assert take(model, slot="wrappers").get_all_wrappers("outer_sample") == [record_run]
 
 
 # Foreign patches
@@ -192,7 +194,7 @@ def test_ours_are_removed_and_foreign_ones_stay() -> None:
 
 def test_a_foreign_patch_is_selected_by_its_block_or_its_name() -> None:
     model = theirs(patcher())
-    clone = take(model, slot="attn1", where=Where(parse("middle")))
+    clone = take(model, slot="attn1", address=parse("middle"))
     assert [part.address for part in placed(clone) if part.slot == "attn1"] == [("input", 3)]
     assert {part.slot for part in placed(take(model, owner="HALVED"))} == {
         "attn2_output_patch",
@@ -200,7 +202,7 @@ def test_a_foreign_patch_is_selected_by_its_block_or_its_name() -> None:
         "sampler_post_cfg_function",
     }
     with pytest.raises(ValueError, match="no patch to remove at slot attn1, owner all, blocks input:3.1"):
-        take(model, slot="attn1", where=Where(parse("input:3.1")))
+        take(model, slot="attn1", address=parse("input:3.1"))
 
 
 def test_nothing_to_remove_is_an_error_that_tells_what_there_is() -> None:
@@ -212,7 +214,7 @@ def test_nothing_to_remove_is_an_error_that_tells_what_there_is() -> None:
     assert f"- {ZERO.name} (attn1.out)" in str(refusal.value)
     assert f"- {__name__}.halved (attn1 on input:3)" in str(refusal.value)
     with pytest.raises(AddressError, match="no block 'input:9'"):
-        take(model, where=Where(parse("input:9")))
+        take(model, address=parse("input:9"))
 
 
 # Copies

@@ -135,19 +135,20 @@ def test_the_rows_of_a_side() -> None:
 
 
 def test_prompts_are_put_behind_and_taken_off() -> None:
-    x = draw(0, 2, 9, 4)
-    base, (a, b) = take_off(x, [draw(1, 1, 2, 4), draw(2, 1, 3, 4)])
-    assert torch.equal(torch.cat([base, a, b], 1), x) and base.shape[1] == 4
+    x = draw(0, 2, 2, 9, 4)
+    base, (a, b) = take_off(x, [draw(1, 1, 2, 8), draw(2, 1, 3, 8)])
+    assert torch.equal(torch.cat([base, a, b], 2), x) and base.shape[2] == 4
     seen: list[Any] = []
 
-    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Any = None, /) -> torch.Tensor:
-        seen.extend((k, v, options))
+    def inner(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: Any = None, /) -> torch.Tensor:
+        seen.extend((k, v, site))
         return q
 
-    attend_to(inner, x, x, x, (b, a), {"patchbay_context": 4, "sigmas": 1})
-    keys, values, options = seen
-    assert torch.equal(keys, torch.cat([b, a, b], 1)) and torch.equal(values, torch.cat([a, a, b], 1))
-    assert options == {"patchbay_context": 3, "patchbay_other_prompt": True, "sigmas": 1}
+    here = Site({"sigmas": 1}, length=4)
+    attend_to(inner, x, x, x, (b, a), here)
+    keys, values, site = seen
+    assert torch.equal(keys, torch.cat([b, a, b], 2)) and torch.equal(values, torch.cat([a, a, b], 2))
+    assert site == here.but(length=3, swapped=True)
     with pytest.raises(ValueError, match="2 prompts"):
         prompt_tokens([*conditioning(1), *conditioning(2)])
 
