@@ -61,8 +61,8 @@ def schema(method: type[Method]) -> Any:
 
 
 def named(method: Any) -> list[str]:
-    """Return the inputs of a method's node that are checked: all that have widgets."""
-    return [widget.name for widget in inputs_of(method) if widget.type in WIDGETS]
+    """Return the inputs of a method's node that are checked here: all with widgets that the host does not check."""
+    return [widget.name for widget in inputs_of(method) if widget.type in WIDGETS and not widget.by_host]
 
 
 def checking(names: list[str], check: Any) -> classmethod[Any, Any, Any]:

@@ -139,6 +139,25 @@ def test_wrong_widgets_are_refused_before_anything_runs(changes: dict[str, Any],
     assert reason in json.dumps(answer["node_errors"])
 
 
+@pytest.mark.parametrize(
+    ("node", "widget", "value"),
+    [
+        ("PatchbayAttentionPatch", "blocks", "inptu:3"),
+        ("PatchbayAttentionPatch", "curve", "zigzag"),
+        ("PatchbayAttentionPatch", "channels", "x"),
+        ("PatchbayAttentionPatch", "strength", 2.0),
+        ("PatchbayAttentionBackend", "blocks", "inptu:3"),
+    ],
+)
+def test_one_wrong_widget_is_one_error_on_that_widget(node: str, widget: str, value: Any, server: Server) -> None:
+    status, answer = server.post_prompt(example(**{f"{node}__{widget}": value}))
+    assert status == 400
+    (refused,) = answer["node_errors"].values()
+    (error,) = refused["errors"]
+    assert error["extra_info"]["input_name"] == widget
+    assert error["details"].startswith(f"{widget} - ")
+
+
 def test_a_block_that_the_model_lacks_is_refused_before_sampling(server: Server, tmp_path: Path) -> None:
     record = server.run(example(PatchbayAttentionPatch__blocks="output:11"), tmp_path)
     assert record["status"] == "error"

@@ -42,6 +42,7 @@ class Widget:
         read: turns what the node gets into the value of the field.
         bounded: the method takes no number beyond the widget's range either.
         unlimited: the method takes infinity, which the widget's highest number stands for.
+        by_host: the host alone checks it, against the options of the page.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Widget:
     read: Callable[[Any], Any] | None = None
     bounded: bool = False
     unlimited: bool = False
+    by_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,12 @@ def whole(default: int, low: int, high: int, *, tip: str, **settings: Any) -> An
     )
 
 
-def choice(options: Sequence[Any], default: Any, *, tip: str, optional: bool = False) -> Any:
+def choice(options: Sequence[Any], default: Any, *, tip: str, optional: bool = False, by_host: bool = False) -> Any:
     """Declare a choice; the page shows the options as text."""
     by_text = {str(option): option for option in options}
     settings = (("options", list(by_text)), ("default", str(default)))
-    return _field(default, Widget("", "COMBO", tip, settings, optional, read=lambda given: by_text.get(given, given)))
+    widget = Widget("", "COMBO", tip, settings, optional, lambda given: by_text.get(given, given), by_host=by_host)
+    return _field(default, widget)
 
 
 def switch(default: bool, *, tip: str) -> Any:

@@ -128,7 +128,7 @@ SLOTS = {"self": "attn1", "cross": "attn2"}
 
 def _check(name: str, given: Any, widget: Widget) -> None:
     settings = dict(widget.settings)
-    if widget.type == "COMBO" and str(given) not in settings["options"]:
+    if widget.type == "COMBO" and not widget.by_host and str(given) not in settings["options"]:
         raise Refused(f"unknown {name} {given!r}; choose one of {', '.join(settings['options'])}", name)
     if widget.type != "FLOAT":
         return

@@ -36,6 +36,7 @@ class Rule(Method):
     backend: str = choice(
         BACKENDS,
         "auto",
+        by_host=True,
         tip="The attention function. auto takes the best exact one on this machine. The list is the same everywhere, "
         "so a workflow can be shared; what is missing falls back and says so once.",
     )
