@@ -78,8 +78,9 @@ class Method:
     @property
     def label(self) -> str:
         """Describe its settings, for the report."""
-        shown = [field.name for field in dataclasses.fields(self) if field.type in ("float", "int", "str")]  # type: ignore[arg-type]
-        values = (f"{name} {getattr(self, name)}" for name in shown)
+        widgets = ((field.name, widget_of(field)) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        shown = [name for name, widget in widgets if isinstance(widget, Widget) and widget.type in SHOWN]
+        values = (f"{name} {_plain(getattr(self, name))}" for name in shown)
         return " ".join([self.declaration.title.lower() or type(self).__name__, *values])
 
     @property
@@ -124,6 +125,11 @@ class Method:
 
 
 SLOTS = {"self": "attn1", "cross": "attn2"}
+SHOWN = ("FLOAT", "INT", "COMBO", "BOOLEAN")  # widgets whose values stand in the report
+
+
+def _plain(given: Any) -> str:
+    return f"{given:g}" if isinstance(given, float) else str(given)
 
 
 def _check(name: str, given: Any, widget: Widget) -> None:
