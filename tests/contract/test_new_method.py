@@ -47,9 +47,10 @@ noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 def run(model):
     return samplers.sample(model, noise, positive, negative, 4.0, 2, "euler", "normal", 1.0, seed=0)
 
+PLACE = {"blocks": "middle", "start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
 base = run(model)
-(guided,) = node.execute(model=model, scale=2.0, blocks="middle", start_percent=0.0, end_percent=1.0, curve="constant").result
-(off,) = node.execute(model=model, scale=0.0, blocks="middle", start_percent=0.0, end_percent=1.0, curve="constant").result
+(guided,) = node.execute(model=model, scale=2.0, **PLACE).result
+(off,) = node.execute(model=model, scale=0.0, **PLACE).result
 preset = to_json(preset_of(guided))
 out = run(guided)
 report = nodes["PatchbayPatchReport"].execute(model=guided, latent={"samples": out}).result[0]
