@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.comfyui,
     pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
 ]
-CHILD = ROOT / "tests" / "ldm_patched" / "headless" / "sweep" / "ray_child.py"
+CHILD = ROOT / "tests" / "headless" / "sweep" / "ray_child.py"
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 
 
