@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -81,9 +81,9 @@ class Run:
     placed: frozenset[tuple[int, BlockId | None]] = frozenset()
     steps: StepCount = field(default_factory=StepCount)
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
-    tallies: dict[tuple[Call, int], Tally] = field(default_factory=dict)
+    tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
-    foreign: dict[int, Tally] = field(default_factory=dict)
+    foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -132,7 +132,7 @@ class Run:
     def count_call(self, call: Call, step: int = 0, took: Took = 0.0) -> None:
         """Count one attention call, and one use of the rule that chose its function."""
         with self._lock:
-            self._add(self.tallies.setdefault((call, step), Tally()), took)
+            self._add(self.tallies[call, step], took)
             if call.rule is not None:
                 self.patched[call.rule, call.block] += 1
 
@@ -160,7 +160,7 @@ class Run:
     def count_foreign(self, patch: Callable[..., Any], took: Took) -> None:
         """Count one call of a patch that is not this library's."""
         with self._lock:
-            self._add(self.foreign.setdefault(id(patch), Tally()), took)
+            self._add(self.foreign[id(patch)], took)
 
     def _add(self, tally: Tally, took: Took) -> None:
         tally.count += 1
