@@ -25,6 +25,8 @@ from attention_patchbay.ldm_patched.sampling.samplers import sample
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..unets import UNET as SMALL
+from ..unets import draw
 from . import controlnet_child
 
 pytestmark = [
@@ -33,22 +35,7 @@ pytestmark = [
 ]
 
 BOUND = 1e-3
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
-    "transformer_depth": [1, 1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1],
-    "use_spatial_transformer": True,
-    "context_dim": 16,
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "legacy": False,
-}
+UNET = SMALL | {"transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1], "num_heads": 8}
 VECTOR = {"num_classes": "sequential", "adm_in_channels": 2816, "model_channels": 64, "use_linear_in_transformer": True}
 VECTOR |= {"num_heads": -1, "num_head_channels": 64}
 WIDE = {"model_channels": 320, "channel_mult": [1], "num_res_blocks": [1], "context_dim": 768}
@@ -62,10 +49,6 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "union": {"seed": 14, "unet": "wide", "more": {"union_controlnet_num_control_type": 8}},
     "vector": {"seed": 15, "unet": "sdxl"},
 }
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def hint(seed: int, *shape: int) -> Tensor:

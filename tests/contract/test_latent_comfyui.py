@@ -19,6 +19,7 @@ from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.sampling.upscale import UPSCALE_METHODS
 from torch import Tensor
 
+from ..unets import draw
 from . import latent_child
 
 pytestmark = [
@@ -30,10 +31,6 @@ BOUND = 1e-6
 VAE_BOUND = 1e-5  # the networks differ in the order of their sums
 CONFIG = {"ch": 32, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "z_channels": 4, "in_channels": 3, "out_ch": 3}
 NODES = {cls.GET_SCHEMA().node_id: cls for room in (latent_nodes, vae_nodes) for cls in room.NODES}
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pixels(seed: int, *shape: int) -> Tensor:

@@ -35,6 +35,9 @@ from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, Mo
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..unets import UNET as SMALL
+from ..unets import draw
+
 PINS = Path(__file__).with_name("pins")
 CASES: dict[str, dict[str, Any]] = {
     f"{case['name']} [{on}]": {**case, "on": on}
@@ -47,29 +50,10 @@ PROMPT = "a red circle on the left and a blue square on the right"
 SIZES = {"demo": (16, 16), "random": (8, 8)}
 LINKS = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "MASK", "IMAGE", "PATCHBAY_REGIONS")
 TEXTS = ("prompt", "words", "source", "edited")  # without a default that could run
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
-    "transformer_depth": [1, 2],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 2, 2],
-    "use_spatial_transformer": True,
-    "context_dim": 128,  # that of the demo model's text encoder
-    "num_heads": 4,
-    "num_head_channels": -1,
-    "legacy": False,
-}
+UNET = SMALL | {"context_dim": 128}  # that of the demo model's text encoder
 
 
 # Inputs
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @functools.cache

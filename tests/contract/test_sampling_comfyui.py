@@ -18,6 +18,7 @@ from attention_patchbay.ldm_patched.sampling.model_sampling import discrete_samp
 from attention_patchbay.ldm_patched.sampling.sample import prepare_noise
 from attention_patchbay.ldm_patched.sampling.samplers import SAMPLER_NAMES, SCHEDULER_NAMES, sample
 
+from ..unets import FLAT, draw
 from . import sampling_child
 
 pytestmark = [
@@ -29,26 +30,7 @@ BOUND = 1e-3
 # The first steps of this schedule are so short that the differences ComfyUI's solvers take in float32 lose most digits;
 # the latents of this model reach 100.
 BOUNDS = {"dpmpp_sde linear_quadratic": 0.01, "uni_pc linear_quadratic": 0.1, "uni_pc_bh2 linear_quadratic": 0.1}
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [1],
-    "transformer_depth_middle": -1,
-    "transformer_depth_output": [0, 1],
-    "use_spatial_transformer": True,
-    "context_dim": 16,
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "legacy": False,
-}
-
-
-def draw(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+UNET = FLAT | {"transformer_depth_middle": -1, "transformer_depth_output": [0, 1], "num_heads": 8}
 
 
 def base(**changes: Any) -> dict[str, Any]:

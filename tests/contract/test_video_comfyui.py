@@ -25,6 +25,7 @@ from attention_patchbay.ldm_patched.text import clip_vision
 from PIL import Image, ImageSequence
 
 from ..ldm_patched import tiny_video
+from ..unets import draw
 from . import video_child
 
 pytestmark = [
@@ -35,10 +36,6 @@ FRAMES = 5
 PERCENTS = [-1.0, 0.0, 0.1, 0.5, 0.99, 1.0, 2.0]
 CONDITIONING = {"width": 64, "height": 48, "video_frames": 3, "motion_bucket_id": 90, "fps": 8}
 PROMPT, EXTRA = {"1": {"class_type": "X"}}, {"workflow": {"nodes": [1]}, "more": "text"}
-
-
-def draw(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def picture() -> torch.Tensor:

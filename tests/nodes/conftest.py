@@ -15,22 +15,8 @@ from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from torch import Tensor
 
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1],
-    "use_spatial_transformer": True,
-    "context_dim": 16,
-    "num_heads": 4,
-    "num_head_channels": -1,
-    "legacy": False,
-}
+from ..unets import FLAT, draw
+
 NODES: dict[str, Any] = {name: cls for name, cls in catalog().items() if name.startswith("Patchbay")}
 
 
@@ -39,15 +25,11 @@ def last_run(model: Any) -> Run:
     return [run for run, _ in ARCHIVE._runs.values() if run.plan == plan_of(model)][-1]
 
 
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture
 def model() -> ModelPatcher:
     """Give a random UNet with the blocks input:1, middle, output:0 and output:1."""
     torch.manual_seed(0)
-    return ModelPatcher(MODEL_CLASSES["sd1"](ModelConfig("sd1", UNET), operations=plain), "cpu", "cpu")
+    return ModelPatcher(MODEL_CLASSES["sd1"](ModelConfig("sd1", FLAT), operations=plain), "cpu", "cpu")
 
 
 @pytest.fixture

@@ -20,22 +20,8 @@ from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from torch import Tensor
 
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
-    "transformer_depth": [1, 2],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 2, 2],
-    "use_spatial_transformer": True,
-    "context_dim": 16,
-    "num_heads": 4,
-    "num_head_channels": -1,
-    "legacy": False,
-}
+from ...unets import UNET, draw
+
 BLOCKS = ["input:1", "input:3", "input:3.1", "middle", "output:0", "output:0.1", "output:1", "output:1.1", "output:2"]
 BLOCKS += ["output:3"]
 STEPS = 4
@@ -48,10 +34,6 @@ def patcher() -> ModelPatcher:
     torch.manual_seed(0)
     config = ModelConfig("sd1", UNET)
     return ModelPatcher(MODEL_CLASSES["sd1"](config, operations=plain), "cpu", "cpu")
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def conditioning(seed: int) -> list[list[Any]]:
