@@ -14,8 +14,9 @@ OUTPUT ?= output
 demo: $(VENV)/.headless
 	$(BIN)/patchbay run example_workflows/api/demo.json --output $(OUTPUT)
 
+# A process for each core; more threads than cores would make small operations many times slower.
 test: $(VENV)/.dev test-web
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # The pure modules of the page; a machine without node leaves them out.
 test-web:
