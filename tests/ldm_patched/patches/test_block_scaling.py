@@ -30,7 +30,7 @@ def fourier_filter(x: torch.Tensor, factor: float) -> torch.Tensor:
     return torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 17), st.integers(2, 17), st.floats(0, 4))
 def test_the_skip_filter_is_the_fourier_filter(height: int, width: int, factor: float) -> None:
     x = draw(height, 2, 3, height, width)

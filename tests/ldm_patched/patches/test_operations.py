@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from typing import Any
 
@@ -42,10 +43,16 @@ def patch(slot: str, operation: str, value: float = 2.0, schedule: Schedule = AL
     return AttentionPatch(slot, operation, value, where=Where(address, schedule), **extra, **given)  # type: ignore[arg-type]
 
 
+@functools.cache
+def without_patch() -> tuple[Any, torch.Tensor]:
+    """Return a model, and its latents without a patch."""
+    model = patcher()
+    return model, run(model)
+
+
 @pytest.mark.parametrize(("slot", "operation"), PAIRS)
 def test_every_operation_acts_on_every_slot_it_fits_and_is_neutral_to_the_bit(slot: str, operation: str) -> None:
-    model = patcher()
-    base = run(model)
+    model, base = without_patch()
     with unchanged(model):
         patched = attach(model, patch(slot, operation))
         changed = run(patched)

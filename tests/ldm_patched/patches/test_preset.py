@@ -82,7 +82,7 @@ LEFT_OUT = st.lists(st.tuples(st.text(), st.text()), max_size=2).map(tuple)
 
 
 @given(st.lists(st.one_of(RULES, attention_patches(), GUIDANCES), max_size=4), LEFT_OUT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_written_is_read(values: list[Any], left_out: tuple[tuple[str, str], ...]) -> None:
     preset = Preset(tuple(values), left_out)
     text = to_json(preset)

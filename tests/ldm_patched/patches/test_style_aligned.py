@@ -51,7 +51,7 @@ def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, size: int, with_a
     return torch.stack(rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(2, 4), st.booleans(), st.sampled_from([0.3, 1.0]))
 def test_it_is_the_formula(sides: int, size: int, with_adain: bool, strength: float) -> None:
     q, k, v = (draw(i, sides * size, 9, 16) * (1 + i) + i for i in range(3))

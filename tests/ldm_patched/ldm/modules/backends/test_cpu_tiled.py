@@ -24,7 +24,7 @@ def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_cache")
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(1, 2), st.integers(1, 5), st.integers(1, 200), st.integers(1, 700), st.booleans(), st.integers(0, 999)
 )

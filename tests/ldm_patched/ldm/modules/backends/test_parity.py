@@ -197,7 +197,7 @@ def draw_mask(shape: tuple[int, ...], kind: torch.dtype, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("device", "name"), RUNNABLE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=masked_calls())
 def test_every_mask_shape(device, name, drawn):
     sizes, shape, kind, seed = drawn
