@@ -15,6 +15,7 @@ from torch import Tensor
 from ..ldm_patched import demo
 from ..ldm_patched.demo.tokenizer import END, START, DemoTokenizer
 from ..ldm_patched.ldm.modules.backends import registry
+from ..ldm_patched.patches.patcher import Patcher
 from .heatmap import view
 
 __all__ = ["ComfyExtension", "io"]
@@ -35,7 +36,7 @@ class OneRefusal(str):
     named: tuple[str, ...]
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         from comfy_execution.graph_utils import ExecutionBlocker
 
         asked = sys._getframe(1).f_locals.get("x")
@@ -75,7 +76,7 @@ def show_attention(node: str, step: int, found: Any) -> None:
     server.send_sync("patchbay.attention", {"node": node, "step": step, **view(found, max(grids))}, server.client_id)
 
 
-def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+def sample_once(model: Patcher, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
     """Run one step of sampling with both prompts and forget the result."""
     import comfy.sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from ..headless.api.folders import numbered
 from ..ldm_patched import demo
 from ..ldm_patched.ldm.modules.backends import dispatch
 from ..ldm_patched.modules import model_management
+from ..ldm_patched.modules.model_patcher import ModelPatcher
+from ..ldm_patched.patches.patcher import Patcher
 
 __all__ = ["ComfyExtension", "io"]
 
@@ -41,11 +43,11 @@ def show_attention(node: str, step: int, found: Any) -> None:
     """Show nothing: there is no page."""
 
 
-def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+def sample_once(model: Patcher, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
     """Run one step of sampling with both prompts and forget the result."""
     from ..ldm_patched.sampling.sample import common_ksampler
 
-    common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
+    common_ksampler(cast(ModelPatcher, model), 0, 1, 2.0, "euler", "normal", positive, negative, latent)
 
 
 def check_interrupt() -> None:

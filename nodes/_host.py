@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ldm_patched import demo
 from ..ldm_patched.patches.engine.host import Host
 
-try:
-    from . import _comfyui as found
-except ModuleNotFoundError as error:
-    if error.name != "comfy_api":
-        raise
-    from . import _embedded as found  # type: ignore[no-redef]
+if TYPE_CHECKING:
+    from . import _embedded as found
+else:
+    try:
+        from . import _comfyui as found
+    except ModuleNotFoundError as error:
+        if error.name != "comfy_api":
+            raise
+        from . import _embedded as found
 
-ComfyExtension: Any = found.ComfyExtension
-io: Any = found.io
+ComfyExtension = found.ComfyExtension
+io = found.io
 HOST = Host(found.attend, found.predict, found.show_attention)
 check_interrupt = found.check_interrupt
 progress = found.progress

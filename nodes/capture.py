@@ -15,6 +15,7 @@ from ..ldm_patched.patches.methods.alignment import token_ids
 from ..ldm_patched.patches.methods.capture import SIDE, Capture, Listener, Word
 from ..ldm_patched.patches.methods.point_capture import Point, PointCapture, parse_points
 from ..ldm_patched.patches.methods.words import locate
+from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io
 from .derived import CATEGORY, checking, model, patched, shown
 
@@ -41,7 +42,7 @@ AFTER = (
 WIDGETS = (*PLACING.widgets(), *AFTER)
 
 
-class CaptureAttention(io.ComfyNode):  # type: ignore[misc]
+class CaptureAttention(io.ComfyNode):
     """Gather where the words of a prompt draw, and where points of the picture look."""
 
     @classmethod
@@ -68,7 +69,7 @@ class CaptureAttention(io.ComfyNode):  # type: ignore[misc]
     validate_inputs = checking([widget.name for widget in WIDGETS], lambda widgets: refused(widgets))
 
     @classmethod
-    def execute(cls, model: object, clip: Any, prompt: str, words: str, **widgets: Any) -> Any:
+    def execute(cls, model: Patcher, clip: Any, prompt: str, words: str, **widgets: Any) -> Any:
         """Return the clone."""
         wanted = [part.strip() for part in re.split(r"[,\n]", words) if part.strip()]
         if not wanted and not widgets.get("points", "").strip():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.maps import Gathered, captured, heat
 from ..ldm_patched.patches.reading.report import layout
 from ._host import io, output_file, write
@@ -19,7 +20,7 @@ PIXELS = 8  # of the picture in one latent pixel
 BY = ("step", "block")
 
 
-class AttentionMaps(io.ComfyNode):  # type: ignore[misc]
+class AttentionMaps(io.ComfyNode):
     """Show what was gathered."""
 
     @classmethod
@@ -73,7 +74,7 @@ class AttentionMaps(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(
         cls,
-        model: object,
+        model: Patcher,
         latent: Any,
         threshold: float,
         opacity: float,
@@ -113,7 +114,7 @@ def _table(one: Gathered) -> list[list[str]]:
     return lines
 
 
-class SaveAttentionMaps(io.ComfyNode):  # type: ignore[misc]
+class SaveAttentionMaps(io.ComfyNode):
     """Write what was gathered to a file."""
 
     @classmethod
@@ -140,7 +141,7 @@ class SaveAttentionMaps(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: object, latent: Any, filename_prefix: str) -> Any:
+    def execute(cls, model: Patcher, latent: Any, filename_prefix: str) -> Any:
         """Write both files and return the path of the first."""
         tensors, about = contents(captured(model, latent["samples"]))
         path = output_file(filename_prefix, ".safetensors")

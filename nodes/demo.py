@@ -7,7 +7,7 @@ from typing import Any
 from ._host import io, load_demo_model
 
 
-class LoadDemoModel(io.ComfyNode):  # type: ignore[misc]
+class LoadDemoModel(io.ComfyNode):
     """Load the model that comes with the pack."""
 
     @classmethod

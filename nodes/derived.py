@@ -8,6 +8,7 @@ from typing import Any
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import WIDGETS, Widget, check_inputs, inputs_of, made
 from ..ldm_patched.patches.engine.method import Method
+from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io, refusal
 
 CATEGORY = "model/patch/attention"
@@ -68,7 +69,7 @@ def named(method: Any) -> list[str]:
 def checking(names: list[str], check: Any) -> classmethod[Any, Any, Any]:
     """Return `validate_inputs` of a node, which names what it checks: `check` gives Refused or None for the values."""
 
-    def validate_inputs(cls: Any, **widgets: Any) -> bool | str:
+    def validate_inputs(cls: Any, /, **widgets: Any) -> bool | str:
         refused = check(widgets)
         if refused is None:
             return True
@@ -88,7 +89,7 @@ def node(method: type[Method]) -> Any:
     def define_schema(cls: Any) -> Any:
         return schema(method)
 
-    def execute(cls: Any, model: Any, **inputs: Any) -> Any:
+    def execute(cls: Any, /, model: Patcher, **inputs: Any) -> Any:
         return io.NodeOutput(attach(model, made(method, inputs), HOST), *method.results(inputs))
 
     body = {

@@ -35,7 +35,7 @@ BY_HAND: list[Any] = [
 ]
 
 
-class PatchbayExtension(ComfyExtension):  # type: ignore[misc]
+class PatchbayExtension(ComfyExtension):
     """What ComfyUI and the embedded host load."""
 
     async def on_load(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,12 +72,13 @@ def _rows(one: Gathered, by: str, names: Sequence[str], size: tuple[int, int]) -
     cells = _cells(one, by)
     empty = torch.zeros(len(one.listener.labels), *size)
     maps = torch.stack([mean_map(cells[n], size)[:, 0] if n in cells else empty for n in names], dim=1)
-    return scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
+    shown: Tensor = scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
+    return shown
 
 
 def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
     cells: dict[str, list[Sums]] = {}
-    places: Mapping[Any, Sums] = one.steps if by == "step" else one.blocks
+    places = one.steps if by == "step" else one.blocks
     for place, sums in places.items():
         cells.setdefault(str(place[0] if by == "step" else place), []).append(sums)
     return cells

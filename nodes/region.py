@@ -12,7 +12,7 @@ from .derived import CATEGORY
 Regions: Any = io.Custom("PATCHBAY_REGIONS")
 
 
-class PromptRegion(io.ComfyNode):  # type: ignore[misc]
+class PromptRegion(io.ComfyNode):
     """One region: a prompt and where it holds."""
 
     @classmethod

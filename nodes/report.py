@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.report import report
 from ._host import io
 from .derived import CATEGORY
 
 
-class PatchReport(io.ComfyNode):  # type: ignore[misc]
+class PatchReport(io.ComfyNode):
     """Report the last sampling run of a model."""
 
     @classmethod
@@ -31,7 +32,7 @@ class PatchReport(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: object, latent: dict[str, Any]) -> Any:
+    def execute(cls, model: Patcher, latent: dict[str, Any]) -> Any:
         """Return the report, and show it in the node."""
         found = report(model, latent["samples"])
         return io.NodeOutput(found.text, ui={"text": [found.text], "table": found.table, "steps": found.steps})

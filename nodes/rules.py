@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.rules import RuleError, attach_rules, parse_rules
 from ._host import io
 from .derived import CATEGORY
 
 
-class BackendRules(io.ComfyNode):  # type: ignore[misc]
+class BackendRules(io.ComfyNode):
     """Choose the attention function by a list of rules."""
 
     @classmethod
@@ -45,6 +46,6 @@ class BackendRules(io.ComfyNode):  # type: ignore[misc]
         return True
 
     @classmethod
-    def execute(cls, model: object, rules: str) -> Any:
+    def execute(cls, model: Patcher, rules: str) -> Any:
         """Return the clone."""
         return io.NodeOutput(attach_rules(model, parse_rules(rules)))

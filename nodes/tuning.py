@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.observe import observed
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
 from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table, write_rules
@@ -14,7 +15,7 @@ from .heatmap import url
 from .tuning_chart import chart
 
 
-class TuneAttention(io.ComfyNode):  # type: ignore[misc]
+class TuneAttention(io.ComfyNode):
     """Time the attention functions of this machine on the calls of a model."""
 
     @classmethod
@@ -65,7 +66,7 @@ class TuneAttention(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(
         cls,
-        model: object,
+        model: Patcher,
         positive: object,
         negative: object,
         latent: dict[str, Any],

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..patcher import Patcher
+
 BOTH = ("self", "cross")
 DOUBLE_SINGLE = (("double", "double_blocks"), ("single", "single_blocks"))
 # How a family calls attention patches; `contracts` has an adapter for each.
@@ -54,7 +56,7 @@ DIM_HEADS = ("head_dim", "dim_head", "headdim", "attention_head_dim", "d_head")
 WIDTHS = ("hidden_size", "hidden_dim", "dim")
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: Patcher) -> Family:
     """Return the family of a model patcher's model; one without blocks where it is not known."""
     net = model.model.diffusion_model
     if hasattr(net, "input_blocks") and hasattr(net, "output_blocks"):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import dataclass_transform
 
-from ..addressing.refused import Refused
+from ..addressing.refused import Refused as Refused
 from ..addressing.where import Where
 from .value import value
 

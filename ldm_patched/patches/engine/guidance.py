@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..patcher import TransformerOptions
 from .gate import Gate, curve_weight
 from .host import Host
 from .place import AfterCfg
@@ -55,7 +56,7 @@ class WeakPass:
         (weak,) = self.host.predict(args["model"], [args["cond"]], args["input"], args["sigma"], weakened)
         return guided(denoised, args["cond_denoised"], weak, scale)
 
-    def _weakened(self, gate: Gate, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _weakened(self, gate: Gate, options: TransformerOptions) -> dict[str, Any]:
         replaced = options.get("patches_replace", {})
         slots: dict[Any, Any] = dict(replaced.get("attn1", {}))
         layer = Layer(gate, self.method.weak_attend)

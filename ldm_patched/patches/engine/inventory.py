@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..addressing.address import BlockId
+from ..patcher import Patcher
 from ..record.plan import KEY, Entry
 from .gate import Gate
 from .marks import Mark
@@ -46,7 +47,7 @@ class Placed(NamedTuple):
         return f"{foreign_name(self.patch)} ({self.slot}{where})"
 
 
-def placed(model: Any) -> Iterator[Placed]:
+def placed(model: Patcher) -> Iterator[Placed]:
     """Yield every patch of a model patcher but the marks and wrappers that only serve others."""
     options = model.model_options.get("transformer_options", {})
     for slot, patches in options.get("patches", {}).items():

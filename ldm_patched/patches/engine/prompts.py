@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..patcher import TransformerOptions
 from .gate import Gate
 from .site import LENGTH, POSITIVE, Site
 from .stack import CONTEXT, Inner
@@ -85,7 +86,7 @@ class MorePrompts:
     prompts: tuple[Tensor, ...]
 
     def __call__(
-        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: dict[str, Any]
+        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: TransformerOptions
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.gate.weight(extra_options) == 0.0:
             return n, context, value

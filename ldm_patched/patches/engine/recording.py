@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..patcher import Executor
 from ..record.archive import ARCHIVE
 from ..record.plan import KEY, Plan
 from ..record.run import Run
@@ -17,7 +18,7 @@ OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
 
 
 def record_run(
-    executor: Callable[..., Any],
+    executor: Executor,
     noise: Any,
     latent_image: Any,
     sampler: Any,
@@ -26,12 +27,12 @@ def record_run(
     callback: Callable[..., Any] | None = None,
     *args: Any,
     **kwargs: Any,
-) -> Any:
+) -> Tensor:
     """Sample with a Run in the place of the Plan in the options of the guider, which are a copy of its own.
 
     A wrapper for OUTER_SAMPLE. A run that was interrupted or failed leaves no record.
     """
-    guider = executor.class_obj  # type: ignore[attr-defined]
+    guider = executor.class_obj
     options = guider.model_options.setdefault("transformer_options", {})
     plan = options.get(KEY)
     if not isinstance(plan, Plan):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
+from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
 from .gate import Gate
 
@@ -44,7 +45,7 @@ class Site:
         left_out: places of the context whose keys and values a layer further out took away.
     """
 
-    options: Mapping[str, Any]
+    options: TransformerOptions
     kind: str = "self"
     batch: int = 1
     tokens: int = 0

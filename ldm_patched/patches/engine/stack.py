@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...ldm.modules.backends import dispatch
 from ..addressing.address import BlockId
+from ..patcher import TransformerOptions
 from .gate import Gate
 from .site import LENGTH, Site
 
@@ -78,7 +79,7 @@ class Stack:
     attend: Attend = default_attend
     exact: bool = False
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: TransformerOptions) -> Tensor:
         """Run the slot on q, k, v (b, n, h * d); the override and the rules of the model hold inside.
 
         A foreign patch that no layer called is called for itself: it may record what it sees, as self-attention
@@ -143,7 +144,8 @@ class Stack:
 
 def split(x: Tensor, heads: int) -> Tensor:
     """View (b, n, h * d) as (b, h, n, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_head: Tensor = x.unflatten(-1, (heads, -1))
+    return by_head.transpose(1, 2)
 
 
 def merged(x: Tensor) -> Tensor:

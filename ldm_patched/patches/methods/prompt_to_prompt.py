@@ -19,6 +19,7 @@ from ..engine.place import Around, Place
 from ..engine.prompts import prompt_tokens, repeats
 from ..engine.site import Site
 from ..engine.stack import CONTEXT, Inner
+from ..patcher import Patcher
 from .alignment import Tokens, alignment, repeated, token_ids
 
 Conditioning = Sequence[Sequence[Any]]
@@ -96,7 +97,7 @@ class PromptToPrompt(Method):
         until = f", self-attention to {100 * self.self_percent:g}%" if self.self_percent else ""
         return f"prompt-to-prompt{strength} on {self.where}{until}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layers around cross- and self-attention."""
         if self.address.kind != "self":
             yield Around("attn2", gate, self.attend_cross, self.no_cross)

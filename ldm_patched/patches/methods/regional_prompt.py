@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ..engine.prompts import MorePrompts, attend_to, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner
 from ..engine.value import value
+from ..patcher import Patcher
 
 OVERLAPS = ("average", "last on top")
 
@@ -91,7 +91,7 @@ class RegionalPrompt(Method):
         """Return the tokens of the regions."""
         return tuple(region.tokens for region in self.regions)
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what appends the prompts, and what mixes the attention to them."""
         return [Listed("attn2_patch", MorePrompts(gate, self.prompts)), Around("attn2", gate, self.attend)]
 

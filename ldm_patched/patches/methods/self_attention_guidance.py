@@ -22,6 +22,7 @@ from ..engine.place import POST_CFG, AfterCfg, Around, Place
 from ..engine.scores import sliced_scores
 from ..engine.site import EXTRA, NEGATIVE, POSITIVE, Site
 from ..engine.stack import Inner
+from ..patcher import Patcher
 
 
 @method(
@@ -64,7 +65,7 @@ class SelfAttentionGuidance(Method):
         """Describe the guidance."""
         return f"self-attention guidance {self.scale:g} blur {self.blur:g} threshold {self.threshold:g}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what notes the attention, and the pass after the guidance of the prompts."""
         return [Around("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..addressing.address import Address, BlockId
 from ..addressing.blocks import model_blocks, whole_blocks
 from ..addressing.families import UNET, family_of
+from ..patcher import Patcher
 from .report import layout
 
 COLUMNS = ("block", "depth", "heads", "token", "tokens", "chosen")
@@ -41,7 +42,7 @@ class MapBlock(NamedTuple):
         return -(-height // self.factor), -(-width // self.factor)
 
 
-def block_map(model: Any) -> list[MapBlock]:
+def block_map(model: Patcher) -> list[MapBlock]:
     """Return every block of a model patcher in the order they run; empty for an unknown family."""
     inner = model_blocks(model)
     places = whole_blocks(model) or inner

@@ -11,12 +11,13 @@ from typing import Any
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
 from ..engine.router import SLOT, Router
 from ..engine.stack import ATTEND, LAYERS, Stack
+from ..patcher import Patcher, TransformerOptions
 from ..record.plan import KEY
 
 Stays = Callable[..., bool]
 
 
-def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
+def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
     """Return a clone with nothing of this library, and without some foreign patches."""
     clone = model.clone()
     gone = {(part.slot, part.address, id(part.patch)) for part in foreign}
@@ -39,7 +40,7 @@ def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
     return clone
 
 
-def _empty_options(options: dict[str, Any], stays: Stays) -> None:
+def _empty_options(options: TransformerOptions, stays: Stays) -> None:
     for name in (KEY, LAYERS, ATTEND):
         options.pop(name, None)
     for slot, slots in options.get("patches_replace", {}).items():
@@ -63,14 +64,14 @@ def foreign_in(patch: Any) -> Any:
 # Lists and wrappers
 
 
-def lists_of(model: Any) -> dict[str, list[Any]]:
+def lists_of(model: Patcher) -> dict[str, list[Any]]:
     """Return copies of the lists of patches of a model by slot."""
     options = model.model_options
     lists = {slot: list(patches) for slot, patches in options.get("transformer_options", {}).get("patches", {}).items()}
     return lists | {slot: list(options[slot]) for slot in LISTS if slot in options}
 
 
-def set_list(clone: Any, slot: str, patches: list[Any]) -> None:
+def set_list(clone: Patcher, slot: str, patches: list[Any]) -> None:
     """Set one of these lists."""
     options = clone.model_options
     lists = options if slot in LISTS else options["transformer_options"].setdefault("patches", {})
@@ -80,7 +81,7 @@ def set_list(clone: Any, slot: str, patches: list[Any]) -> None:
         lists.pop(slot, None)
 
 
-def order_as(model: Any, clone: Any, numbers: Mapping[int, int]) -> None:
+def order_as(model: Patcher, clone: Patcher, numbers: Mapping[int, int]) -> None:
     """Give the lists and wrappers of a clone the order that they had on the model."""
     before = lists_of(model)
     for slot, patches in lists_of(clone).items():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..addressing.address import BlockId
 from ..engine.router import SLOT
+from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import Entry, Plan, plan_of
 from ..record.run import Call, Run, Tally
@@ -26,7 +27,7 @@ class Report(NamedTuple):
     steps: list[dict[str, Any]]
 
 
-def report(model: Any, samples: Any) -> Report:
+def report(model: Patcher, samples: Any) -> Report:
     """Return the report of the run of a model patcher that gave a latent; it says so where that run is not known."""
     plan = plan_of(model)
     if plan is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.schedule import percent_of
+from ..patcher import TransformerOptions
 from .plan import KEY, Entry, Plan
 from .steps import StepCount
 from .stopwatch import GpuSpan, Took
@@ -207,15 +208,15 @@ class Run:
 
     # Time
 
-    def percent(self, options: Mapping[str, Any]) -> float:
+    def percent(self, options: TransformerOptions) -> float:
         """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
         return self._now(options)[0]
 
-    def step(self, options: Mapping[str, Any]) -> int:
+    def step(self, options: TransformerOptions) -> int:
         """Return the step of the current call, from 1; 0 where the options do not say."""
         return self._now(options)[1]
 
-    def _now(self, options: Mapping[str, Any]) -> tuple[float, int]:
+    def _now(self, options: TransformerOptions) -> tuple[float, int]:
         sigmas: Tensor | None = options.get("sigmas")
         if sigmas is None:
             return 0.0, 0
@@ -235,13 +236,13 @@ class Run:
         return self.percents[sigma], self.steps.of(sigmas, sigma, schedule)
 
 
-def run_of(options: Mapping[str, Any]) -> Run | None:
+def run_of(options: TransformerOptions) -> Run | None:
     """Return the run that a call of the model belongs to; None for a call outside one."""
     found = options.get(KEY)
     return found if isinstance(found, Run) else None
 
 
-def current_block(options: Mapping[str, Any]) -> BlockId | None:
+def current_block(options: TransformerOptions) -> BlockId | None:
     """Return the block that an attention call comes from, where the model says."""
     block = options.get("block")
     if block is not None:
