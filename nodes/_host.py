@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..ldm_patched import demo
 from ..ldm_patched.patches.engine.host import Host
+from ..ldm_patched.patches.methods.alignment import Clip
+from ..ldm_patched.patches.patcher import Patcher
 
 if TYPE_CHECKING:
     from . import _embedded as found
@@ -53,7 +55,7 @@ def write(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load_demo_model() -> tuple[Any, Any, Any]:
+def load_demo_model() -> tuple[Patcher, Clip, Any]:
     """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
     if not demo.CHECKPOINT.is_file():
         raise FileNotFoundError(f"the demo model is missing: get {demo.CHECKPOINT.name} into {demo.CHECKPOINT.parent}")

@@ -7,6 +7,7 @@ from typing import Any
 from ..ldm_patched.patches.addressing.address import AddressError, parse
 from ..ldm_patched.patches.addressing.blocks import check_address
 from ..ldm_patched.patches.engine.declaration import Placing
+from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.block_map import block_map, chosen, rows, text
 from ._host import io
@@ -17,7 +18,7 @@ class BlockMap(io.ComfyNode):
     """Show the blocks of a model, and choose some of them for other nodes."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayBlockMap",
@@ -48,7 +49,7 @@ class BlockMap(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model: Patcher, blocks: str, latent: Any = None) -> Any:
+    def execute(cls, model: Patcher, blocks: str, latent: Latent | None = None) -> io.NodeOutput:
         """Return the address and the map, and show the map in the node."""
         address = parse(blocks)
         check_address(address, model)

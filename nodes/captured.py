@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.maps import Gathered, captured, heat
 from ..ldm_patched.patches.reading.report import layout
@@ -24,7 +25,7 @@ class AttentionMaps(io.ComfyNode):
     """Show what was gathered."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayAttentionMaps",
@@ -75,12 +76,12 @@ class AttentionMaps(io.ComfyNode):
     def execute(
         cls,
         model: Patcher,
-        latent: Any,
+        latent: Latent,
         threshold: float,
         opacity: float,
         images: torch.Tensor | None = None,
         columns: str = "step",
-    ) -> Any:
+    ) -> io.NodeOutput:
         """Return heatmaps, masks, statistics and the sheet, and show the maps in the node."""
         found, size = captured(model, latent["samples"]), picture_size(latent, images)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
@@ -91,7 +92,7 @@ class AttentionMaps(io.ComfyNode):
         )
 
 
-def picture_size(latent: Any, images: torch.Tensor | None = None) -> tuple[int, int]:
+def picture_size(latent: Latent, images: torch.Tensor | None = None) -> tuple[int, int]:
     """Return height and width of the pictures."""
     if images is not None:
         return int(images.shape[1]), int(images.shape[2])
@@ -118,7 +119,7 @@ class SaveAttentionMaps(io.ComfyNode):
     """Write what was gathered to a file."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbaySaveAttentionMaps",
@@ -141,7 +142,7 @@ class SaveAttentionMaps(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Patcher, latent: Any, filename_prefix: str) -> Any:
+    def execute(cls, model: Patcher, latent: Latent, filename_prefix: str) -> io.NodeOutput:
         """Write both files and return the path of the first."""
         tensors, about = contents(captured(model, latent["samples"]))
         path = output_file(filename_prefix, ".safetensors")

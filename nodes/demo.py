@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ._host import io, load_demo_model
 
 
@@ -11,7 +9,7 @@ class LoadDemoModel(io.ComfyNode):
     """Load the model that comes with the pack."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayLoadDemoModel",
@@ -31,6 +29,6 @@ class LoadDemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> Any:
+    def execute(cls) -> io.NodeOutput:
         """Return MODEL, CLIP and VAE."""
         return io.NodeOutput(*load_demo_model())

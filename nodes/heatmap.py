@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ldm_patched.patches.engine.gathering import Listener, Sums
+from ..ldm_patched.patches.engine.gathering import Shown, Sums
 from ..ldm_patched.patches.reading.maps import Gathered, mean_map, scaled
 
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
@@ -87,9 +87,7 @@ def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
 # For the page
 
 
-def view(
-    found: Sequence[tuple[Listener, Sequence[Sums]]], size: tuple[int, int], images: Tensor | None = None
-) -> dict[str, Any]:
+def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> dict[str, Any]:
     """Return the maps as JSON for the viewer of the page: small, of the first pictures, and with their true range.
 
     `maps` is base64 of a byte for each pixel, (labels, pictures, h, w), from `low` of its map at 0 to `high` at 255.

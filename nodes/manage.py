@@ -38,7 +38,7 @@ class RemovePatches(io.ComfyNode):
     """Take patches off a model."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayRemovePatches",
@@ -73,7 +73,7 @@ class RemovePatches(io.ComfyNode):
     validate_inputs = checking(["owner", "blocks"], lambda widgets: refused(make, widgets))
 
     @classmethod
-    def execute(cls, model: Patcher, slot: str, owner: str, blocks: str) -> Any:
+    def execute(cls, model: Patcher, slot: str, owner: str, blocks: str) -> io.NodeOutput:
         """Return the clone and what was taken off."""
         clone, lines = remove_patches(model, make(slot, owner, blocks), HOST)
         return io.NodeOutput(clone, "\n".join(lines))
@@ -83,7 +83,7 @@ class CopyPatches(io.ComfyNode):
     """Copy the patches of one model to another."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayCopyPatches",
@@ -105,7 +105,7 @@ class CopyPatches(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Patcher, source: Patcher, foreign: bool) -> Any:
+    def execute(cls, model: Patcher, source: Patcher, foreign: bool) -> io.NodeOutput:
         """Return the clone."""
         return io.NodeOutput(copy_patches(source, model, foreign, HOST))
 
@@ -114,7 +114,7 @@ class PatchPreset(io.ComfyNode):
     """Put patches on a model from text, and write its patches as text."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchPreset",
@@ -143,7 +143,7 @@ class PatchPreset(io.ComfyNode):
     validate_inputs = checking(["preset"], lambda widgets: refused(lambda preset="": from_json(preset), widgets))
 
     @classmethod
-    def execute(cls, model: Patcher, preset: str) -> Any:
+    def execute(cls, model: Patcher, preset: str) -> io.NodeOutput:
         """Return the clone and its patches."""
         clone = put_preset(model, from_json(preset), HOST)
         text = to_json(preset_of(clone))

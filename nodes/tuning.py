@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from ..ldm_patched.ldm.modules.backends.registry import AttentionCall
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.observe import observed
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
@@ -19,7 +22,7 @@ class TuneAttention(io.ComfyNode):
     """Time the attention functions of this machine on the calls of a model."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayTuneAttention",
@@ -67,13 +70,13 @@ class TuneAttention(io.ComfyNode):
     def execute(
         cls,
         model: Patcher,
-        positive: object,
-        negative: object,
-        latent: dict[str, Any],
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
         max_error: float,
         seconds: float,
         again: bool,
-    ) -> Any:
+    ) -> io.NodeOutput:
         """Return the clone and its rules, and show what was measured."""
         clone, observer = observed(model)
         sample_once(clone, positive, negative, latent)
@@ -85,7 +88,7 @@ class TuneAttention(io.ComfyNode):
         return io.NodeOutput(attach_rules(model, rules), text, picture, ui=ui)
 
 
-def _measured(calls: list[Any], seconds: float, again: bool) -> list[Tuned]:
+def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> list[Tuned]:
     """Return what is known about the calls, measuring and keeping what is not."""
     store = TuningStore(user_file("tuning.json"), machine(calls[0].device if calls else "cpu"))
     known = {} if again else store.load()

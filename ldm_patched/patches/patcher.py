@@ -1,9 +1,9 @@
-"""The model patcher, ComfyUI's or this library's: what is used of it here."""
+"""The model patcher, ComfyUI's or this library's: what is used of it here, and what its functions get."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -11,6 +11,20 @@ from ..modules.patcher_extension import Registry
 
 Patch = Callable[..., Any]  # each slot calls its patches in a way of its own
 TransformerOptions = dict[str, Any]  # of a call of the model; nodes keep anything in them
+
+
+class CfgArgs(TypedDict):
+    """What a function of the combined prediction gets; latents are (b, c, h, w)."""
+
+    model: Any
+    model_options: dict[str, Any]
+    input: Tensor
+    sigma: Tensor
+    cond: Any
+    uncond: Any
+    cond_denoised: Tensor
+    uncond_denoised: Tensor
+    denoised: Tensor
 
 
 class Patcher(Protocol):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ..patcher import Patcher
 
 BOTH = ("self", "cross")
@@ -71,7 +73,7 @@ def blocks_of(model: Any, family: Family) -> Iterator[tuple[str, int, Any]]:
         yield from ((block_type, number, block) for number, block in enumerate(getattr(model, attribute, ())))
 
 
-def head_shape(block: Any) -> tuple[int, int]:
+def head_shape(block: nn.Module) -> tuple[int, int]:
     """Return heads and head dim of the first attention in a block that tells them; 0, 0 where none does."""
     for module in block.modules():
         heads = _number(module, HEADS)
@@ -82,6 +84,6 @@ def head_shape(block: Any) -> tuple[int, int]:
     return 0, 0
 
 
-def _number(module: Any, names: tuple[str, ...]) -> int:
+def _number(module: nn.Module, names: tuple[str, ...]) -> int:
     found = (getattr(module, name, None) for name in names)
     return next((value for value in found if isinstance(value, int)), 0)

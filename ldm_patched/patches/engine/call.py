@@ -33,7 +33,7 @@ def call_model(
     t: Tensor,
     c_concat: Tensor | None,
     c_crossattn: Tensor | None,
-    control: Any,
+    control: object,
     transformer_options: TransformerOptions,
     **kwargs: Any,
 ) -> Tensor:
@@ -65,7 +65,7 @@ class CompileMarker(TorchFunctionMode):
     """A mode that changes no function; torch keeps apart what was traced under another type of it, or under none."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return func(*args, **(kwargs or {}))
 

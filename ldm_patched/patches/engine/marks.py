@@ -36,7 +36,7 @@ class KeywordMark(Mark):
     """A mark as Flux- and Cosmos-like models call attention patches."""
 
     def __call__(  # type: ignore[override]
-        self, q: Tensor, k: Tensor, v: Tensor, *, pe: Any, attn_mask: Any, extra_options: TransformerOptions
+        self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
         self.enter(extra_options)
         return {}

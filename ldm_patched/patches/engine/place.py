@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..patcher import Patcher, TransformerOptions
+from ..patcher import CfgArgs, Patch, Patcher, TransformerOptions
 from ..record.plan import KEY
 from .call import APPLY_MODEL
 from .gate import Gate
@@ -53,7 +53,7 @@ class Listed:
     """A function in a list of `patches`, such as attn2_patch, attn1_output_patch or output_block_patch."""
 
     slot: str
-    patch: Callable[..., Any]
+    patch: Patch
 
     def put(self, clone: Patcher, host: Host) -> None:
         """Append the function."""
@@ -65,9 +65,9 @@ class AfterCfg:
     """A function of the combined prediction."""
 
     gate: Gate
-    act: Callable[[Gate, Mapping[str, Any]], Tensor]
+    act: Callable[[Gate, CfgArgs], Tensor]
 
-    def __call__(self, args: Mapping[str, Any]) -> Tensor:
+    def __call__(self, args: CfgArgs) -> Tensor:
         return self.act(self.gate, args)
 
     def put(self, clone: Patcher, host: Host) -> None:

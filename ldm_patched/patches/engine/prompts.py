@@ -20,8 +20,10 @@ from .gate import Gate
 from .site import LENGTH, POSITIVE, Site
 from .stack import CONTEXT, Inner
 
+Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
 
-def prompt_tokens(conditioning: Sequence[Sequence[Any]]) -> Tensor:
+
+def prompt_tokens(conditioning: Conditioning) -> Tensor:
     """Return the text tokens (1, n, c) of a conditioning.
 
     Raises ValueError where it holds several prompts.

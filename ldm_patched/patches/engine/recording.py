@@ -19,12 +19,12 @@ OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
 
 def record_run(
     executor: Executor,
-    noise: Any,
-    latent_image: Any,
-    sampler: Any,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: object,
     sigmas: Tensor,
-    denoise_mask: Any = None,
-    callback: Callable[..., Any] | None = None,
+    denoise_mask: Tensor | None = None,
+    callback: Callable[..., object] | None = None,
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
@@ -41,9 +41,9 @@ def record_run(
     still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
     run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)))
-    last: dict[str, Tensor] = {}
+    last: dict[str, object] = {}
 
-    def called_back(step: int, x0: Any, *rest: Any, **more: Any) -> Any:
+    def called_back(step: int, x0: object, *rest: Any, **more: Any) -> object:
         run.steps.end_of_first_call()
         last["x0"] = x0
         return None if callback is None else callback(step, x0, *rest, **more)
@@ -60,7 +60,7 @@ def record_run(
     return result
 
 
-def sampler_name(sampler: Any) -> str:
+def sampler_name(sampler: object) -> str:
     """Return the name of a sampler without the prefix of its function; empty where it has none."""
     name: str = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     return name.removeprefix("sample_")

@@ -16,13 +16,12 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Around, Place
-from ..engine.prompts import prompt_tokens, repeats
+from ..engine.prompts import Conditioning, prompt_tokens, repeats
 from ..engine.site import Site
 from ..engine.stack import CONTEXT, Inner
 from ..patcher import Patcher
 from .alignment import Tokens, alignment, repeated, token_ids
 
-Conditioning = Sequence[Sequence[Any]]
 MULTILINE = (("multiline", True),)
 
 

@@ -157,7 +157,7 @@ class ReferencePass:
         t: Tensor,
         c_concat: Tensor | None,
         c_crossattn: Tensor | None,
-        control: Any,
+        control: object,
         transformer_options: TransformerOptions,
         **kwargs: Any,
     ) -> Tensor:

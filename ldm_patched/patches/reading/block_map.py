@@ -9,7 +9,7 @@ from ..addressing.address import Address, BlockId
 from ..addressing.blocks import model_blocks, whole_blocks
 from ..addressing.families import UNET, family_of
 from ..patcher import Patcher
-from .report import layout
+from .report import Row, layout
 
 COLUMNS = ("block", "depth", "heads", "token", "tokens", "chosen")
 
@@ -81,7 +81,7 @@ def chosen(address: Address, blocks: Sequence[MapBlock]) -> list[str]:
     ]
 
 
-def rows(blocks: Sequence[MapBlock], size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+def rows(blocks: Sequence[MapBlock], size: tuple[int, int] | None = None) -> list[Row]:
     """Return the map as plain values, with the token grid (height, width) for a latent of `size`."""
     return [{**block._asdict(), "name": block.name, "grid": block.grid(size)} for block in blocks]
 

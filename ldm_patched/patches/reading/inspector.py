@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
 
 from ..addressing.blocks import model_blocks
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
 from ..engine.call import APPLY_MODEL, compiles
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, foreign_name, placed
 from ..engine.router import function_name
-from ..patcher import Patcher, TransformerOptions
+from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import fate, layout
+from .report import Row, fate, layout
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -54,7 +56,7 @@ class Finding(NamedTuple):
     trouble: str
 
 
-def findings(model: Patcher, samples: Any = None) -> list[Finding]:
+def findings(model: Patcher, samples: Tensor | None = None) -> list[Finding]:
     """List every patch of a model patcher in the order of the slots, foreign ones and those of this library.
 
     Calls are those of the run that gave the latent `samples`; nothing is told of them where it is not known.
@@ -149,7 +151,7 @@ def _stale(model: Patcher, options: TransformerOptions) -> bool:
     return (compiled or compiles(options)) and not watched
 
 
-def fits(patch: Callable[..., Any], count: int, keywords: Iterable[str]) -> bool:
+def fits(patch: Patch, count: int, keywords: Iterable[str]) -> bool:
     """Return whether a patch takes `count` positional arguments and these keywords; True where nobody can tell."""
     try:
         signature = inspect.signature(patch)
@@ -165,7 +167,7 @@ def fits(patch: Callable[..., Any], count: int, keywords: Iterable[str]) -> bool
 # To read
 
 
-def rows(found: Sequence[Finding]) -> list[dict[str, Any]]:
+def rows(found: Sequence[Finding]) -> list[Row]:
     """Return findings as plain values."""
     return [finding._asdict() for finding in found]
 

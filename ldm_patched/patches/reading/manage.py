@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..addressing.address import Address, AddressError, BlockId, Term
 from ..addressing.blocks import check_address, describe, model_blocks
@@ -144,15 +143,16 @@ def _contents(model: Patcher) -> str:
 # What is left of a patch
 
 
-def _left(entry: Entry, address: Address) -> Any:
+def _left(entry: Entry, address: Address) -> Method | None:
     """Return the value of an entry without the blocks of an address, None when nothing is left of it."""
+    value: Method = entry.value
     gone = {(block, kind) for block, kind in entry.targets if address.matches(*block, kind)}
     stay = [cell for cell in entry.targets if cell not in gone]
     if address.everywhere or not stay:
         return None
     if not gone:
-        return entry.value
-    given: Address = entry.value.address
+        return value
+    given = value.address
     kinds = {kind for _, kind in stay if kind is not None}
     if {block for block, _ in gone}.isdisjoint(block for block, _ in stay):
         given = Address(given.terms + _excluded(gone, entry), given.kind)
@@ -163,8 +163,8 @@ def _left(entry: Entry, address: Address) -> Any:
             f"{entry.name} works on self- and cross-attention with one address, so it cannot lose one of them in "
             f"'{address}' only; leave 'self' or 'cross' out, or select all blocks"
         )
-    where = dataclasses.replace(entry.value.where, address=given)
-    return dataclasses.replace(entry.value, where=where)
+    where = dataclasses.replace(value.where, address=given)
+    return dataclasses.replace(value, where=where)
 
 
 def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple[Term, ...]:

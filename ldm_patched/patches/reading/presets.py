@@ -90,7 +90,7 @@ def to_json(preset: Preset) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _saved(value: Any, where: str) -> Any:
+def _saved(value: object, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -176,13 +176,13 @@ def _document(text: str) -> dict[str, Any]:
     return {"patches": [], **document}
 
 
-def _left_out(item: Any) -> tuple[str, str]:
+def _left_out(item: object) -> tuple[str, str]:
     if not isinstance(item, dict) or item.keys() != {"name", "reason"}:
         raise _wrong("left_out", "write objects with name and reason")
     return str(item["name"]), str(item["reason"])
 
 
-def _method(item: Any, where: str) -> Any:
+def _method(item: Any, where: str) -> Method:
     """Return the method of an object with a `type`."""
     by_name = {_form(cls)[0] if _form(cls) else cls.__name__: cls for cls in savable()}  # type: ignore[index]
     given = _typed(item, by_name, where)
@@ -256,7 +256,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     return _made(where, part, **_values(given, part, where, ()))
 
 
-def _typed(item: Any, known: Iterable[str], where: str) -> dict[str, Any]:
+def _typed(item: object, known: Iterable[str], where: str) -> dict[str, Any]:
     """Return the fields of an object whose `type` is known."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         raise _wrong(where, f'write an object such as {{"type": "{next(iter(known))}", ...}}')
@@ -265,7 +265,7 @@ def _typed(item: Any, known: Iterable[str], where: str) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name != "type"}
 
 
-def _schedule(value: Any, where: str) -> Schedule:
+def _schedule(value: object, where: str) -> Schedule:
     hints = _hints(Schedule)
     if not isinstance(value, dict):
         raise _wrong(where, f"write an object with {', '.join(hints)}")
@@ -283,7 +283,7 @@ def _scalar(value: Any, kind: type, where: str) -> Any:
     return _made(where, kind, value)
 
 
-def _items(value: Any, inside: Sequence[Any], where: str) -> tuple[Any, ...]:
+def _items(value: object, inside: Sequence[Any], where: str) -> tuple[Any, ...]:
     fixed = inside[-1] is not Ellipsis
     if not isinstance(value, list) or (fixed and len(value) != len(inside)):
         raise _wrong(where, f"{json.dumps(value)} is not a list" + (f" of {len(inside)}" if fixed else ""))

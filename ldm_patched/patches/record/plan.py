@@ -49,7 +49,7 @@ class Plan:
     blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict, compare=False)
     first_kind: str | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+    def __deepcopy__(self, memo: dict[int, object]) -> Plan:
         """Stay one object in options that are copied through and through."""
         return self
 

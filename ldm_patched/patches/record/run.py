@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.schedule import percent_of
-from ..patcher import TransformerOptions
+from ..patcher import Patch, TransformerOptions
 from .plan import KEY, Entry, Plan
 from .steps import StepCount
 from .stopwatch import GpuSpan, Took
@@ -91,7 +91,7 @@ class Run:
     downgraded: dict[Cell, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
     percents: dict[float, float] = field(default_factory=dict)
-    choices: dict[tuple[Any, ...], tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
+    choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
     dropped: bool = False  # what was gathered had to make room for later runs
 
@@ -99,7 +99,7 @@ class Run:
         self._lock = threading.Lock()
         self._thread = threading.local()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+    def __deepcopy__(self, memo: dict[int, object]) -> Run:
         """Stay one object in options that are copied through and through."""
         return self
 
@@ -152,13 +152,13 @@ class Run:
         with self._lock:
             self.patched[number, block] += 1
 
-    def gather(self, number: int, key: Any, new: Any, add: Callable[[Any, Any], Any]) -> None:
+    def gather(self, number: int, key: Hashable, new: Any, add: Callable[[Any, Any], Any]) -> None:
         """Add to what an entry keeps for after the run."""
         with self._lock:
             kept = self.gathered.setdefault(number, {})
             kept[key] = add(kept[key], new) if key in kept else new
 
-    def count_foreign(self, patch: Callable[..., Any], took: Took) -> None:
+    def count_foreign(self, patch: Patch, took: Took) -> None:
         """Count one call of a patch that is not this library's."""
         with self._lock:
             self._add(self.foreign.setdefault(id(patch), Tally()), took)
@@ -191,7 +191,7 @@ class Run:
 
     # Choices and memory
 
-    def remember(self, kind: tuple[Any, ...], choice: tuple[str, Callable[..., Tensor], str]) -> bool:
+    def remember(self, kind: Hashable, choice: tuple[str, Callable[..., Tensor], str]) -> bool:
         """Keep the function chosen for a kind of call; return whether this fallback is the first for its reason."""
         with self._lock:
             first = choice[2] not in {fallback for _, _, fallback in self.choices.values()}
