@@ -58,8 +58,7 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
         first, *more = context[row].split(length, dim=1)
         return 1 + sum(1 for _ in takewhile(partial(torch.equal, first), more))
 
-    found: int = site.once(f"{length} of {tokens} tokens", count)
-    return found
+    return site.once(f"{length} of {tokens} tokens", count)
 
 
 def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:

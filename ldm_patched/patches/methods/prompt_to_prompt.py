@@ -147,8 +147,7 @@ class PromptToPrompt(Method):
         tokens = length * repeats(length, v, site)
         if CONTEXT in site.options and tokens != site.options[CONTEXT].shape[1]:
             raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
-        made: Tensor = site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
-        return made
+        return site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
 
     def aligned(self, tokens: int) -> Tensor:
         """Return the alignment of both prompts repeated to `tokens`."""

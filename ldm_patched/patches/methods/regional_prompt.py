@@ -123,8 +123,7 @@ class RegionalPrompt(Method):
             found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
             return {i: part for i, part in enumerate(found) if bool(part.any())}
 
-        made: dict[int, Tensor] = site.once(f"shares {grid} {site.curve} {device}", make)
-        return made
+        return site.once(f"shares {grid} {site.curve} {device}", make)
 
 
 def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amount: float) -> list[Tensor]:

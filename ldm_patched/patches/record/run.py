@@ -6,7 +6,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from .plan import KEY, Entry, Plan
 from .steps import StepCount
 from .stopwatch import GpuSpan, Took
 
+T = TypeVar("T")
 Cell = tuple[BlockId | None, str | None]  # the block and the kind of an attention call, where the model says
 
 
@@ -152,7 +153,7 @@ class Run:
         with self._lock:
             self.patched[number, block] += 1
 
-    def gather(self, number: int, key: Hashable, new: Any, add: Callable[[Any, Any], Any]) -> None:
+    def gather(self, number: int, key: Hashable, new: T, add: Callable[[T, T], T]) -> None:
         """Add to what an entry keeps for after the run."""
         with self._lock:
             kept = self.gathered.setdefault(number, {})
