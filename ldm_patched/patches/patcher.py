@@ -7,8 +7,6 @@ from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
-from ..modules.patcher_extension import Registry
-
 Patch = Callable[..., Any]  # each slot calls its patches in a way of its own
 TransformerOptions = dict[str, Any]  # of a call of the model; nodes keep anything in them
 
@@ -31,7 +29,7 @@ class Patcher(Protocol):
     """A handle on a model, with patches of its own: the MODEL of nodes."""
 
     model_options: dict[str, Any]
-    wrappers: Registry
+    wrappers: dict[str, dict[Any, list[Patch]]]  # by moment and key
 
     @property
     def model(self) -> Any:
@@ -54,10 +52,10 @@ class Patcher(Protocol):
     def set_model_sampler_post_cfg_function(self, function: Patch, /) -> None:
         """Add a function that changes the denoised latent after guidance."""
 
-    def add_wrapper_with_key(self, moment: str, key: str | None, wrapper: Patch, /) -> None:
+    def add_wrapper_with_key(self, moment: str, key: str, wrapper: Patch, /) -> None:
         """Register a wrapper under a key."""
 
-    def remove_wrappers_with_key(self, moment: str, key: str | None, /) -> None:
+    def remove_wrappers_with_key(self, moment: str, key: str, /) -> None:
         """Remove the wrappers of a moment and key."""
 
 
