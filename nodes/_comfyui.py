@@ -15,6 +15,11 @@ from torch import Tensor
 from ..ldm_patched import demo
 from ..ldm_patched.demo.tokenizer import END, START, DemoTokenizer
 from ..ldm_patched.ldm.modules.backends import registry
+from ..ldm_patched.patches.engine.gathering import Shown
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.engine.prompts import Conditioning
+from ..ldm_patched.patches.methods.alignment import Clip
+from ..ldm_patched.patches.patcher import Patcher
 from .heatmap import view
 
 __all__ = ["ComfyExtension", "io"]
@@ -35,7 +40,7 @@ class OneRefusal(str):
     named: tuple[str, ...]
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         from comfy_execution.graph_utils import ExecutionBlocker
 
         asked = sys._getframe(1).f_locals.get("x")
@@ -66,7 +71,7 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return found
 
 
-def show_attention(node: str, step: int, found: Any) -> None:
+def show_attention(node: str, step: int, found: Shown) -> None:
     """Send the maps of a step to the page, for the node that shows them."""
     from server import PromptServer
 
@@ -75,7 +80,7 @@ def show_attention(node: str, step: int, found: Any) -> None:
     server.send_sync("patchbay.attention", {"node": node, "step": step, **view(found, max(grids))}, server.client_id)
 
 
-def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+def sample_once(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent) -> None:
     """Run one step of sampling with both prompts and forget the result."""
     import comfy.sample
 
@@ -132,7 +137,7 @@ def _present() -> str | None:
     return None
 
 
-def load_demo_model() -> tuple[Any, Any, Any]:
+def load_demo_model() -> tuple[Patcher, Clip, Any]:
     """Build the demo model from ComfyUI's SD1 classes: it is too small for ComfyUI to recognise by itself."""
     import comfy.model_detection
     import comfy.model_management as management

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -16,6 +16,12 @@ from ..headless.api.folders import numbered
 from ..ldm_patched import demo
 from ..ldm_patched.ldm.modules.backends import dispatch
 from ..ldm_patched.modules import model_management
+from ..ldm_patched.modules.model_patcher import ModelPatcher
+from ..ldm_patched.patches.engine.gathering import Shown
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.engine.prompts import Conditioning
+from ..ldm_patched.patches.methods.alignment import Clip
+from ..ldm_patched.patches.patcher import Patcher
 
 __all__ = ["ComfyExtension", "io"]
 
@@ -37,15 +43,15 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return calc_cond_batch(*args, **kwargs)
 
 
-def show_attention(node: str, step: int, found: Any) -> None:
+def show_attention(node: str, step: int, found: Shown) -> None:
     """Show nothing: there is no page."""
 
 
-def sample_once(model: Any, positive: Any, negative: Any, latent: dict[str, Any]) -> None:
+def sample_once(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent) -> None:
     """Run one step of sampling with both prompts and forget the result."""
     from ..ldm_patched.sampling.sample import common_ksampler
 
-    common_ksampler(model, 0, 1, 2.0, "euler", "normal", positive, negative, latent)
+    common_ksampler(cast(ModelPatcher, model), 0, 1, 2.0, "euler", "normal", positive, negative, latent)
 
 
 def check_interrupt() -> None:
@@ -75,7 +81,7 @@ def register_host_backends() -> None:
     """Do nothing: the library registers its own."""
 
 
-def load_demo_model() -> tuple[Any, Any, Any]:
+def load_demo_model() -> tuple[Patcher, Clip, Any]:
     """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
     from ..ldm_patched.loading.sd import load_checkpoint
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ldm_patched import demo
 from ..ldm_patched.patches.engine.host import Host
+from ..ldm_patched.patches.methods.alignment import Clip
+from ..ldm_patched.patches.patcher import Patcher
 
-try:
-    from . import _comfyui as found
-except ModuleNotFoundError as error:
-    if error.name != "comfy_api":
-        raise
-    from . import _embedded as found  # type: ignore[no-redef]
+if TYPE_CHECKING:
+    from . import _embedded as found
+else:
+    try:
+        from . import _comfyui as found
+    except ModuleNotFoundError as error:
+        if error.name != "comfy_api":
+            raise
+        from . import _embedded as found
 
-ComfyExtension: Any = found.ComfyExtension
-io: Any = found.io
+ComfyExtension = found.ComfyExtension
+io = found.io
 HOST = Host(found.attend, found.predict, found.show_attention)
 check_interrupt = found.check_interrupt
 progress = found.progress
@@ -50,7 +55,7 @@ def write(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load_demo_model() -> tuple[Any, Any, Any]:
+def load_demo_model() -> tuple[Patcher, Clip, Any]:
     """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
     if not demo.CHECKPOINT.is_file():
         raise FileNotFoundError(f"the demo model is missing: get {demo.CHECKPOINT.name} into {demo.CHECKPOINT.parent}")

@@ -7,16 +7,18 @@ from typing import Any
 from ..ldm_patched.patches.addressing.address import AddressError, parse
 from ..ldm_patched.patches.addressing.blocks import check_address
 from ..ldm_patched.patches.engine.declaration import Placing
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.block_map import block_map, chosen, rows, text
 from ._host import io
 from .derived import CATEGORY, shown
 
 
-class BlockMap(io.ComfyNode):  # type: ignore[misc]
+class BlockMap(io.ComfyNode):
     """Show the blocks of a model, and choose some of them for other nodes."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayBlockMap",
@@ -47,11 +49,11 @@ class BlockMap(io.ComfyNode):  # type: ignore[misc]
         return True
 
     @classmethod
-    def execute(cls, model: Any, blocks: str, latent: Any = None) -> Any:
+    def execute(cls, model: Patcher, blocks: str, latent: Latent | None = None) -> io.NodeOutput:
         """Return the address and the map, and show the map in the node."""
         address = parse(blocks)
         check_address(address, model)
         size = None if latent is None else tuple(latent["samples"].shape[-2:])
         found = block_map(model)
-        ui = {"map": rows(found, size), "chosen": chosen(address, found)}
+        ui: dict[str, list[Any]] = {"map": rows(found, size), "chosen": chosen(address, found)}
         return io.NodeOutput(blocks, text(address, found, size), ui=ui)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.addressing.where import Where
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import Placing, Widget
 from ..ldm_patched.patches.engine.site import SIDES
-from ..ldm_patched.patches.methods.alignment import token_ids
+from ..ldm_patched.patches.methods.alignment import Clip, token_ids
 from ..ldm_patched.patches.methods.capture import SIDE, Capture, Listener, Word
-from ..ldm_patched.patches.methods.point_capture import Point, PointCapture, parse_points
+from ..ldm_patched.patches.methods.point_capture import PointCapture, parse_points
 from ..ldm_patched.patches.methods.words import locate
+from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io
 from .derived import CATEGORY, checking, model, patched, shown
 
+T = TypeVar("T")
 PLACING = Placing("output")
 # A node makes up to two methods, of words and of points, which share these.
 AFTER = (
@@ -41,11 +44,11 @@ AFTER = (
 WIDGETS = (*PLACING.widgets(), *AFTER)
 
 
-class CaptureAttention(io.ComfyNode):  # type: ignore[misc]
+class CaptureAttention(io.ComfyNode):
     """Gather where the words of a prompt draw, and where points of the picture look."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayCaptureAttention",
@@ -68,7 +71,7 @@ class CaptureAttention(io.ComfyNode):  # type: ignore[misc]
     validate_inputs = checking([widget.name for widget in WIDGETS], lambda widgets: refused(widgets))
 
     @classmethod
-    def execute(cls, model: object, clip: Any, prompt: str, words: str, **widgets: Any) -> Any:
+    def execute(cls, model: Patcher, clip: Clip, prompt: str, words: str, **widgets: Any) -> io.NodeOutput:
         """Return the clone."""
         wanted = [part.strip() for part in re.split(r"[,\n]", words) if part.strip()]
         if not wanted and not widgets.get("points", "").strip():
@@ -108,7 +111,7 @@ def listeners(
     if side not in SIDES:
         raise Refused(f"unknown side {side!r}; choose one of {', '.join(SIDES)}", "side")
     some = _of("heads", parse_heads, heads)
-    found: tuple[Point, ...] = _of("points", parse_points, points)
+    found = _of("points", parse_points, points)
     captures: list[Listener] = []
     if words or not found:
         captures.append(_of("blocks", Capture, words=words, length=length, where=where, side=side, heads=some))
@@ -117,7 +120,7 @@ def listeners(
     return captures
 
 
-def _of(widget: str, make: Any, *args: Any, **fields: Any) -> Any:
+def _of(widget: str, make: Callable[..., T], *args: object, **fields: object) -> T:
     """Return what is made of a widget, and name the widget where that is refused."""
     try:
         return make(*args, **fields)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.maps import Gathered, captured, heat
 from ..ldm_patched.patches.reading.report import layout
 from ._host import io, output_file, write
@@ -19,11 +21,11 @@ PIXELS = 8  # of the picture in one latent pixel
 BY = ("step", "block")
 
 
-class AttentionMaps(io.ComfyNode):  # type: ignore[misc]
+class AttentionMaps(io.ComfyNode):
     """Show what was gathered."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayAttentionMaps",
@@ -73,13 +75,13 @@ class AttentionMaps(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(
         cls,
-        model: object,
-        latent: Any,
+        model: Patcher,
+        latent: Latent,
         threshold: float,
         opacity: float,
         images: torch.Tensor | None = None,
         columns: str = "step",
-    ) -> Any:
+    ) -> io.NodeOutput:
         """Return heatmaps, masks, statistics and the sheet, and show the maps in the node."""
         found, size = captured(model, latent["samples"]), picture_size(latent, images)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
@@ -90,7 +92,7 @@ class AttentionMaps(io.ComfyNode):  # type: ignore[misc]
         )
 
 
-def picture_size(latent: Any, images: torch.Tensor | None = None) -> tuple[int, int]:
+def picture_size(latent: Latent, images: torch.Tensor | None = None) -> tuple[int, int]:
     """Return height and width of the pictures."""
     if images is not None:
         return int(images.shape[1]), int(images.shape[2])
@@ -113,11 +115,11 @@ def _table(one: Gathered) -> list[list[str]]:
     return lines
 
 
-class SaveAttentionMaps(io.ComfyNode):  # type: ignore[misc]
+class SaveAttentionMaps(io.ComfyNode):
     """Write what was gathered to a file."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbaySaveAttentionMaps",
@@ -140,7 +142,7 @@ class SaveAttentionMaps(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: object, latent: Any, filename_prefix: str) -> Any:
+    def execute(cls, model: Patcher, latent: Latent, filename_prefix: str) -> io.NodeOutput:
         """Write both files and return the path of the first."""
         tensors, about = contents(captured(model, latent["samples"]))
         path = output_file(filename_prefix, ".safetensors")

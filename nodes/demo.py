@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ._host import io, load_demo_model
 
 
-class LoadDemoModel(io.ComfyNode):  # type: ignore[misc]
+class LoadDemoModel(io.ComfyNode):
     """Load the model that comes with the pack."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayLoadDemoModel",
@@ -31,6 +29,6 @@ class LoadDemoModel(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls) -> Any:
+    def execute(cls) -> io.NodeOutput:
         """Return MODEL, CLIP and VAE."""
         return io.NodeOutput(*load_demo_model())

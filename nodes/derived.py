@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import WIDGETS, Widget, check_inputs, inputs_of, made
 from ..ldm_patched.patches.engine.method import Method
+from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io, refusal
 
 CATEGORY = "model/patch/attention"
@@ -39,13 +42,14 @@ def patched(gives: str) -> Any:
     return io.Model.Output(display_name="MODEL", tooltip=f"A clone of the model {gives}.")
 
 
-def shown(widget: Widget) -> Any:
+def shown(widget: Widget) -> io.Input:
     """Return the input of a widget or socket."""
     optional = {"optional": True} if widget.optional else {}
-    return socket(widget.type).Input(widget.name, tooltip=widget.tip, **optional, **dict(widget.settings))
+    found: io.Input = socket(widget.type).Input(widget.name, tooltip=widget.tip, **optional, **dict(widget.settings))
+    return found
 
 
-def schema(method: type[Method]) -> Any:
+def schema(method: type[Method]) -> io.Schema:
     """Return the schema of a method's node."""
     said = method.declaration
     outputs = [socket(out.type).Output(display_name=out.name, tooltip=out.tip) for out in said.outputs]
@@ -60,15 +64,15 @@ def schema(method: type[Method]) -> Any:
     )
 
 
-def named(method: Any) -> list[str]:
+def named(method: type[Method]) -> list[str]:
     """Return the inputs of a method's node that are checked here: all with widgets that the host does not check."""
     return [widget.name for widget in inputs_of(method) if widget.type in WIDGETS and not widget.by_host]
 
 
-def checking(names: list[str], check: Any) -> classmethod[Any, Any, Any]:
+def checking(names: list[str], check: Callable[[dict[str, Any]], Refused | None]) -> classmethod[Any, Any, Any]:
     """Return `validate_inputs` of a node, which names what it checks: `check` gives Refused or None for the values."""
 
-    def validate_inputs(cls: Any, **widgets: Any) -> bool | str:
+    def validate_inputs(cls: Any, /, **widgets: Any) -> bool | str:
         refused = check(widgets)
         if refused is None:
             return True
@@ -82,13 +86,13 @@ def checking(names: list[str], check: Any) -> classmethod[Any, Any, Any]:
     return classmethod(validate_inputs)
 
 
-def node(method: type[Method]) -> Any:
+def node(method: type[Method]) -> type[io.ComfyNode]:
     """Return the node class of a method."""
 
-    def define_schema(cls: Any) -> Any:
+    def define_schema(cls: Any) -> io.Schema:
         return schema(method)
 
-    def execute(cls: Any, model: Any, **inputs: Any) -> Any:
+    def execute(cls: Any, /, model: Patcher, **inputs: Any) -> io.NodeOutput:
         return io.NodeOutput(attach(model, made(method, inputs), HOST), *method.results(inputs))
 
     body = {

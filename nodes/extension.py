@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..ldm_patched.patches.reading.declared import declared
-from ._host import ComfyExtension, register_host_backends
+from ._host import ComfyExtension, io, register_host_backends
 from .block_map import BlockMap
 from .capture import CaptureAttention
 from .captured import AttentionMaps, SaveAttentionMaps
@@ -18,7 +16,7 @@ from .report import PatchReport
 from .rules import BackendRules
 from .tuning import TuneAttention
 
-BY_HAND: list[Any] = [
+BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
     TuneAttention,
     PromptRegion,
@@ -35,13 +33,13 @@ BY_HAND: list[Any] = [
 ]
 
 
-class PatchbayExtension(ComfyExtension):  # type: ignore[misc]
+class PatchbayExtension(ComfyExtension):
     """What ComfyUI and the embedded host load."""
 
     async def on_load(self) -> None:
         """Offer the host's attention functions to the backend rules."""
         register_host_backends()
 
-    async def get_node_list(self) -> list[Any]:
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""
         return [*(node(method) for method in declared() if method.declaration.node), *BY_HAND]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ldm_patched.patches.engine.gathering import Listener, Sums
+from ..ldm_patched.patches.engine.gathering import Shown, Sums
 from ..ldm_patched.patches.reading.maps import Gathered, mean_map, scaled
 
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
@@ -72,12 +72,13 @@ def _rows(one: Gathered, by: str, names: Sequence[str], size: tuple[int, int]) -
     cells = _cells(one, by)
     empty = torch.zeros(len(one.listener.labels), *size)
     maps = torch.stack([mean_map(cells[n], size)[:, 0] if n in cells else empty for n in names], dim=1)
-    return scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
+    shown: Tensor = scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
+    return shown
 
 
 def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
     cells: dict[str, list[Sums]] = {}
-    places: Mapping[Any, Sums] = one.steps if by == "step" else one.blocks
+    places = one.steps if by == "step" else one.blocks
     for place, sums in places.items():
         cells.setdefault(str(place[0] if by == "step" else place), []).append(sums)
     return cells
@@ -86,9 +87,7 @@ def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
 # For the page
 
 
-def view(
-    found: Sequence[tuple[Listener, Sequence[Sums]]], size: tuple[int, int], images: Tensor | None = None
-) -> dict[str, Any]:
+def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> dict[str, Any]:
     """Return the maps as JSON for the viewer of the page: small, of the first pictures, and with their true range.
 
     `maps` is base64 of a byte for each pixel, (labels, pictures, h, w), from `low` of its map at 0 to `high` at 255.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.inspector import findings, rows, text
 from ._host import io
 from .derived import CATEGORY
 
 
-class PatchInspector(io.ComfyNode):  # type: ignore[misc]
+class PatchInspector(io.ComfyNode):
     """List every patch of a model, whoever put it there."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchInspector",
@@ -40,7 +41,7 @@ class PatchInspector(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: object, latent: Any = None) -> Any:
+    def execute(cls, model: Patcher, latent: Latent | None = None) -> io.NodeOutput:
         """Return the list, and show it in the node."""
         found = findings(model, None if latent is None else latent["samples"])
         report, table = text(model, found), rows(found)

@@ -9,6 +9,7 @@ from ..ldm_patched.patches.addressing.address import parse
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.declaration import Placing
 from ..ldm_patched.patches.engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.manage import ALL, Selection, copy_patches, remove_patches
 from ..ldm_patched.patches.reading.presets import from_json, preset_of, put_preset, to_json
 from ._host import HOST, io
@@ -33,11 +34,11 @@ SLOTS = (
 )
 
 
-class RemovePatches(io.ComfyNode):  # type: ignore[misc]
+class RemovePatches(io.ComfyNode):
     """Take patches off a model."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayRemovePatches",
@@ -72,17 +73,17 @@ class RemovePatches(io.ComfyNode):  # type: ignore[misc]
     validate_inputs = checking(["owner", "blocks"], lambda widgets: refused(make, widgets))
 
     @classmethod
-    def execute(cls, model: object, slot: str, owner: str, blocks: str) -> Any:
+    def execute(cls, model: Patcher, slot: str, owner: str, blocks: str) -> io.NodeOutput:
         """Return the clone and what was taken off."""
         clone, lines = remove_patches(model, make(slot, owner, blocks), HOST)
         return io.NodeOutput(clone, "\n".join(lines))
 
 
-class CopyPatches(io.ComfyNode):  # type: ignore[misc]
+class CopyPatches(io.ComfyNode):
     """Copy the patches of one model to another."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayCopyPatches",
@@ -104,16 +105,16 @@ class CopyPatches(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: object, source: object, foreign: bool) -> Any:
+    def execute(cls, model: Patcher, source: Patcher, foreign: bool) -> io.NodeOutput:
         """Return the clone."""
         return io.NodeOutput(copy_patches(source, model, foreign, HOST))
 
 
-class PatchPreset(io.ComfyNode):  # type: ignore[misc]
+class PatchPreset(io.ComfyNode):
     """Put patches on a model from text, and write its patches as text."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchPreset",
@@ -142,7 +143,7 @@ class PatchPreset(io.ComfyNode):  # type: ignore[misc]
     validate_inputs = checking(["preset"], lambda widgets: refused(lambda preset="": from_json(preset), widgets))
 
     @classmethod
-    def execute(cls, model: object, preset: str) -> Any:
+    def execute(cls, model: Patcher, preset: str) -> io.NodeOutput:
         """Return the clone and its patches."""
         clone = put_preset(model, from_json(preset), HOST)
         text = to_json(preset_of(clone))

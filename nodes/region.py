@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from ..ldm_patched.patches.engine.prompts import prompt_tokens
+from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_tokens
 from ..ldm_patched.patches.methods.regional_prompt import Region
 from ._host import io
 from .derived import CATEGORY
 
-Regions: Any = io.Custom("PATCHBAY_REGIONS")
+Regions = io.Custom("PATCHBAY_REGIONS")
 
 
-class PromptRegion(io.ComfyNode):  # type: ignore[misc]
+class PromptRegion(io.ComfyNode):
     """One region: a prompt and where it holds."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayRegion",
@@ -36,7 +36,9 @@ class PromptRegion(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, conditioning: Any, mask: Any, weight: float, regions: tuple[Region, ...] = ()) -> Any:
+    def execute(
+        cls, conditioning: Conditioning, mask: Tensor, weight: float, regions: tuple[Region, ...] = ()
+    ) -> io.NodeOutput:
         """Return the longer chain."""
         masks = mask if mask.ndim == 3 else mask[None]
         return io.NodeOutput((*(regions or ()), Region(prompt_tokens(conditioning), masks, weight)))

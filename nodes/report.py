@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.report import report
 from ._host import io
 from .derived import CATEGORY
 
 
-class PatchReport(io.ComfyNode):  # type: ignore[misc]
+class PatchReport(io.ComfyNode):
     """Report the last sampling run of a model."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayPatchReport",
@@ -31,7 +31,7 @@ class PatchReport(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: object, latent: dict[str, Any]) -> Any:
+    def execute(cls, model: Patcher, latent: Latent) -> io.NodeOutput:
         """Return the report, and show it in the node."""
         found = report(model, latent["samples"])
         return io.NodeOutput(found.text, ui={"text": [found.text], "table": found.table, "steps": found.steps})

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.rules import RuleError, attach_rules, parse_rules
 from ._host import io
 from .derived import CATEGORY
 
 
-class BackendRules(io.ComfyNode):  # type: ignore[misc]
+class BackendRules(io.ComfyNode):
     """Choose the attention function by a list of rules."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayBackendRules",
@@ -45,6 +44,6 @@ class BackendRules(io.ComfyNode):  # type: ignore[misc]
         return True
 
     @classmethod
-    def execute(cls, model: object, rules: str) -> Any:
+    def execute(cls, model: Patcher, rules: str) -> io.NodeOutput:
         """Return the clone."""
         return io.NodeOutput(attach_rules(model, parse_rules(rules)))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from ..ldm_patched.ldm.modules.backends.registry import AttentionCall
+from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.engine.prompts import Conditioning
+from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.observe import observed
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
 from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table, write_rules
@@ -14,11 +18,11 @@ from .heatmap import url
 from .tuning_chart import chart
 
 
-class TuneAttention(io.ComfyNode):  # type: ignore[misc]
+class TuneAttention(io.ComfyNode):
     """Time the attention functions of this machine on the calls of a model."""
 
     @classmethod
-    def define_schema(cls) -> Any:
+    def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return io.Schema(
             node_id="PatchbayTuneAttention",
@@ -65,14 +69,14 @@ class TuneAttention(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(
         cls,
-        model: object,
-        positive: object,
-        negative: object,
-        latent: dict[str, Any],
+        model: Patcher,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
         max_error: float,
         seconds: float,
         again: bool,
-    ) -> Any:
+    ) -> io.NodeOutput:
         """Return the clone and its rules, and show what was measured."""
         clone, observer = observed(model)
         sample_once(clone, positive, negative, latent)
@@ -84,7 +88,7 @@ class TuneAttention(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(attach_rules(model, rules), text, picture, ui=ui)
 
 
-def _measured(calls: list[Any], seconds: float, again: bool) -> list[Tuned]:
+def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> list[Tuned]:
     """Return what is known about the calls, measuring and keeping what is not."""
     store = TuningStore(user_file("tuning.json"), machine(calls[0].device if calls else "cpu"))
     known = {} if again else store.load()

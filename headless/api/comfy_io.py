@@ -251,7 +251,7 @@ class Schema:
 class NodeOutput:
     """What a node gives: its outputs in order, and what the page shows (`ui`, lists by name)."""
 
-    def __init__(self, *args: Any, ui: dict[str, list] | None = None) -> None:
+    def __init__(self, *args: Any, ui: dict[str, list[Any]] | None = None) -> None:
         self.args = args
         self.ui = ui
 

@@ -26,7 +26,7 @@ class Run:
 
     ran: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
-    ui: dict[str, dict[str, list]] = field(default_factory=dict)
+    ui: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
 
 class Executor:

@@ -48,12 +48,15 @@ def validate(prompt: Prompt, catalog: Catalog, strict: bool = True) -> list[str]
     return order
 
 
+Config = tuple[str, dict[str, Any]]  # type and settings of an input
+
+
 class Known(NamedTuple):
     """A class, its schema, and its inputs as id, whether it is optional, and type with settings."""
 
     cls: type[ComfyNode]
     schema: Any
-    inputs: tuple[tuple[str, bool, tuple[str, dict]], ...]
+    inputs: tuple[tuple[str, bool, Config], ...]
 
 
 class Classes(dict[str, Known]):
@@ -156,7 +159,7 @@ def unknown_inputs(node: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]
     return [_unknown(name, known) for name in node["inputs"] if name not in known]
 
 
-def _missing(node: Mapping[str, Any], name: str, config: tuple[str, dict]) -> dict[str, Any]:
+def _missing(node: Mapping[str, Any], name: str, config: Config) -> dict[str, Any]:
     hint = f", for example {config[1]['default']!r}" if "default" in config[1] else f"; connect a {config[0]} to it"
     return problem("required_input_missing", "Required input is missing", name + hint, input_name=name)
 
@@ -168,7 +171,7 @@ def _unknown(name: str, known: set[str]) -> dict[str, Any]:
 
 
 def _input_problems(
-    prompt: Prompt, node: Mapping[str, Any], name: str, config: tuple[str, dict], checked: bool, known: Classes
+    prompt: Prompt, node: Mapping[str, Any], name: str, config: Config, checked: bool, known: Classes
 ) -> list[dict[str, Any]]:
     value = node["inputs"][name]
     if isinstance(value, list):
@@ -215,9 +218,7 @@ def _not_in_list(name: str, value: Any, options: list[Any]) -> dict[str, Any]:
     return problem("value_not_in_list", "Value not in list", details, input_name=name, received_value=value)
 
 
-def _link_problems(
-    prompt: Prompt, name: str, value: list, config: tuple[str, dict], known: Classes
-) -> list[dict[str, Any]]:
+def _link_problems(prompt: Prompt, name: str, value: list[Any], config: Config, known: Classes) -> list[dict[str, Any]]:
     extra = {"input_name": name, "input_config": config, "received_value": value}
     if not is_link(value):
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class Checkpoint(Mapping[str, Tensor]):
         return len(self.shapes)
 
 
-def _read_header(path: Path) -> tuple[dict, int]:
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     size = path.stat().st_size
@@ -96,9 +97,9 @@ def _read_header(path: Path) -> tuple[dict, int]:
     return _parse_header(path, text, size - 8 - length), 8 + length
 
 
-def _parse_header(path: Path, text: bytes, data_size: int) -> dict:
+def _parse_header(path: Path, text: bytes, data_size: int) -> dict[str, Any]:
     try:
-        header = json.loads(text, object_pairs_hook=_without_twins)
+        header: dict[str, Any] = json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise CheckpointError(f"{path}: not a safetensors file: its header is not readable ({reason})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import model_management
 from .model_hooks import ModelHooks
-from .patcher_extension import CallbacksMP, Registry, copy_containers, copy_nested_dicts, flatten
+from .patcher_extension import CallbacksMP, Function, Registry, copy_containers, copy_nested_dicts, flatten
 from .weight_patches import WeightPatch, calculate_weight
 
 Device = torch.device | str
@@ -75,15 +75,18 @@ class ModelPatcher(ModelHooks):
     def model_dtype(self) -> torch.dtype:
         """Return the dtype the model's weights are kept in."""
         get_dtype = getattr(self.model, "get_dtype", None)
-        return get_dtype() if get_dtype is not None else next(self.model.parameters()).dtype
+        dtype: torch.dtype = get_dtype() if get_dtype is not None else next(self.model.parameters()).dtype
+        return dtype
 
     def current_loaded_device(self) -> torch.device:
         """Return the device the weights are on now."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def memory_required(self, input_shape: list[int]) -> float:
         """Estimate the bytes one call with a latent of this shape needs."""
-        return self.model.memory_required(input_shape)
+        size: float = self.model.memory_required(input_shape)
+        return size
 
     def get_free_memory(self, device: torch.device) -> float:
         """Return the bytes free for a batch on a device."""
@@ -226,11 +229,11 @@ class ModelPatcher(ModelHooks):
 
     # Callbacks, wrappers, attachments
 
-    def add_callback(self, call_type: str, callback: Callable) -> None:
+    def add_callback(self, call_type: str, callback: Function) -> None:
         """Register a callback without a key."""
         self.add_callback_with_key(call_type, None, callback)
 
-    def add_callback_with_key(self, call_type: str, key: str | None, callback: Callable) -> None:
+    def add_callback_with_key(self, call_type: str, key: str | None, callback: Function) -> None:
         """Register a callback under a key."""
         self.callbacks.setdefault(call_type, {}).setdefault(key, []).append(callback)
 
@@ -238,19 +241,19 @@ class ModelPatcher(ModelHooks):
         """Remove the callbacks of one kind and key."""
         self.callbacks.get(call_type, {}).pop(key, None)
 
-    def get_callbacks(self, call_type: str, key: str | None) -> list[Callable]:
+    def get_callbacks(self, call_type: str, key: str | None) -> list[Function]:
         """Return the callbacks of one kind and key."""
         return self.callbacks.get(call_type, {}).get(key, [])
 
-    def get_all_callbacks(self, call_type: str) -> list[Callable]:
+    def get_all_callbacks(self, call_type: str) -> list[Function]:
         """Return the callbacks of one kind, all keys."""
         return flatten(self.callbacks.get(call_type, {}))
 
-    def add_wrapper(self, wrapper_type: str, wrapper: Callable) -> None:
+    def add_wrapper(self, wrapper_type: str, wrapper: Function) -> None:
         """Register a wrapper without a key."""
         self.add_wrapper_with_key(wrapper_type, None, wrapper)
 
-    def add_wrapper_with_key(self, wrapper_type: str, key: str | None, wrapper: Callable) -> None:
+    def add_wrapper_with_key(self, wrapper_type: str, key: str | None, wrapper: Function) -> None:
         """Register a wrapper under a key."""
         self.wrappers.setdefault(wrapper_type, {}).setdefault(key, []).append(wrapper)
 
@@ -258,11 +261,11 @@ class ModelPatcher(ModelHooks):
         """Remove the wrappers of one kind and key."""
         self.wrappers.get(wrapper_type, {}).pop(key, None)
 
-    def get_wrappers(self, wrapper_type: str, key: str | None) -> list[Callable]:
+    def get_wrappers(self, wrapper_type: str, key: str | None) -> list[Function]:
         """Return the wrappers of one kind and key."""
         return self.wrappers.get(wrapper_type, {}).get(key, [])
 
-    def get_all_wrappers(self, wrapper_type: str) -> list[Callable]:
+    def get_all_wrappers(self, wrapper_type: str) -> list[Function]:
         """Return the wrappers of one kind, all keys."""
         return flatten(self.wrappers.get(wrapper_type, {}))
 

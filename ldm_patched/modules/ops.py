@@ -171,4 +171,5 @@ def conv_nd(operations: Any, dims: int, *args: Any, **kwargs: Any) -> nn.Module:
     """Build the convolution of a namespace for 1, 2 or 3 dimensions."""
     if dims not in (1, 2, 3):
         raise ValueError(f"convolutions have 1, 2 or 3 dimensions, not {dims}")
-    return getattr(operations, f"Conv{dims}d")(*args, **kwargs)
+    convolution: nn.Module = getattr(operations, f"Conv{dims}d")(*args, **kwargs)
+    return convolution

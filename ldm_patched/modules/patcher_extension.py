@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-Registry = dict[str, dict["str | None", list[Callable[..., Any]]]]
+D = TypeVar("D", bound=dict[Any, Any])
+Function = Callable[..., Any]  # each moment and slot calls its functions in a way of its own
+Options = dict[str, Any]  # of a model, or of a call: they hold anything
+Registry = dict[str, dict["str | None", list[Function]]]
 
 
 class CallbacksMP:
@@ -32,79 +35,85 @@ class WrappersMP:
     DIFFUSION_MODEL = "diffusion_model"
 
 
-def _options(options: dict, is_model_options: bool) -> dict:
-    return options.setdefault("transformer_options", {}) if is_model_options else options
+def _options(options: Options, is_model_options: bool) -> Options:
+    inner: Options = options.setdefault("transformer_options", {}) if is_model_options else options
+    return inner
 
 
 def _add(
-    family: str, call_type: str, key: str | None, function: Callable, options: dict, is_model_options: bool
+    family: str, call_type: str, key: str | None, function: Function, options: Options, is_model_options: bool
 ) -> None:
     registry: Registry = _options(options, is_model_options).setdefault(family, {})
     registry.setdefault(call_type, {}).setdefault(key, []).append(function)
 
 
-def _get(family: str, call_type: str, options: dict | None, is_model_options: bool) -> dict[str | None, list[Callable]]:
+def _get(
+    family: str, call_type: str, options: Options | None, is_model_options: bool
+) -> dict[str | None, list[Function]]:
     options = options or {}
     if is_model_options:
         options = options.get("transformer_options", {})
-    return options.get(family, {}).get(call_type, {})
+    registry: Registry = options.get(family, {})
+    return registry.get(call_type, {})
 
 
-def add_callback(call_type: str, callback: Callable, transformer_options: dict, is_model_options: bool = False) -> None:
+def add_callback(
+    call_type: str, callback: Function, transformer_options: Options, is_model_options: bool = False
+) -> None:
     """Register a callback without a key in an options dict."""
     _add("callbacks", call_type, None, callback, transformer_options, is_model_options)
 
 
 def add_callback_with_key(
-    call_type: str, key: str | None, callback: Callable, transformer_options: dict, is_model_options: bool = False
+    call_type: str, key: str | None, callback: Function, transformer_options: Options, is_model_options: bool = False
 ) -> None:
     """Register a callback under a key in an options dict."""
     _add("callbacks", call_type, key, callback, transformer_options, is_model_options)
 
 
 def get_callbacks_with_key(
-    call_type: str, key: str | None, transformer_options: dict | None, is_model_options: bool = False
-) -> list[Callable]:
+    call_type: str, key: str | None, transformer_options: Options | None, is_model_options: bool = False
+) -> list[Function]:
     """Return the callbacks of one kind and key."""
     return list(_get("callbacks", call_type, transformer_options, is_model_options).get(key, []))
 
 
 def get_all_callbacks(
-    call_type: str, transformer_options: dict | None, is_model_options: bool = False
-) -> list[Callable]:
+    call_type: str, transformer_options: Options | None, is_model_options: bool = False
+) -> list[Function]:
     """Return the callbacks of one kind, all keys, in insertion order."""
     return flatten(_get("callbacks", call_type, transformer_options, is_model_options))
 
 
 def add_wrapper(
-    wrapper_type: str, wrapper: Callable, transformer_options: dict, is_model_options: bool = False
+    wrapper_type: str, wrapper: Function, transformer_options: Options, is_model_options: bool = False
 ) -> None:
     """Register a wrapper without a key in an options dict."""
     _add("wrappers", wrapper_type, None, wrapper, transformer_options, is_model_options)
 
 
 def add_wrapper_with_key(
-    wrapper_type: str, key: str | None, wrapper: Callable, transformer_options: dict, is_model_options: bool = False
+    wrapper_type: str, key: str | None, wrapper: Function, transformer_options: Options, is_model_options: bool = False
 ) -> None:
     """Register a wrapper under a key in an options dict."""
     _add("wrappers", wrapper_type, key, wrapper, transformer_options, is_model_options)
 
 
 def get_wrappers_with_key(
-    wrapper_type: str, key: str | None, transformer_options: dict | None, is_model_options: bool = False
-) -> list[Callable]:
+    wrapper_type: str, key: str | None, transformer_options: Options | None, is_model_options: bool = False
+) -> list[Function]:
     """Return the wrappers of one kind and key."""
     return list(_get("wrappers", wrapper_type, transformer_options, is_model_options).get(key, []))
 
 
 def get_all_wrappers(
-    wrapper_type: str, transformer_options: dict | None, is_model_options: bool = False
-) -> list[Callable]:
+    wrapper_type: str, transformer_options: Options | None, is_model_options: bool = False
+) -> list[Function]:
     """Return the wrappers of one kind, all keys, in insertion order."""
     return flatten(_get("wrappers", wrapper_type, transformer_options, is_model_options))
 
 
-def flatten(keyed: dict[str | None, list[Callable]]) -> list[Callable]:
+def flatten(keyed: dict[str | None, list[Function]]) -> list[Function]:
     """Join the lists of every key in insertion order."""
     return [function for functions in keyed.values() for function in functions]
 
@@ -116,7 +125,7 @@ class WrapperExecutor:
     `executor.original` is the innermost function and `executor.class_obj` the object whose method it is, if any.
     """
 
-    def __init__(self, original: Callable, class_obj: object | None, wrappers: list[Callable], idx: int = 0) -> None:
+    def __init__(self, original: Function, class_obj: object | None, wrappers: list[Function], idx: int = 0) -> None:
         self.original = original
         self.class_obj = class_obj
         self.wrappers = list(wrappers)
@@ -124,13 +133,13 @@ class WrapperExecutor:
         self.is_last = idx >= len(self.wrappers)
 
     @classmethod
-    def new_executor(cls, original: Callable, wrappers: list[Callable], idx: int = 0) -> WrapperExecutor:
+    def new_executor(cls, original: Function, wrappers: list[Function], idx: int = 0) -> WrapperExecutor:
         """Build an executor around a plain function."""
         return cls(original, None, wrappers, idx)
 
     @classmethod
     def new_class_executor(
-        cls, original: Callable, class_obj: object, wrappers: list[Callable], idx: int = 0
+        cls, original: Function, class_obj: object, wrappers: list[Function], idx: int = 0
     ) -> WrapperExecutor:
         """Build an executor around a method of `class_obj`."""
         return cls(original, class_obj, wrappers, idx)
@@ -146,9 +155,10 @@ class WrapperExecutor:
         return self.wrappers[self.idx](self, *args, **kwargs)
 
 
-def copy_nested_dicts(value: dict) -> dict:
+def copy_nested_dicts(value: D) -> D:
     """Copy the dicts, lists and sets of a nested options dict and share everything else."""
-    return copy_containers(value)
+    copied: D = copy_containers(value)
+    return copied
 
 
 def copy_containers(value: Any) -> Any:
@@ -164,7 +174,7 @@ def copy_containers(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, set) else value
 
 
-def merge_nested_dicts(base: dict, other: dict, copy_dict1: bool = True) -> dict:
+def merge_nested_dicts(base: D, other: dict[Any, Any], copy_dict1: bool = True) -> D:
     """Merge `other` into `base`: dicts recurse, lists are appended, anything else replaces.
 
     Args:

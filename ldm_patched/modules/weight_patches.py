@@ -61,4 +61,5 @@ def _lora(data: Sequence[Any], part: Tensor) -> Tensor:
         change = up.flatten(1) @ down.flatten(1)
     else:
         change = torch.einsum("or,rshw,si->oihw", up.flatten(1), mid.to(part), down.flatten(1))
-    return change.reshape(part.shape) * scale
+    scaled: Tensor = change.reshape(part.shape) * scale
+    return scaled

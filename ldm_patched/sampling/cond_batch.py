@@ -177,7 +177,8 @@ def calc_cond_batch(
     """Return the denoised latent for each group of conditionings, through the CALC_COND_BATCH wrappers."""
     wrappers = get_all_wrappers(WrappersMP.CALC_COND_BATCH, model_options, is_model_options=True)
     executor = WrapperExecutor.new_executor(_calc_cond_batch, wrappers)
-    return executor.execute(model, conds, x_in, timestep, model_options)
+    out: list[Tensor] = executor.execute(model, conds, x_in, timestep, model_options)
+    return out
 
 
 def _calc_cond_batch(

@@ -52,7 +52,7 @@ class CONDRegular:
 
     def can_concat(self, other: CONDRegular) -> bool:
         """Tell whether another one can stand in the same batch."""
-        return self.cond.shape == other.cond.shape and self.cond.device == other.cond.device
+        return bool(self.cond.shape == other.cond.shape and self.cond.device == other.cond.device)
 
     def concat(self, others: Sequence[CONDRegular]) -> Any:
         """Join into the value the model is called with."""
@@ -80,7 +80,7 @@ class CONDCrossAttn(CONDRegular):
         mine, theirs = self.cond.shape, other.cond.shape
         if mine[0] != theirs[0] or mine[2] != theirs[2] or self.cond.device != other.cond.device:
             return False
-        return math.lcm(mine[1], theirs[1]) // min(mine[1], theirs[1]) <= MAX_CONTEXT_REPEATS
+        return bool(math.lcm(mine[1], theirs[1]) // min(mine[1], theirs[1]) <= MAX_CONTEXT_REPEATS)
 
     def concat(self, others: Sequence[CONDRegular]) -> Tensor:
         """Join after repeating every context to the least common multiple of the lengths."""

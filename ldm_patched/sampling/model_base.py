@@ -77,7 +77,8 @@ class BaseModel(nn.Module):
 
     def get_dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
-        return self.diffusion_model.dtype
+        dtype: torch.dtype = self.diffusion_model.dtype
+        return dtype
 
     def get_dtype_inference(self) -> torch.dtype:
         """Return the dtype activations are computed in."""
@@ -97,7 +98,8 @@ class BaseModel(nn.Module):
         options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.APPLY_MODEL, options)
         executor = WrapperExecutor.new_class_executor(self._apply_model, self, wrappers)
-        return executor.execute(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        denoised: Tensor = executor.execute(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        return denoised
 
     def _apply_model(
         self,
@@ -121,7 +123,8 @@ class BaseModel(nn.Module):
             transformer_options=dict(transformer_options or {}),
             **{name: _cast(value, x.device, dtype) for name, value in kwargs.items()},
         )
-        return self.model_sampling.calculate_denoised(t, output.float(), x)
+        denoised: Tensor = self.model_sampling.calculate_denoised(t, output.float(), x)
+        return denoised
 
     # Conditioning
 
@@ -176,7 +179,8 @@ class BaseModel(nn.Module):
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
         """Return the kept part of an inpainted latent, noised to a step's sigma (b,)."""
-        return self.model_sampling.noise_scaling(sigma, noise, latent_image)
+        noised: Tensor = self.model_sampling.noise_scaling(sigma, noise, latent_image)
+        return noised
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
         """Estimate the bytes of activations of one call with a latent of this shape."""

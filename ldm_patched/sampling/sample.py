@@ -12,6 +12,7 @@ from ..modules.model_patcher import ModelPatcher
 from . import samplers
 from .cond_batch import Conditioning
 from .conds import repeat_to_batch_size
+from .sampler import ProgressCallback
 
 
 def prepare_noise(latent_image: Tensor, seed: int, batch_index: Sequence[int] | None = None) -> Tensor:
@@ -51,7 +52,7 @@ def common_ksampler(
     start_step: int | None = None,
     last_step: int | None = None,
     force_full_denoise: bool = False,
-    callback: samplers.ProgressCallback | None = None,
+    callback: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Run a KSampler node: take a LATENT dict and return a new one with the sampled latents."""
     image = fix_empty_latent_channels(model, latent["samples"])

@@ -114,7 +114,8 @@ class KSampler:
                 callback(i, denoised, x, total)
 
         run = k_sampling.Run(denoise, sigmas, seed, report, sampling)
-        return sampling.inverse_noise_scaling(sigmas[-1], self.sampler_function(run, start))
+        latent: Tensor = sampling.inverse_noise_scaling(sigmas[-1], self.sampler_function(run, start))
+        return latent
 
     def _mask_noise(self, noise: Tensor, seed: int | None) -> Tensor:
         if self.name != "ddim":

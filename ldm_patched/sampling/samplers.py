@@ -55,7 +55,7 @@ def cfg_function(
     if "sampler_cfg_function" in model_options:
         args: dict[str, Any] = {"cond": x - cond_pred, "uncond": x - uncond_pred, "timestep": timestep}
         args |= {**shared, "input_cond": cond, "input_uncond": uncond}
-        result = x - model_options["sampler_cfg_function"](args)
+        result: Tensor = x - model_options["sampler_cfg_function"](args)
     else:
         result = uncond_pred + (cond_pred - uncond_pred) * cond_scale
     for function in model_options.get("sampler_post_cfg_function", []):
@@ -123,9 +123,10 @@ class CFGGuider:
         negative, positive = self.conds.get("negative"), self.conds.get("positive")
         return sampling_function(self.inner_model, x, timestep, negative, positive, self.cfg, model_options, seed)
 
-    def _wrapped(self, function: Callable, kind: str, *args: Any) -> Any:
+    def _wrapped(self, function: Callable[..., Tensor], kind: str, *args: Any) -> Tensor:
         wrappers = get_all_wrappers(kind, self.model_options, is_model_options=True)
-        return WrapperExecutor.new_class_executor(function, self, wrappers).execute(*args)
+        latent: Tensor = WrapperExecutor.new_class_executor(function, self, wrappers).execute(*args)
+        return latent
 
     def sample(
         self,

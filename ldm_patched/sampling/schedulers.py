@@ -119,7 +119,8 @@ def beta_quantile(share: np.ndarray, a: float, b: float) -> np.ndarray:
         middle = (low + high) / 2
         below = _beta_cumulative(middle, a, b) < share
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+    quantile: np.ndarray = (low + high) / 2
+    return quantile
 
 
 def _beta_cumulative(x: np.ndarray, a: float, b: float) -> np.ndarray:

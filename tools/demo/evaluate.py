@@ -101,7 +101,7 @@ def _without(thing: Thing, attribute: str) -> dict[str, str | None]:
 
 
 def _mask(rest: dict[str, str | None], one: Any, attribute: str) -> Thing:
-    return Thing(**{**rest, attribute: getattr(one, attribute)})  # type: ignore[arg-type]
+    return Thing(**{**rest, attribute: getattr(one, attribute)})
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ class Gligen(nn.Module):
 
     def set_position(
         self, latent_shape: Sequence[int], params: Sequence[tuple[Tensor, int, int, int, int]], device: torch.device
-    ) -> Callable[[Tensor, dict], Tensor]:
+    ) -> _MiddlePatch:
         """Return the middle patch for objects (text feature (1, key_dim), height, width, y, x), in latent pixels.
 
         Raises ValueError when there are more than `max_objs` objects.
@@ -135,7 +136,7 @@ class Gligen(nn.Module):
         tokens = (t.to(device).expand(b, *t.shape) for t in (boxes, masks, features))
         return _MiddlePatch(self.module_list, self.position_net(*tokens))
 
-    def set_empty(self, latent_shape: Sequence[int], device: torch.device) -> Callable[[Tensor, dict], Tensor]:
+    def set_empty(self, latent_shape: Sequence[int], device: torch.device) -> _MiddlePatch:
         """Return the middle patch of a conditioning without objects."""
         return self.set_position(latent_shape, (), device)
 
@@ -146,7 +147,7 @@ class _MiddlePatch:
     def __init__(self, layers: nn.ModuleList, objs: Tensor) -> None:
         self.layers, self.objs = layers, objs
 
-    def __call__(self, x: Tensor, extra_options: dict) -> Tensor:
+    def __call__(self, x: Tensor, extra_options: dict[str, Any]) -> Tensor:
         return self.layers[extra_options["transformer_index"]](x, self.objs.to(x))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..patcher import Patcher
 from .address import Address, AddressError, BlockId, address_error
 from .families import UNET, Family, blocks_of, family_of, head_shape
 
@@ -20,7 +21,7 @@ class BlockInfo:
     dim_head: int
 
 
-def model_blocks(model: Any) -> list[BlockInfo]:
+def model_blocks(model: Patcher) -> list[BlockInfo]:
     """List the transformer blocks of a model patcher in the order they run; empty for an unknown model family."""
     net, family = model.model.diffusion_model, family_of(model)
     if family.calls != UNET:
@@ -45,7 +46,7 @@ def _infos(type: str, number: int, block: Iterable[Any]) -> list[BlockInfo]:
     ]
 
 
-def whole_blocks(model: Any) -> list[BlockInfo]:
+def whole_blocks(model: Patcher) -> list[BlockInfo]:
     """List all blocks of a UNet patcher, with or without attention, in the order they run, as blocks of no heads."""
     unet = model.model.diffusion_model
     if family_of(model).calls != UNET or not model_blocks(model):
@@ -56,7 +57,7 @@ def whole_blocks(model: Any) -> list[BlockInfo]:
     return [BlockInfo(id, 0, 0) for id in ids]
 
 
-def select(address: Address, model: Any) -> list[BlockInfo]:
+def select(address: Address, model: Patcher) -> list[BlockInfo]:
     """Return the blocks of a model that an address selects, in the order they run.
 
     These are transformer blocks, or the UNet's own where the address is narrowed to `block`.
@@ -83,7 +84,7 @@ def select(address: Address, model: Any) -> list[BlockInfo]:
     return chosen
 
 
-def check_address(address: Address, model: Any) -> None:
+def check_address(address: Address, model: Patcher) -> None:
     """Raise AddressError, as `select` does, for an address that names neither transformer blocks nor whole blocks."""
     if address.everywhere:
         return
@@ -106,7 +107,7 @@ def _check_kind(address: Address, family: Family) -> None:
     raise AddressError(f"{family.name} models {what}; leave '{address.kind}' out of '{address}'")
 
 
-def targets(address: Address, model: Any) -> tuple[tuple[BlockId, str | None], ...]:
+def targets(address: Address, model: Patcher) -> tuple[tuple[BlockId, str | None], ...]:
     """Return the blocks of a model that an address selects, each with every kind of attention that is meant.
 
     Raises AddressError like `select`.

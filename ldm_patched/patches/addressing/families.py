@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from ..patcher import Patcher
+
 BOTH = ("self", "cross")
 DOUBLE_SINGLE = (("double", "double_blocks"), ("single", "single_blocks"))
 # How a family calls attention patches; `contracts` has an adapter for each.
@@ -54,7 +58,7 @@ DIM_HEADS = ("head_dim", "dim_head", "headdim", "attention_head_dim", "d_head")
 WIDTHS = ("hidden_size", "hidden_dim", "dim")
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: Patcher) -> Family:
     """Return the family of a model patcher's model; one without blocks where it is not known."""
     net = model.model.diffusion_model
     if hasattr(net, "input_blocks") and hasattr(net, "output_blocks"):
@@ -69,7 +73,7 @@ def blocks_of(model: Any, family: Family) -> Iterator[tuple[str, int, Any]]:
         yield from ((block_type, number, block) for number, block in enumerate(getattr(model, attribute, ())))
 
 
-def head_shape(block: Any) -> tuple[int, int]:
+def head_shape(block: nn.Module) -> tuple[int, int]:
     """Return heads and head dim of the first attention in a block that tells them; 0, 0 where none does."""
     for module in block.modules():
         heads = _number(module, HEADS)
@@ -80,6 +84,6 @@ def head_shape(block: Any) -> tuple[int, int]:
     return 0, 0
 
 
-def _number(module: Any, names: tuple[str, ...]) -> int:
+def _number(module: nn.Module, names: tuple[str, ...]) -> int:
     found = (getattr(module, name, None) for name in names)
     return next((value for value in found if isinstance(value, int)), 0)

@@ -16,7 +16,7 @@ def on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def blurred(x: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
     """Blur tokens (b, h * w, c) with a Gaussian over their grid; edges are mirrored."""
-    picture = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)
+    picture: Tensor = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)
     for dim in (2, 3):
         picture = _blur_along(picture, dim, sigma)
     return picture.flatten(2).transpose(1, 2)

@@ -7,7 +7,7 @@ are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..addressing.address import AddressError
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family
+from ..patcher import Patch, TransformerOptions
 from .call import LATENT
 from .gate import Gate
 from .method import Method
@@ -28,7 +29,7 @@ PATCHES = (1, 2, 4, 8, 16)  # latent pixels along a side of a token
 class Adapter:
     """A patch as one family calls it."""
 
-    patch: Callable[..., Any]
+    patch: Patch
 
     @property
     def gate(self) -> Gate:
@@ -44,7 +45,7 @@ class JointInput(Adapter):
     """An attn1_patch of Flux-like models: after the projection, before the positions, text and picture in one."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, pe: Any, attn_mask: Any, extra_options: Mapping[str, Any]
+        self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
         start = _text_tokens(extra_options)
         before = [x[:, :, start:].transpose(1, 2).flatten(2) for x in (q, k, v)]  # (b, n, h * d)
@@ -58,7 +59,7 @@ class JointInput(Adapter):
 class JointOutput(Adapter):
     """An attn1_output_patch of Flux-like models: the result (b, n, h * d) before its projection."""
 
-    def __call__(self, out: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
+    def __call__(self, out: Tensor, extra_options: TransformerOptions) -> Tensor:
         start = _text_tokens(extra_options)
         before = out[:, start:]
         after = self.patch(before, on_picture(extra_options, before.shape[1]))
@@ -69,7 +70,7 @@ class HiddenInput(Adapter):
     """An attn1_patch or attn2_patch of Cosmos-like models: hidden states and context before the projection."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, pe: Any, attn_mask: Any, extra_options: Mapping[str, Any]
+        self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
         after = self.patch(q, k, v, on_picture(extra_options, q.shape[1]))
         return {name: new for name, new, old in zip("qkv", after, (q, k, v), strict=True) if new is not old}
@@ -84,7 +85,7 @@ class AfterAttention(Adapter):
         return out
 
 
-def _text_tokens(options: Mapping[str, Any]) -> int:
+def _text_tokens(options: TransformerOptions) -> int:
     start: int = options.get("img_slice", (0,))[0]
     return start
 
@@ -94,7 +95,7 @@ def _heads(x: Tensor, new: Tensor, start: int) -> Tensor:
     return torch.cat([x[:, :, :start], new.unflatten(2, (x.shape[1], -1)).transpose(1, 2)], dim=2)
 
 
-def on_picture(options: Mapping[str, Any], tokens: int) -> Mapping[str, Any]:
+def on_picture(options: TransformerOptions, tokens: int) -> TransformerOptions:
     """Return the options of a call with the grid of the picture's tokens, where they are those of one picture."""
     latent = options.get(LATENT)
     if latent is None or math.prod(latent[2:-2]) != 1:

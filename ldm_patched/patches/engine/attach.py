@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ..addressing.blocks import model_blocks, targets
 from ..addressing.families import AFTER, BOTH, UNET, Family, family_of
+from ..patcher import Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
 from .adapters import adapt, refusal
 from .call import APPLY_MODEL, call_model
@@ -18,7 +18,7 @@ from .recording import OUTER_SAMPLE, record_run
 from .router import SLOT, Router
 
 
-def attach(model: Any, method: Method, host: Host | None = None) -> Any:
+def attach(model: Patcher, method: Method, host: Host | None = None) -> Patcher:
     """Return a clone of a model patcher with a method on it.
 
     `host` is what the host computes where a method needs it. A neutral method is listed in the report and does nothing.
@@ -39,13 +39,13 @@ def attach(model: Any, method: Method, host: Host | None = None) -> Any:
     return clone
 
 
-def _check_family(model: Any, method: Method, family: Family) -> None:
+def _check_family(model: Patcher, method: Method, family: Family) -> None:
     possible = ("all", "block", *BOTH) if family.calls == UNET else ("all", *family.kinds)
     if not model_blocks(model) or method.kind not in possible:
         raise refusal(family, method.name)
 
 
-def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
+def _with_entry(model: Patcher, entry: Entry) -> tuple[Patcher, Entry]:
     """Clone a model and give the clone a longer plan, a router, and once the marks of self- and cross-attention.
 
     Returns the clone and the entry with its number.

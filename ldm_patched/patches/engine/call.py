@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
 from .foreign import counted
@@ -27,13 +28,13 @@ LATENT = "patchbay_latent"  # in the options of a call: the shape of the latent
 
 
 def call_model(
-    executor: Callable[..., Tensor],
+    executor: Executor,
     x: Tensor,
     t: Tensor,
     c_concat: Tensor | None,
     c_crossattn: Tensor | None,
-    control: Any,
-    transformer_options: dict[str, Any],
+    control: object,
+    transformer_options: TransformerOptions,
     **kwargs: Any,
 ) -> Tensor:
     """Call the model with its stacks around later entries, its context in the options, and no stale graph.
@@ -55,7 +56,7 @@ def call_model(
         return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
 
 
-def compiles(options: Mapping[str, Any]) -> bool:
+def compiles(options: TransformerOptions) -> bool:
     """Return whether a compile node is on the model of these options."""
     return bool(options.get("wrappers", {}).get(APPLY_MODEL, {}).get(COMPILE))
 
@@ -64,7 +65,7 @@ class CompileMarker(TorchFunctionMode):
     """A mode that changes no function; torch keeps apart what was traced under another type of it, or under none."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return func(*args, **(kwargs or {}))
 
@@ -75,7 +76,7 @@ def marker(name: str) -> type[CompileMarker]:
     return type(f"Marker_{name}", (CompileMarker,), {})
 
 
-def structure(options: Mapping[str, Any]) -> str:
+def structure(options: TransformerOptions) -> str:
     """Return a short name of what is patched where; the settings of patches do not matter."""
     lists = {name: len(patches) for name, patches in options.get("patches", {}).items()}
     replaced = {name: sorted(map(str, slots)) for name, slots in options.get("patches_replace", {}).items()}
@@ -83,7 +84,7 @@ def structure(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def untraced(options: Mapping[str, Any]) -> dict[str, Any]:
+def untraced(options: TransformerOptions) -> TransformerOptions:
     """Return options whose patches and override are called from outside the graph."""
     out = dict(options)
     if "patches" in options:
@@ -98,10 +99,11 @@ def untraced(options: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _outside(patch: Callable[..., Any]) -> Callable[..., Any]:
+def _outside(patch: Patch) -> Patch:
     """Return a function that calls a patch from outside the graph; the patch itself stays as it is."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return patch(*args, **kwargs)
 
-    return torch.compiler.disable(call)
+    outside: Patch = torch.compiler.disable(call)
+    return outside

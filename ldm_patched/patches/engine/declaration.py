@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from typing_extensions import dataclass_transform
 
-from ..addressing.refused import Refused
+from ..addressing.refused import Refused as Refused
 from ..addressing.where import Where
 from .value import value
 
@@ -147,6 +147,21 @@ class Declaration:
     saved_in: tuple[str, str, str] | None = None
 
 
+class Declared(Protocol):
+    """What a class has by `@method`."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    declaration: ClassVar[Declaration]
+
+    @classmethod
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> Any:
+        """Return the method of a node's inputs."""
+
+    @classmethod
+    def check_asked(cls, asked: Mapping[str, Any]) -> None:
+        """Raise Refused for wrong values of what is no field."""
+
+
 # What stands for the value of a field
 
 
@@ -254,7 +269,7 @@ def widget_of(field: dataclasses.Field[Any]) -> Widget | Placing | None:
     return found
 
 
-def placing_of(cls: Any) -> Placing:
+def placing_of(cls: type[Declared]) -> Placing:
     """Return how a method asks for its blocks; the standard way where it does not say."""
     found = (widget_of(field) for field in dataclasses.fields(cls))
     return next((one for one in found if isinstance(one, Placing)), Placing())
@@ -263,7 +278,7 @@ def placing_of(cls: Any) -> Placing:
 # From the inputs of a node to a method
 
 
-def inputs_of(cls: Any) -> list[Widget]:
+def inputs_of(cls: type[Declared]) -> list[Widget]:
     """Return every input of a method's node but the model, in order."""
     found = list(cls.declaration.asks)
     for field in dataclasses.fields(cls):
@@ -275,7 +290,7 @@ def inputs_of(cls: Any) -> list[Widget]:
     return found
 
 
-def made(cls: Any, inputs: dict[str, Any]) -> Any:
+def made(cls: type[Declared], inputs: dict[str, Any]) -> Any:
     """Return the method of a node's inputs; what is missing has its default.
 
     Raises ValueError, mostly Refused, for a wrong value.
@@ -284,7 +299,7 @@ def made(cls: Any, inputs: dict[str, Any]) -> Any:
     return cls.made(asked, fields_of(cls, inputs))
 
 
-def fields_of(cls: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def fields_of(cls: type[Declared], inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a method for what is given of a node's inputs."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
@@ -297,7 +312,7 @@ def fields_of(cls: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def check_inputs(cls: Any, inputs: dict[str, Any]) -> Refused | None:
+def check_inputs(cls: type[Declared], inputs: dict[str, Any]) -> Refused | None:
     """Return why the widgets of a method's node are wrong, None if they are not.
 
     An input that comes from another node is not known yet and has the value None; what is wrong only together with

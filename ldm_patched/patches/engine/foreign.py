@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..patcher import Patch, TransformerOptions
 from ..record.run import Run, run_of
 from ..record.stopwatch import since, start
 from .marks import Mark
 from .stack import Stack
 
-Patch = Callable[..., Any]
 
-
-def counted(options: Mapping[str, Any]) -> dict[str, Any]:
+def counted(options: TransformerOptions) -> TransformerOptions:
     """Return the options of a model call whose foreign patches tell the run of each call."""
     run = run_of(options)
     if run is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..addressing.address import BlockId
 from ..addressing.schedule import Schedule
+from ..patcher import TransformerOptions
 from ..record.plan import Entry
 from ..record.run import current_block, run_of
 
@@ -25,34 +25,34 @@ class Gate:
     whole: bool = False
     strength: float = 1.0
 
-    def weight(self, options: Mapping[str, Any]) -> float:
+    def weight(self, options: TransformerOptions) -> float:
         """Return the strength of the curve for the current call, 0 where the patch must not act."""
         return curve_weight(self.entry.schedule, options) if self.block(options) in self.blocks else 0.0
 
-    def count(self, options: Mapping[str, Any]) -> None:
+    def count(self, options: TransformerOptions) -> None:
         """Count that the patch acted in the current call."""
         run = run_of(options)
         if run is not None:
             run.count_patch(self.entry.number, self.block(options))
 
-    def memory(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def memory(self, options: TransformerOptions) -> dict[str, Any]:
         """Return what this entry keeps during one run; empty outside of one."""
         run = run_of(options)
         return {} if run is None else run.memory(self.entry.number)
 
-    def skip(self, options: Mapping[str, Any], reason: str) -> None:
+    def skip(self, options: TransformerOptions, reason: str) -> None:
         """Note why the patch cannot act in a call inside its blocks and window; the report shows the last reason."""
         run = run_of(options)
         if run is not None:
             run.skips[self.entry.number] = reason
 
-    def block(self, options: Mapping[str, Any]) -> BlockId | None:
+    def block(self, options: TransformerOptions) -> BlockId | None:
         """Return the block of the current call."""
         block = current_block(options)
         return block._replace(inner=0) if self.whole and block is not None else block
 
 
-def curve_weight(schedule: Schedule, options: Mapping[str, Any]) -> float:
+def curve_weight(schedule: Schedule, options: TransformerOptions) -> float:
     """Return the strength of a schedule for the current call; outside of a run it is that of the first step."""
     if schedule.always:
         return 1.0

@@ -6,13 +6,14 @@ head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..addressing.address import BlockId
+from ..patcher import CfgArgs
 from ..record.run import Run, run_of
 from .gate import Gate
 from .site import Site
@@ -38,6 +39,9 @@ class Sums(NamedTuple):
     calls: int
 
 
+Shown = Sequence[tuple[Listener, Sequence[Sums]]]  # listeners with some of what they gathered
+
+
 def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
     """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step."""
     run, gate = site.run, site.gate
@@ -61,16 +65,15 @@ class Live:
     """A function behind the guidance that shows in a node what all listeners gathered in the step; changes nothing."""
 
     node: str
-    show: Callable[[str, int, Sequence[tuple[Listener, list[Sums]]]], None]
+    show: Callable[[str, int, Shown], None]
 
-    def __call__(self, gate: Gate, args: Mapping[str, Any]) -> Tensor:
+    def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
         run = run_of(args["model_options"].get("transformer_options", {}))
         found = latest(run) if run is not None else {}
         if found:
             last = max(step for step, _ in found.values())
             self.show(self.node, last, [(one, sums) for one, (step, sums) in found.items() if step == last])
-        denoised: Tensor = args["denoised"]
-        return denoised
+        return args["denoised"]
 
 
 def latest(run: Run) -> dict[Listener, tuple[int, list[Sums]]]:

@@ -6,17 +6,17 @@ A second prediction of the positive side, with the self-attention of some blocks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
+from ..patcher import CfgArgs, Patch, TransformerOptions
 from .gate import Gate, curve_weight
 from .host import Host
 from .place import AfterCfg
 from .site import EXTRA, Site
-from .stack import Inner, Layer, push
+from .stack import Inner, Key, Layer, push
 
 
 class Weakening(Protocol):
@@ -45,25 +45,25 @@ class WeakPass:
     method: Weakening
     host: Host
 
-    def __call__(self, gate: Gate, args: Mapping[str, Any]) -> Tensor:
+    def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
         options = args["model_options"].get("transformer_options", {})
         scale = self.method.scale * scale_now(gate, args)
-        denoised: Tensor = args["denoised"]
+        denoised = args["denoised"]
         if scale == 0.0:
             return denoised
         weakened = {**args["model_options"], "transformer_options": self._weakened(gate, options)}
         (weak,) = self.host.predict(args["model"], [args["cond"]], args["input"], args["sigma"], weakened)
         return guided(denoised, args["cond_denoised"], weak, scale)
 
-    def _weakened(self, gate: Gate, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _weakened(self, gate: Gate, options: TransformerOptions) -> TransformerOptions:
         replaced = options.get("patches_replace", {})
-        slots: dict[Any, Any] = dict(replaced.get("attn1", {}))
+        slots: dict[Key, Patch] = dict(replaced.get("attn1", {}))
         layer = Layer(gate, self.method.weak_attend)
         stacks = {block: push("attn1", slots, block, layer, self.host.attend) for block in gate.blocks}
         return {**options, EXTRA: True, "patches_replace": {**replaced, "attn1": slots | stacks}}
 
 
-def scale_now(gate: Gate, args: Mapping[str, Any]) -> float:
+def scale_now(gate: Gate, args: CfgArgs) -> float:
     """Return the strength of a gate's curve for the arguments of a function after the guidance."""
     options = args["model_options"].get("transformer_options", {})
     return curve_weight(gate.entry.schedule, {**options, "sigmas": args["sigma"]})

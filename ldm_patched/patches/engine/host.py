@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from .gathering import Shown
 from .stack import Attend, default_attend
 
+Latent = dict[str, Any]  # the LATENT of nodes
 Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 
 
@@ -19,7 +21,7 @@ def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return calc_cond_batch(*args, **kwargs)
 
 
-def _unseen(node: str, step: int, found: Sequence[Any]) -> None:
+def _unseen(node: str, step: int, found: Shown) -> None:
     """Show nothing."""
 
 
@@ -35,4 +37,4 @@ class Host:
 
     attend: Attend = default_attend
     predict: Predict = _predict
-    show: Callable[[str, int, Sequence[Any]], None] = _unseen
+    show: Callable[[str, int, Shown], None] = _unseen

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..addressing.address import BlockId
+from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
 from .gate import Gate
 from .marks import Mark
 from .router import SLOT, Router
-from .stack import Stack
+from .stack import Key, Stack
 
 OVERRIDE = "override"
 WRAPPERS = "wrappers"
@@ -28,8 +29,8 @@ class Placed(NamedTuple):
     """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index)."""
 
     slot: str
-    patch: Any
-    address: tuple[Any, ...] | None = None
+    patch: Any  # or a route or the watch of a router
+    address: Key | None = None
 
     @property
     def number(self) -> int | None:
@@ -46,7 +47,7 @@ class Placed(NamedTuple):
         return f"{foreign_name(self.patch)} ({self.slot}{where})"
 
 
-def placed(model: Any) -> Iterator[Placed]:
+def placed(model: Patcher) -> Iterator[Placed]:
     """Yield every patch of a model patcher but the marks and wrappers that only serve others."""
     options = model.model_options.get("transformer_options", {})
     for slot, patches in options.get("patches", {}).items():
@@ -66,7 +67,7 @@ def placed(model: Any) -> Iterator[Placed]:
         yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
 
 
-def _parts(patch: Any) -> list[Any]:
+def _parts(patch: Patch) -> list[Any]:
     """Return what a stack or a router is made of, without layers that only serve others of their method.
 
     The foreign patch of (block, number) has a place of its own.
@@ -79,19 +80,19 @@ def _parts(patch: Any) -> list[Any]:
     return [patch]
 
 
-def entry_number(patch: Any) -> int | None:
+def entry_number(patch: object) -> int | None:
     """Return the number of the entry that a patch or route belongs to; None for a foreign patch."""
     gate = getattr(patch, "gate", None)
     entry = getattr(gate if isinstance(gate, Gate) else patch, "entry", None)
     return entry.number if isinstance(entry, Entry) else None
 
 
-def serves(patch: Any) -> bool:
+def serves(patch: object) -> bool:
     """Return whether a patch changes nothing and only serves the others."""
     return isinstance(patch, Mark)
 
 
-def block_name(address: tuple[Any, ...]) -> str:
+def block_name(address: Key) -> str:
     """Name a key of `patches_replace`: (block, number), or (block, number, index)."""
     if len(address) not in (2, 3):
         return str(address)

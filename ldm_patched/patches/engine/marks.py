@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET
+from ..patcher import TransformerOptions
 from ..record.run import current_block, run_of
 
 
@@ -19,12 +20,12 @@ class Mark:
     kind: str
 
     def __call__(
-        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
+        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: TransformerOptions
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         self.enter(extra_options)
         return n, context, value
 
-    def enter(self, options: Mapping[str, Any]) -> None:
+    def enter(self, options: TransformerOptions) -> None:
         """Note the attention of the current call."""
         run = run_of(options)
         if run is not None:
@@ -35,7 +36,7 @@ class KeywordMark(Mark):
     """A mark as Flux- and Cosmos-like models call attention patches."""
 
     def __call__(  # type: ignore[override]
-        self, q: Tensor, k: Tensor, v: Tensor, *, pe: Any, attn_mask: Any, extra_options: Mapping[str, Any]
+        self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
         self.enter(extra_options)
         return {}

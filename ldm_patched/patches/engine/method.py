@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from ..addressing.address import KINDS, Address
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
+from ..patcher import Patcher
 from .declaration import Declaration, Refused, Widget, placing_of, widget_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ class Method:
     They are called only in the blocks and the window, with the strength of the curve as `site.weight`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     declaration: ClassVar[Declaration] = Declaration()
     where: Where = Where()
 
     def __post_init__(self) -> None:
         self.check()
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             widget = widget_of(field)
             if isinstance(widget, Widget):
                 _check(field.name, getattr(self, field.name), widget)
@@ -78,7 +80,7 @@ class Method:
     @property
     def label(self) -> str:
         """Describe its settings, for the report."""
-        widgets = ((field.name, widget_of(field)) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        widgets = ((field.name, widget_of(field)) for field in dataclasses.fields(self))
         shown = [name for name, widget in widgets if isinstance(widget, Widget) and widget.type in SHOWN]
         values = (f"{name} {_plain(getattr(self, name))}" for name in shown)
         return " ".join([self.declaration.title.lower() or type(self).__name__, *values])
@@ -111,7 +113,7 @@ class Method:
         """Return the outputs of a node behind the model."""
         return ()
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""
         from .guidance import Weakening, weak_pass
         from .place import Around

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..patcher import CfgArgs, Patch, Patcher, TransformerOptions
 from ..record.plan import KEY
 from .call import APPLY_MODEL
 from .gate import Gate
@@ -21,7 +22,7 @@ POST_CFG = "sampler_post_cfg_function"  # ComfyUI's name of the place
 class Place(Protocol):
     """One thing to put on a clone."""
 
-    def put(self, clone: Any, host: Host) -> None: ...
+    def put(self, clone: Patcher, host: Host) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Around:
     idle: Callable[[Site, Tensor, Tensor], str | None] | None = None
     counted: bool = True
 
-    def put(self, clone: Any, host: Host) -> None:
+    def put(self, clone: Patcher, host: Host) -> None:
         """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
         options = clone.model_options["transformer_options"]  # the patcher puts another dict in its place below
         options[ATTEND] = host.attend
@@ -52,9 +53,9 @@ class Listed:
     """A function in a list of `patches`, such as attn2_patch, attn1_output_patch or output_block_patch."""
 
     slot: str
-    patch: Callable[..., Any]
+    patch: Patch
 
-    def put(self, clone: Any, host: Host) -> None:
+    def put(self, clone: Patcher, host: Host) -> None:
         """Append the function."""
         clone.set_model_patch(self.patch, self.slot)
 
@@ -64,12 +65,12 @@ class AfterCfg:
     """A function of the combined prediction."""
 
     gate: Gate
-    act: Callable[[Gate, Mapping[str, Any]], Tensor]
+    act: Callable[[Gate, CfgArgs], Tensor]
 
-    def __call__(self, args: Mapping[str, Any]) -> Tensor:
+    def __call__(self, args: CfgArgs) -> Tensor:
         return self.act(self.gate, args)
 
-    def put(self, clone: Any, host: Host) -> None:
+    def put(self, clone: Patcher, host: Host) -> None:
         """Append the function."""
         clone.set_model_sampler_post_cfg_function(self)
 
@@ -84,7 +85,7 @@ class AroundModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.act(self.gate, *args, **kwargs)
 
-    def put(self, clone: Any, host: Host) -> None:
+    def put(self, clone: Patcher, host: Host) -> None:
         """Add the wrapper under a key of its own."""
         clone.add_wrapper_with_key(APPLY_MODEL, f"{KEY} {self.gate.entry.number}", self)
 
@@ -108,7 +109,7 @@ class Listing:
         """Take the call of the UNet."""
         raise NotImplementedError
 
-    def site(self, options: Mapping[str, Any], x: Tensor, kind: str) -> Site | None:
+    def site(self, options: TransformerOptions, x: Tensor, kind: str) -> Site | None:
         """Return the site of a call for x, (b, n, c) or (b, c, h, w); None where there is nothing to do."""
         curve = self.gate.weight(options)
         if curve == 0.0 and not self.always:
@@ -126,8 +127,8 @@ class TokensIn(Listing):
     part: str = "q"
     slot: str = "attn1"
 
-    def __call__(  # type: ignore[override]
-        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: Mapping[str, Any]
+    def __call__(
+        self, n: Tensor, context: Tensor | None, value: Tensor | None, extra_options: TransformerOptions
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # the three can be one tensor, or left out: each is given by itself so that only the slot's own changes
         keys = n if context is None else context
@@ -144,7 +145,7 @@ class TokensIn(Listing):
 class TokensOut(Listing):
     """In attn1_output_patch, attn2_output_patch and middle_patch: changes tokens (b, n, c)."""
 
-    def __call__(self, n: Tensor, extra_options: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
+    def __call__(self, n: Tensor, extra_options: TransformerOptions) -> Tensor:
         site = self.site(extra_options, n, "all")
         return n if site is None else self.act(site, n)
 
@@ -153,7 +154,7 @@ class TokensOut(Listing):
 class BlockOut(Listing):
     """In input_block_patch and input_block_patch_after_skip: changes what a block hands on, (b, c, h, w)."""
 
-    def __call__(self, h: Tensor, transformer_options: MutableMapping[str, Any]) -> Tensor:  # type: ignore[override]
+    def __call__(self, h: Tensor, transformer_options: TransformerOptions) -> Tensor:
         site = self.site(transformer_options, h, "block")
         return h if site is None else self.act(site, h)
 
@@ -175,7 +176,7 @@ class BlockIn(Listing):
 
     counts: tuple[int, ...] = ()
 
-    def __call__(self, h: Tensor, hsp: Tensor, transformer_options: MutableMapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def __call__(self, h: Tensor, hsp: Tensor, transformer_options: TransformerOptions) -> tuple[Tensor, Tensor]:
         mine = not self.counts or h.shape[1] in self.counts
         site = self.site(transformer_options, h, "block") if mine else None
         if site is None:

@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..patcher import TransformerOptions
 from .gate import Gate
 from .site import LENGTH, POSITIVE, Site
 from .stack import CONTEXT, Inner
 
+Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
 
-def prompt_tokens(conditioning: Sequence[Sequence[Any]]) -> Tensor:
+
+def prompt_tokens(conditioning: Conditioning) -> Tensor:
     """Return the text tokens (1, n, c) of a conditioning.
 
     Raises ValueError where it holds several prompts.
@@ -55,8 +58,7 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
         first, *more = context[row].split(length, dim=1)
         return 1 + sum(1 for _ in takewhile(partial(torch.equal, first), more))
 
-    found: int = site.once(f"{length} of {tokens} tokens", count)
-    return found
+    return site.once(f"{length} of {tokens} tokens", count)
 
 
 def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
@@ -85,7 +87,7 @@ class MorePrompts:
     prompts: tuple[Tensor, ...]
 
     def __call__(
-        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: dict[str, Any]
+        self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: TransformerOptions
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.gate.weight(extra_options) == 0.0:
             return n, context, value

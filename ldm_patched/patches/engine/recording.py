@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..patcher import Executor
 from ..record.archive import ARCHIVE
 from ..record.plan import KEY, Plan
 from ..record.run import Run
@@ -17,21 +18,21 @@ OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
 
 
 def record_run(
-    executor: Callable[..., Any],
-    noise: Any,
-    latent_image: Any,
-    sampler: Any,
+    executor: Executor,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: object,
     sigmas: Tensor,
-    denoise_mask: Any = None,
-    callback: Callable[..., Any] | None = None,
+    denoise_mask: Tensor | None = None,
+    callback: Callable[..., object] | None = None,
     *args: Any,
     **kwargs: Any,
-) -> Any:
+) -> Tensor:
     """Sample with a Run in the place of the Plan in the options of the guider, which are a copy of its own.
 
     A wrapper for OUTER_SAMPLE. A run that was interrupted or failed leaves no record.
     """
-    guider = executor.class_obj  # type: ignore[attr-defined]
+    guider = executor.class_obj
     options = guider.model_options.setdefault("transformer_options", {})
     plan = options.get(KEY)
     if not isinstance(plan, Plan):
@@ -40,9 +41,9 @@ def record_run(
     still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
     run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)))
-    last: dict[str, Tensor] = {}
+    last: dict[str, object] = {}
 
-    def called_back(step: int, x0: Any, *rest: Any, **more: Any) -> Any:
+    def called_back(step: int, x0: object, *rest: Any, **more: Any) -> object:
         run.steps.end_of_first_call()
         last["x0"] = x0
         return None if callback is None else callback(step, x0, *rest, **more)
@@ -59,7 +60,7 @@ def record_run(
     return result
 
 
-def sampler_name(sampler: Any) -> str:
+def sampler_name(sampler: object) -> str:
     """Return the name of a sampler without the prefix of its function; empty where it has none."""
     name: str = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     return name.removeprefix("sample_")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...ldm.modules.backends import registry
+from ..patcher import TransformerOptions
 from ..record.plan import Entry
 from ..record.run import Call, Cell, Run, current_block, run_of
 from ..record.stopwatch import since, start
@@ -28,7 +29,7 @@ class Route(NamedTuple):
     entry: Entry
     cells: frozenset[Cell] | None
 
-    def takes(self, cell: Cell, options: Mapping[str, Any]) -> bool:
+    def takes(self, cell: Cell, options: TransformerOptions) -> bool:
         """Return whether the current attention call belongs to the rule."""
         return (self.cells is None or cell in self.cells) and curve_weight(self.entry.schedule, options) > 0.0
 
@@ -95,7 +96,7 @@ class Router:
         return out if self.watch is None else self.watch.settle(out, choice, cell, step, run, given)
 
     def _choice(
-        self, func: Callable[..., Tensor], options: Mapping[str, Any], run: Run | None, cell: Cell, given: Arguments
+        self, func: Callable[..., Tensor], options: TransformerOptions, run: Run | None, cell: Cell, given: Arguments
     ) -> Choice:
         replaced = self.watch.replaced(cell, run) if self.watch is not None and run is not None else None
         if replaced is not None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
+from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
 from .gate import Gate
 
+T = TypeVar("T")
 POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
 SIDES = ("positive", "negative")
 # In transformer_options, which hosts copy from call to call:
@@ -44,7 +46,7 @@ class Site:
         left_out: places of the context whose keys and values a layer further out took away.
     """
 
-    options: Mapping[str, Any]
+    options: TransformerOptions
     kind: str = "self"
     batch: int = 1
     tokens: int = 0
@@ -162,12 +164,13 @@ class Site:
         """Return what the method keeps during the run, in all its blocks; empty outside of one."""
         return {} if self.gate is None else self.gate.memory(self.options)
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def once(self, key: str, make: Callable[[], T]) -> T:
         """Return what `make` gives, made once in a run for each key."""
         memory = self.memory
         if key not in memory:
             memory[key] = make()
-        return memory[key]
+        made: T = memory[key]
+        return made
 
     def skip(self, reason: str) -> None:
         """Note why the method cannot act here; the report shows the last reason."""

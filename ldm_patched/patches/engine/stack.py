@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ...ldm.modules.backends import dispatch
 from ..addressing.address import BlockId
+from ..patcher import Patch, TransformerOptions
 from .gate import Gate
 from .site import LENGTH, Site
 
@@ -18,6 +20,7 @@ ATTEND = "patchbay_attend"  # in the options of a model: the host's attention fu
 LAYERS = "patchbay_layers"  # in the options of a model: slot -> address -> the layers that were put there
 KINDS = {"attn1": "self", "attn2": "cross"}
 
+Key = tuple[Any, ...]  # of patches_replace: (block, number) or (block, number, index)
 Attend = Callable[..., Tensor]  # the attention function of the host
 
 
@@ -78,7 +81,7 @@ class Stack:
     attend: Attend = default_attend
     exact: bool = False
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: TransformerOptions) -> Tensor:
         """Run the slot on q, k, v (b, n, h * d); the override and the rules of the model hold inside.
 
         A foreign patch that no layer called is called for itself: it may record what it sees, as self-attention
@@ -124,7 +127,7 @@ class Stack:
 
     # What hosts call on a patch, for the foreign one; where that is not exact it still has its own place
 
-    def to(self, target: Any) -> Stack:
+    def to(self, target: torch.device | torch.dtype) -> Stack:
         """Return the stack with its foreign patch moved to a device or dtype."""
         move = getattr(self.foreign, "to", None) if self.exact else None
         return self if move is None else replace(self, foreign=move(target))
@@ -143,7 +146,8 @@ class Stack:
 
 def split(x: Tensor, heads: int) -> Tensor:
     """View (b, n, h * d) as (b, h, n, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_head: Tensor = x.unflatten(-1, (heads, -1))
+    return by_head.transpose(1, 2)
 
 
 def merged(x: Tensor) -> Tensor:
@@ -151,7 +155,7 @@ def merged(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def push(slot: str, existing: Mapping[Any, Any], address: BlockId, layer: Layer, attend: Attend) -> Stack:
+def push(slot: str, existing: Mapping[Key, Patch], address: BlockId, layer: Layer, attend: Attend) -> Stack:
     """Return the stack for a slot after `layer` was put on what `existing` (address -> patch) runs there now.
 
     The exact address (block, number, index) goes before (block, number), as the UNet looks them up.
@@ -164,8 +168,8 @@ def push(slot: str, existing: Mapping[Any, Any], address: BlockId, layer: Layer,
 
 
 def restore(
-    slot: str, slots: Mapping[Any, Any], layers: Mapping[BlockId, tuple[Layer, ...]], attend: Attend
-) -> dict[Any, Any]:
+    slot: str, slots: Mapping[Key, Patch], layers: Mapping[BlockId, tuple[Layer, ...]], attend: Attend
+) -> dict[Key, Patch]:
     """Return the entries of a slot with the layers of each block around what a later node put in their place.
 
     Hosts keep one entry for an address, so a node that takes the exact address of a stack throws the stack away.
@@ -181,7 +185,7 @@ def restore(
     return found
 
 
-def uncover(slots: Mapping[Any, Any]) -> dict[Any, Any]:
+def uncover(slots: Mapping[Key, Patch]) -> dict[Key, Patch]:
     """Return the entries of a slot (address -> patch) with every stack around what was put on its block after it.
 
     A stack has an exact address, so it hides an entry for (block, number) that came later, such as that of a guidance
@@ -190,7 +194,7 @@ def uncover(slots: Mapping[Any, Any]) -> dict[Any, Any]:
     return {address: _around(patch, slots.get(address[:2])) for address, patch in slots.items()}
 
 
-def _around(patch: Any, pair: Any) -> Any:
+def _around(patch: Patch, pair: Patch | None) -> Patch:
     if not isinstance(patch, Stack) or patch.exact or pair is None or isinstance(pair, Stack):
         return patch
     return patch if pair is patch.foreign else replace(patch, foreign=pair)

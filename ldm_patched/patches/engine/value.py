@@ -28,18 +28,18 @@ def value(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     made = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    made.__eq__ = _equal  # type: ignore[method-assign, assignment]
-    made.__hash__ = _hash  # type: ignore[method-assign, assignment]
+    made.__eq__ = _equal  # type: ignore[method-assign]
+    made.__hash__ = _hash  # type: ignore[method-assign]
     return made
 
 
-def _equal(self: Any, other: Any) -> bool:
+def _equal(self: Any, other: Any) -> Any:
     if type(self) is not type(other):
         return NotImplemented
     return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self) if f.compare)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
     return type(one) is type(other) and bool(one == other)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,14 @@ EMBEDDING = -1  # stands for a token that is a vector, not an id
 Tokens = tuple[int, ...]
 
 
-def token_ids(clip: Any, prompt: str) -> Tokens:
+class Clip(Protocol):
+    """The CLIP of nodes."""
+
+    def tokenize(self, text: str, /) -> Mapping[str, Sequence[Sequence[Sequence[Any]]]]:
+        """Return token, weight and more of each place, in chunks, for each text encoder."""
+
+
+def token_ids(clip: Clip, prompt: str) -> Tokens:
     """Return the token of each place in the context that a CLIP makes of a prompt, with its start, end and padding.
 
     With two text encoders it is the one with fewer tokens, to which a host cuts the context.

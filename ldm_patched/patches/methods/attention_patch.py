@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from ..engine.place import Around, BlockIn, BlockOut, Listed, MiddleOut, Place, 
 from ..engine.prompts import prompt_tokens
 from ..engine.site import Site
 from ..engine.stack import Inner
+from ..patcher import Patcher
 from . import operations
 
 ATTENTION_SLOTS = ("attn1.q", "attn1.k", "attn1.v", "attn2.q", "attn2.k", "attn2.v", "attn1.out", "attn2.out")
@@ -191,7 +191,7 @@ class AttentionPatch(Method):
         value += f" {self.channels}" if self.operation == "gain" else ""
         return f"{self.operation}{value} {self.slot}{self.times}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the one place of the slot."""
         if self.operation == "identity":
             return [Around(self.attention, gate, self.attend_to_itself)]

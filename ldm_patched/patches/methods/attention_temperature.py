@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from ..engine.method import SLOTS, Method
 from ..engine.place import Around, Place
 from ..engine.site import Site
 from ..engine.stack import Inner
+from ..patcher import Patcher, TransformerOptions
 
 PIXELS = 8  # of the picture in one latent pixel
 TRAINED = (
@@ -108,7 +108,7 @@ class AttentionTemperature(Method):
         sized = f" trained at {self.trained_width}x{self.trained_height}" if self.trained_width else ""
         return f"temperature {self.temperature:g}{sized}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return a layer for each kind of attention."""
         return [Around(SLOTS[kind], gate, partial(self.scale, sized=kind == "self")) for kind in self.kinds]
 
@@ -126,7 +126,7 @@ def entropy_scale(tokens: int, trained: float) -> float:
     return math.sqrt(math.log(tokens) / math.log(trained)) if tokens > 1 and trained > 1 else 1.0
 
 
-def trained_tokens(options: Mapping[str, Any], width: int, height: int) -> float:
+def trained_tokens(options: TransformerOptions, width: int, height: int) -> float:
     """Return how many tokens the current block has in a picture of this size in pixels."""
     block, picture = options["activations_shape"], options["original_shape"]
     tokens: float = height * block[-2] / (PIXELS * picture[-2]) * (width * block[-1] / (PIXELS * picture[-1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place
 from ..engine.site import Site
+from ..patcher import Patcher
 from .free_u import blended, check_factors
 
 
@@ -71,7 +71,7 @@ class BlockScale(Method):
         """Describe it."""
         return f"scale backbone {self.backbone:g} skip {self.skip:g}{self.times}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return a place for each block type."""
         return [
             Listed("input_block_patch", BlockOut(gate, self.scale)),

@@ -16,6 +16,7 @@ from ..engine.method import Method
 from ..engine.place import Around, Listed, Place, TokensOut
 from ..engine.site import Site
 from ..engine.stack import Inner
+from ..patcher import Patcher
 from .whole_block_skip import WholeBlockSkip
 
 ATTENTIONS = {"self": ("attn1",), "cross": ("attn2",), "all": ("attn1", "attn2")}
@@ -79,7 +80,7 @@ class BlockSkip(Method):
         what = {"self": "self-attention", "cross": "cross-attention", "all": "attention"}[self.kind]
         return f"skip {what}{self.times} on {Address(self.address.terms)}{self.schedule.suffix}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return, for each attention, the layer that does not compute it and the patch that takes its output away."""
         for slot in ATTENTIONS[self.kind]:
             yield Around(slot, gate, self.leave_out)

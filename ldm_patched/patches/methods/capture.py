@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ..engine.scores import chosen_heads, sliced_scores
 from ..engine.site import SIDES, Site
 from ..engine.stack import Inner
 from ..engine.value import value
+from ..patcher import Patcher
 
 SCORES = 2**22  # at once, in float32
 SIDE = "Which pass to listen to; the prompt is that of this side."
@@ -58,7 +59,7 @@ class Listener(Method):
         """Return whether there is nothing to gather."""
         return not self.labels
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layer that listens, and what shows each step in a node."""
         yield Around(self.slot_listened, gate, self.attend, self.deaf)
         if self.node:

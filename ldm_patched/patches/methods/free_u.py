@@ -21,6 +21,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, Listed, Place
 from ..engine.site import Site
+from ..patcher import Patcher
 
 VERSIONS = (1, 2)
 
@@ -87,7 +88,7 @@ class FreeU(Method):
         """Describe it."""
         return f"FreeU {self.version} b {self.b1:g} {self.b2:g} s {self.s1:g} {self.s2:g}{self.times}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return its one place, with the channels of the model's levels."""
         channels = widest(model.model.diffusion_model)
         return [Listed(self.slot, BlockIn(gate, partial(self.change, channels=channels), counts=channels))]

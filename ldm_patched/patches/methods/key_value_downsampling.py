@@ -85,7 +85,8 @@ class KeyValueDownsampling(Method):
 
 def nearest(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
     """Take the first token of each cell of (b, h * w, c)."""
-    return x.unflatten(1, grid)[:, ::factor, ::factor].flatten(1, 2)
+    picture: Tensor = x.unflatten(1, grid)  # (b, h, w, c)
+    return picture[:, ::factor, ::factor].flatten(1, 2)
 
 
 def mean(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:

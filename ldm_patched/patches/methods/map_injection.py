@@ -61,5 +61,5 @@ class MapInjection(Method):
 
 def of_first(x: Tensor, sides: int) -> Tensor:
     """Return queries or keys (b, ...) with the first row of each side in all of its rows."""
-    by_side = x.unflatten(0, (sides, -1))
+    by_side: Tensor = x.unflatten(0, (sides, -1))
     return by_side[:, :1].expand_as(by_side).flatten(0, 1)

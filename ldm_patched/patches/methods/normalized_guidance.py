@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from ..engine.place import Around, Listed, Place
 from ..engine.prompts import MorePrompts, attend_to, prompt_tokens, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
+from ..patcher import Patcher
 
 
 @method(
@@ -63,7 +63,7 @@ class NormalizedGuidance(Method):
         """Describe the guidance."""
         return f"normalized guidance {self.scale:g} tau {self.tau:g} x {self.strength:g}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what appends the negative prompt, and what attends to it."""
         return [Listed("attn2_patch", MorePrompts(gate, (self.negative,))), Around("attn2", gate, self.attend)]
 

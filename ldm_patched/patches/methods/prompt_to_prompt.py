@@ -16,12 +16,12 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Around, Place
-from ..engine.prompts import prompt_tokens, repeats
+from ..engine.prompts import Conditioning, prompt_tokens, repeats
 from ..engine.site import Site
 from ..engine.stack import CONTEXT, Inner
+from ..patcher import Patcher
 from .alignment import Tokens, alignment, repeated, token_ids
 
-Conditioning = Sequence[Sequence[Any]]
 MULTILINE = (("multiline", True),)
 
 
@@ -96,7 +96,7 @@ class PromptToPrompt(Method):
         until = f", self-attention to {100 * self.self_percent:g}%" if self.self_percent else ""
         return f"prompt-to-prompt{strength} on {self.where}{until}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layers around cross- and self-attention."""
         if self.address.kind != "self":
             yield Around("attn2", gate, self.attend_cross, self.no_cross)
@@ -147,8 +147,7 @@ class PromptToPrompt(Method):
         tokens = length * repeats(length, v, site)
         if CONTEXT in site.options and tokens != site.options[CONTEXT].shape[1]:
             raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
-        made: Tensor = site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
-        return made
+        return site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
 
     def aligned(self, tokens: int) -> Tensor:
         """Return the alignment of both prompts repeated to `tokens`."""

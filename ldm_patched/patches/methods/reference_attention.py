@@ -6,7 +6,7 @@ values of its self-attention then stand behind those of the main picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..engine.method import Method
 from ..engine.place import Around, AroundModel, Place
 from ..engine.site import POSITIVE, Site
 from ..engine.stack import Inner
+from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
 
 # Keys of transformer_options, which are private to one call of the model.
@@ -73,7 +74,7 @@ class Reference(Method):
         """Describe it."""
         return f"reference attention{' on both sides' if self.negative else ''}{self.times}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the run of the reference, and the layers that keep and use its tokens."""
         return [
             AroundModel(gate, ReferencePass(self)),
@@ -137,7 +138,7 @@ def behind(x: Tensor, places: Sequence[int], sides: int, batch: int) -> Tensor:
 
     A side that is at none of the places gets those of the first.
     """
-    together = x.unflatten(0, (len(places), -1)).transpose(1, 2).flatten(2, 3)  # (places, h, r * n, d)
+    together: Tensor = x.unflatten(0, (len(places), -1)).transpose(1, 2).flatten(2, 3)  # (places, h, r * n, d)
     order = [places.index(side) if side in places else 0 for side in range(sides)]
     return together[order].repeat_interleave(batch // sides, dim=0)
 
@@ -151,13 +152,13 @@ class ReferencePass:
     def __call__(
         self,
         gate: Gate,
-        executor: Callable[..., Tensor],
+        executor: Executor,
         x: Tensor,
         t: Tensor,
         c_concat: Tensor | None,
         c_crossattn: Tensor | None,
-        control: Any,
-        transformer_options: dict[str, Any],
+        control: object,
+        transformer_options: TransformerOptions,
         **kwargs: Any,
     ) -> Tensor:
         options = transformer_options
@@ -170,7 +171,7 @@ class ReferencePass:
         rows = [place * (len(x) // len(sides)) for place in places]
         more = {name: self._rows(value, len(x), rows) for name, value in kwargs.items()}
         sigmas, concat, context = (self._rows(value, len(x), rows) for value in (t, c_concat, c_crossattn))
-        noisy = self._noisy(executor.class_obj, x, sigmas, gate.memory(options))  # type: ignore[attr-defined]
+        noisy = self._noisy(executor.class_obj, x, sigmas, gate.memory(options))
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
         aside = {**options, RECORDING: tokens, "cond_or_uncond": [sides[place] for place in places]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ..engine.prompts import MorePrompts, attend_to, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner
 from ..engine.value import value
+from ..patcher import Patcher
 
 OVERLAPS = ("average", "last on top")
 
@@ -91,7 +91,7 @@ class RegionalPrompt(Method):
         """Return the tokens of the regions."""
         return tuple(region.tokens for region in self.regions)
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what appends the prompts, and what mixes the attention to them."""
         return [Listed("attn2_patch", MorePrompts(gate, self.prompts)), Around("attn2", gate, self.attend)]
 
@@ -123,8 +123,7 @@ class RegionalPrompt(Method):
             found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
             return {i: part for i, part in enumerate(found) if bool(part.any())}
 
-        made: dict[int, Tensor] = site.once(f"shares {grid} {site.curve} {device}", make)
-        return made
+        return site.once(f"shares {grid} {site.curve} {device}", make)
 
 
 def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amount: float) -> list[Tensor]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from ..engine.place import POST_CFG, AfterCfg, Around, Place
 from ..engine.scores import sliced_scores
 from ..engine.site import EXTRA, NEGATIVE, POSITIVE, Site
 from ..engine.stack import Inner
+from ..patcher import CfgArgs, Patcher
 
 
 @method(
@@ -64,7 +64,7 @@ class SelfAttentionGuidance(Method):
         """Describe the guidance."""
         return f"self-attention guidance {self.scale:g} blur {self.blur:g} threshold {self.threshold:g}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what notes the attention, and the pass after the guidance of the prompts."""
         return [Around("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
 
@@ -107,18 +107,18 @@ class DegradedPass:
     method: SelfAttentionGuidance
     host: Host
 
-    def __call__(self, gate: Gate, args: Mapping[str, Any]) -> Tensor:
+    def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
         options = args["model_options"].get("transformer_options", {})
         scale, memory = self.method.scale * scale_now(gate, args), gate.memory(options)
         negative = args["uncond"] is not None and f"side {NEGATIVE}" in memory
         maps = memory.get(f"side {NEGATIVE if negative else POSITIVE}", {})
         memory.clear()  # the maps are those of this step
-        denoised: Tensor = args["denoised"]
+        denoised = args["denoised"]
         if scale == 0.0 or not maps:
             return denoised
         # the place in the list tells the layers which side it is
         conds = [None, args["uncond"]] if negative else [args["cond"]]
-        x0 = args["uncond_denoised" if negative else "cond_denoised"]
+        x0 = args["uncond_denoised"] if negative else args["cond_denoised"]
         worse = degraded(x0, list(maps.values()), self.method.blur, self.method.threshold)
         noised = worse + args["input"] - x0  # the same noise on the degraded picture
         extra = {**args["model_options"], "transformer_options": {**options, EXTRA: True}}

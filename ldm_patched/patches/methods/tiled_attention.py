@@ -124,11 +124,11 @@ def bands(size: int, count: int) -> list[tuple[slice, int]]:
 
 def cut(x: Tensor, rows: int, columns: int) -> Tensor:
     """Make tiles of a picture of tokens (b, h, w, c): (b * rows * columns, h / rows * w / columns, c)."""
-    tiles = x.unflatten(2, (columns, -1)).unflatten(1, (rows, -1))  # (b, rows, h, columns, w, c)
+    tiles: Tensor = x.unflatten(2, (columns, -1)).unflatten(1, (rows, -1))  # (b, rows, h, columns, w, c)
     return tiles.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def join(tiles: Tensor, rows: int, columns: int, grid: tuple[int, int]) -> Tensor:
     """Put tiles of a grid (b * rows * columns, n, c) back into the picture (b, h, w, c)."""
-    picture = tiles.unflatten(1, grid).unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    picture: Tensor = tiles.unflatten(1, grid).unflatten(0, (-1, rows, columns)).transpose(2, 3)
     return picture.flatten(3, 4).flatten(1, 2)

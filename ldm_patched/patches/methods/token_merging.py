@@ -143,12 +143,14 @@ def merge(x: Tensor, place: Tensor, left: int) -> Tensor:
     flat = x.flatten(0, 1).float()  # half precision would lose count of many tokens
     sums = flat.new_zeros(len(x) * left, x.shape[2]).index_add_(0, rows, flat)
     counts = flat.new_zeros(len(sums), 1).index_add_(0, rows, flat.new_ones(len(flat), 1))
-    return (sums / counts).to(x.dtype).unflatten(0, (len(x), left))
+    means: Tensor = (sums / counts).to(x.dtype).unflatten(0, (len(x), left))
+    return means
 
 
 def unmerge(x: Tensor, place: Tensor) -> Tensor:
     """Copy merged tokens (b, left, c) to each of the tokens (b, n, c) that went into them."""
-    return x.flatten(0, 1)[_rows(place, x.shape[1])].unflatten(0, place.shape)
+    copies: Tensor = x.flatten(0, 1)[_rows(place, x.shape[1])].unflatten(0, place.shape)
+    return copies
 
 
 def _rows(place: Tensor, left: int) -> Tensor:

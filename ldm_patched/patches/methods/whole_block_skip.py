@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place
 from ..engine.site import Site
+from ..patcher import Patcher
 
 # Keys of transformer_options, which are private to one call of the model; all skips of the call share them.
 INPUT = "patchbay_block_input"  # what the next input block, or the middle, gets
@@ -44,7 +45,7 @@ class WholeBlockSkip(Method):
         """Describe it."""
         return f"skip block{self.times}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return all its places.
 
         Raises AddressError for the last output block.
@@ -68,12 +69,12 @@ class WholeBlockSkip(Method):
 
     def remember(self, site: Site, h: Tensor) -> Tensor:
         """Keep what the next block gets."""
-        site.options[INPUT] = h  # type: ignore[index]
+        site.options[INPUT] = h
         return h
 
     def skip_output(self, site: Site, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """Finish the skip of the output block before, and begin that of this one."""
-        options: Any = site.options
+        options = site.options
         number = options["block"][1]
         passing: Passing | None = options.get(LEFT_OUT)
         if passing is not None and passing.number != number:  # the first skip of this block finishes the last one

@@ -102,5 +102,4 @@ class WordMask(Method):
         def make() -> Tensor:
             return 1.0 - on_grid(self.mask.to(device, torch.float32).clamp(0.0, 1.0), grid)[:, None, :, None]
 
-        made: Tensor = site.once(f"outside {grid} {device}", make)
-        return made
+        return site.once(f"outside {grid} {device}", make)

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .alignment import EMBEDDING, token_ids
+from .alignment import EMBEDDING, Clip, token_ids
 
 
-def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
+def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
     """Return the positions of words in the context that a CLIP object makes of a prompt.
 
     `words` holds words or phrases, separated by commas or lines; each is found wherever it stands, and all its tokens
@@ -32,14 +32,14 @@ def locate(clip: Any, prompt: str, words: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _tokens(clip: Any, text: str) -> list[Any]:
+def _tokens(clip: Clip, text: str) -> list[int]:
     """Return the tokens of all parts of a text in a row: the place of one is its position in the context."""
     chunks = next(iter(clip.tokenize(text).values()))
     tokens = (entry[0] for chunk in chunks for entry in chunk)
     return [EMBEDDING if isinstance(token, Tensor) else token for token in tokens]
 
 
-def _places(tokens: Sequence[tuple[int, Any]], wanted: Sequence[Any]) -> list[int]:
+def _places(tokens: Sequence[tuple[int, int]], wanted: Sequence[int]) -> list[int]:
     found: list[int] = []
     for first in range(len(tokens) - len(wanted) + 1):
         some = tokens[first : first + len(wanted)]

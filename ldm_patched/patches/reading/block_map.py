@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ..addressing.address import Address, BlockId
 from ..addressing.blocks import model_blocks, whole_blocks
 from ..addressing.families import UNET, family_of
-from .report import layout
+from ..patcher import Patcher
+from .report import Row, layout
 
 COLUMNS = ("block", "depth", "heads", "token", "tokens", "chosen")
 
@@ -41,7 +42,7 @@ class MapBlock(NamedTuple):
         return -(-height // self.factor), -(-width // self.factor)
 
 
-def block_map(model: Any) -> list[MapBlock]:
+def block_map(model: Patcher) -> list[MapBlock]:
     """Return every block of a model patcher in the order they run; empty for an unknown family."""
     inner = model_blocks(model)
     places = whole_blocks(model) or inner
@@ -80,7 +81,7 @@ def chosen(address: Address, blocks: Sequence[MapBlock]) -> list[str]:
     ]
 
 
-def rows(blocks: Sequence[MapBlock], size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+def rows(blocks: Sequence[MapBlock], size: tuple[int, int] | None = None) -> list[Row]:
     """Return the map as plain values, with the token grid (height, width) for a latent of `size`."""
     return [{**block._asdict(), "name": block.name, "grid": block.grid(size)} for block in blocks]
 

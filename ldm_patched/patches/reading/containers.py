@@ -6,22 +6,24 @@ Both hosts copy every dict and list of options, wrappers and callbacks with a mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
 from ..engine.router import SLOT, Router
-from ..engine.stack import ATTEND, LAYERS, Stack
+from ..engine.stack import ATTEND, LAYERS, Key, Stack
+from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.plan import KEY
 
+T = TypeVar("T")
 Stays = Callable[..., bool]
 
 
-def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
+def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
     """Return a clone with nothing of this library, and without some foreign patches."""
     clone = model.clone()
     gone = {(part.slot, part.address, id(part.patch)) for part in foreign}
 
-    def stays(slot: str, patch: Any, address: Any = None) -> bool:
+    def stays(slot: str, patch: Patch | None, address: Key | None = None) -> bool:
         if patch is None or serves(patch) or entry_number(patch) is not None:
             return False
         return (slot, address, id(patch)) not in gone
@@ -39,7 +41,7 @@ def bare(model: Any, foreign: Sequence[Placed] = ()) -> Any:
     return clone
 
 
-def _empty_options(options: dict[str, Any], stays: Stays) -> None:
+def _empty_options(options: TransformerOptions, stays: Stays) -> None:
     for name in (KEY, LAYERS, ATTEND):
         options.pop(name, None)
     for slot, slots in options.get("patches_replace", {}).items():
@@ -51,7 +53,7 @@ def _empty_options(options: dict[str, Any], stays: Stays) -> None:
         options[SLOT] = override
 
 
-def foreign_in(patch: Any) -> Any:
+def foreign_in(patch: Patch | None) -> Patch | None:
     """Return the foreign patch inside a stack or a router, None if there is none; anything else is foreign itself."""
     if isinstance(patch, Router):
         return patch.previous
@@ -63,14 +65,14 @@ def foreign_in(patch: Any) -> Any:
 # Lists and wrappers
 
 
-def lists_of(model: Any) -> dict[str, list[Any]]:
+def lists_of(model: Patcher) -> dict[str, list[Patch]]:
     """Return copies of the lists of patches of a model by slot."""
     options = model.model_options
     lists = {slot: list(patches) for slot, patches in options.get("transformer_options", {}).get("patches", {}).items()}
     return lists | {slot: list(options[slot]) for slot in LISTS if slot in options}
 
 
-def set_list(clone: Any, slot: str, patches: list[Any]) -> None:
+def set_list(clone: Patcher, slot: str, patches: list[Patch]) -> None:
     """Set one of these lists."""
     options = clone.model_options
     lists = options if slot in LISTS else options["transformer_options"].setdefault("patches", {})
@@ -80,7 +82,7 @@ def set_list(clone: Any, slot: str, patches: list[Any]) -> None:
         lists.pop(slot, None)
 
 
-def order_as(model: Any, clone: Any, numbers: Mapping[int, int]) -> None:
+def order_as(model: Patcher, clone: Patcher, numbers: Mapping[int, int]) -> None:
     """Give the lists and wrappers of a clone the order that they had on the model."""
     before = lists_of(model)
     for slot, patches in lists_of(clone).items():
@@ -92,16 +94,19 @@ def order_as(model: Any, clone: Any, numbers: Mapping[int, int]) -> None:
 
 
 def as_in(
-    before: Sequence[Any], now: Sequence[Any], numbers: Mapping[int, int], patch_of: Callable[[Any], Any] = lambda p: p
-) -> list[Any]:
+    before: Sequence[Patch],
+    now: Sequence[T],
+    numbers: Mapping[int, int],
+    patch_of: Callable[[Any], Patch] = lambda p: p,
+) -> list[T]:
     """Sort patches into the order they had before; what is new comes last. `numbers` has the new of old entries."""
 
-    def identity(patch: Any, number: int | None) -> tuple[str, Any]:
+    def identity(patch: Patch, number: int | None) -> tuple[str, object]:
         if serves(patch):
             return "serves", type(patch)
         return ("foreign", id(patch)) if number is None else ("ours", number)
 
-    places: dict[Any, int] = {}
+    places: dict[tuple[str, object], int] = {}
     for place, patch in enumerate(before):
         number = entry_number(patch)
         places.setdefault(identity(patch, None if number is None else numbers.get(number, -1)), place)

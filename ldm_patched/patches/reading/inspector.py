@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
 
 from ..addressing.blocks import model_blocks
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
 from ..engine.call import APPLY_MODEL, compiles
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, foreign_name, placed
 from ..engine.router import function_name
+from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import fate, layout
+from .report import Row, fate, layout
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -53,7 +56,7 @@ class Finding(NamedTuple):
     trouble: str
 
 
-def findings(model: Any, samples: Any = None) -> list[Finding]:
+def findings(model: Patcher, samples: Tensor | None = None) -> list[Finding]:
     """List every patch of a model patcher in the order of the slots, foreign ones and those of this library.
 
     Calls are those of the run that gave the latent `samples`; nothing is told of them where it is not known.
@@ -66,7 +69,7 @@ def findings(model: Any, samples: Any = None) -> list[Finding]:
     return [_finding(model, part, parts, run) for part in parts]
 
 
-def _finding(model: Any, part: Placed, parts: list[Placed], run: Run | None) -> Finding:
+def _finding(model: Patcher, part: Placed, parts: list[Placed], run: Run | None) -> Finding:
     entry = next((entry for entry in entries(model) if entry.number == part.number), None)
     block = "all" if part.address is None else block_name(part.address)
     trouble = "; ".join(_troubles(model, part, parts, run, entry))
@@ -105,7 +108,7 @@ def _in_model_call(part: Placed) -> bool:
 # What can be wrong
 
 
-def _troubles(model: Any, part: Placed, parts: list[Placed], run: Run | None, entry: Entry | None) -> Iterator[str]:
+def _troubles(model: Patcher, part: Placed, parts: list[Placed], run: Run | None, entry: Entry | None) -> Iterator[str]:
     family = family_of(model)
     if entry is None:
         yield from _misplaced(model, part, family)
@@ -119,7 +122,7 @@ def _troubles(model: Any, part: Placed, parts: list[Placed], run: Run | None, en
         yield "not called in the run"
 
 
-def _misplaced(model: Any, part: Placed, family: Family) -> Iterator[str]:
+def _misplaced(model: Patcher, part: Placed, family: Family) -> Iterator[str]:
     """Tell where a foreign patch does not fit the family, or its address not the model."""
     shapes = SHAPES.get(family.calls, {})
     if part.slot in ATTENTION_SLOTS and part.slot not in shapes:
@@ -141,14 +144,14 @@ def _hidden(part: Placed, parts: list[Placed]) -> Iterator[str]:
         yield f"hidden by {foreign_name(hiding[0].patch)} on {block_name(hiding[0].address or ())}"
 
 
-def _stale(model: Any, options: dict[str, Any]) -> bool:
+def _stale(model: Patcher, options: TransformerOptions) -> bool:
     """Return whether the model is compiled with nobody who keeps its graphs apart."""
     watched = KEY in model.wrappers.get(APPLY_MODEL, {})
     compiled = compiles({"wrappers": {kind: dict(keyed) for kind, keyed in model.wrappers.items()}})
     return (compiled or compiles(options)) and not watched
 
 
-def fits(patch: Callable[..., Any], count: int, keywords: Iterable[str]) -> bool:
+def fits(patch: Patch, count: int, keywords: Iterable[str]) -> bool:
     """Return whether a patch takes `count` positional arguments and these keywords; True where nobody can tell."""
     try:
         signature = inspect.signature(patch)
@@ -164,12 +167,12 @@ def fits(patch: Callable[..., Any], count: int, keywords: Iterable[str]) -> bool
 # To read
 
 
-def rows(found: Sequence[Finding]) -> list[dict[str, Any]]:
+def rows(found: Sequence[Finding]) -> list[Row]:
     """Return findings as plain values."""
     return [finding._asdict() for finding in found]
 
 
-def text(model: Any, found: Sequence[Finding]) -> str:
+def text(model: Patcher, found: Sequence[Finding]) -> str:
     """Return the findings of a model for reading."""
     blocks = model_blocks(model)
     troubled = sum(bool(finding.trouble) for finding in found)

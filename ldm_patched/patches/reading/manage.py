@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..addressing.address import Address, AddressError, BlockId, Term
 from ..addressing.blocks import check_address, describe, model_blocks
@@ -15,6 +14,7 @@ from ..engine.host import Host
 from ..engine.inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, placed
 from ..engine.method import Method
 from ..engine.stack import KINDS, Stack
+from ..patcher import Patcher
 from ..record.plan import Entry, entries
 from .containers import as_in, bare, foreign_in, lists_of, order_as, set_list
 
@@ -59,7 +59,7 @@ class Selection:
         return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"
 
 
-def put(model: Any, value: Method, host: Host | None = None) -> Any:
+def put(model: Patcher, value: Method, host: Host | None = None) -> Patcher:
     """Return a clone of a model with a method on it.
 
     Raises AddressError naming it when its address does not fit the model.
@@ -70,7 +70,7 @@ def put(model: Any, value: Method, host: Host | None = None) -> Any:
         raise AddressError(f"{value.name}: {str(error).removeprefix(f'{value.name}: ')}") from None
 
 
-def remove_patches(model: Any, selection: Selection, host: Host | None = None) -> tuple[Any, list[str]]:
+def remove_patches(model: Patcher, selection: Selection, host: Host | None = None) -> tuple[Patcher, list[str]]:
     """Return a clone of a model without the selected patches, and a line about each of them.
 
     A patch of this library is taken off whole when all its blocks are selected, else it stays in the others. All that
@@ -98,7 +98,7 @@ def remove_patches(model: Any, selection: Selection, host: Host | None = None) -
     return clone, lines
 
 
-def copy_patches(source: Any, target: Any, foreign: bool = False, host: Host | None = None) -> Any:
+def copy_patches(source: Patcher, target: Patcher, foreign: bool = False, host: Host | None = None) -> Patcher:
     """Return a clone of the target with the patches of the source put after its own, in the source's order.
 
     With `foreign` also the functions in lists and the replaced attentions of other packs; where the target has a
@@ -124,7 +124,7 @@ def copy_patches(source: Any, target: Any, foreign: bool = False, host: Host | N
     return clone
 
 
-def _put_all(model: Any, values: Mapping[int, Any], host: Host | None) -> tuple[Any, dict[int, int]]:
+def _put_all(model: Patcher, values: Mapping[int, Method], host: Host | None) -> tuple[Patcher, dict[int, int]]:
     """Put values on a model; return the clone and the new numbers by the old."""
     numbers = {}
     for number, value in values.items():
@@ -133,7 +133,7 @@ def _put_all(model: Any, values: Mapping[int, Any], host: Host | None) -> tuple[
     return model, numbers
 
 
-def _contents(model: Any) -> str:
+def _contents(model: Patcher) -> str:
     ours = [f"{entry.name} ({entry.slot})" for entry in entries(model)]
     foreign = dict.fromkeys(str(part) for part in placed(model) if part.number is None)
     names = [*ours, *foreign]
@@ -143,15 +143,16 @@ def _contents(model: Any) -> str:
 # What is left of a patch
 
 
-def _left(entry: Entry, address: Address) -> Any:
+def _left(entry: Entry, address: Address) -> Method | None:
     """Return the value of an entry without the blocks of an address, None when nothing is left of it."""
+    value: Method = entry.value
     gone = {(block, kind) for block, kind in entry.targets if address.matches(*block, kind)}
     stay = [cell for cell in entry.targets if cell not in gone]
     if address.everywhere or not stay:
         return None
     if not gone:
-        return entry.value
-    given: Address = entry.value.address
+        return value
+    given = value.address
     kinds = {kind for _, kind in stay if kind is not None}
     if {block for block, _ in gone}.isdisjoint(block for block, _ in stay):
         given = Address(given.terms + _excluded(gone, entry), given.kind)
@@ -162,8 +163,8 @@ def _left(entry: Entry, address: Address) -> Any:
             f"{entry.name} works on self- and cross-attention with one address, so it cannot lose one of them in "
             f"'{address}' only; leave 'self' or 'cross' out, or select all blocks"
         )
-    where = dataclasses.replace(entry.value.where, address=given)
-    return dataclasses.replace(entry.value, where=where)
+    where = dataclasses.replace(value.where, address=given)
+    return dataclasses.replace(value, where=where)
 
 
 def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple[Term, ...]:
@@ -184,7 +185,7 @@ def _copied(part: Placed) -> bool:
     return part.slot not in (OVERRIDE, WRAPPERS, *SINGLES)
 
 
-def _replace(clone: Any, part: Placed) -> None:
+def _replace(clone: Patcher, part: Placed) -> None:
     """Put a foreign replace patch on a clone, inside the stack that may be there."""
     address = part.address or ()
     blocks = model_blocks(clone)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..engine.gathering import Grid, Listener, Sums, added, on_cpu
+from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
 from ..record.run import Run
@@ -26,7 +27,7 @@ class Gathered:
     steps: Mapping[tuple[int, Grid], Sums] = field(default_factory=dict)
 
 
-def captured(model: Any, samples: Any) -> list[Gathered]:
+def captured(model: Patcher, samples: Tensor) -> list[Gathered]:
     """Return what the listeners on a model patcher gathered in the run that gave a latent, in the order of the graph.
 
     Raises ValueError where there is none, none of them ran, or the run is not known any more.

@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..addressing.address import Address, parse
 from ..addressing.schedule import Schedule
@@ -27,10 +27,12 @@ from ..engine.host import Host
 from ..engine.inventory import placed
 from ..engine.method import Method
 from ..methods.capture import Word
+from ..patcher import Patcher
 from ..record.plan import entries
 from .declared import declared
 from .manage import put
 
+T = TypeVar("T")
 VERSION = 1
 ENTRIES = ("patchbay", "patches", "left_out")
 PARTS: tuple[type, ...] = (Word,)  # values inside methods
@@ -51,14 +53,14 @@ class Preset:
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-def preset_of(model: Any) -> Preset:
+def preset_of(model: Patcher) -> Preset:
     """Return the patches of a model; those of other packs are left out."""
     foreign = dict.fromkeys(str(part) for part in placed(model) if part.number is None)
     left_out = tuple((name, "a patch of another pack") for name in foreign)
     return Preset(tuple(entry.value for entry in entries(model)), left_out)
 
 
-def put_preset(model: Any, preset: Preset, host: Host | None = None) -> Any:
+def put_preset(model: Patcher, preset: Preset, host: Host | None = None) -> Patcher:
     """Return a clone of a model with the patches of a preset, in order; what it left out is logged.
 
     Raises AddressError naming the patch whose address does not fit the model.
@@ -88,7 +90,7 @@ def to_json(preset: Preset) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _saved(value: Any, where: str) -> Any:
+def _saved(value: object, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -136,7 +138,7 @@ def _needs_tensor(cls: type, field: dataclasses.Field[Any]) -> bool:
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     """Return the fields of a value by their names in presets."""
-    return {field.metadata.get(SAVED) or field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.metadata.get(SAVED) or field.name: field for field in dataclasses.fields(cls)}
 
 
 def _form(cls: type) -> tuple[str, str, str] | None:
@@ -174,13 +176,13 @@ def _document(text: str) -> dict[str, Any]:
     return {"patches": [], **document}
 
 
-def _left_out(item: Any) -> tuple[str, str]:
+def _left_out(item: object) -> tuple[str, str]:
     if not isinstance(item, dict) or item.keys() != {"name", "reason"}:
         raise _wrong("left_out", "write objects with name and reason")
     return str(item["name"]), str(item["reason"])
 
 
-def _method(item: Any, where: str) -> Any:
+def _method(item: Any, where: str) -> Method:
     """Return the method of an object with a `type`."""
     by_name = {_form(cls)[0] if _form(cls) else cls.__name__: cls for cls in savable()}  # type: ignore[index]
     given = _typed(item, by_name, where)
@@ -254,7 +256,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     return _made(where, part, **_values(given, part, where, ()))
 
 
-def _typed(item: Any, known: Iterable[str], where: str) -> dict[str, Any]:
+def _typed(item: object, known: Iterable[str], where: str) -> dict[str, Any]:
     """Return the fields of an object whose `type` is known."""
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         raise _wrong(where, f'write an object such as {{"type": "{next(iter(known))}", ...}}')
@@ -263,7 +265,7 @@ def _typed(item: Any, known: Iterable[str], where: str) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name != "type"}
 
 
-def _schedule(value: Any, where: str) -> Schedule:
+def _schedule(value: object, where: str) -> Schedule:
     hints = _hints(Schedule)
     if not isinstance(value, dict):
         raise _wrong(where, f"write an object with {', '.join(hints)}")
@@ -281,7 +283,7 @@ def _scalar(value: Any, kind: type, where: str) -> Any:
     return _made(where, kind, value)
 
 
-def _items(value: Any, inside: Sequence[Any], where: str) -> tuple[Any, ...]:
+def _items(value: object, inside: Sequence[Any], where: str) -> tuple[Any, ...]:
     fixed = inside[-1] is not Ellipsis
     if not isinstance(value, list) or (fixed and len(value) != len(inside)):
         raise _wrong(where, f"{json.dumps(value)} is not a list" + (f" of {len(inside)}" if fixed else ""))
@@ -293,7 +295,7 @@ def _items(value: Any, inside: Sequence[Any], where: str) -> tuple[Any, ...]:
 def _hints(cls: type) -> dict[str, Any]:
     """Return the types of the fields of a dataclass."""
     hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -302,7 +304,7 @@ def _check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None
             raise _wrong(where, f"unknown field {name!r}; there are {', '.join(known)}")
 
 
-def _made(where: str, make: Callable[..., Any], /, *args: Any, **fields: Any) -> Any:
+def _made(where: str, make: Callable[..., T], /, *args: object, **fields: object) -> T:
     try:
         return make(*args, **fields)
     except (ValueError, OverflowError) as error:

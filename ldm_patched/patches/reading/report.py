@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from ..addressing.address import BlockId
 from ..engine.router import SLOT
+from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import Entry, Plan, plan_of
 from ..record.run import Call, Run, Tally
@@ -18,15 +21,18 @@ NO_CALLS = "The run called no attention that a patch or rule could see."
 TYPE_ORDER = {"input": 0, "middle": 1, "output": 2}
 
 
+Row = dict[str, Any]  # of a table, as plain values
+
+
 class Report(NamedTuple):
     """The report of a run: for reading, and as plain values a row for each group of calls and for each step."""
 
     text: str
-    table: list[dict[str, Any]]
-    steps: list[dict[str, Any]]
+    table: list[Row]
+    steps: list[Row]
 
 
-def report(model: Any, samples: Any) -> Report:
+def report(model: Patcher, samples: Tensor) -> Report:
     """Return the report of the run of a model patcher that gave a latent; it says so where that run is not known."""
     plan = plan_of(model)
     if plan is None:
@@ -42,7 +48,7 @@ def _listed(plan: Plan) -> list[str]:
     return [f"{entry.number}. {entry.name}" for entry in plan.entries]
 
 
-def table(run: Run) -> list[dict[str, Any]]:
+def table(run: Run) -> list[Row]:
     """Return a row for each block, kind of attention, function that ran and rule that chose it, as plain values.
 
     Attentions that the model entered and that called no function have the function `none`.
@@ -62,9 +68,9 @@ def text(run: Run) -> str:
     return "\n".join([*head, "", *_entries(run), "", *layout(lines)])
 
 
-def steps(run: Run) -> list[dict[str, Any]]:
+def steps(run: Run) -> list[Row]:
     """Return a row for each step and function that ran in it: calls, how many of them fell back, and seconds."""
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    rows: dict[tuple[int, str], Row] = {}
     for (call, step), tally in sorted(run.tallies.items(), key=_when):
         new = {"step": step, "function": call.backend, "calls": 0, "fallbacks": 0, "seconds": 0.0}
         row = rows.setdefault((step, call.backend), new)
@@ -87,7 +93,7 @@ def missed(run: Run) -> dict[tuple[BlockId | None, str], int]:
     return {cell: count - called[cell] for cell, count in run.seen.items() if count > called[cell]}
 
 
-def _row(run: Run, call: Call, count: int) -> dict[str, Any]:
+def _row(run: Run, call: Call, count: int) -> Row:
     heads = run.plan.blocks.get(call.block) if call.block is not None else None
     note = f"instead of {call.fallback.partition(':')[0]}" if call.fallback else ""
     return {
@@ -133,7 +139,7 @@ def _uses(run: Run, call: Call) -> list[str]:
     return uses
 
 
-def _order(call: Call) -> tuple[Any, ...]:
+def _order(call: Call) -> tuple[object, ...]:
     block = call.block or BlockId("", 0)
     return (TYPE_ORDER.get(block.type, 3), block, call.kind != "self", call.backend, call.fallback, call.rule or 0)
 

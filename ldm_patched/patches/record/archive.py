@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class Archive:
         self._next = 0
         self._lock = threading.Lock()
 
-    def keep(self, run: Run, results: Iterable[Any]) -> None:
+    def keep(self, run: Run, results: Iterable[Tensor]) -> None:
         """Keep a run that has ended, to be found by any of its results in any dtype."""
         prints = frozenset(fingerprint(result, dtype) for result in results for dtype in DTYPES)
         with self._lock:
@@ -53,7 +52,7 @@ class Archive:
                 run.drop_gathered()
                 total -= size
 
-    def find(self, samples: Any, plan: Plan | None) -> Run:
+    def find(self, samples: Tensor, plan: Plan | None) -> Run:
         """Return the newest run of a model with these entries that gave a latent.
 
         Raises GoneError, which says why there is none.
@@ -83,11 +82,11 @@ class Archive:
 ARCHIVE = Archive()
 
 
-def _is_nested(samples: Any) -> bool:
+def _is_nested(samples: Tensor) -> bool:
     return bool(getattr(samples, "is_nested", False))
 
 
-def fingerprint(samples: Any, dtype: torch.dtype) -> str:
+def fingerprint(samples: Tensor, dtype: torch.dtype) -> str:
     """Return what tells a latent from others, by its numbers rounded to `dtype`; parts of a nested one in a row."""
     # ComfyUI's pack_latents lays the parts of each row behind one another
     flat = torch.cat([part.flatten(1) for part in samples.unbind()], 1) if _is_nested(samples) else samples
@@ -95,7 +94,7 @@ def fingerprint(samples: Any, dtype: torch.dtype) -> str:
     return hashlib.sha256(numbers.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _bytes(kept: Any) -> Iterator[int]:
+def _bytes(kept: object) -> Iterator[int]:
     if isinstance(kept, Tensor):
         yield kept.nbytes
     elif isinstance(kept, dict):

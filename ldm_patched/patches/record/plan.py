@@ -8,6 +8,7 @@ from typing import Any
 
 from ..addressing.address import BlockId
 from ..addressing.schedule import Schedule
+from ..patcher import Patcher
 
 KEY = "patchbay"  # in transformer_options: the Plan of a model, and during a run the Run made of it
 
@@ -48,18 +49,18 @@ class Plan:
     blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict, compare=False)
     first_kind: str | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+    def __deepcopy__(self, memo: dict[int, object]) -> Plan:
         """Stay one object in options that are copied through and through."""
         return self
 
 
-def plan_of(model: Any) -> Plan | None:
+def plan_of(model: Patcher) -> Plan | None:
     """Return what this library attached to a model patcher; None if nothing."""
     plan: Plan | None = model.model_options.get("transformer_options", {}).get(KEY)
     return plan
 
 
-def entries(model: Any) -> tuple[Entry, ...]:
+def entries(model: Patcher) -> tuple[Entry, ...]:
     """Return what this library attached to a model, in order."""
     plan = plan_of(model)
     return () if plan is None else plan.entries

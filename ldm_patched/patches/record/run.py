@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.schedule import percent_of
+from ..patcher import Patch, TransformerOptions
 from .plan import KEY, Entry, Plan
 from .steps import StepCount
 from .stopwatch import GpuSpan, Took
 
+T = TypeVar("T")
 Cell = tuple[BlockId | None, str | None]  # the block and the kind of an attention call, where the model says
 
 
@@ -90,7 +92,7 @@ class Run:
     downgraded: dict[Cell, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
     percents: dict[float, float] = field(default_factory=dict)
-    choices: dict[tuple[Any, ...], tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
+    choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
     dropped: bool = False  # what was gathered had to make room for later runs
 
@@ -98,7 +100,7 @@ class Run:
         self._lock = threading.Lock()
         self._thread = threading.local()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+    def __deepcopy__(self, memo: dict[int, object]) -> Run:
         """Stay one object in options that are copied through and through."""
         return self
 
@@ -151,13 +153,13 @@ class Run:
         with self._lock:
             self.patched[number, block] += 1
 
-    def gather(self, number: int, key: Any, new: Any, add: Callable[[Any, Any], Any]) -> None:
+    def gather(self, number: int, key: Hashable, new: T, add: Callable[[T, T], T]) -> None:
         """Add to what an entry keeps for after the run."""
         with self._lock:
             kept = self.gathered.setdefault(number, {})
             kept[key] = add(kept[key], new) if key in kept else new
 
-    def count_foreign(self, patch: Callable[..., Any], took: Took) -> None:
+    def count_foreign(self, patch: Patch, took: Took) -> None:
         """Count one call of a patch that is not this library's."""
         with self._lock:
             self._add(self.foreign[id(patch)], took)
@@ -190,7 +192,7 @@ class Run:
 
     # Choices and memory
 
-    def remember(self, kind: tuple[Any, ...], choice: tuple[str, Callable[..., Tensor], str]) -> bool:
+    def remember(self, kind: Hashable, choice: tuple[str, Callable[..., Tensor], str]) -> bool:
         """Keep the function chosen for a kind of call; return whether this fallback is the first for its reason."""
         with self._lock:
             first = choice[2] not in {fallback for _, _, fallback in self.choices.values()}
@@ -207,15 +209,15 @@ class Run:
 
     # Time
 
-    def percent(self, options: Mapping[str, Any]) -> float:
+    def percent(self, options: TransformerOptions) -> float:
         """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
         return self._now(options)[0]
 
-    def step(self, options: Mapping[str, Any]) -> int:
+    def step(self, options: TransformerOptions) -> int:
         """Return the step of the current call, from 1; 0 where the options do not say."""
         return self._now(options)[1]
 
-    def _now(self, options: Mapping[str, Any]) -> tuple[float, int]:
+    def _now(self, options: TransformerOptions) -> tuple[float, int]:
         sigmas: Tensor | None = options.get("sigmas")
         if sigmas is None:
             return 0.0, 0
@@ -235,13 +237,13 @@ class Run:
         return self.percents[sigma], self.steps.of(sigmas, sigma, schedule)
 
 
-def run_of(options: Mapping[str, Any]) -> Run | None:
+def run_of(options: TransformerOptions) -> Run | None:
     """Return the run that a call of the model belongs to; None for a call outside one."""
     found = options.get(KEY)
     return found if isinstance(found, Run) else None
 
 
-def current_block(options: Mapping[str, Any]) -> BlockId | None:
+def current_block(options: TransformerOptions) -> BlockId | None:
     """Return the block that an attention call comes from, where the model says."""
     block = options.get("block")
     if block is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -13,21 +12,22 @@ import torch
 class GpuSpan:
     """The time between two events of a GPU, which may still lie ahead of it."""
 
-    begin: Any
-    end: Any
+    begin: torch.cuda.Event
+    end: torch.cuda.Event
 
     @property
     def over(self) -> bool:
         """Tell whether the GPU has come to the end."""
-        return self.end.query()
+        return bool(self.end.query())
 
     def seconds(self) -> float:
         """Wait for the end and return the time."""
         self.end.synchronize()
-        return self.begin.elapsed_time(self.end) / 1e3
+        milliseconds: float = self.begin.elapsed_time(self.end)
+        return milliseconds / 1e3
 
 
-Start = float | tuple[Any, torch.device]  # a time, or an event of a GPU
+Start = float | tuple[torch.cuda.Event, torch.device]  # a time, or an event of a GPU
 Took = float | GpuSpan
 
 
@@ -46,7 +46,7 @@ def since(begin: Start) -> Took:
     return GpuSpan(event, _event(device))
 
 
-def _event(device: torch.device) -> Any:
+def _event(device: torch.device) -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event

@@ -17,6 +17,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place
 from ..engine.router import SLOT, Arguments, Choice
+from ..patcher import Patcher
 from ..record.plan import Entry
 from ..record.run import Cell, Fault, Run
 
@@ -68,7 +69,7 @@ class Sentinel(Method):
         """Describe the guard."""
         return f"NaN guard {self.mode}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return its place in the override of the model."""
         return [Watching(self, gate)]
 
@@ -85,7 +86,7 @@ class Watching:
         """Return the entry of the guard."""
         return self.gate.entry
 
-    def put(self, clone: Any, host: Host) -> None:
+    def put(self, clone: Patcher, host: Host) -> None:
         """Make a router with this watch."""
         options = clone.model_options["transformer_options"]
         options[SLOT] = options[SLOT].with_watch(self)

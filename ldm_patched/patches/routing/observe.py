@@ -11,6 +11,7 @@ from ...ldm.modules.backends.registry import AttentionCall
 from ..addressing.where import Where
 from ..engine.attach import attach
 from ..engine.router import SLOT
+from ..patcher import Patcher
 from ..record.run import Cell, current_block, run_of
 from .rule import Rule
 
@@ -34,7 +35,7 @@ class Observer:
         return self.previous(func, q, k, v, heads, *args, **kwargs)
 
 
-def observed(model: Any) -> tuple[Any, Observer]:
+def observed(model: Patcher) -> tuple[Patcher, Observer]:
     """Return a clone of a model patcher that notes its attention calls, and where they are noted."""
     clone = attach(model, Rule("auto", Where()))
     options = clone.model_options["transformer_options"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ...ldm.modules.backends import registry
 from ..addressing.where import Where
@@ -14,6 +13,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place
 from ..engine.router import SLOT, Route
+from ..patcher import Patcher
 from ..record.run import Cell
 
 BACKENDS = ("auto", *registry.KNOWN)
@@ -59,7 +59,7 @@ class Rule(Method):
         """Describe the rule."""
         return f"backend {self.backend}"
 
-    def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return its place in the override of the model."""
         return [InFront(self, gate)]
 
@@ -71,7 +71,7 @@ class InFront:
     rule: Rule
     gate: Gate
 
-    def put(self, clone: Any, host: Host) -> None:
+    def put(self, clone: Patcher, host: Host) -> None:
         """Make a longer router."""
         options = clone.model_options["transformer_options"]
         options[SLOT] = options[SLOT].with_rule(self.route())

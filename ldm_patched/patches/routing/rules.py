@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ..addressing.address import AddressError, parse
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.attach import attach
+from ..patcher import Patcher
 from .rule import BACKENDS, Rule
 
 _PART = re.compile(r"[^;\n]+")
@@ -39,7 +39,7 @@ def rules_text(rules: Iterable[Rule]) -> str:
     return "\n".join(f"{rule.address}{_window_text(rule.schedule)} -> {rule.backend}" for rule in rules)
 
 
-def attach_rules(model: Any, rules: Sequence[Rule]) -> Any:
+def attach_rules(model: Patcher, rules: Sequence[Rule]) -> Patcher:
     """Return a clone of a model patcher with rules in front of those it has; the first of them is asked first.
 
     Raises AddressError when an address does not fit the model.

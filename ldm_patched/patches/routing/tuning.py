@@ -140,7 +140,7 @@ def _interleaved(
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     begin = time.perf_counter()
     run()

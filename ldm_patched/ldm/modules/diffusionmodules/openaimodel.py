@@ -96,7 +96,7 @@ class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
         return forward_timestep_embed(self, *args, **kwargs)
 
 
-def apply_control(h: Any, control: MutableMapping[str, list] | None, name: str) -> Any:
+def apply_control(h: Any, control: MutableMapping[str, list[Any]] | None, name: str) -> Any:
     """Add the last waiting control of a group (input, middle, output) to `h` and take it off its list.
 
     A control of another shape is left out with a warning, as for a UNet patched to run at a lower resolution.
