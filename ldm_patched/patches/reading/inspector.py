@@ -14,7 +14,7 @@ from ..engine.router import function_name
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import fate, layout
+from .report import NOTHING, fate, layout
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -169,14 +169,27 @@ def rows(found: Sequence[Finding]) -> list[dict[str, Any]]:
     return [finding._asdict() for finding in found]
 
 
-def text(model: Any, found: Sequence[Finding]) -> str:
-    """Return the findings of a model for reading."""
+def text(model: Any, found: Sequence[Finding], samples: Any = None) -> str:
+    """Return the findings of a model for reading; it says so where the run of the latent `samples` is not known."""
     blocks = model_blocks(model)
     troubled = sum(bool(finding.trouble) for finding in found)
     head = f"{family_of(model).name} model, {len(blocks)} transformer blocks, {len(found)} patches"
     head += f", {troubled} of them without effect or at risk." if troubled else "."
     lines = [list(COLUMNS), *map(_cells, found)] if found else []
-    return "\n".join([head, "", *layout(lines)] if lines else [head])
+    told = [head, *_unknown(model, samples)]
+    return "\n".join([*told, "", *layout(lines)] if lines else told)
+
+
+def _unknown(model: Any, samples: Any) -> Iterator[str]:
+    """Tell why there are no calls to show of a latent."""
+    plan = plan_of(model)
+    if samples is not None and plan is None:
+        yield NOTHING
+    elif samples is not None:
+        try:
+            ARCHIVE.find(samples, plan)
+        except GoneError as error:
+            yield f"No calls are shown: {error}."
 
 
 def _cells(finding: Finding) -> list[str]:
