@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -60,7 +60,8 @@ class Archive:
         """
         wanted = fingerprint(samples, samples.unbind()[0].dtype if _is_nested(samples) else samples.dtype)
         with self._lock:
-            found = [run for run, prints in reversed(self._runs.values()) if wanted in prints]
+            kept = list(reversed(self._runs.values()))
+        found = [run for run, prints in kept if wanted in prints]
         entries = () if plan is None else plan.entries
         run = next((run for run in found if run.entries == entries), None)
         if run is not None:
@@ -71,7 +72,8 @@ class Archive:
             )
         raise GoneError(
             "no run is known that gave this latent: it was not sampled with this model since the program started, it "
-            f"was changed after the sampler, or its run is gone (the last {self.most_runs} are kept)"
+            "was changed or put together after the sampler, or its run is gone (the last "
+            f"{self.most_runs} are kept){_others(run for run, _ in kept if run.entries == entries)}"
         )
 
     def clear(self) -> None:
@@ -81,6 +83,13 @@ class Archive:
 
 
 ARCHIVE = Archive()
+
+
+def _others(runs: Iterable[Run]) -> str:
+    """Tell what runs with the same patches gave."""
+    sizes = Counter("x".join(map(str, run.size or ())) for run in runs)
+    told = ", ".join(f"{count} of {size}" for size, count in sizes.items())
+    return f"; kept runs with the same patches gave other latents: {told}" if told else ""
 
 
 def _is_nested(samples: Any) -> bool:
