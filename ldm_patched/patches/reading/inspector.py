@@ -14,7 +14,7 @@ from ..engine.router import function_name
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import NOTHING, fate, layout
+from .report import fate, layout
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -183,9 +183,7 @@ def text(model: Any, found: Sequence[Finding], samples: Any = None) -> str:
 def _unknown(model: Any, samples: Any) -> Iterator[str]:
     """Tell why there are no calls to show of a latent."""
     plan = plan_of(model)
-    if samples is not None and plan is None:
-        yield NOTHING
-    elif samples is not None:
+    if samples is not None and plan is not None:
         try:
             ARCHIVE.find(samples, plan)
         except GoneError as error:
