@@ -65,7 +65,7 @@ class Listener(Method):
             yield AfterCfg(gate, Live(self.node, host.show))
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a call is not to be heard: extra passes, other prompts, frames, the other side."""
+        """Return whether a call is not to be heard: extra passes, other prompts, frames, the other side, an area."""
         ours = site.run is not None and not site.swapped and not site.extra and not site.over_time
         if not ours or not site.rows(SIDES.index(self.side)):
             return ""

@@ -44,10 +44,8 @@ def gathered_in(run: Run) -> list[Gathered]:
         raise ValueError("the maps of this run had to make room for those of later ones; run the sampler again")
     found = [_of(entry, run.gathered[entry.number]) for entry in run.entries if entry.number in run.gathered]
     if not found:
-        reasons = (
-            "; ".join(dict.fromkeys(run.skips.values()))
-            or "link the model that the sampler got, and check blocks and window"
-        )
+        told = "; ".join(dict.fromkeys(run.skips.values()))
+        reasons = told or "link the model that the sampler got, and check blocks and window"
         raise ValueError(f"nothing was captured: {reasons}")
     return found
 
@@ -73,9 +71,8 @@ def _joined(listener: Listener, one: Sums, other: Sums) -> Sums:
 def _regridded(listener: Listener, sums: Sums, grid: Grid) -> Sums:
     if sums.grid == grid:
         return sums
-    fewer = (
-        math.prod(sums.grid) / math.prod(grid) if listener.kind == "self" else 1.0
-    )  # what a point gives adds up to 1
+    # What a point gives to all tokens adds up to 1, what a token gives to a word does not hang on their number
+    fewer = math.prod(sums.grid) / math.prod(grid) if listener.kind == "self" else 1.0
     maps = F.interpolate(sums.attention.unflatten(-1, sums.grid), grid, mode="bilinear")
     return sums._replace(attention=maps.flatten(-2) * fewer, grid=grid)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -67,8 +67,7 @@ class Archive:
         """
         wanted = fingerprint(samples, samples.unbind()[0].dtype if _is_nested(samples) else samples.dtype)
         with self._lock:
-            kept = list(reversed(self._runs.values()))
-        found = [run for run, prints in kept if wanted in prints]
+            found = [run for run, prints in reversed(self._runs.values()) if wanted in prints]
         entries = () if plan is None else plan.entries
         same = [run for run in found if run.entries == entries]
         if same:
@@ -79,8 +78,7 @@ class Archive:
             )
         raise GoneError(
             "no run is known that gave this latent: it was not sampled with this model since the program started, it "
-            "was changed or put together after the sampler, or its run is gone (the last "
-            f"{self.most_runs} are kept){_others(run for run, _ in kept if run.entries == entries)}"
+            f"was changed after the sampler, or its run is gone (the last {self.most_runs} are kept)"
         )
 
     def clear(self) -> None:
@@ -90,13 +88,6 @@ class Archive:
 
 
 ARCHIVE = Archive()
-
-
-def _others(runs: Iterable[Run]) -> str:
-    """Tell what runs with the same patches gave."""
-    sizes = Counter("x".join(map(str, run.size or ())) for run in runs)
-    told = ", ".join(f"{count} of {size}" for size, count in sizes.items())
-    return f"; kept runs with the same patches gave other latents: {told}" if told else ""
 
 
 def _is_nested(samples: Any) -> bool:
