@@ -43,6 +43,7 @@ class PatchInspector(io.ComfyNode):
     @classmethod
     def execute(cls, model: Patcher, latent: Latent | None = None) -> io.NodeOutput:
         """Return the list, and show it in the node."""
-        found = findings(model, None if latent is None else latent["samples"])
-        report, table = text(model, found), rows(found)
+        samples = None if latent is None else latent["samples"]
+        found = findings(model, samples)
+        report, table = text(model, found, samples), rows(found)
         return io.NodeOutput(report, json.dumps(table), ui={"text": [report], "table": table})

@@ -47,7 +47,7 @@ def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
     run, gate = site.run, site.gate
     assert run is not None and gate is not None  # listeners are deaf otherwise
     number, device = gate.entry.number, attention.device
-    run.gather(number, (site.block, device), Sums(attention, entropy, grid, 1), added)
+    run.gather(number, ((site.block, grid), device), Sums(attention, entropy, grid, 1), added)
     mean = entropy.mean(0, keepdim=True)
     run.gather(number, ((site.step, grid), device), Sums(attention, mean, grid, 1), added)
 
@@ -55,6 +55,13 @@ def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
 def added(old: Sums, new: Sums) -> Sums:
     """Return the sums of both."""
     return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, old.calls + new.calls)
+
+
+def keep(run: Run) -> None:
+    """Bring what was gathered in a run to the CPU, where it is kept for after it."""
+    for kept in run.gathered.values():
+        for place, sums in kept.items():
+            kept[place] = on_cpu(sums)
 
 
 # During the run
@@ -81,7 +88,7 @@ def latest(run: Run) -> dict[Listener, tuple[int, list[Sums]]]:
     found = {}
     for entry in run.entries:
         kept = run.gathered.get(entry.number, {})
-        steps = {place: sums for (place, _), sums in list(kept.items()) if not isinstance(place, BlockId)}
+        steps = {place: sums for (place, _), sums in list(kept.items()) if not isinstance(place[0], BlockId)}
         if steps:
             last = max(step for step, _ in steps)
             found[entry.value] = last, [on_cpu(sums) for (step, _), sums in steps.items() if step == last]

@@ -12,6 +12,7 @@ from ..record.archive import ARCHIVE
 from ..record.plan import KEY, Plan
 from ..record.run import Run
 from ..record.steps import StepCount
+from .gathering import keep
 from .inventory import placed
 
 OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
@@ -40,7 +41,8 @@ def record_run(
     patcher = guider.model_patcher
     still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
-    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)))
+    prompts = {cond["uuid"]: name for name, group in guider.conds.items() for cond in group}
+    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), tuple(noise.shape[-2:]), prompts)
     last: dict[str, object] = {}
 
     def called_back(step: int, x0: object, *rest: Any, **more: Any) -> object:
@@ -56,6 +58,7 @@ def record_run(
         run.settle()
     # Custom samplers also give the last prediction of the picture, which people decode as well
     outputs = [patcher.model.process_latent_out(x0.cpu()) for x0 in last.values() if isinstance(x0, Tensor)]
+    keep(run)
     ARCHIVE.keep(run, [result, *outputs])
     return result
 

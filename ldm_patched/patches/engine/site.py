@@ -17,10 +17,26 @@ from .gate import Gate
 
 T = TypeVar("T")
 POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
+OTHER = 2  # the further prompts of some guiders
 SIDES = ("positive", "negative")
 # In transformer_options, which hosts copy from call to call:
-EXTRA = "patchbay_extra_call"  # the call only serves a guidance
+EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
+
+
+def sides_of(options: TransformerOptions) -> list[int]:
+    """Return which side of the guidance each equal part of the batch of a call belongs to.
+
+    Guiders of several prompts number them in an order of their own, but give them names.
+    """
+    numbers: list[int] = options.get("cond_or_uncond", [POSITIVE])
+    run = run_of(options)
+    if run is None or EXTRA in options:
+        return numbers
+    names = [run.prompts.get(uuid) for uuid in options.get("uuids", ())]
+    if len(names) != len(numbers) or None in names:
+        return numbers
+    return [SIDES.index(name) if name in SIDES else OTHER for name in names]
 
 
 @dataclass(frozen=True)
@@ -82,16 +98,21 @@ class Site:
 
     @property
     def extra(self) -> bool:
-        """Return whether the call only serves a guidance."""
+        """Return whether the call only serves a guidance or runs a reference."""
         return EXTRA in self.options
+
+    @property
+    def partial(self) -> bool:
+        """Return whether the call sees only an area of the run's latent."""
+        size = None if self.run is None else self.run.size
+        return size is not None and tuple(self.options.get("original_shape", size)[-2:]) != size
 
     # Rows
 
     @property
     def sides(self) -> list[int]:
-        """Return which side of the guidance each equal part of the batch belongs to: POSITIVE or NEGATIVE."""
-        sides: list[int] = self.options.get("cond_or_uncond", [POSITIVE])
-        return sides
+        """Return which side of the guidance each equal part of the batch belongs to: POSITIVE, NEGATIVE or OTHER."""
+        return sides_of(self.options)
 
     def rows(self, side: int = POSITIVE) -> list[slice]:
         """Return the rows of the batch that belong to a side."""

@@ -66,9 +66,11 @@ class Listener(Method):
             yield AfterCfg(gate, Live(self.node, host.show))
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a call is not to be heard: extra passes, other prompts, frames, the other side."""
+        """Return whether a call is not to be heard: extra passes, other prompts, frames, the other side, an area."""
         ours = site.run is not None and not site.swapped and not site.extra and not site.over_time
-        return None if ours and site.rows(SIDES.index(self.side)) else ""
+        if not ours or not site.rows(SIDES.index(self.side)):
+            return ""
+        return "a prompt for an area of the picture is not captured, only those for all of it" if site.partial else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Listen, and attend as ever."""

@@ -21,7 +21,7 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Around, AroundModel, Place
-from ..engine.site import POSITIVE, Site
+from ..engine.site import EXTRA, POSITIVE, Site, sides_of
 from ..engine.stack import Inner
 from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
@@ -162,7 +162,7 @@ class ReferencePass:
         **kwargs: Any,
     ) -> Tensor:
         options = transformer_options
-        sides = options.get("cond_or_uncond", [POSITIVE])
+        sides = sides_of(options)
         places = self.reference.seen_by(sides)
         if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -174,7 +174,7 @@ class ReferencePass:
         noisy = self._noisy(executor.class_obj, x, sigmas, gate.memory(options))
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
-        aside = {**options, RECORDING: tokens, "cond_or_uncond": [sides[place] for place in places]}
+        aside = {**options, EXTRA: True, RECORDING: tokens, "cond_or_uncond": [sides[place] for place in places]}
         executor(noisy, sigmas, concat, context, None, aside, **more)
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)

@@ -172,14 +172,25 @@ def rows(found: Sequence[Finding]) -> list[Row]:
     return [finding._asdict() for finding in found]
 
 
-def text(model: Patcher, found: Sequence[Finding]) -> str:
-    """Return the findings of a model for reading."""
+def text(model: Patcher, found: Sequence[Finding], samples: Tensor | None = None) -> str:
+    """Return the findings of a model for reading; it says so where the run of the latent `samples` is not known."""
     blocks = model_blocks(model)
     troubled = sum(bool(finding.trouble) for finding in found)
     head = f"{family_of(model).name} model, {len(blocks)} transformer blocks, {len(found)} patches"
     head += f", {troubled} of them without effect or at risk." if troubled else "."
     lines = [list(COLUMNS), *map(_cells, found)] if found else []
-    return "\n".join([head, "", *layout(lines)] if lines else [head])
+    told = [head, *_unknown(model, samples)]
+    return "\n".join([*told, "", *layout(lines)] if lines else told)
+
+
+def _unknown(model: Patcher, samples: Tensor | None) -> Iterator[str]:
+    """Tell why there are no calls to show of a latent."""
+    plan = plan_of(model)
+    if samples is not None and plan is not None:
+        try:
+            ARCHIVE.find(samples, plan)
+        except GoneError as error:
+            yield f"No calls are shown: {error}."
 
 
 def _cells(finding: Finding) -> list[str]:

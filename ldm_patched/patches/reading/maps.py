@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.address import BlockId
-from ..engine.gathering import Grid, Listener, Sums, added, on_cpu
+from ..engine.gathering import Grid, Listener, Sums, added
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
@@ -44,7 +45,8 @@ def gathered_in(run: Run) -> list[Gathered]:
         raise ValueError("the maps of this run had to make room for those of later ones; run the sampler again")
     found = [_of(entry, run.gathered[entry.number]) for entry in run.entries if entry.number in run.gathered]
     if not found:
-        reasons = "; ".join(run.skips.values()) or "link the model that the sampler got, and check blocks and window"
+        told = "; ".join(dict.fromkeys(run.skips.values()))
+        reasons = told or "link the model that the sampler got, and check blocks and window"
         raise ValueError(f"nothing was captured: {reasons}")
     return found
 
@@ -52,11 +54,28 @@ def gathered_in(run: Run) -> list[Gathered]:
 def _of(entry: Entry, kept: Mapping[Any, Sums]) -> Gathered:
     found: dict[Any, Sums] = {}
     for (place, _), sums in kept.items():  # of each device
-        here = on_cpu(sums)
-        found[place] = added(found[place], here) if place in found else here
-    blocks = {place: sums for place, sums in found.items() if isinstance(place, BlockId)}
-    steps = {place: found[place] for place in sorted(found.keys() - blocks.keys())}
-    return Gathered(entry.value, blocks, steps)
+        found[place] = added(found[place], sums) if place in found else sums
+    blocks: dict[BlockId, Sums] = {}
+    for (where, _), sums in found.items():
+        if isinstance(where, BlockId):
+            blocks[where] = _joined(entry.value, blocks[where], sums) if where in blocks else sums
+    steps = sorted(place for place in found if not isinstance(place[0], BlockId))
+    return Gathered(entry.value, blocks, {place: found[place] for place in steps})
+
+
+def _joined(listener: Listener, one: Sums, other: Sums) -> Sums:
+    """Return the sums of a block whose grid changed during the run, as Deep Shrink does it, on the larger grid."""
+    grid = max(one.grid, other.grid, key=math.prod)
+    return added(_regridded(listener, one, grid), _regridded(listener, other, grid))
+
+
+def _regridded(listener: Listener, sums: Sums, grid: Grid) -> Sums:
+    if sums.grid == grid:
+        return sums
+    # What a point gives to all tokens adds up to 1, what a token gives to a word does not hang on their number
+    fewer = math.prod(sums.grid) / math.prod(grid) if listener.kind == "self" else 1.0
+    maps = F.interpolate(sums.attention.unflatten(-1, sums.grid), grid, mode="bilinear")
+    return sums._replace(attention=maps.flatten(-2) * fewer, grid=grid)
 
 
 def heat(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:

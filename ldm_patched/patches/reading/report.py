@@ -17,6 +17,7 @@ from ..record.run import Call, Run, Tally
 
 COLUMNS = ("block", "attention", "heads", "function", "calls", "steps", "time", "patches", "note")
 NOTHING = "This model has no Patchbay patch or backend rule, so nothing was recorded."
+TWINS = "Earlier runs gave this very latent too, to the bit, by other calls; this is the report of the last one."
 NO_CALLS = "The run called no attention that a patch or rule could see."
 TYPE_ORDER = {"input": 0, "middle": 1, "output": 2}
 
@@ -38,10 +39,11 @@ def report(model: Patcher, samples: Tensor) -> Report:
     if plan is None:
         return Report(NOTHING, [], [])
     try:
-        run = ARCHIVE.find(samples, plan)
+        run, *earlier = ARCHIVE.runs(samples, plan)
     except GoneError as error:
         return Report("\n".join([f"No run was recorded: {error}.", *_listed(plan)]), [], [])
-    return Report(text(run), table(run), steps(run))
+    twins = any(other.calls != run.calls for other in earlier)
+    return Report("\n".join([text(run), TWINS] if twins else [text(run)]), table(run), steps(run))
 
 
 def _listed(plan: Plan) -> list[str]:

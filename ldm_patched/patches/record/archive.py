@@ -57,13 +57,20 @@ class Archive:
 
         Raises GoneError, which says why there is none.
         """
+        return self.runs(samples, plan)[0]
+
+    def runs(self, samples: Tensor, plan: Plan | None) -> list[Run]:
+        """Return all runs of a model with these entries that gave a latent, the newest first, and at least one.
+
+        Raises GoneError, which says why there is none.
+        """
         wanted = fingerprint(samples, samples.unbind()[0].dtype if _is_nested(samples) else samples.dtype)
         with self._lock:
             found = [run for run, prints in reversed(self._runs.values()) if wanted in prints]
         entries = () if plan is None else plan.entries
-        run = next((run for run in found if run.entries == entries), None)
-        if run is not None:
-            return run
+        same = [run for run in found if run.entries == entries]
+        if same:
+            return same
         if found:
             raise GoneError(
                 "this latent was sampled with other patches than this model has; link the model that the sampler got"

@@ -63,6 +63,8 @@ class Run:
         percent_to_sigma: that of the model's sampling; None outside a sampler.
         placed: the (entry number, block) pairs that still had their slot when the run began; block None: in all.
         steps: which step a call belongs to.
+        size: height and width of the latent; None outside a sampler.
+        prompts: the name that the guider gives each prompt, by the prompt's uuid.
         seen: self- and cross-attentions that the model entered, whatever came of them.
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
@@ -82,6 +84,8 @@ class Run:
     percent_to_sigma: Callable[[float], float] | None = None
     placed: frozenset[tuple[int, BlockId | None]] = frozenset()
     steps: StepCount = field(default_factory=StepCount)
+    size: tuple[int, ...] | None = None
+    prompts: dict[Hashable, str] = field(default_factory=dict)
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
