@@ -17,7 +17,7 @@ from ..ldm_patched.patches.reading.maps import Gathered, mean_map, scaled
 
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
 COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])
-CELL, WIDEST, LABEL, MARGIN = 128, 3840, 16, 90  # pixels of the sheet
+COLUMN, WIDEST, LABEL, MARGIN = 128, 3840, 16, 90  # pixels of the sheet
 SMALL, SHOWN, PICTURE = 64, 4, 384  # on the page: longest side of a map, pictures of a batch, longest side of those
 
 
@@ -50,7 +50,7 @@ def sheet(found: Sequence[Gathered], by: str, size: tuple[int, int]) -> Tensor:
     from PIL import Image, ImageDraw  # a host without this node needs no Pillow
 
     names = columns(found, by)
-    side = min(CELL, WIDEST // len(names))
+    side = min(COLUMN, WIDEST // len(names))
     height, width = (max(1, round(side * length / max(size))) for length in size)
     labels = [label for one in found for label in one.listener.labels]
     page = Image.new("RGB", (MARGIN + len(names) * (width + 2), LABEL + len(labels) * (height + 2)), (255, 255, 255))
@@ -69,18 +69,18 @@ def sheet(found: Sequence[Gathered], by: str, size: tuple[int, int]) -> Tensor:
 
 def _rows(one: Gathered, by: str, names: Sequence[str], size: tuple[int, int]) -> Tensor:
     """Return the maps (labels, columns, h, w) of 0..1; zero where nothing was gathered."""
-    cells = _cells(one, by)
+    sums = _by_column(one, by)
     empty = torch.zeros(len(one.listener.labels), *size)
-    maps = torch.stack([mean_map(cells[n], size)[:, 0] if n in cells else empty for n in names], dim=1)
+    maps = torch.stack([mean_map(sums[n], size)[:, 0] if n in sums else empty for n in names], dim=1)
     return scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
 
 
-def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
-    cells: dict[str, list[Sums]] = {}
+def _by_column(one: Gathered, by: str) -> dict[str, list[Sums]]:
+    found: dict[str, list[Sums]] = {}
     places: Mapping[Any, Sums] = one.steps if by == "step" else one.blocks
     for place, sums in places.items():
-        cells.setdefault(str(place[0] if by == "step" else place), []).append(sums)
-    return cells
+        found.setdefault(str(place[0] if by == "step" else place), []).append(sums)
+    return found
 
 
 # For the page

@@ -67,7 +67,7 @@ class ModelHooks:
         return self.model_options["transformer_options"]
 
     def set_model_patch(self, patch: Callable, name: str) -> None:
-        """Add a patch to the list of a named hook."""
+        """Add a patch to the list of a named slot."""
         patches = self._transformer_options.setdefault("patches", {})
         patches[name] = [*patches.get(name, []), patch]
 

@@ -148,7 +148,7 @@ def _encode(
 
 
 def _mirrored_areas(group: list[Cond], others: list[Cond]) -> list[Cond]:
-    """For every area on one side of the guidance, repeat the other side's smallest conditioning that covers it."""
+    """For every area of one group, repeat the other group's smallest conditioning that covers it."""
     added: list[Cond] = []
     for cond in group:
         if "area" not in cond:

@@ -103,7 +103,7 @@ def imports(path: Path, source: str) -> Iterator[tuple[str, bool]]:
 
 
 def within(module: str, room: str) -> bool:
-    """Tell whether a module lies in a room; the root holds what lies in no other."""
+    """Return whether a module lies in a room; the root holds what lies in no other."""
     return module == room or module.startswith(f"{room}.")
 
 
@@ -113,7 +113,7 @@ def room(module: str) -> str:
 
 
 def allowed(module: str, target: str) -> bool:
-    """Tell whether a module may import another."""
+    """Return whether a module may import another."""
     mine, other = room(module), room(target)
     if module in HOSTS and other == "headless.api":
         return True

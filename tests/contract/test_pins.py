@@ -377,7 +377,7 @@ def latents() -> Any:
 
 @functools.cache
 def exact() -> bool:
-    """Tell whether this machine gives the bits of the one that wrote the pins, by the models without a patch."""
+    """Return whether this machine gives the bits of the one that wrote the pins, by the models without a patch."""
     plains = [name for name, case in CASES.items() if not case["chain"] and "latent" in pins()[name]]
     return all(digest(outcome(name)["latent"]) == pins()[name]["latent"] for name in plains)
 

@@ -165,8 +165,8 @@ def load_gligen(sd: Mapping[str, Tensor]) -> Gligen:
 
 
 def _block_order(name: str) -> tuple[int, int]:
-    room, number = name.split(".")[-5:-3] if "middle_block" not in name else ("middle_block", "0")
-    return ["input_blocks", "middle_block", "output_blocks"].index(room), int(number)
+    part, number = name.split(".")[-5:-3] if "middle_block" not in name else ("middle_block", "0")
+    return ["input_blocks", "middle_block", "output_blocks"].index(part), int(number)
 
 
 def _load_layer(sd: Mapping[str, Tensor], prefix: str) -> GatedSelfAttentionDense:

@@ -28,11 +28,11 @@ def attach(model: Any, method: Method, host: Host | None = None) -> Any:
     address, family = method.address.narrowed(method.kind), family_of(model)
     if method.slot != SLOT:
         _check_family(model, method, family)
-    cells = targets(address, model)
-    entry = Entry(method.name, method.slot, cells, method.schedule, neutral=method.neutral, value=method)
+    attentions = targets(address, model)
+    entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry)
     if not method.neutral:
-        blocks = frozenset(block for block, _ in cells)
+        blocks = frozenset(block for block, _ in attentions)
         gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0))
         for place in method.places(gate, host, clone):
             (place if method.slot == SLOT else adapt(place, family, method)).put(clone, host)

@@ -114,14 +114,14 @@ class Method:
     def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""
         from .guidance import Weakening, weak_pass
-        from .place import Around
+        from .place import Wrap
 
         if hasattr(self, "weak_attend"):
             yield weak_pass(cast(Weakening, self), gate, host)
         if hasattr(self, "attend"):
             for kind in ("self", "cross"):
                 if self.kind in ("all", kind) and self.address.kind in ("all", kind):
-                    yield Around(SLOTS[kind], gate, self.attend, getattr(self, "idle", None))
+                    yield Wrap(SLOTS[kind], gate, self.attend, getattr(self, "idle", None))
 
 
 SLOTS = {"self": "attn1", "cross": "attn2"}

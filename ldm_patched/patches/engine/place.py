@@ -25,7 +25,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Around:
+class Wrap:
     """A layer around the attention of the gate's blocks; `slot` is attn1 or attn2. See Layer for the rest."""
 
     slot: str
@@ -75,7 +75,7 @@ class AfterCfg:
 
 
 @dataclass(frozen=True)
-class AroundModel:
+class WrapModel:
     """A wrapper around each call of the model: `(gate, executor, x, t, ..., options, **kwargs)`, in nodes' order."""
 
     gate: Gate

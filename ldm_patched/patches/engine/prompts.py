@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .gate import Gate
-from .site import LENGTH, POSITIVE, Site
+from .site import COND, LENGTH, Site
 from .stack import CONTEXT, Inner
 
 
@@ -49,7 +49,7 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
         )
     if context is None:
         return tokens // length
-    row = Site(site.options, batch=len(context)).rows(POSITIVE)[0]
+    row = Site(site.options, batch=len(context)).rows(COND)[0]
 
     def count() -> int:
         first, *more = context[row].split(length, dim=1)

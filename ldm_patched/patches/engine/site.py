@@ -14,8 +14,8 @@ from ..addressing.address import BlockId
 from ..record.run import Run, current_block, run_of
 from .gate import Gate
 
-POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
-SIDES = ("positive", "negative")
+COND, UNCOND = 0, 1  # as hosts number them in cond_or_uncond
+SIDES = ("positive", "negative")  # their names on the page
 # In transformer_options, which hosts copy from call to call:
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
@@ -86,15 +86,15 @@ class Site:
     # Rows
 
     @property
-    def sides(self) -> list[int]:
-        """Return which side of the guidance each equal part of the batch belongs to: POSITIVE or NEGATIVE."""
-        sides: list[int] = self.options.get("cond_or_uncond", [POSITIVE])
-        return sides
+    def chunks(self) -> list[int]:
+        """Return what each equal chunk of the batch is, COND or UNCOND."""
+        found: list[int] = self.options.get("cond_or_uncond", [COND])
+        return found
 
-    def rows(self, side: int = POSITIVE) -> list[slice]:
-        """Return the rows of the batch that belong to a side."""
-        size = self.batch // len(self.sides)
-        return [slice(i * size, (i + 1) * size) for i, current in enumerate(self.sides) if current == side]
+    def rows(self, part: int = COND) -> list[slice]:
+        """Return the rows of each chunk of the batch that is `part`."""
+        size = self.batch // len(self.chunks)
+        return [slice(i * size, (i + 1) * size) for i, current in enumerate(self.chunks) if current == part]
 
     # Tokens
 
@@ -122,7 +122,7 @@ class Site:
         return bool(height * width != self.tokens and self.batch * self.tokens == frames * height * width)
 
     @property
-    def picture(self) -> tuple[int, int]:
+    def image_grid(self) -> tuple[int, int]:
         """Return height and width of the tokens.
 
         Raises ValueError where another patch has changed their number, or they are those of a video.
@@ -147,7 +147,7 @@ class Site:
         """
         if self.piece is not None and math.prod(self.piece) == self.tokens:
             return self.piece
-        return None if self.over_time else self.picture
+        return None if self.over_time else self.image_grid
 
     @property
     def grid(self) -> tuple[int, int, int]:

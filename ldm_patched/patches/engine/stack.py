@@ -187,10 +187,10 @@ def uncover(slots: Mapping[Any, Any]) -> dict[Any, Any]:
     A stack has an exact address, so it hides an entry for (block, number) that came later, such as that of a guidance
     node's extra pass.
     """
-    return {address: _around(patch, slots.get(address[:2])) for address, patch in slots.items()}
+    return {address: _wrapped(patch, slots.get(address[:2])) for address, patch in slots.items()}
 
 
-def _around(patch: Any, pair: Any) -> Any:
+def _wrapped(patch: Any, pair: Any) -> Any:
     if not isinstance(patch, Stack) or patch.exact or pair is None or isinstance(pair, Stack):
         return patch
     return patch if pair is patch.foreign else replace(patch, foreign=pair)

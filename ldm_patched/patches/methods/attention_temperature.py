@@ -14,7 +14,7 @@ from ..engine.declaration import Refused, acts, method, number, whole
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import SLOTS, Method
-from ..engine.place import Around, Place
+from ..engine.place import Place, Wrap
 from ..engine.site import Site
 from ..engine.stack import Inner
 
@@ -110,7 +110,7 @@ class AttentionTemperature(Method):
 
     def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return a layer for each kind of attention."""
-        return [Around(SLOTS[kind], gate, partial(self.scale, sized=kind == "self")) for kind in self.kinds]
+        return [Wrap(SLOTS[kind], gate, partial(self.scale, sized=kind == "self")) for kind in self.kinds]
 
     def scale(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner, sized: bool) -> Tensor:
         """Attend with scaled queries."""

@@ -14,7 +14,7 @@ from ..engine.gate import Gate
 from ..engine.gathering import Live, gather
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import AfterCfg, Around, Place
+from ..engine.place import AfterCfg, Place, Wrap
 from ..engine.prompts import columns, places
 from ..engine.scores import chosen_heads, sliced_scores
 from ..engine.site import SIDES, Site
@@ -60,12 +60,12 @@ class Listener(Method):
 
     def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return the layer that listens, and what shows each step in a node."""
-        yield Around(self.slot_listened, gate, self.attend, self.deaf)
+        yield Wrap(self.slot_listened, gate, self.attend, self.deaf)
         if self.node:
             yield AfterCfg(gate, Live(self.node, host.show))
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a call is not to be heard: extra passes, other prompts, frames, the other side."""
+        """Return whether a call is not to be heard: extra passes, other prompts, frames, the wrong rows."""
         ours = site.run is not None and not site.swapped and not site.extra and not site.over_time
         return None if ours and site.rows(SIDES.index(self.side)) else ""
 
@@ -79,7 +79,7 @@ class Listener(Method):
         return inner(q, k, v)
 
     def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
-        """Add up what the rows of a side attend to."""
+        """Add up what some rows attend to."""
         raise NotImplementedError
 
 
@@ -120,7 +120,7 @@ class Capture(Listener):
         """Add up the attention to the words."""
         some = [columns(places(word.positions, self.length, k, site), site) for word in self.words]
         attention, entropy = word_weights(q, k[:, :, site.text], some, self.heads)
-        gather(site, attention * site.weight, entropy, site.picture)
+        gather(site, attention * site.weight, entropy, site.image_grid)
 
 
 def word_weights(

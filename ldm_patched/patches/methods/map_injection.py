@@ -25,7 +25,7 @@ class MapInjection(Method):
 
     The injection of self-attention of plug-and-play diffusion features (Tumanyan et al. 2022, arXiv 2211.12572, section
     3): the structure comes from the first picture, the content from the prompts and noise of the others. It acts on
-    the positive and on the negative side, each with maps of its own. `strength` goes from 0 (own maps) to 1 (the first
+    cond and on uncond rows, each with maps of their own. `strength` goes from 0 (own maps) to 1 (the first
     picture's), times the curve of the schedule.
     """
 
@@ -49,17 +49,17 @@ class MapInjection(Method):
         return f"attention maps of the first picture {self.strength:g}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a side has one picture only."""
-        return "" if site.batch <= len(site.sides) else None
+        """Return whether a chunk has one image only."""
+        return "" if site.batch <= len(site.chunks) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first picture's queries and keys."""
-        sides = len(site.sides)
-        shared = inner(of_first(q, sides), of_first(k, sides), v)
+        chunks = len(site.chunks)
+        shared = inner(of_first(q, chunks), of_first(k, chunks), v)
         return shared if site.weight == 1.0 else torch.lerp(inner(q, k, v), shared, site.weight)
 
 
-def of_first(x: Tensor, sides: int) -> Tensor:
-    """Return queries or keys (b, ...) with the first row of each side in all of its rows."""
-    by_side = x.unflatten(0, (sides, -1))
-    return by_side[:, :1].expand_as(by_side).flatten(0, 1)
+def of_first(x: Tensor, chunks: int) -> Tensor:
+    """Return queries or keys (b, ...) with the first row of each chunk in all of its rows."""
+    by_chunk = x.unflatten(0, (chunks, -1))
+    return by_chunk[:, :1].expand_as(by_chunk).flatten(0, 1)

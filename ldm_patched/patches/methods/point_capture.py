@@ -23,7 +23,7 @@ Point = tuple[float, float]  # x and y, from 0 at the left and the top to 1
 class PointCapture(Listener):
     """Add up what some points of the picture attend to; changes nothing.
 
-    `side` is the positive or negative pass. The curve weights the steps; no `heads` means all of them.
+    `side` is the cond (positive) or the uncond (negative). The curve weights the steps; no `heads` means all of them.
     Each step is shown in the `node` of the page, if any.
     """
 
@@ -56,7 +56,7 @@ class PointCapture(Listener):
         own = site.tokens
         if k.shape[2] < own:
             return site.skip("another patch left out keys; put Capture Attention behind it")
-        grid = site.picture
+        grid = site.image_grid
         tokens = [token_of(point, grid) for point in self.points]
         attention, entropy = point_weights(q, k, tokens, self.heads)
         gather(site, attention[..., :own] * site.weight, entropy, grid)  # more keys are other pictures'

@@ -52,7 +52,7 @@ class SlidingWindowGuidance(Method):
         """Attend in each window and average."""
         if site.over_time:
             return inner(q, k, v)
-        height, width = site.picture
+        height, width = site.image_grid
         places = torch.arange(height * width, device=q.device).view(height, width)
         total, times = torch.zeros_like(v), v.new_zeros(height * width, 1)
         for rows in windows(height, self.size, self.overlap):

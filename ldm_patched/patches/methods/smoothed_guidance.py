@@ -60,4 +60,4 @@ class SmoothedGuidance(Method):
             return inner(q.mean(dim=2, keepdim=True).expand_as(q), k, v)
         if site.over_time:
             return inner(q, k, v)
-        return inner(split(blurred(merged(q), site.picture, self.blur), q.shape[1]), k, v)
+        return inner(split(blurred(merged(q), site.image_grid, self.blur), q.shape[1]), k, v)

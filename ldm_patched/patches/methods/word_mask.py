@@ -97,7 +97,7 @@ class WordMask(Method):
 
     def outside(self, site: Site, device: torch.device) -> Tensor:
         """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
-        grid = site.picture
+        grid = site.image_grid
 
         def make() -> Tensor:
             return 1.0 - on_grid(self.mask.to(device, torch.float32).clamp(0.0, 1.0), grid)[:, None, :, None]

@@ -90,10 +90,10 @@ def text(address: Address, blocks: Sequence[MapBlock], size: tuple[int, int] | N
     if not blocks:
         return "This model tells no blocks; only the address 'all' fits it."
     names = chosen(address, blocks)
-    return "\n".join(layout([list(COLUMNS), *(_cells(block, block.name in names, size) for block in blocks)]))
+    return "\n".join(layout([list(COLUMNS), *(_row(block, block.name in names, size) for block in blocks)]))
 
 
-def _cells(block: MapBlock, taken: bool, size: tuple[int, int] | None) -> list[str]:
+def _row(block: MapBlock, taken: bool, size: tuple[int, int] | None) -> list[str]:
     grid = block.grid(size)
     return [
         block.name,

@@ -120,7 +120,7 @@ def _troubles(model: Any, part: Placed, parts: list[Placed], run: Run | None, en
 
 
 def _misplaced(model: Any, part: Placed, family: Family) -> Iterator[str]:
-    """Tell where a foreign patch does not fit the family, or its address not the model."""
+    """Yield where a foreign patch does not fit the family, or its address not the model."""
     shapes = SHAPES.get(family.calls, {})
     if part.slot in ATTENTION_SLOTS and part.slot not in shapes:
         yield f"{family.name} models never call this slot"
@@ -132,7 +132,7 @@ def _misplaced(model: Any, part: Placed, family: Family) -> Iterator[str]:
 
 
 def _hidden(part: Placed, parts: list[Placed]) -> Iterator[str]:
-    """Tell where entries with an exact address hide a foreign one for the whole block."""
+    """Yield where entries with an exact address hide a foreign one for the whole block."""
     if part.slot not in ("attn1", "attn2") or part.address is None or len(part.address) != 2:
         return
     exact = [other for other in parts if other.slot == part.slot and len(other.address or ()) == 3]
@@ -175,11 +175,11 @@ def text(model: Any, found: Sequence[Finding]) -> str:
     troubled = sum(bool(finding.trouble) for finding in found)
     head = f"{family_of(model).name} model, {len(blocks)} transformer blocks, {len(found)} patches"
     head += f", {troubled} of them without effect or at risk." if troubled else "."
-    lines = [list(COLUMNS), *map(_cells, found)] if found else []
+    lines = [list(COLUMNS), *map(_row, found)] if found else []
     return "\n".join([head, "", *layout(lines)] if lines else [head])
 
 
-def _cells(finding: Finding) -> list[str]:
+def _row(finding: Finding) -> list[str]:
     calls = "-" if finding.calls is None else str(finding.calls)
     took = "-" if finding.seconds is None else f"{finding.seconds:.3f} s"
     return [finding.slot, finding.block, finding.owner, finding.schedule, calls, took, finding.trouble or "ok"]

@@ -18,7 +18,7 @@ class GpuSpan:
 
     @property
     def over(self) -> bool:
-        """Tell whether the GPU has come to the end."""
+        """Return whether the GPU has come to the end."""
         return self.end.query()
 
     def seconds(self) -> float:

@@ -17,7 +17,7 @@ from ...ldm.modules.backends.basic import attention_basic
 from ...ldm.modules.backends.registry import AttentionCall, Backend
 from ..addressing.address import Address, BlockId, Term
 from ..addressing.where import Where
-from ..record.run import Cell
+from ..record.run import AttentionId
 from .rule import Rule
 
 ROUNDS = 101
@@ -152,19 +152,19 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def write_rules(
-    calls: Mapping[Cell, AttentionCall], tuned: Iterable[Tuned], bound: float, margin: float = 0.05
+    calls: Mapping[AttentionId, AttentionCall], tuned: Iterable[Tuned], bound: float, margin: float = 0.05
 ) -> tuple[Rule, ...]:
     """Return a rule for each function that beats `auto` by more than `margin` somewhere within the error bound.
 
     `calls` says which call each attention makes. What no rule takes stays with `auto`.
     """
-    chosen: dict[str, list[Cell]] = {}
+    chosen: dict[str, list[AttentionId]] = {}
     found = {one.call: one for one in tuned}
-    for cell, call in calls.items():
+    for attention, call in calls.items():
         best = found[call].best(bound)
         if best is not None and best.seconds < (1 - margin) * _automatic(found[call]):
-            chosen.setdefault(best.backend, []).append(cell)
-    rules = [rule for backend, cells in chosen.items() for rule in _rules(backend, cells, calls)]
+            chosen.setdefault(best.backend, []).append(attention)
+    rules = [rule for backend, attentions in chosen.items() for rule in _rules(backend, attentions, calls)]
     return (*rules, Rule("auto", Where()))
 
 
@@ -174,12 +174,12 @@ def _automatic(tuned: Tuned) -> float:
     return next((timing.seconds for timing in tuned.timings if timing.backend == name), float("inf"))
 
 
-def _rules(backend: str, cells: Sequence[Cell], calls: Mapping[Cell, AttentionCall]) -> list[Rule]:
-    if any(block is None for block, _ in cells):  # a model that does not say which block calls
-        return [Rule(backend, Where())] if set(cells) == set(calls) else []
+def _rules(backend: str, attentions: Sequence[AttentionId], calls: Mapping[AttentionId, AttentionCall]) -> list[Rule]:
+    if any(block is None for block, _ in attentions):  # a model that does not say which block calls
+        return [Rule(backend, Where())] if set(attentions) == set(calls) else []
     rules = []
     for kind in ("self", "cross", None):
-        blocks = [block for block, current in cells if current == kind and block is not None]
+        blocks = [block for block, current in attentions if current == kind and block is not None]
         if blocks:
             rules.append(Rule(backend, Where(Address(tuple(map(_term, blocks)), kind or "all"))))
     return rules
