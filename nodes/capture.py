@@ -42,7 +42,7 @@ WIDGETS = (*PLACING.widgets(), *AFTER)
 
 
 class CaptureAttention(io.ComfyNode):  # type: ignore[misc]
-    """Gather where the words of a prompt draw, and where points of the picture look."""
+    """Gather where the words of a prompt draw, and where points of the image look."""
 
     @classmethod
     def define_schema(cls) -> Any:

@@ -244,7 +244,7 @@ def _mask_like(input_x: Tensor, mask: Tensor, area: Area | None) -> Tensor:
 
 
 def _feather(mult: Tensor, area: Area, x_in: Tensor) -> None:
-    """Fade a multiplier in place along the edges that lie inside the picture."""
+    """Fade a multiplier in place along the edges that lie inside the image."""
     half = len(area) // 2
     for i in range(half):
         width = min(FEATHER, mult.shape[i + 2] // 4)

@@ -57,7 +57,7 @@ class GatedSelfAttentionDense(_Gated):
 
 
 class GatedSelfAttentionDense2(GatedSelfAttentionDense):
-    """Keep the object tokens instead, resized as a picture to the grid of the image tokens.
+    """Keep the object tokens instead, resized as an image to the grid of the image tokens.
 
     Both token counts must be squares; ValueError otherwise.
     """

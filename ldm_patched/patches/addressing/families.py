@@ -22,7 +22,7 @@ class Family:
     Args:
         blocks: each block type of addresses, with the attribute that lists its blocks.
         calls: by which contract it calls attention patches.
-        kinds: the kinds of attention that a call can be told to be; joint attention of text and picture is `self`.
+        kinds: the kinds of attention that a call can be told to be; joint attention of text and image is `self`.
     """
 
     name: str

@@ -24,7 +24,7 @@ class Method:
     A subclass says what it is by `@method`, and acts by one of these, or by `places` of its own:
 
     - `attend(site, q, k, v, inner)`: around the attention of its blocks.
-    - `weak_attend(site, q, k, v, inner)`: in one more prediction, from which the picture is guided away by `scale`.
+    - `weak_attend(site, q, k, v, inner)`: in one more prediction, from which the image is guided away by `scale`.
 
     They are called only in the blocks and the window, with the strength of the curve as `site.weight`.
     """

@@ -53,7 +53,7 @@ def record_run(
     finally:
         options[KEY] = plan
         run.settle()
-    # Custom samplers also give the last prediction of the picture, which people decode as well
+    # Custom samplers also give the last prediction of the image, which people decode as well
     outputs = [patcher.model.process_latent_out(x0.cpu()) for x0 in last.values() if isinstance(x0, Tensor)]
     ARCHIVE.keep(run, [result, *outputs])
     return result

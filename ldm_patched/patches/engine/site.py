@@ -141,7 +141,7 @@ class Site:
 
     @property
     def area(self) -> tuple[int, int] | None:
-        """Return height and width of what the layer gets: the whole picture, or one tile of it.
+        """Return height and width of what the layer gets: the whole image, or one tile of it.
 
         None in a video model's attention over time. Raises ValueError where another patch has changed the tokens.
         """

@@ -1,4 +1,4 @@
-"""Where the words of a prompt draw: the attention that each part of the picture gives them, added up over a run."""
+"""Where the words of a prompt draw: the attention that each part of the image gives them, added up over a run."""
 
 from __future__ import annotations
 

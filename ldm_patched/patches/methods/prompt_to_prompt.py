@@ -40,9 +40,9 @@ MULTILINE = (("multiline", True),)
     outputs=(Output("CONDITIONING", "positive", "Both prompts, by turns for the pictures of a batch."),),
 )
 class PromptToPrompt(Method):
-    """Take the attention maps of every second picture of a batch from the picture before it.
+    """Take the attention maps of every second image of a batch from the image before it.
 
-    Prompt-to-prompt editing (Hertz et al. 2022, arXiv 2208.01626): in pairs of pictures from the same noise the first
+    Prompt-to-prompt editing (Hertz et al. 2022, arXiv 2208.01626): in pairs of images from the same noise the first
     is drawn of the source prompt, the second of the edited one (see `pair`). While the schedule is open, the maps of
     cross-attention come from the source: a token of the edited prompt gets the map of the token it stands for, new ones
     keep their own. Until `self_percent` of the run so do the maps of self-attention. Only cond rows are edited.
@@ -109,7 +109,7 @@ class PromptToPrompt(Method):
         return None if taken else ""
 
     def attend_self(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Attend with the source's maps in the edited pictures."""
+        """Attend with the source's maps in the edited images."""
         chosen = pairs(site)
         mapped = with_maps(inner, q, k, v, chosen)
         return mapped if site.weight == 1.0 else blended(inner(q, k, v), mapped, chosen, site.weight)
@@ -119,7 +119,7 @@ class PromptToPrompt(Method):
         return None if pairs(site) and not site.swapped and not site.left_out else ""
 
     def attend_cross(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Attend with the source's maps in the edited pictures.
+        """Attend with the source's maps in the edited images.
 
         With the alignment A of the prompts the maps M of the source become M A for the edited one, and (M A) V = M (A
         V), so the values are shared out and any attention function computes it. What new tokens add by maps of their
@@ -156,7 +156,7 @@ class PromptToPrompt(Method):
 
 
 def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
-    """Return one conditioning that gives the pictures of a batch the source prompt and the edited one by turns.
+    """Return one conditioning that gives the images of a batch the source prompt and the edited one by turns.
 
     Raises ValueError where one of them holds several prompts.
     """
@@ -172,9 +172,9 @@ def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
 
 
 def pairs(site: Site) -> list[tuple[slice, slice]]:
-    """Return the rows of the source's pictures and those of the edited ones, for each chunk of cond rows.
+    """Return the rows of the source's images and those of the edited ones, for each chunk of cond rows.
 
-    Raises ValueError where a picture has no partner.
+    Raises ValueError where an image has no partner.
     """
     chunks = site.rows()
     if any((rows.stop - rows.start) % 2 for rows in chunks):

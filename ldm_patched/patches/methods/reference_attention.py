@@ -1,7 +1,7 @@
-"""Self-attention that also looks at another picture, known as reference-only.
+"""Self-attention that also looks at another image, known as reference-only.
 
 In each call of the model the reference, with the noise of that step on it, runs through the model first; the keys and
-values of its self-attention then stand behind those of the main picture.
+values of its self-attention then stand behind those of the main image.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
     gives="that sees the reference",
 )
 class Reference(Method):
-    """Let self-attention attend also to the tokens of `latent` (r, c, h, w), one or several reference pictures.
+    """Let self-attention attend also to the tokens of `latent` (r, c, h, w), one or several reference images.
 
-    The latent is in the VAE's scale and may have another size than the picture. `seed` draws its noise, which stays
+    The latent is in the VAE's scale and may have another size than the image. `seed` draws its noise, which stays
     the same in all steps. With `negative` the uncond sees it too; without it guidance pushes
     towards the reference. `strength` (0..1) times the curve blends between the attention without and with it; between
     the two both are computed. 0 changes nothing, to the bit.
@@ -63,7 +63,7 @@ class Reference(Method):
     where: Where = acts(kind="self")
 
     def check(self) -> None:
-        """Refuse what is no latent of pictures."""
+        """Refuse what is no latent of images."""
         if self.latent.ndim != 4:
             shape = "x".join(map(str, self.latent.shape))
             raise ValueError(f"the reference is {shape}; give a latent of pictures, batch x channels x height x width")

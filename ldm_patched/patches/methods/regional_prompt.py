@@ -1,4 +1,4 @@
-"""Regional prompting: each part of the picture attends to a prompt of its own."""
+"""Regional prompting: each part of the image attends to a prompt of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OVERLAPS = ("average", "last on top")
 class Region:
     """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, and its weight.
 
-    The mask has any size; b is 1 or the number of pictures. Raises ValueError naming the value and the fix.
+    The mask has any size; b is 1 or the number of images. Raises ValueError naming the value and the fix.
     """
 
     tokens: Tensor
@@ -68,7 +68,7 @@ class RegionalPrompt(Method):
     where: Where = acts(kind="cross")
 
     def check(self) -> None:
-        """Refuse an unknown overlap, and masks for different numbers of pictures."""
+        """Refuse an unknown overlap, and masks for different numbers of images."""
         if self.overlap not in OVERLAPS:
             raise Refused(f"unknown overlap rule {self.overlap!r}; choose one of {', '.join(OVERLAPS)}", "overlap")
         pictures = {len(region.mask) for region in self.regions} - {1}
@@ -145,6 +145,6 @@ def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amou
 
 
 def _for_rows(share: Tensor, x: Tensor) -> Tensor:
-    """Shape shares (b, n) for the rows of x (rows, h, n, d); several masks go round the pictures in turn."""
+    """Shape shares (b, n) for the rows of x (rows, h, n, d); several masks go round the images in turn."""
     repeated = share if len(share) in (1, len(x)) else share.repeat(-(-len(x) // len(share)), 1)[: len(x)]
     return repeated[:, None, :, None].to(x.dtype)

@@ -1,4 +1,4 @@
-"""Self-attention guidance: away from the picture in which what the model looks at most is blurred."""
+"""Self-attention guidance: away from the image in which what the model looks at most is blurred."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SelfAttentionGuidance(Method):
         return [Wrap("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether the attention is none of the picture's own."""
+        """Return whether the attention is none of the image's own."""
         return "" if site.extra or site.over_time else None
 
     def note(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
@@ -102,7 +102,7 @@ def degraded(x: Tensor, maps: list[Tensor], blur: float, threshold: float) -> Te
 
 @dataclass(frozen=True)
 class DegradedPass:
-    """The extra prediction of the degraded picture, and the push away from it."""
+    """The extra prediction of the degraded image, and the push away from it."""
 
     method: SelfAttentionGuidance
     host: Host
@@ -120,7 +120,7 @@ class DegradedPass:
         conds = [None, args["uncond"]] if negative else [args["cond"]]
         x0 = args["uncond_denoised" if negative else "cond_denoised"]
         worse = degraded(x0, list(maps.values()), self.method.blur, self.method.threshold)
-        noised = worse + args["input"] - x0  # the same noise on the degraded picture
+        noised = worse + args["input"] - x0  # the same noise on the degraded image
         extra = {**args["model_options"], "transformer_options": {**options, EXTRA: True}}
         again = self.host.predict(args["model"], conds, noised, args["sigma"], extra)[-1]
         return denoised + scale * (worse - again)

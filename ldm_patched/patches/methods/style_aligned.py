@@ -1,4 +1,4 @@
-"""One style for all pictures of a batch: each also attends to the first (Hertz et al. 2023, arXiv 2312.02133)."""
+"""One style for all images of a batch: each also attends to the first (Hertz et al. 2023, arXiv 2312.02133)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StyleAligned(Method):
         return f"style aligned{'' if self.adain else ' without AdaIN'}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a batch of one picture has nothing to share."""
+        """Return whether a batch of one image has nothing to share."""
         return "" if site.batch <= len(site.chunks) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where words may act: outside a mask, the picture cannot attend to them."""
+"""Where words may act: outside a mask, the image cannot attend to them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from .words import check_positions, positions_of
     ),
 )
 class WordMask(Method):
-    """Let only the masked part of the picture attend to some words.
+    """Let only the masked part of the image attend to some words.
 
     `positions` are the words' places in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
-    act; b is 1 or the number of pictures. A token at mask m gets m times its usual result and 1 - m times that of
+    act; b is 1 or the number of images. A token at mask m gets m times its usual result and 1 - m times that of
     attention in which the words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1)
     times the curve is how much of this is applied. Only the positive prompt is changed.
     """

@@ -55,7 +55,7 @@ def block_map(model: Any) -> list[MapBlock]:
 
 
 def _factors(unet: Any) -> dict[tuple[str, int], int]:
-    """Return the factor of each UNet block, by the layers that halve and double the picture."""
+    """Return the factor of each UNet block, by the layers that halve and double the image."""
     factor, found = 1, {}
     for type, number, layers in _layers(unet):
         names = {layer.__class__.__name__ for layer in layers}

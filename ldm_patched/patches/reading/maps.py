@@ -59,15 +59,15 @@ def _of(entry: Entry, kept: Mapping[Any, Sums]) -> Gathered:
 
 
 def heat(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
-    """Return the mean map of some sums, scaled to a picture: (labels, b, height, width), each from 0 to 1.
+    """Return the mean map of some sums, scaled to an image: (labels, b, height, width), each from 0 to 1.
 
-    Each block counts the same; its map is drawn smoothly over the picture.
+    Each block counts the same; its map is drawn smoothly over the image.
     """
     return scaled(mean_map(sums, size))
 
 
 def mean_map(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
-    """Return the mean attention of some sums, each counting the same, scaled to a picture: (labels, b, h, w)."""
+    """Return the mean attention of some sums, each counting the same, scaled to an image: (labels, b, h, w)."""
     maps = [F.interpolate((one.attention / one.calls).unflatten(-1, one.grid), size, mode="bicubic") for one in sums]
     return torch.stack(maps).mean(0)
 
