@@ -59,8 +59,8 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
     return found
 
 
-def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
-    """Return the places in the context of tokens at `positions` of a prompt of `length` tokens, in each repeat of it.
+def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
+    """Return where in the context tokens at `positions` of a prompt of `length` tokens stand, in each repeat of it.
 
     `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
     """
@@ -69,9 +69,9 @@ def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:
-    """Return the columns of keys and values for places in the context, without those that were left out."""
+    """Return the columns of keys and values for positions in the context, without those that were left out."""
     gone = site.left_out
-    return [place - sum(left < place for left in gone) for place in some if place not in gone]
+    return [one - sum(left < one for left in gone) for one in some if one not in gone]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Site:
         cut: a patch of others cut the image in a way that nobody knows.
         length: columns of the sampler's own context in keys and values; None: all.
         swapped: another prompt stands in the place of the sampler's.
-        left_out: places of the context whose keys and values a layer further out took away.
+        left_out: positions in the context whose keys and values a layer further out took away.
     """
 
     options: Mapping[str, Any]

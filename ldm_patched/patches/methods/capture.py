@@ -15,7 +15,7 @@ from ..engine.gathering import Live, gather
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import AfterCfg, Place, Wrap
-from ..engine.prompts import columns, places
+from ..engine.prompts import columns, context_positions
 from ..engine.scores import chosen_heads, sliced_scores
 from ..engine.site import SIDES, Site
 from ..engine.stack import Inner
@@ -27,7 +27,7 @@ SIDE = "Which pass to listen to; the prompt is that of this side."
 
 @value
 class Word:
-    """A word or phrase, and its places in the prompt."""
+    """A word or phrase, and its positions in the prompt."""
 
     text: str
     positions: tuple[int, ...]
@@ -118,7 +118,7 @@ class Capture(Listener):
 
     def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
         """Add up the attention to the words."""
-        some = [columns(places(word.positions, self.length, k, site), site) for word in self.words]
+        some = [columns(context_positions(word.positions, self.length, k, site), site) for word in self.words]
         attention, entropy = word_weights(q, k[:, :, site.text], some, self.heads)
         gather(site, attention * site.weight, entropy, site.image_grid)
 

@@ -12,7 +12,7 @@ from ..addressing.grid import on_grid
 from ..addressing.where import Where
 from ..engine.declaration import Widget, acts, amount, hidden, method
 from ..engine.method import Method
-from ..engine.prompts import columns, places
+from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .words import check_positions, positions_of
@@ -39,7 +39,7 @@ from .words import check_positions, positions_of
 class WordMask(Method):
     """Let only the masked part of the image attend to some words.
 
-    `positions` are the words' places in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
+    `positions` are those of the words in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
     act; b is 1 or the number of images. A token at mask m gets m times its usual result and 1 - m times that of
     attention in which the words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1)
     times the curve is how much of this is applied. Only the positive prompt is changed.
@@ -82,7 +82,7 @@ class WordMask(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the words and without them."""
-        words = places(self.positions, self.length, k, site)
+        words = context_positions(self.positions, self.length, k, site)
         gone = set(columns(words, site))
         left = [column for column in range(k.shape[2]) if column not in gone]
         length = None if site.length is None else site.length - len(gone)
