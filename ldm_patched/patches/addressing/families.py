@@ -11,7 +11,7 @@ from typing import Any
 
 BOTH = ("self", "cross")
 DOUBLE_SINGLE = (("double", "double_blocks"), ("single", "single_blocks"))
-# How a family calls attention patches; `contracts` has an adapter for each.
+# How a family calls attention patches; `engine/adapters.py` has an adapter for each.
 UNET, JOINT, JOINT_INPUT, HIDDEN, AFTER, NOTHING = "unet", "joint", "joint input", "hidden", "after", "nothing"
 
 

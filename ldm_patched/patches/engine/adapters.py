@@ -101,7 +101,7 @@ def on_image(options: Mapping[str, Any], tokens: int) -> Mapping[str, Any]:
         return options
     height, width = latent[-2:]
     for size in PATCHES:
-        grid = [-(-height // size), -(-width // size)]
+        grid = [-(-height // size), -(-width // size)]  # models pad the latent to whole tokens
         if math.prod(grid) == tokens:
             return {**options, "activations_shape": [latent[0], 0, *grid]}
     return options

@@ -60,6 +60,7 @@ def _with_entry(model: Any, entry: Entry) -> tuple[Any, Entry]:
     options[KEY] = Plan((*earlier, entry), shapes, "self" if calls == AFTER else None)
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT))
+    # the clone of a patched model has them already, and a patcher adds a second one to the first
     for place, wrapper in ((APPLY_MODEL, call_model), (OUTER_SAMPLE, record_run)):
         clone.remove_wrappers_with_key(place, KEY)
         clone.add_wrapper_with_key(place, KEY, wrapper)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from ..addressing.address import KINDS, Address
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from .declaration import Declaration, Refused, Widget, placing_of, widget_of
-
-if TYPE_CHECKING:
-    from .gate import Gate
-    from .host import Host
-    from .place import Place
+from .gate import Gate
+from .guidance import Weakening, weak_pass
+from .host import Host
+from .place import Place, Wrap
 
 
 class Method:
@@ -113,9 +112,6 @@ class Method:
 
     def places(self, gate: Gate, host: Host, model: Any) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""
-        from .guidance import Weakening, weak_pass
-        from .place import Wrap
-
         if hasattr(self, "weak_attend"):
             yield weak_pass(cast(Weakening, self), gate, host)
         if hasattr(self, "attend"):

@@ -36,7 +36,7 @@ class Wrap:
 
     def put(self, clone: Any, host: Host) -> None:
         """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
-        options = clone.model_options["transformer_options"]  # the patcher puts another dict in its place below
+        options = clone.model_options["transformer_options"]  # set_model_patch_replace puts a copy in its place below
         options[ATTEND] = host.attend
         known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
         layer = Layer(self.gate, self.act, self.idle, self.counted)
@@ -85,7 +85,7 @@ class WrapModel:
         return self.act(self.gate, *args, **kwargs)
 
     def put(self, clone: Any, host: Host) -> None:
-        """Add the wrapper under a key of its own."""
+        """Add the wrapper under a key of its own, as the next `attach` takes off those that have the library's."""
         clone.add_wrapper_with_key(APPLY_MODEL, f"{KEY} {self.gate.entry.number}", self)
 
 

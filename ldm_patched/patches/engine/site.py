@@ -118,6 +118,7 @@ class Site:
         """Return whether the tokens are the frames of a video, with its pixels in the batch."""
         if self.piece is not None or self.cut:
             return False
+        # a video UNet attends over time with the frames as tokens and each pixel as a row
         frames, _, height, width = self.options["activations_shape"]
         return bool(height * width != self.tokens and self.batch * self.tokens == frames * height * width)
 

@@ -14,7 +14,7 @@ from .gate import Gate
 from .site import LENGTH, Site
 
 CONTEXT = "patchbay_prompt"  # in the options of a call: the context (b, n, c) that the model gets
-ATTEND = "patchbay_attend"  # in the options of a model: the host's attention function
+ATTEND = "patchbay_attend"  # in the options of a model: the host's attention function, for stacks made in a call
 LAYERS = "patchbay_layers"  # in the options of a model: slot -> address -> the layers that were put there
 KINDS = {"attn1": "self", "attn2": "cross"}
 
@@ -110,6 +110,7 @@ class Stack:
         if depth:
 
             def inner(q: Tensor, k: Tensor, v: Tensor, site: Site = site) -> Tensor:
+                # merging, tiles and windows hand on other rows or tokens than they got
                 if q.shape[0] != site.batch or q.shape[2] != site.tokens:
                     site = site.but(batch=q.shape[0], tokens=q.shape[2])
                 return self._run(depth - 1, site, q, k, v)

@@ -21,7 +21,7 @@ from ..engine.site import SIDES, Site
 from ..engine.stack import Inner
 from ..engine.value import value
 
-SCORES = 2**22  # at once, in float32
+SCORES = 2**22  # at once, in float32; beside them there are their logarithms, weights and entropies
 SIDE = "Which pass to listen to; the prompt is that of this side."
 
 

@@ -166,7 +166,7 @@ class Run:
         tally.count += 1
         if isinstance(took, GpuSpan):
             self.running.append((tally, took))
-            self._take_times(wait=False)
+            self._take_times(wait=False)  # events would pile up over a long run
         else:
             tally.seconds += took
 

@@ -47,7 +47,7 @@ class Tuned:
 
 
 def candidates(call: AttentionCall) -> list[Backend]:
-    """Return the functions to time on a call: all that can run it but the reference."""
+    """Return the functions to time on a call: all that can run it but `basic`, by which errors are measured."""
     return [backend for backend in registry.available(call) if backend.name != "basic"]
 
 
@@ -57,12 +57,12 @@ def tune(call: AttentionCall, seconds: float, check: Check) -> Tuned:
     A function that fails is left out, with a warning.
     """
     q, k, v, mask = tensors(call)
-    reference = exact_rows(call, q, k, v, mask)
+    truth = exact_rows(call, q, k, v, mask)
     errors, runs = {}, {}
     for backend in candidates(call):
         run = _runner(backend, call, q, k, v, mask)
         try:
-            errors[backend.name] = row_error(call, run(), reference)  # this is the warm-up too
+            errors[backend.name] = row_error(call, run(), truth)  # this is the warm-up too
         except Exception as error:  # a kernel may be built wrongly; what is measured tells which can be used
             log.warning("Attention Patchbay: %s failed on %s and is left out: %s", backend.name, call, error)
         else:
@@ -104,10 +104,10 @@ def sampled_rows(call: AttentionCall) -> Tensor:
     return torch.linspace(0, call.n_q - 1, min(call.n_q, SAMPLED_ROWS)).long()
 
 
-def row_error(call: AttentionCall, out: Tensor, reference: Tensor) -> float:
+def row_error(call: AttentionCall, out: Tensor, truth: Tensor) -> float:
     """Return the largest absolute error of the compared rows of a result (b, heads, n, dim_head); infinite for NaN."""
     rows = out[:, :, sampled_rows(call).to(out.device)].double()
-    return (rows - reference).abs().nan_to_num(nan=float("inf")).max().item()
+    return (rows - truth).abs().nan_to_num(nan=float("inf")).max().item()
 
 
 def _settings(call: AttentionCall) -> dict[str, Any]:
@@ -127,7 +127,10 @@ def _runner(
 def _interleaved(
     runs: Mapping[str, Callable[[], Tensor]], device: torch.device, seconds: float, check: Check
 ) -> dict[str, list[float]]:
-    """Time each function in turns until the time is over or ROUNDS are done, at least once."""
+    """Time each function in turns until the time is over or ROUNDS are done, at least once.
+
+    In turns, so that a machine that gets slower meanwhile slows all of them alike.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     for done in range(ROUNDS):
