@@ -173,6 +173,14 @@ def test_imports_follow_the_rooms(path: Path) -> None:
     assert broken_rules(path, (ROOT / path).read_text()) == []
 
 
+def test_the_drawing_shows_the_rooms_in_this_order() -> None:
+    drawing = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
+    drawn = [line.split()[0].removesuffix("/").removesuffix(".py") for line in drawing.strip().splitlines()]
+    packages = {"headless", "ldm_patched", "ldm_patched.patches"}  # hold rooms, and an __init__ without code
+    rooms = [room.replace(".", "/") or "__init__" for room in ROOMS if room not in packages]
+    assert drawn == rooms
+
+
 def test_every_door_is_there() -> None:
     assert DOORS <= MODULES
 
