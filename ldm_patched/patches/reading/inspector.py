@@ -39,7 +39,7 @@ ATTENTION_SLOTS = tuple(SHAPES[UNET])
 
 
 class Finding(NamedTuple):
-    """One patch: where it is, whose it is, what it did in the last run and why it may do nothing.
+    """One patch: where it is, whose it is, what it did in a run and why it may do nothing.
 
     `calls` is None where they cannot be counted, `trouble` is empty where nothing is known to be wrong.
     """

@@ -19,7 +19,7 @@ from ..record.run import Run
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a listener gathered in the last run: by block, and by step (from 1) and grid."""
+    """What a listener gathered in a run: by block, and by step (from 1) and grid."""
 
     listener: Listener
     blocks: Mapping[BlockId, Sums]
