@@ -41,7 +41,7 @@ def models() -> dict[str, Any]:
     for _ in range(9):
         ten = attach(ten, Rule("basic", Where.of("input:3 self")))  # none of them takes the call
     return {
-        "router and record, no rule": attach(model, Sentinel("off")),
+        "record": attach(model, Sentinel("off")),
         "1 rule": one,
         "10 rules": ten,
         "1 rule, NaN guard": attach(one, Sentinel("repair")),

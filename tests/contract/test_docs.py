@@ -45,6 +45,6 @@ def test_paths_modules_commands_and_targets_exist(document: Path) -> None:
 
 
 def test_what_is_not_there_is_found() -> None:
-    text = "see `ldm_patched/patches/stack.py`, `engine/attach.py`, `derived.py`, [this](docs/none.md), `cells/`, `input:4`"
+    text = "`ldm_patched/patches/stack.py`, `engine/attach.py`, `derived.py`, [this](docs/none.md), `cells/`, `input:4`"
     missing = [name for name in named_paths(text) if not exists(ROOT / "README.md", name)]
     assert missing == ["ldm_patched/patches/stack.py", "docs/none.md"]
