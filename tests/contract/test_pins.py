@@ -475,11 +475,9 @@ def write(wanted: str = "") -> None:
             kept[name]["latent"] = digest(kept[name]["latent"])
         if CASES[name].get("draws"):
             kept[name]["draws"] = True
-    rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(kept[name])}" for name in CASES)
-    (PINS / "pins.json").write_text(f"{{\n{rows}\n}}\n")
+    (PINS / "pins.json").write_text(json.dumps({name: kept[name] for name in CASES}, indent=0))
     np.savez_compressed(PINS / "latents.npz", **{name: arrays[name] for name in CASES if name in arrays})
-    lines = ",\n".join(map(json.dumps, refusals()))
-    (PINS / "refusals.json").write_text(f"[\n{lines}\n]\n")
+    (PINS / "refusals.json").write_text(json.dumps(refusals(), indent=0))
 
 
 if __name__ == "__main__":
