@@ -26,7 +26,7 @@ def named_paths(text: str) -> list[str]:
 
 def exists(document: Path, name: str) -> bool:
     """Return whether there is such a path; a bare name of a file may lie anywhere."""
-    name = re.sub(r"(?<=/)[A-Z]+(?=/)", "*", name)  # such as LANGUAGE, which stands for any
+    name = re.sub("LANGUAGE|NAME", "*", name)  # which stand for any
     if any(any(base.glob(name)) for base in (document.parent, *BASES)):
         return True
     return "/" not in name and any(ROOT.glob(f"[a-z]*/**/{name}"))
