@@ -35,10 +35,14 @@ def _row(name: str, type: str, settings: dict[str, Any]) -> str:
         default = "yes" if default else "no"
     elif isinstance(default, str):
         default = f"`{default}`" if default else ""
-    limits = f"{settings['min']:g} to {settings['max']:g}" if "min" in settings else RANGES.get(name, "")
+    limits = f"{_plain(settings['min'])} to {_plain(settings['max'])}" if "min" in settings else RANGES.get(name, "")
     options = " ".join(f"`{option}`" for option in settings.get("options", ()))
-    shown = f"{default:g}" if isinstance(default, float) else default
-    return f"| `{name}` | {settings.get('tooltip', '')} | {TYPES.get(type, type)} | {shown} | {options or limits} |"
+    told = [f"`{name}`", settings.get("tooltip", ""), TYPES.get(type, type), _plain(default), options or limits]
+    return f"| {' | '.join(told)} |"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def main(node: str) -> None:

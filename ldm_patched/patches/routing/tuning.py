@@ -204,13 +204,13 @@ def _lines(one: Tuned, bound: float) -> list[str]:
     best, automatic = one.best(bound), registry.select(one.call).backend.name
     lines = [str(one.call)]
     for timing in one.timings:
-        marks = [mark for mark, holds in _marks(timing, best, automatic, bound).items() if holds]
+        remarks = [remark for remark, holds in _remarks(timing, best, automatic, bound).items() if holds]
         text = f"  {timing.backend:<18} {1e3 * timing.seconds:10.3f} ms   error {timing.error:.1e}"
-        lines.append(text + (f"   {', '.join(marks)}" if marks else ""))
+        lines.append(text + (f"   {', '.join(remarks)}" if remarks else ""))
     return lines
 
 
-def _marks(timing: Timing, best: Timing | None, automatic: str, bound: float) -> dict[str, bool]:
+def _remarks(timing: Timing, best: Timing | None, automatic: str, bound: float) -> dict[str, bool]:
     return {
         "fastest within the bound": timing == best,
         "auto": timing.backend == automatic,
