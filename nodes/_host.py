@@ -11,7 +11,7 @@ from ..ldm_patched.patches.engine.host import Host
 try:
     from . import _comfyui as found
 except ModuleNotFoundError as error:
-    if error.name != "comfy_api":
+    if error.name != "comfy_api":  # ComfyUI is there, and what is missing is an error to show
         raise
     from . import _embedded as found  # type: ignore[no-redef]
 
