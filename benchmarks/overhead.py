@@ -1,4 +1,4 @@
-"""Time what this library adds to an attention call: wrapper, router, recorder and NaN guard, beside the bare kernel.
+"""Time what this library adds to an attention call: wrapper, router, record and NaN guard, beside the bare kernel.
 
     python benchmarks/overhead.py [--json FILE] [--quick]
 
@@ -41,7 +41,7 @@ def models() -> dict[str, Any]:
     for _ in range(9):
         ten = attach(ten, Rule("basic", Where.of("input:3 self")))  # none of them takes the call
     return {
-        "recorder": attach(model, Sentinel("off")),
+        "record": attach(model, Sentinel("off")),
         "1 rule": one,
         "10 rules": ten,
         "1 rule, NaN guard": attach(one, Sentinel("repair")),

@@ -16,7 +16,7 @@ else:
     try:
         from . import _comfyui as found
     except ModuleNotFoundError as error:
-        if error.name != "comfy_api":
+        if error.name != "comfy_api":  # ComfyUI is there, and what is missing is an error to show
             raise
         from . import _embedded as found
 

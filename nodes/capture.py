@@ -45,7 +45,7 @@ WIDGETS = (*PLACING.widgets(), *AFTER)
 
 
 class CaptureAttention(io.ComfyNode):
-    """Gather where the words of a prompt draw, and where points of the picture look."""
+    """Gather where the words of a prompt draw, and where points of the image look."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -17,7 +17,7 @@ from ._host import io, output_file, write
 from .derived import CATEGORY
 from .heatmap import overlay, sheet, view
 
-PIXELS = 8  # of the picture in one latent pixel
+PIXELS = 8  # of the image in one latent pixel
 BY = ("step", "block")
 
 
@@ -83,7 +83,7 @@ class AttentionMaps(io.ComfyNode):
         columns: str = "step",
     ) -> io.NodeOutput:
         """Return heatmaps, masks, statistics and the sheet, and show the maps in the node."""
-        found, size = captured(model, latent["samples"]), picture_size(latent, images)
+        found, size = captured(model, latent["samples"]), image_size(latent, images)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
         masks = maps if threshold == 0.0 else (maps >= threshold).float()
         ui = {"attention": [view([(one.listener, list(one.blocks.values())) for one in found], size, images)]}
@@ -92,8 +92,8 @@ class AttentionMaps(io.ComfyNode):
         )
 
 
-def picture_size(latent: Latent, images: torch.Tensor | None = None) -> tuple[int, int]:
-    """Return height and width of the pictures."""
+def image_size(latent: Latent, images: torch.Tensor | None = None) -> tuple[int, int]:
+    """Return height and width of the images."""
     if images is not None:
         return int(images.shape[1]), int(images.shape[2])
     height, width = latent["samples"].shape[-2:]

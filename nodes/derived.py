@@ -65,7 +65,10 @@ def schema(method: type[Method]) -> io.Schema:
 
 
 def named(method: type[Method]) -> list[str]:
-    """Return the inputs of a method's node that are checked here: all with widgets that the host does not check."""
+    """Return the inputs of a method's node that are checked here: all with widgets, but for those left to the host.
+
+    ComfyUI's execution.py (validate_inputs) leaves range and options of an input to the check that names it.
+    """
     return [widget.name for widget in inputs_of(method) if widget.type in WIDGETS and not widget.by_host]
 
 

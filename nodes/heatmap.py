@@ -1,4 +1,4 @@
-"""Maps of attention as pictures: painted over the image, side by side by step or block, and small for the page."""
+"""Attention maps to look at: painted over the images, side by side by step or block, and small for the page."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..ldm_patched.patches.reading.maps import Gathered, mean_map, scaled
 
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
 COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])
-CELL, WIDEST, LABEL, MARGIN = 128, 3840, 16, 90  # pixels of the sheet
-SMALL, SHOWN, PICTURE = 64, 4, 384  # on the page: longest side of a map, pictures of a batch, longest side of those
+COLUMN, WIDEST, LABEL, MARGIN = 128, 3840, 16, 90  # pixels of the sheet
+SMALL, SHOWN, IMAGE = 64, 4, 384  # on the page: longest side of a map, images of a batch, longest side of those
 
 
 def overlay(maps: Tensor, images: Tensor | None, opacity: float) -> Tensor:
-    """Paint maps (words * b, h, w) of 0..1 over pictures (b, h, w, 3), or alone: (words * b, h, w, 3)."""
+    """Paint maps (words * b, h, w) of 0..1 over images (b, h, w, 3), or alone: (words * b, h, w, 3)."""
     place = maps * (len(COLOURS) - 1)
     low = place.long().clamp(max=len(COLOURS) - 2)
     painted = torch.lerp(COLOURS[low], COLOURS[low + 1], (place - low)[..., None])
@@ -43,14 +43,14 @@ def columns(found: Sequence[Gathered], by: str) -> list[str]:
 
 
 def sheet(found: Sequence[Gathered], by: str, size: tuple[int, int]) -> Tensor:
-    """Draw the maps of the first picture, a row for each label and a column for each step or block: (1, h, w, 3).
+    """Draw the maps of the first image, a row for each label and a column for each step or block: (1, h, w, 3).
 
     All maps of a row share one scale, so that columns can be compared.
     """
     from PIL import Image, ImageDraw  # a host without this node needs no Pillow
 
     names = columns(found, by)
-    side = min(CELL, WIDEST // len(names))
+    side = min(COLUMN, WIDEST // len(names))
     height, width = (max(1, round(side * length / max(size))) for length in size)
     labels = [label for one in found for label in one.listener.labels]
     page = Image.new("RGB", (MARGIN + len(names) * (width + 2), LABEL + len(labels) * (height + 2)), (255, 255, 255))
@@ -69,28 +69,28 @@ def sheet(found: Sequence[Gathered], by: str, size: tuple[int, int]) -> Tensor:
 
 def _rows(one: Gathered, by: str, names: Sequence[str], size: tuple[int, int]) -> Tensor:
     """Return the maps (labels, columns, h, w) of 0..1; zero where nothing was gathered."""
-    cells = _cells(one, by)
+    sums = _by_column(one, by)
     empty = torch.zeros(len(one.listener.labels), *size)
-    maps = torch.stack([mean_map(cells[n], size)[:, 0] if n in cells else empty for n in names], dim=1)
+    maps = torch.stack([mean_map(sums[n], size)[:, 0] if n in sums else empty for n in names], dim=1)
     shown: Tensor = scaled(maps.flatten(1, 2)).unflatten(1, (len(names), size[0]))
     return shown
 
 
-def _cells(one: Gathered, by: str) -> dict[str, list[Sums]]:
-    cells: dict[str, list[Sums]] = {}
+def _by_column(one: Gathered, by: str) -> dict[str, list[Sums]]:
+    found: dict[str, list[Sums]] = {}
     places = one.steps if by == "step" else one.blocks
     for place, sums in places.items():
-        cells.setdefault(str(place[0] if by == "step" else place), []).append(sums)
-    return cells
+        found.setdefault(str(place[0] if by == "step" else place), []).append(sums)
+    return found
 
 
 # For the page
 
 
 def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> dict[str, Any]:
-    """Return the maps as JSON for the viewer of the page: small, of the first pictures, and with their true range.
+    """Return the maps as JSON for the viewer of the page: small, of the first images, and with their true range.
 
-    `maps` is base64 of a byte for each pixel, (labels, pictures, h, w), from `low` of its map at 0 to `high` at 255.
+    `maps` is base64 of a byte for each pixel, (labels, images, h, w), from `low` of its map at 0 to `high` at 255.
     """
     height, width = (max(1, round(SMALL * length / max(size))) for length in size)
     maps = torch.cat([mean_map(sums, (height, width)) for _, sums in found])[:, :SHOWN].clamp(min=0.0)
@@ -104,12 +104,12 @@ def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> d
         "low": maps.amin(dim=(-2, -1)).tolist(),
         "high": maps.amax(dim=(-2, -1)).tolist(),
         "maps": base64.b64encode(data).decode(),
-        "images": [] if images is None else [url(image, PICTURE) for image in images[:SHOWN]],
+        "images": [] if images is None else [url(image, IMAGE) for image in images[:SHOWN]],
     }
 
 
 def url(image: Tensor, longest: int) -> str:
-    """Return a picture (h, w, 3) as a JPEG in a URL, with at most `longest` pixels on a side."""
+    """Return an image (h, w, 3) as a JPEG in a URL, with at most `longest` pixels on a side."""
     from PIL import Image  # a host without this node needs no Pillow
 
     scale = min(1.0, longest / max(image.shape[:2]))

@@ -10,7 +10,7 @@ from .derived import CATEGORY
 
 
 class PatchReport(io.ComfyNode):
-    """Report the last sampling run of a model."""
+    """Report the run that gave a latent."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -83,9 +83,9 @@ class TuneAttention(io.ComfyNode):
         results = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
         rules = write_rules(observer.calls, results, max_error)
         text, rows = rules_text(rules), tuning_table(results, max_error)
-        picture = chart(results, max_error)
-        ui = {"text": [f"{text}\n\n{rows}"], "rules": [text], "picture": [url(picture[0], max(picture.shape))]}
-        return io.NodeOutput(attach_rules(model, rules), text, picture, ui=ui)
+        image = chart(results, max_error)
+        ui = {"text": [f"{text}\n\n{rows}"], "rules": [text], "picture": [url(image[0], max(image.shape))]}
+        return io.NodeOutput(attach_rules(model, rules), text, image, ui=ui)
 
 
 def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> list[Tuned]:

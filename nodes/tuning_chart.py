@@ -1,4 +1,4 @@
-"""What tuning measured, as a picture: a bar for the time of each function on each call."""
+"""What tuning measured, as an image: a bar for the time of each function on each call."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def chart(tuned: Sequence[Tuned], bound: float) -> Tensor:
     from PIL import Image, ImageDraw  # a host without this node needs no Pillow
 
     height = 2 * MARGIN + sum(ROW * (len(one.timings) + 2) for one in tuned)
-    picture = Image.new("RGB", (WIDTH, max(height, 3 * ROW)), PAPER)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (WIDTH, max(height, 3 * ROW)), PAPER)
+    draw = ImageDraw.Draw(image)
     top = MARGIN
     for one in tuned:
         draw.text((MARGIN, top), str(one.call), fill=INK)
@@ -33,7 +33,7 @@ def chart(tuned: Sequence[Tuned], bound: float) -> Tensor:
             top += ROW
             _bar(draw, top, timing, timing.seconds / slowest, _kind(one, timing, bound))
         top += 2 * ROW
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)[None]
 
 
 def _kind(one: Tuned, timing: Timing, bound: float) -> str:

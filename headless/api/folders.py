@@ -69,7 +69,7 @@ class Folders:
         return path
 
     def input_names(self) -> list[str]:
-        """List the pictures of the input folder."""
+        """List the images of the input folder."""
         return sorted(_files(self.input, IMAGE_ENDINGS))
 
     def input_file(self, name: str) -> Path:

@@ -102,7 +102,7 @@ class AsyncClient:
         await self._ask("POST", "/free", json={"unload_models": models, "free_memory": True})
 
     async def upload(self, file: Path, name: str | None = None) -> str:
-        """Put a picture into the server's input folder and return its name there."""
+        """Put an image into the server's input folder and return its name there."""
         folder, _, bare = (name or file.name).rpartition("/")
         data = {"subfolder": folder, "overwrite": "true", "type": "input"}
         answer = await self._ask("POST", "/upload/image", data=data, files={"image": (bare, file.read_bytes())})

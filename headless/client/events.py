@@ -41,7 +41,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Executed:
-    """A node showed something: pictures, texts."""
+    """A node showed something: images, texts."""
 
     node: str
     output: dict[str, Any]
@@ -49,7 +49,7 @@ class Executed:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture of how far a sampler is, as JPEG or PNG."""
+    """An image of how far a sampler is, as JPEG or PNG."""
 
     image: bytes
 

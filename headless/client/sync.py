@@ -83,7 +83,7 @@ class Client:
         self._do(self._client.free(models))
 
     def upload(self, file: Path, name: str | None = None) -> str:
-        """Put a picture into the server's input folder and return its name there."""
+        """Put an image into the server's input folder and return its name there."""
         return self._do(self._client.upload(file, name))
 
     def fetch(self, entry: dict[str, str]) -> bytes:

@@ -1,4 +1,4 @@
-"""`patchbay info`: what is in a model file or in a picture."""
+"""`patchbay info`: what is in a model file or in an image."""
 
 from __future__ import annotations
 

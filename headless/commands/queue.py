@@ -1,4 +1,4 @@
-"""`patchbay queue`: a workflow on a ComfyUI server, from the upload of its pictures to the download of its results."""
+"""`patchbay queue`: a workflow on a ComfyUI server, from the upload of its images to the download of its results."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def catalog() -> dict[str, type[ComfyNode]]:
 
     extension = PatchbayExtension()
     own = asyncio.run(_nodes_of(extension))
-    everything: list[type[ComfyNode]] = [*(node for room in CORE for node in room.NODES), *own]
+    everything: list[type[ComfyNode]] = [*(node for module in CORE for node in module.NODES), *own]
     return {cls.GET_SCHEMA().node_id: cls for cls in everything}
 
 

@@ -96,7 +96,7 @@ def links(node: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def is_link(value: Any) -> bool:
-    """Tell whether an input's value is a link [node id, output slot]."""
+    """Return whether an input's value is a link [node id, output slot]."""
     if not (isinstance(value, list) and len(value) == 2):
         return False
     return isinstance(value[0], str) and isinstance(value[1], int) and not isinstance(value[1], bool)
@@ -261,7 +261,7 @@ def _short(value: Any) -> str:
 
 
 def connects(one: Any, other: Any) -> bool:
-    """Tell whether two types of slots go together; one may be several, parted by commas."""
+    """Return whether two types of slots go together; one may be several, separated by commas."""
     if one in ("*", "", 0) or other in ("*", "", 0) or one == other:
         return True
     first, second = ({part.strip() for part in str(type).lower().split(",")} for type in (one, other))

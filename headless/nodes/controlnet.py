@@ -131,7 +131,7 @@ class ControlNetApplyAdvanced(io.ComfyNode):
 class Uses:
     """The uses of a ControlNet with one hint: one for each ControlNet that is on a conditioning already, or for none.
 
-    The same use on both sides of the guidance lets them share a model call.
+    The same use in cond and uncond lets them share a model call.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Uses:
         self.made: dict[ControlNet | None, ControlNet] = {}
 
     def on(self, conditioning: Conditioning, to_uncond: bool = False) -> Conditioning:
-        """Return a conditioning with the ControlNet added, and with `to_uncond` meant for the negative side too."""
+        """Return a conditioning with the ControlNet added, and with `to_uncond` meant for the uncond too."""
         added = []
         for context, entries in conditioning:
             control = self._after(entries.get("control"))

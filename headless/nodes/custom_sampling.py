@@ -105,7 +105,7 @@ class SamplerCustom(io.ComfyNode):
     def execute(
         cls, model: Any, add_noise: bool, noise_seed: int, latent_image: dict[str, Any], sigmas: Tensor, **inputs: Any
     ) -> io.NodeOutput:
-        """Run the sampler; the second output is the last prediction of the picture without noise."""
+        """Run the sampler; the second output is the last prediction of the image without noise."""
         image = fix_empty_latent_channels(model, latent_image["samples"])
         batch_index = latent_image.get("batch_index")
         noise = prepare_noise(image, noise_seed, batch_index) if add_noise else torch.zeros_like(image)

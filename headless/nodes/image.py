@@ -1,4 +1,4 @@
-"""ComfyUI's core nodes for pictures and the VAE, for the embedded host. They need Pillow."""
+"""ComfyUI's core nodes for images and the VAE, for the embedded host. They need Pillow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..api.session import current
 
 
 class VAEDecode(io.ComfyNode):
-    """Decode latents to pictures."""
+    """Decode latents to images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -40,12 +40,12 @@ class VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], vae: Any) -> io.NodeOutput:
-        """Return the pictures (b, h, w, 3)."""
+        """Return the images (b, h, w, 3)."""
         return io.NodeOutput(vae.decode(samples["samples"]))
 
 
 class VAEEncode(io.ComfyNode):
-    """Encode pictures to latents."""
+    """Encode images to latents."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -69,7 +69,7 @@ class VAEEncode(io.ComfyNode):
 
 
 class LoadImage(io.ComfyNode):
-    """Load a picture from the input folder."""
+    """Load an image from the input folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -110,7 +110,7 @@ class LoadImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
-        """Return the picture (frames, h, w, 3) in 0..1 and the mask (frames, h, w), 1 where it is transparent."""
+        """Return the image (frames, h, w, 3) in 0..1 and the mask (frames, h, w), 1 where it is transparent."""
         with Image.open(current().folders.input_file(image)) as file:
             frames = [ImageOps.exif_transpose(frame).convert("RGBA") for frame in ImageSequence.Iterator(file)]
             opaque = "A" not in file.getbands() and "transparency" not in file.info
@@ -121,7 +121,7 @@ class LoadImage(io.ComfyNode):
 
 
 class SaveImage(io.ComfyNode):
-    """Save pictures with their workflow inside."""
+    """Save images with their workflow inside."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -153,7 +153,7 @@ class SaveImage(io.ComfyNode):
 
 
 class PreviewImage(io.ComfyNode):
-    """Save pictures to the temporary folder."""
+    """Save images to the temporary folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -176,7 +176,7 @@ class PreviewImage(io.ComfyNode):
 
 
 def save(images: Tensor, folder: Path, prefix: str, kind: str, texts: Mapping[str, str]) -> list[dict[str, str]]:
-    """Write pictures (b, h, w, c) in 0..1 as numbered PNG files with text chunks; return their entries for the page."""
+    """Write images (b, h, w, c) in 0..1 as numbered PNG files with text chunks; return their entries for the page."""
     directory, name, number = numbered(folder, prefix, images.shape[2], images.shape[1])
     directory.mkdir(parents=True, exist_ok=True)
     subfolder = directory.relative_to(folder.resolve()).as_posix()

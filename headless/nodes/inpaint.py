@@ -1,4 +1,4 @@
-"""ComfyUI's core nodes for models that see a second picture: inpainting and instruct-pix2pix, for the embedded host."""
+"""ComfyUI's core nodes for models that see a second image: inpainting and instruct-pix2pix, for the embedded host."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..api import comfy_io as io
 from .conditioning import Conditioning, with_values
 
 
-def whole_latent_pixels(picture: Tensor) -> Tensor:
-    """Cut a picture (b, h, w, ...) around its middle to multiples of 8 in height and width."""
+def whole_latent_pixels(image: Tensor) -> Tensor:
+    """Cut an image (b, h, w, ...) around its middle to multiples of 8 in height and width."""
     for dim in (1, 2):
-        rest = picture.shape[dim] % 8
-        picture = picture.narrow(dim, rest // 2, picture.shape[dim] - rest)
-    return picture
+        rest = image.shape[dim] % 8
+        image = image.narrow(dim, rest // 2, image.shape[dim] - rest)
+    return image
 
 
 class InpaintModelConditioning(io.ComfyNode):
-    """Prepare a picture for an inpainting model."""
+    """Prepare an image for an inpainting model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,7 +58,7 @@ class InpaintModelConditioning(io.ComfyNode):
         mask: Tensor,
         noise_mask: bool = True,
     ) -> io.NodeOutput:
-        """Return both prompts with the picture and mask, and the latent of the whole picture."""
+        """Return both prompts with the image and mask, and the latent of the whole image."""
         mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), size=tuple(pixels.shape[1:3]), mode="bilinear")
         mask = whole_latent_pixels(mask.movedim(1, -1)).movedim(-1, 1)  # (b, 1, h, w)
         keep = 1.0 - mask.round().movedim(1, -1)  # (b, h, w, 1)
@@ -71,7 +71,7 @@ class InpaintModelConditioning(io.ComfyNode):
 
 
 class InstructPixToPixConditioning(io.ComfyNode):
-    """Give an instruct-pix2pix model the picture to edit."""
+    """Give an instruct-pix2pix model the image to edit."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,10 +95,10 @@ class InstructPixToPixConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive: Conditioning, negative: Conditioning, vae: Any, pixels: Tensor) -> io.NodeOutput:
-        """Return both prompts with the picture, and an empty latent of its size."""
-        picture = vae.encode(whole_latent_pixels(pixels))
-        prompts = [with_values(prompt, concat_latent_image=picture) for prompt in (positive, negative)]
-        return io.NodeOutput(*prompts, {"samples": torch.zeros_like(picture)})
+        """Return both prompts with the image, and an empty latent of its size."""
+        image = vae.encode(whole_latent_pixels(pixels))
+        prompts = [with_values(prompt, concat_latent_image=image) for prompt in (positive, negative)]
+        return io.NodeOutput(*prompts, {"samples": torch.zeros_like(image)})
 
 
 NODES = [InpaintModelConditioning, InstructPixToPixConditioning]

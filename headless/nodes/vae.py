@@ -1,4 +1,4 @@
-"""ComfyUI's core nodes for a VAE alone, for large pictures and for inpainting, for the embedded host."""
+"""ComfyUI's core nodes for a VAE alone, for large images and for inpainting, for the embedded host."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ class VAEDecodeTiled(io.ComfyNode):
     def execute(
         cls, samples: dict[str, Any], vae: VAE, tile_size: int, overlap: int, temporal_size: int, temporal_overlap: int
     ) -> io.NodeOutput:
-        """Return the pictures (b, h, w, 3)."""
+        """Return the images (b, h, w, 3)."""
         overlap = tile_size // 4 if tile_size < overlap * 4 else overlap
         ratio = vae.downscale_ratio
         return io.NodeOutput(vae.decode_tiled(samples["samples"], tile_size // ratio, overlap // ratio))
 
 
 class VAEEncodeTiled(io.ComfyNode):
-    """Encode pictures in tiles."""
+    """Encode images in tiles."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -112,7 +112,7 @@ class VAEEncodeTiled(io.ComfyNode):
 
 
 class VAEEncodeForInpaint(io.ComfyNode):
-    """Encode pictures with a part taken out."""
+    """Encode images with a part taken out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -149,7 +149,7 @@ class VAEEncodeForInpaint(io.ComfyNode):
 
 
 def greyed(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Return pictures (b, h, w, 3) with middle grey where a mask (b, 1, h, w) rounds to 1."""
+    """Return images (b, h, w, 3) with middle grey where a mask (b, 1, h, w) rounds to 1."""
     kept = 1.0 - mask.round().movedim(1, -1)
     return (pixels - 0.5) * kept + 0.5
 

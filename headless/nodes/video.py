@@ -24,7 +24,7 @@ EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F
 
 
 class ImageOnlyCheckpointLoader(io.ComfyNode):
-    """Load UNet, picture encoder and VAE from one file."""
+    """Load UNet, image encoder and VAE from one file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -52,7 +52,7 @@ class ImageOnlyCheckpointLoader(io.ComfyNode):
 
 
 class CLIPVisionLoader(io.ComfyNode):
-    """Load a picture encoder alone."""
+    """Load an image encoder alone."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -101,7 +101,7 @@ def _video_inputs() -> list[io.Input]:
 
 
 class SVDImg2vidConditioning(io.ComfyNode):
-    """Turn a picture into the conditioning of a video."""
+    """Turn an image into the conditioning of a video."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -191,7 +191,7 @@ class VideoLinearCFGGuidance(io.ComfyNode):
 
 
 class SaveAnimatedWEBP(io.ComfyNode):
-    """Save pictures as one animation with their workflow inside."""
+    """Save images as one animation with their workflow inside."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -235,7 +235,7 @@ class SaveAnimatedWEBP(io.ComfyNode):
 
 
 def write_webp(path: Path, images: Tensor, duration: int, texts: Mapping[str, str], **options: Any) -> None:
-    """Write pictures (b, h, w, c) in 0..1 as one animation, complete or not at all; a frame lasts `duration` ms."""
+    """Write images (b, h, w, c) in 0..1 as one animation, complete or not at all; a frame lasts `duration` ms."""
     pixels = (255.0 * images.cpu().numpy()).clip(0, 255).astype(np.uint8)
     first, *others = [Image.fromarray(frame) for frame in pixels]
     exif = first.getexif()

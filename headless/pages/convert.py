@@ -16,7 +16,7 @@ OPEN = -1  # depth of a node whose sources are looked at
 
 
 def is_page_format(data: Any) -> bool:
-    """Tell whether data is a workflow in the page's own format."""
+    """Return whether data is a workflow in the page's own format."""
     return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 

@@ -75,7 +75,7 @@ class PageNode:
 
     @property
     def off(self) -> bool:
-        """Tell whether the node does not run."""
+        """Return whether the node does not run."""
         return self.data.get("mode") in (NEVER, BYPASS)
 
     @property

@@ -87,7 +87,7 @@ def walk(inputs: Iterable[tuple[str, Any]], value_of: Callable[[Widget], Any], b
 
 
 def is_widget(kind: Any, settings: Mapping[str, Any]) -> bool:
-    """Tell whether an input is a widget."""
+    """Return whether an input is a widget."""
     return not settings.get("forceInput") and (isinstance(kind, list) or kind in WIDGETS or "widgetType" in settings)
 
 

@@ -1,4 +1,4 @@
-"""A ComfyUI server as the commands use it: its nodes, pictures onto it and results from it."""
+"""A ComfyUI server as the commands use it: its nodes, images onto it and results from it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def server_infos(url: str) -> Infos:
 
 
 def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path) -> None:
-    """Put the pictures that nodes load onto a server that lacks them."""
+    """Put the images that nodes load onto a server that lacks them."""
     for node in prompt.values():
         for name, entry in inputs_of(infos.get(node.get("class_type", ""), {})):
             settings = entry[1] if len(entry) > 1 else {}

@@ -1,4 +1,4 @@
-"""Workflows from files: JSON of either format, or a picture that ComfyUI or this pack has made."""
+"""Workflows from files: JSON of either format, or an image that ComfyUI or this pack has made."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def read(path: Path) -> Any:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """Return `prompt` and `workflow` out of a picture, as far as it has them.
+    """Return `prompt` and `workflow` out of an image, as far as it has them.
 
-    Raises PromptError when it is no picture or they are not JSON.
+    Raises PromptError when it is no image or they are not JSON.
     """
     from PIL import Image, UnidentifiedImageError  # only the extra `headless` brings it
 

@@ -34,7 +34,7 @@ class Axis:
 def parse_axis(text: str) -> Axis:
     """Read an axis.
 
-    Values are parted by commas (quote one that holds a comma, as in CSV); `1..4` are whole numbers, `0:1:0.25` numbers
+    Commas separate values (quote one that holds a comma, as in CSV); `1..4` are whole numbers, `0:1:0.25` numbers
     from, to and by, both ends included; `@file` has one value in a line.
 
     Raises Failure naming the axis and the fix.

@@ -1,4 +1,4 @@
-"""How far a picture is from another: in levels of 255, decibels, and structural similarity."""
+"""How far an image is from another: in levels of 255, decibels, and structural similarity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW = 7  # pixels of the similarity's window
 
 
 def differences(pairs: Sequence[tuple[Path, Path]]) -> dict[str, float | None]:
-    """Return the difference over several pairs of pictures: the largest `max`, else means; of equal sizes only."""
+    """Return the difference over several pairs of images: the largest `max`, else means; of equal sizes only."""
     found = [part for part in (difference(*pair) for pair in pairs) if part]
     if not found:
         return {}
@@ -29,7 +29,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def difference(path: Path, other: Path) -> dict[str, float | None]:
-    """Return `max` and `mean` in levels of 255, `psnr` in dB (None for equal pictures) and `ssim`; empty sizes differ.
+    """Return `max` and `mean` in levels of 255, `psnr` in dB (None for equal images) and `ssim`; empty sizes differ.
 
     SSIM is that of Wang et al. (2004) over colour channels. LPIPS is added where the package `lpips` is installed.
     """
@@ -54,9 +54,9 @@ def _lpips(first: Any, second: Any) -> dict[str, float | None]:
         return {}
     import torch
 
-    pictures = (torch.from_numpy(x).float().permute(2, 0, 1)[None] / 127.5 - 1.0 for x in (first, second))
+    images = (torch.from_numpy(x).float().permute(2, 0, 1)[None] / 127.5 - 1.0 for x in (first, second))
     with torch.inference_mode():
-        return {"lpips": float(model(*pictures))}
+        return {"lpips": float(model(*images))}
 
 
 @functools.cache

@@ -82,7 +82,7 @@ def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, store: Store,
 
 
 def run_cell(prompt: Prompt, folders: Folders) -> tuple[Outcome, dict[str, bytes], str]:
-    """Run a cell on a worker; return the outcome, its pictures by name, and the worker."""
+    """Run a cell on a worker; return the outcome, its images by name, and the worker."""
     import ray
 
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def _embedded(folders: Folders) -> Embedded:
 
 
 def unpack(files: dict[str, bytes], folder: Path) -> None:
-    """Write pictures into a folder."""
+    """Write images into a folder."""
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)

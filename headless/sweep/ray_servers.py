@@ -31,7 +31,7 @@ class ServerActor:
         return self.remote.need(prompt)
 
     def run(self, prompt: Prompt) -> tuple[Outcome, dict[str, bytes]]:
-        """Run a cell; return the outcome and its pictures by name."""
+        """Run a cell; return the outcome and its images by name."""
         with tempfile.TemporaryDirectory() as folder:
             outcome = self.remote.run(prompt, Path(folder))
             return outcome, {name: (Path(folder) / name).read_bytes() for name in outcome.images}

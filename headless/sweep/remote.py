@@ -14,7 +14,7 @@ from .runner import Outcome, WorkerLost, backends_of, pictures
 
 
 class Remote:
-    """Runs cells on a server: pictures of the folder `input` go there, results come back."""
+    """Runs cells on a server: images of the folder `input` go there, results come back."""
 
     def __init__(self, url: str, input: Path) -> None:
         from ..client import Client
@@ -31,7 +31,7 @@ class Remote:
         return need(prompt, lambda kind, name: self._sizes(kind).get(name, 0))
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
-        """Run a workflow on the server and fetch its pictures."""
+        """Run a workflow on the server and fetch its images."""
         from ..client import JobFailed, JobInterrupted, JobLost, ServerUnreachable, Step
         from ..pages.server import download, upload
 

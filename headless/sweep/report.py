@@ -1,4 +1,4 @@
-"""The report of a sweep: one page that opens without a network, with the pictures beside it."""
+"""The report of a sweep: one page that opens without a network, with the images beside it."""
 
 from __future__ import annotations
 

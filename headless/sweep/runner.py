@@ -49,7 +49,7 @@ class Runner(Protocol):
         ...
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
-        """Run a workflow and put its pictures into a folder.
+        """Run a workflow and put its images into a folder.
 
         A node that fails is an outcome with an error. Raises WorkerLost when this runner is of no more use.
         """

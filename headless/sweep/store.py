@@ -59,7 +59,7 @@ class Store:
             shutil.rmtree(unfinished)
 
     def place(self, cell: Cell) -> Path:
-        """Return where a cell puts its pictures while it runs."""
+        """Return where a cell puts its images while it runs."""
         return self.folder / "cells" / f"{cell.id}.part"
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
@@ -77,7 +77,7 @@ class Store:
         return found
 
     def keep(self, cell: Cell, outcome: Outcome, worker: str) -> None:
-        """Keep what came of a cell: first its pictures, then the file that says so."""
+        """Keep what came of a cell: first its images, then the file that says so."""
         part, whole = self.place(cell), self.folder / "cells" / cell.id
         for old in (self.folder / "cells").glob(f"{cell.id}*.difference"):
             old.unlink()
@@ -106,7 +106,7 @@ class Store:
         return row
 
     def _difference(self, cell: Cell, images: list[str], others: list[str]) -> dict[str, float | None]:
-        """Return the difference of a cell's pictures to those of the baseline; it is kept in a file."""
+        """Return the difference of a cell's images to those of the baseline; it is kept in a file."""
         files = [[(name, (self.folder / name).stat().st_mtime_ns) for name in names] for names in (images, others)]
         of = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
         kept = self.folder / "cells" / f"{cell.id}.{of}.difference"

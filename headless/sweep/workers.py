@@ -92,7 +92,7 @@ class _Shared:
             return None
 
     def _fits(self, cell: Cell, runner: Runner) -> bool:
-        """Tell whether a runner has the memory for a cell, or no other has more."""
+        """Return whether a runner has the memory for a cell, or no other has more."""
         if runner.memory is None or runner.need(cell.prompt) <= runner.memory:
             return True
         return all(other.memory is not None and other.memory <= runner.memory for other in self.alive)

@@ -19,10 +19,10 @@ HINT_LAYERS = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2))
 
 
 class ControlNet(nn.Module):
-    """Turn a hint picture into tensors to add to the blocks of a UNet of the same configuration.
+    """Turn a hint image into tensors to add to the blocks of a UNet of the same configuration.
 
     Args:
-        hint_channels: channels of the hint, 3 for a picture.
+        hint_channels: channels of the hint, 3 for an image.
         config: the arguments of `UNetModel`, without `out_channels`.
     """
 
@@ -68,7 +68,7 @@ class ControlNet(nn.Module):
 
         Args:
             x: noisy latent (b, c, h, w).
-            hint: picture (b, hint_channels, 8 * h, 8 * w) in 0..1.
+            hint: image (b, hint_channels, 8 * h, 8 * w) in 0..1.
             context: text (b, s, context_dim).
             y: vector (b, adm_in_channels), for a ControlNet of SDXL.
             control_type: the kind of the hint, read by a union ControlNet only.

@@ -41,11 +41,11 @@ def unet_to_diffusers(keys: Iterable[str]) -> dict[str, str]:
     return {there: here for there, here in mapped if there is not None}
 
 
-def _parts(names: Iterable[str], room: str) -> dict[int, dict[int, set[str]]]:
-    """Return {block: {layer: what its keys go on with}} of a room of blocks."""
+def _parts(names: Iterable[str], blocks: str) -> dict[int, dict[int, set[str]]]:
+    """Return {block: {layer: what its keys go on with}} of a list of blocks, such as input_blocks."""
     found: dict[int, dict[int, set[str]]] = {}
     for name in names:
-        match = re.match(rf"{room}\.(\d+)\.(\d+)\.(\w+)", name)
+        match = re.match(rf"{blocks}\.(\d+)\.(\d+)\.(\w+)", name)
         if match:
             found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
     return found
@@ -149,8 +149,8 @@ def _back(name: str, levels: dict[str, dict[int, _Level]]) -> str | None:
         return f"input_blocks.{at.start + at.blocks}.0.op.{rest.rpartition('.')[2]}"
     if kind == "upsamplers":
         return f"output_blocks.{at.start + at.blocks - 1}.{at.upsampler}.conv.{rest.rpartition('.')[2]}"
-    room = "input_blocks" if side == "down" else "output_blocks"
-    return f"{room}.{at.start + place}.{0 if kind == 'resnets' else 1}.{_inner(kind, rest)}"
+    blocks = "input_blocks" if side == "down" else "output_blocks"
+    return f"{blocks}.{at.start + place}.{0 if kind == 'resnets' else 1}.{_inner(kind, rest)}"
 
 
 def _inner(kind: str, rest: str) -> str:
@@ -158,9 +158,9 @@ def _inner(kind: str, rest: str) -> str:
         for theirs, ours in VIDEO_ATTENTION.items():
             rest = rest.replace(theirs, ours)
         return rest
-    room = ""
+    start = ""
     for theirs, ours in VIDEO_RESNET.items():
         if rest.startswith(theirs):
-            room, rest = ours, rest.removeprefix(theirs)
+            start, rest = ours, rest.removeprefix(theirs)
     part, _, end = rest.rpartition(".")
-    return f"{room}{RESNET_BACK.get(part, part)}.{end}"
+    return f"{start}{RESNET_BACK.get(part, part)}.{end}"

@@ -1,1 +1,1 @@
-"""From pictures to latents and back."""
+"""From images to latents and back."""

@@ -1,4 +1,4 @@
-"""The VAE object of a graph: latents to pictures (b, h, w, 3) in 0..1 and back."""
+"""The VAE object of a graph: latents to images (b, h, w, 3) in 0..1 and back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .vae_tiles import averaged_tiles
 log = logging.getLogger(__name__)
 
 TILE, OVERLAP = 64, 16  # in latent pixels
-BYTES_PER_PIXEL = 2200  # of one picture while it is decoded, per byte of the dtype
+BYTES_PER_PIXEL = 2200  # of one image while it is decoded, per byte of the dtype
 
 
 class VAE:
-    """An autoencoder that works in batches that fit in memory, and in tiles where a single picture does not."""
+    """An autoencoder that works in batches that fit in memory, and in tiles where a single image does not."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class VAE:
 
     @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor:
-        """Decode latents (b, c, h, w), not scaled for the model, to pictures (b, 8 h, 8 w, 3)."""
+        """Decode latents (b, c, h, w), not scaled for the model, to images (b, 8 h, 8 w, 3)."""
         return self._run(samples, self._decode_batch, samples.shape[-1] * samples.shape[-2] * self.downscale_ratio**2)
 
     @torch.no_grad()
@@ -47,18 +47,18 @@ class VAE:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode pictures (b, h, w, 3 or more) to the means of their latents; sizes are cut to multiples of 8."""
+        """Encode images (b, h, w, 3 or more) to the means of their latents; sizes are cut to multiples of 8."""
         pixels = self.crop(pixels)
         return self._run(pixels, self._encode_batch, pixels.shape[1] * pixels.shape[2])
 
     @torch.no_grad()
     def encode_tiled(self, pixels: Tensor, tile: int = 512, overlap: int = 64) -> Tensor:
-        """Encode in overlapping tiles of that many picture pixels, blended where they overlap."""
+        """Encode in overlapping tiles of that many image pixels, blended where they overlap."""
         self._load()
         return self._encode_tiles(self.crop(pixels), tile, overlap)
 
     def crop(self, pixels: Tensor) -> Tensor:
-        """Cut pictures (b, h, w, c) around their middle to whole latent pixels, and leave out an alpha channel."""
+        """Cut images (b, h, w, c) around their middle to whole latent pixels, and leave out an alpha channel."""
         for dim in (1, 2):
             rest = pixels.shape[dim] % self.downscale_ratio
             pixels = pixels.narrow(dim, rest // 2, pixels.shape[dim] - rest)
@@ -82,13 +82,13 @@ class VAE:
         self.patcher.unpatch_model()
 
     def _decode_batch(self, samples: Tensor) -> Tensor:
-        return _pictures(self._decode(samples))
+        return _images(self._decode(samples))
 
     def _encode_batch(self, pixels: Tensor) -> Tensor:
         return self._encode(pixels.movedim(-1, 1))
 
     def _decode_tiles(self, samples: Tensor, tile: int, overlap: int) -> Tensor:
-        return _pictures(averaged_tiles(samples, self._decode, tile, overlap, self.downscale_ratio))
+        return _images(averaged_tiles(samples, self._decode, tile, overlap, self.downscale_ratio))
 
     def _encode_tiles(self, pixels: Tensor, tile: int, overlap: int) -> Tensor:
         return averaged_tiles(pixels.movedim(-1, 1), self._encode, tile, overlap, 1 / self.downscale_ratio)
@@ -101,6 +101,6 @@ class VAE:
         return self.first_stage_model.encode(pixels * 2.0 - 1.0).float().cpu()
 
 
-def _pictures(raw: Tensor) -> Tensor:
-    """Turn what the decoder gives, (b, 3, h, w) in -1..1, into pictures (b, h, w, 3) in 0..1."""
+def _images(raw: Tensor) -> Tensor:
+    """Turn what the decoder gives, (b, 3, h, w) in -1..1, into images (b, h, w, 3) in 0..1."""
     return ((raw + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1)

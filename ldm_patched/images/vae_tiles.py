@@ -1,6 +1,6 @@
 """Run a VAE in overlapping tiles, on ComfyUI's grid and with its blending.
 
-Shapes: b pictures, c channels, h and w of the input, c', h * scale and w * scale of the output.
+Shapes: b images, c channels, h and w of the input, c', h * scale and w * scale of the output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def averaged_tiles(
 def tiled(
     batch: Tensor, function: Callable[[Tensor], Tensor], tile: tuple[int, int], overlap: int, scale: float
 ) -> Tensor:
-    """Apply a function of (1, c, h, w) to (b, c, h, w) in tiles of (height, width), picture by picture.
+    """Apply a function of (1, c, h, w) to (b, c, h, w) in tiles of (height, width), image by image.
 
     Every result is weighted by a ramp that rises over the overlap, so that neighbouring tiles fade into each other.
     Raises ValueError when a tile is no larger than its overlap.
@@ -32,20 +32,20 @@ def tiled(
     for size, length in zip(batch.shape[2:], tile, strict=True):
         if size > length and length <= overlap:
             raise ValueError(f"tiles of {tile} are too small for an overlap of {overlap}; choose a smaller overlap")
-    return torch.cat([_tiled_picture(picture, function, tile, overlap, scale) for picture in batch.split(1)])
+    return torch.cat([_tiled_image(image, function, tile, overlap, scale) for image in batch.split(1)])
 
 
-def _tiled_picture(
-    picture: Tensor, function: Callable[[Tensor], Tensor], tile: tuple[int, int], overlap: int, scale: float
+def _tiled_image(
+    image: Tensor, function: Callable[[Tensor], Tensor], tile: tuple[int, int], overlap: int, scale: float
 ) -> Tensor:
     total, weight = None, None
-    starts = [_starts(size, length, overlap) for size, length in zip(picture.shape[2:], tile, strict=True)]
+    starts = [_starts(size, length, overlap) for size, length in zip(image.shape[2:], tile, strict=True)]
     for y, x in product(*starts):
-        part = function(picture[..., y : y + tile[0], x : x + tile[1]])
+        part = function(image[..., y : y + tile[0], x : x + tile[1]])
         if total is None or weight is None:
             if len(starts[0]) == len(starts[1]) == 1:
                 return part
-            height, width = (round(size * scale) for size in picture.shape[2:])
+            height, width = (round(size * scale) for size in image.shape[2:])
             total = part.new_zeros(1, part.shape[1], height, width)
             weight = part.new_zeros(1, 1, height, width)
         top, left = round(y * scale), round(x * scale)
@@ -54,7 +54,7 @@ def _tiled_picture(
         total[here] += part * mask
         weight[here] += mask
     if total is None or weight is None:
-        raise ValueError(f"nothing to do for an empty picture of shape {tuple(picture.shape)}")
+        raise ValueError(f"nothing to do for an empty picture of shape {tuple(image.shape)}")
     return total / weight
 
 

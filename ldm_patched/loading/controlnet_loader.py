@@ -117,8 +117,8 @@ def build_controlnet(weights: Weights, config: Mapping[str, Any], dtype: torch.d
 
 
 def _check_unused(model: ControlModel, weights: Weights) -> None:
-    """Refuse a file that has more in a room of the network than detection made of it: a key it looks at is missing."""
-    rooms, known = dict(model.named_children()), model.state_dict()
+    """Refuse a file that has more in a part of the network than detection made of it: a key it looks at is missing."""
+    parts, known = dict(model.named_children()), model.state_dict()
     for key in weights.shapes:
-        if key not in known and key.partition(".")[0] in rooms:
+        if key not in known and key.partition(".")[0] in parts:
             raise CheckpointError(f"{key} has no place in the network; the file is incomplete or of another kind")

@@ -50,7 +50,7 @@ class DiffusersFolder:
         return Shards([Checkpoint(file) for file in self._files(part)])
 
     def has(self, part: str) -> bool:
-        """Tell whether there is such a part."""
+        """Return whether there is such a part."""
         return (self.path / part).is_dir()
 
     def _files(self, part: str) -> list[Path]:

@@ -20,7 +20,7 @@ VISION_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
 def load_image_only_checkpoint(
     path: str | os.PathLike[str], dtype: torch.dtype | None = None
 ) -> tuple[ModelPatcher, ClipVision, VAE]:
-    """Load the UNet, picture encoder and VAE of a single safetensors file whose prompt is a picture.
+    """Load the UNet, image encoder and VAE of a single safetensors file whose prompt is an image.
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
@@ -32,7 +32,7 @@ def load_image_only_checkpoint(
 
 
 def find_clip_vision(file: Checkpoint) -> WeightView:
-    """Return the picture encoder of a checkpoint in the Hugging Face layout."""
+    """Return the image encoder of a checkpoint in the Hugging Face layout."""
     key = f"{VISION_PREFIX}conv1.weight"
     if key not in file:
         found = ", ".join(sorted(file)[:3])

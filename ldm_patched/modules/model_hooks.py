@@ -69,7 +69,7 @@ class ModelHooks:
         return options
 
     def set_model_patch(self, patch: Function, name: str) -> None:
-        """Add a patch to the list of a named hook."""
+        """Add a patch to the list of a named slot."""
         patches = self._transformer_options.setdefault("patches", {})
         patches[name] = [*patches.get(name, []), patch]
 

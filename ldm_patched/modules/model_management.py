@@ -29,27 +29,27 @@ def get_torch_device() -> torch.device:
 
 
 def is_device_type(device: torch.device | str, kind: str) -> bool:
-    """Tell whether `device` is of `kind`: "cpu", "cuda" or "mps"."""
+    """Return whether `device` is of `kind`: "cpu", "cuda" or "mps"."""
     return torch.device(device).type == kind
 
 
 def is_device_cpu(device: torch.device | str) -> bool:
-    """Tell whether `device` is the CPU."""
+    """Return whether `device` is the CPU."""
     return is_device_type(device, "cpu")
 
 
 def is_device_cuda(device: torch.device | str) -> bool:
-    """Tell whether `device` is a CUDA one."""
+    """Return whether `device` is a CUDA one."""
     return is_device_type(device, "cuda")
 
 
 def is_device_mps(device: torch.device | str) -> bool:
-    """Tell whether `device` is Apple's GPU."""
+    """Return whether `device` is Apple's GPU."""
     return is_device_type(device, "mps")
 
 
 def cpu_mode() -> bool:
-    """Tell whether models run on the CPU."""
+    """Return whether models run on the CPU."""
     return is_device_cpu(get_torch_device())
 
 
@@ -155,7 +155,7 @@ def _windows_memory() -> tuple[int, int]:
 
 
 def is_oom(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out; the CPU and MPS allocators raise a plain RuntimeError."""
+    """Return whether an error means that memory ran out; the CPU and MPS allocators raise a plain RuntimeError."""
     if isinstance(error, (OOM_EXCEPTION, MemoryError)):
         return True
     text = str(error)
@@ -176,17 +176,17 @@ def soft_empty_cache(force: bool = False) -> None:
 
 
 def pytorch_attention_enabled() -> bool:
-    """Tell whether torch's fused attention is the default; it is on every device that torch supports."""
+    """Return whether torch's fused attention is the default; it is on every device that torch supports."""
     return True
 
 
 def xformers_enabled() -> bool:
-    """Tell whether xformers is installed and a GPU is there to run its kernels; does not import it."""
+    """Return whether xformers is installed and a GPU is there to run its kernels; does not import it."""
     return XFORMERS_INSTALLED and torch.cuda.is_available()
 
 
 def is_broken_xformers(version: str) -> bool:
-    """Tell whether an xformers release fails for batch * heads > 65535: 0.0.21 up to 0.0.29."""
+    """Return whether an xformers release fails for batch * heads > 65535: 0.0.21 up to 0.0.29."""
     numbers = version.split("+")[0].split(".")
     return numbers[:2] == ["0", "0"] and len(numbers) > 2 and numbers[2].isdigit() and 21 <= int(numbers[2]) <= 29
 
@@ -200,7 +200,7 @@ BROKEN_XFORMERS = XFORMERS_INSTALLED and is_broken_xformers(importlib.metadata.v
 
 
 def should_use_fp16(device: torch.device | str | None = None, model_params: int = 0) -> bool:
-    """Tell whether `device` computes well in float16: CUDA from capability 7.0, and MPS."""
+    """Return whether `device` computes well in float16: CUDA from capability 7.0, and MPS."""
     device = get_torch_device() if device is None else torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (7, 0)
@@ -208,7 +208,7 @@ def should_use_fp16(device: torch.device | str | None = None, model_params: int 
 
 
 def should_use_bf16(device: torch.device | str | None = None, model_params: int = 0) -> bool:
-    """Tell whether `device` computes well in bfloat16: CUDA from capability 8.0."""
+    """Return whether `device` computes well in bfloat16: CUDA from capability 8.0."""
     device = get_torch_device() if device is None else torch.device(device)
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -257,7 +257,7 @@ def interrupt_current_processing(value: bool = True) -> None:
 
 
 def processing_interrupted() -> bool:
-    """Tell whether the current run was asked to stop."""
+    """Return whether the current run was asked to stop."""
     return _interrupted.is_set()
 
 

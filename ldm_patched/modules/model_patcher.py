@@ -58,11 +58,11 @@ class ModelPatcher(ModelHooks):
         return other
 
     def is_clone(self, other: object) -> bool:
-        """Tell whether another handle is on the same model."""
+        """Return whether another handle is on the same model."""
         return getattr(other, "model", None) is self.model
 
     def clone_has_same_weights(self, clone: ModelPatcher) -> bool:
-        """Tell whether another handle would give the model the same weights."""
+        """Return whether another handle would give the model the same weights."""
         return self.is_clone(clone) and self.patches_uuid == clone.patches_uuid
 
     def model_size(self) -> int:

@@ -23,7 +23,7 @@ class CastWeight:
         """Leave the weights as allocated: a checkpoint is about to fill them."""
 
     def must_cast(self, x: Tensor) -> bool:
-        """Tell whether the weights have to be cast for input `x`."""
+        """Return whether the weights have to be cast for input `x`."""
         if self.comfy_cast_weights:
             return True
         held = (self.weight, self.bias)

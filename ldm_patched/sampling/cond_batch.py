@@ -148,7 +148,7 @@ def _encode(
 
 
 def _mirrored_areas(group: list[Cond], others: list[Cond]) -> list[Cond]:
-    """For every area on one side of the guidance, repeat the other side's smallest conditioning that covers it."""
+    """For every area of one group, repeat the other group's smallest conditioning that covers it."""
     added: list[Cond] = []
     for cond in group:
         if "area" not in cond:
@@ -245,7 +245,7 @@ def _mask_like(input_x: Tensor, mask: Tensor, area: Area | None) -> Tensor:
 
 
 def _feather(mult: Tensor, area: Area, x_in: Tensor) -> None:
-    """Fade a multiplier in place along the edges that lie inside the picture."""
+    """Fade a multiplier in place along the edges that lie inside the image."""
     half = len(area) // 2
     for i in range(half):
         width = min(FEATHER, mult.shape[i + 2] // 4)

@@ -51,7 +51,7 @@ class CONDRegular:
         return type(self)(repeat_to_batch_size(self.cond, batch_size))
 
     def can_concat(self, other: CONDRegular) -> bool:
-        """Tell whether another one can stand in the same batch."""
+        """Return whether another one can stand in the same batch."""
         return bool(self.cond.shape == other.cond.shape and self.cond.device == other.cond.device)
 
     def concat(self, others: Sequence[CONDRegular]) -> Any:
@@ -76,7 +76,7 @@ class CONDCrossAttn(CONDRegular):
     """A context (b, tokens, c); cross-attention does not change when all tokens repeat, so lengths can be joined."""
 
     def can_concat(self, other: CONDRegular) -> bool:
-        """Tell whether another one can stand in the same batch without too much repetition."""
+        """Return whether another one can stand in the same batch without too much repetition."""
         mine, theirs = self.cond.shape, other.cond.shape
         if mine[0] != theirs[0] or mine[2] != theirs[2] or self.cond.device != other.cond.device:
             return False
@@ -97,7 +97,7 @@ class CONDConstant(CONDRegular):
         return self
 
     def can_concat(self, other: CONDRegular) -> bool:
-        """Tell whether another one is equal."""
+        """Return whether another one is equal."""
         if isinstance(self.cond, Tensor) and isinstance(other.cond, Tensor):
             return torch.equal(self.cond, other.cond)
         return bool(self.cond == other.cond)

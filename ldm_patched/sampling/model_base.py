@@ -31,7 +31,7 @@ from .upscale import common_upscale
 # A latent pixel's share of the activations at the widest place of an SD1 UNet, in elements.
 ACTIVATIONS_PER_LATENT_PIXEL = 10 * 1024
 
-# What the SD1 VAE makes of a black picture, per latent channel, for inpainting models called without a picture.
+# What the SD1 VAE makes of a black image, per latent channel, for inpainting models called without an image.
 BLANK_LATENT = (0.8223, -0.6876, 0.6364, 0.1380)
 
 
@@ -189,7 +189,7 @@ class BaseModel(nn.Module):
 
 
 class SDXL(BaseModel):
-    """SDXL: the pooled text and six picture sizes make the vector conditioning."""
+    """SDXL: the pooled text and six image sizes make the vector conditioning."""
 
     def encode_adm(self, **params: Any) -> Tensor:
         """Return (b, 1280 + 6 * 256)."""
@@ -200,7 +200,7 @@ class SDXL(BaseModel):
 
 
 class SDXLRefiner(BaseModel):
-    """The SDXL refiner: four picture sizes and an aesthetic score."""
+    """The SDXL refiner: four image sizes and an aesthetic score."""
 
     def encode_adm(self, **params: Any) -> Tensor:
         """Return (b, 1280 + 5 * 256)."""
@@ -210,7 +210,7 @@ class SDXLRefiner(BaseModel):
 
 
 class SVD(BaseModel):
-    """Stable Video Diffusion: the batch is one video, steered by its first picture."""
+    """Stable Video Diffusion: the batch is one video, steered by its first image."""
 
     def build_sampling(self, config: ModelConfig) -> Any:
         """Return continuous noise levels from 0.002 to 700."""
@@ -225,12 +225,12 @@ class SVD(BaseModel):
         return conds
 
     def encode_adm(self, **params: Any) -> Tensor:
-        """Return (1, 3 * 256): frames per second less one, amount of motion, noise on the first picture."""
+        """Return (1, 3 * 256): frames per second less one, amount of motion, noise on the first image."""
         values = [params.get("fps", 6) - 1, params.get("motion_bucket_id", 127), params.get("augmentation_level", 0)]
         return timestep_embedding(torch.tensor(values, dtype=torch.float32), 256).flatten()[None]
 
     def concat_cond(self, **params: Any) -> Tensor:
-        """Return the first picture's latent, as the VAE gives it, for every frame (t, 4, h, w)."""
+        """Return the first image's latent, as the VAE gives it, for every frame (t, 4, h, w)."""
         image, noise = params.get("concat_latent_image"), params["noise"]
         if image is None:
             return torch.zeros_like(noise)

@@ -19,7 +19,7 @@ def prepare_noise(latent_image: Tensor, seed: int, batch_index: Sequence[int] | 
     """Draw noise in a latent's shape from the CPU's own generator.
 
     Args:
-        batch_index: for each picture the place in a larger batch it was drawn at; equal places get equal noise.
+        batch_index: for each image the place in a larger batch it was drawn at; equal places get equal noise.
     """
     generator = torch.manual_seed(seed)
     shape = list(latent_image.shape)

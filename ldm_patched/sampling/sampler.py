@@ -84,7 +84,7 @@ class KSampler:
         self.sampler_function = SAMPLERS[name]
 
     def max_denoise(self, guider: Guider, sigmas: Tensor) -> bool:
-        """Tell whether the schedule starts at the model's largest sigma."""
+        """Return whether the schedule starts at the model's largest sigma."""
         top, first = float(guider.inner_model.model_sampling.sigma_max), float(sigmas[0])
         return math.isclose(top, first, rel_tol=1e-05) or first > top
 

@@ -73,7 +73,7 @@ def sampling_function(
     model_options: dict[str, Any],
     seed: int | None = None,
 ) -> Tensor:
-    """Return the guided denoised latent; at scale 1 the negative side is not evaluated."""
+    """Return the guided denoised latent; at scale 1 the uncond is not evaluated."""
     if math.isclose(cond_scale, 1.0) and not model_options.get("disable_cfg1_optimization", False):
         uncond = None
     conds = [cond, uncond]

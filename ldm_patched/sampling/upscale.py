@@ -1,4 +1,4 @@
-"""Resize latents and pictures (b, c, h, w), with the methods and the rounding of ComfyUI's nodes."""
+"""Resize latents and images (b, c, h, w), with the methods and the rounding of ComfyUI's nodes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From prompts and pictures to conditionings: CLIP."""
+"""From prompts and images to conditionings: CLIP."""

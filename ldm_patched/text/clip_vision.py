@@ -1,4 +1,4 @@
-"""The picture half of CLIP (Radford et al. 2021, arXiv 2103.00020), and the CLIP_VISION object of a graph."""
+"""The image half of CLIP (Radford et al. 2021, arXiv 2103.00020), and the CLIP_VISION object of a graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class CLIPVisionEmbeddings(nn.Module):
-    """A class token and the patches of a picture, with their positions."""
+    """A class token and the patches of an image, with their positions."""
 
     def __init__(self, config: Mapping[str, Any], operations: Any, **factory: Any) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class CLIPVisionEmbeddings(nn.Module):
         self.position_embedding = operations.Embedding(patches + 1, width, **factory)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map pictures (b, 3, h, w) to tokens (b, 1 + patches, width)."""
+        """Map images (b, 3, h, w) to tokens (b, 1 + patches, width)."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches).expand(len(patches), 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight.to(patches)
@@ -63,7 +63,7 @@ class CLIPVisionTransformer(nn.Module):
 
 
 class CLIPVisionModel(nn.Module):
-    """CLIP's picture encoder with its projection; `config` is the public `config.json` of a vision model."""
+    """CLIP's image encoder with its projection; `config` is the public `config.json` of a vision model."""
 
     def __init__(self, config: Mapping[str, Any], dtype: Any, device: Any, operations: Any) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class CLIPVisionModel(nn.Module):
     def forward(
         self, pixel_values: Tensor, intermediate_output: int | None = -2
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Encode pictures (b, 3, size, size) as `clip_preprocess` gives them.
+        """Encode images (b, 3, size, size) as `clip_preprocess` gives them.
 
         Returns the last hidden states (b, 1 + patches, width), those of layer `intermediate_output`, and the projected
         class token (b, projection).
@@ -92,7 +92,7 @@ class CLIPVisionModel(nn.Module):
 
 @dataclass(frozen=True)
 class ClipVisionOutput:
-    """What CLIP sees in some pictures."""
+    """What CLIP sees in some images."""
 
     image_embeds: Tensor  # (b, projection)
     last_hidden_state: Tensor  # (b, 1 + patches, width)
@@ -100,7 +100,7 @@ class ClipVisionOutput:
 
 
 class ClipVision:
-    """A CLIP picture encoder that is on its device while it works."""
+    """A CLIP image encoder that is on its device while it works."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ClipVision:
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, crop: bool = True) -> ClipVisionOutput:
-        """Encode pictures (b, h, w, 3 or more) in 0..1."""
+        """Encode images (b, h, w, 3 or more) in 0..1."""
         device = self.patcher.load_device
         try:
             self.patcher.patch_model(device)
@@ -125,9 +125,9 @@ class ClipVision:
 
 
 def clip_preprocess(image: Tensor, size: int = 224, crop: bool = True) -> Tensor:
-    """Scale pictures (b, h, w, 3 or more) in 0..1 to (b, 3, size, size), normalised as CLIP was trained.
+    """Scale images (b, h, w, 3 or more) in 0..1 to (b, 3, size, size), normalised as CLIP was trained.
 
-    The shorter side becomes `size` and the middle is taken; without `crop` the picture is squeezed into the square.
+    The shorter side becomes `size` and the middle is taken; without `crop` the image is squeezed into the square.
     """
     pixels = image[..., :3].movedim(-1, 1)
     if pixels.shape[2:] != (size, size):
@@ -160,7 +160,7 @@ def vision_from_open_clip(weights: Weights) -> WeightView:
 
 
 def load_clip_vision(path: str | os.PathLike[str]) -> ClipVision:
-    """Load the picture encoder of a safetensors file in the Hugging Face layout.
+    """Load the image encoder of a safetensors file in the Hugging Face layout.
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """

@@ -80,12 +80,12 @@ class PromptTokenizer:
     def tokenize_with_weights(self, text: str) -> list[list[TokenWeight]]:
         """Return at least one chunk of exactly `max_length` tokens."""
         chunks: list[list[TokenWeight]] = [[]]
-        room = self.max_length - 2
+        length = self.max_length - 2
         for piece, weight in parse_weights(text):
             group = [(token, weight) for token in self.tokenizer(piece)["input_ids"][1:-1]]
             large = len(group) >= LARGE_GROUP
-            while len(group) > room - len(chunks[-1]):
-                fitting = room - len(chunks[-1]) if large else 0
+            while len(group) > length - len(chunks[-1]):
+                fitting = length - len(chunks[-1]) if large else 0
                 chunks[-1] += group[:fitting]
                 chunks.append([])
                 group = group[fitting:]

@@ -29,7 +29,7 @@ HUGGING_FACE = (
     "conditioner.embedders.0.transformer.",
     "conditioner.embedders.1.transformer.",
 )
-ROOM = "text_model."
+TEXT_MODEL = "text_model."
 TOKENS = "text_model.embeddings.token_embedding.weight"
 OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.0.model.", "conditioner.embedders.1.model.")
 
@@ -53,13 +53,13 @@ OPEN_CLIP_REST = {
 PROJECTIONS = {"text_projection": "text_projection.weight", "proj": "visual_projection.weight"}
 
 
-def from_open_clip(weights: Weights, room: str = ROOM, rest: Mapping[str, str] = OPEN_CLIP_REST) -> WeightView:
+def from_open_clip(weights: Weights, prefix: str = TEXT_MODEL, rest: Mapping[str, str] = OPEN_CLIP_REST) -> WeightView:
     """Return an OpenCLIP model, without prefix, in the Hugging Face layout: the joint projection is cut in three."""
     sources: dict[str, Source] = {}
     for key in weights.shapes:
         layer = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", key)
         if layer:
-            sources |= _layer(key, f"{room}encoder.layers.{layer[1]}.", layer[2])
+            sources |= _layer(key, f"{prefix}encoder.layers.{layer[1]}.", layer[2])
         elif key in rest:
             sources[rest[key]] = Source(key)
         elif key in PROJECTIONS:
@@ -87,9 +87,11 @@ def find_text_encoders(file: Weights) -> dict[str, Weights]:
 
 def text_model(weights: Weights) -> Weights:
     """Return a text model in the Hugging Face layout, where newer files leave out `text_model.` before all keys."""
-    if TOKENS in weights or TOKENS.removeprefix(ROOM) not in weights:
+    if TOKENS in weights or TOKENS.removeprefix(TEXT_MODEL) not in weights:
         return weights
-    return WeightView(weights, {ROOM + key: Source(key) for key in weights.shapes}, getattr(weights, "prefix", ""))
+    return WeightView(
+        weights, {TEXT_MODEL + key: Source(key) for key in weights.shapes}, getattr(weights, "prefix", "")
+    )
 
 
 def short_name(weights: Weights) -> str:

@@ -103,7 +103,7 @@ def imports(path: Path, source: str) -> Iterator[tuple[str, bool]]:
 
 
 def within(module: str, room: str) -> bool:
-    """Tell whether a module lies in a room; the root holds what lies in no other."""
+    """Return whether a module lies in a room; the root holds what lies in no other."""
     return module == room or module.startswith(f"{room}.")
 
 
@@ -113,7 +113,7 @@ def room(module: str) -> str:
 
 
 def allowed(module: str, target: str) -> bool:
-    """Tell whether a module may import another."""
+    """Return whether a module may import another."""
     mine, other = room(module), room(target)
     if module in HOSTS and other == "headless.api":
         return True
@@ -171,6 +171,14 @@ def _reached(edges: Mapping[str, frozenset[str]], start: str) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_follow_the_rooms(path: Path) -> None:
     assert broken_rules(path, (ROOT / path).read_text()) == []
+
+
+def test_the_drawing_shows_the_rooms_in_this_order() -> None:
+    drawing = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
+    drawn = [line.split()[0].removesuffix("/").removesuffix(".py") for line in drawing.strip().splitlines()]
+    packages = {"headless", "ldm_patched", "ldm_patched.patches"}  # hold rooms, and an __init__ without code
+    rooms = [room.replace(".", "/") or "__init__" for room in ROOMS if room not in packages]
+    assert drawn == rooms
 
 
 def test_every_door_is_there() -> None:

@@ -77,4 +77,5 @@ def test_every_input_is_in_the_help_page(name: str) -> None:
 
 
 if __name__ == "__main__":
-    SNAPSHOT.write_text(json.dumps(NODES, indent=2) + "\n")
+    known = [name for name in json.loads(SNAPSHOT.read_text()) if name in NODES]  # in the order that they have there
+    SNAPSHOT.write_text(json.dumps({name: NODES[name] for name in [*known, *NODES]}, indent=2) + "\n")

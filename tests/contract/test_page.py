@@ -22,7 +22,7 @@ TITLE = 30  # pixels above a node
 
 
 def can_drive_a_page() -> bool:
-    """Tell whether this machine has Chromium, and ComfyUI's environment playwright."""
+    """Return whether this machine has Chromium, and ComfyUI's environment playwright."""
     if CHROMIUM is None or "COMFYUI_PATH" not in os.environ:
         return False
     return not subprocess.run([python(), "-c", "import playwright"], capture_output=True).returncode

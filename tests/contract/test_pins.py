@@ -361,7 +361,7 @@ def latents() -> Any:
 
 @functools.cache
 def exact() -> bool:
-    """Tell whether this machine gives the bits of the one that wrote the pins, by the models without a patch."""
+    """Return whether this machine gives the bits of the one that wrote the pins, by the models without a patch."""
     plains = [name for name, case in CASES.items() if not case["chain"] and "latent" in pins()[name]]
     return all(digest(outcome(name)["latent"]) == pins()[name]["latent"] for name in plains)
 
@@ -459,11 +459,9 @@ def write(wanted: str = "") -> None:
             kept[name]["latent"] = digest(kept[name]["latent"])
         if CASES[name].get("draws"):
             kept[name]["draws"] = True
-    rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(kept[name])}" for name in CASES)
-    (PINS / "pins.json").write_text(f"{{\n{rows}\n}}\n")
+    (PINS / "pins.json").write_text(json.dumps({name: kept[name] for name in CASES}, indent=0))
     np.savez_compressed(PINS / "latents.npz", **{name: arrays[name] for name in CASES if name in arrays})
-    lines = ",\n".join(map(json.dumps, refusals()))
-    (PINS / "refusals.json").write_text(f"[\n{lines}\n]\n")
+    (PINS / "refusals.json").write_text(json.dumps(refusals(), indent=0))
 
 
 if __name__ == "__main__":

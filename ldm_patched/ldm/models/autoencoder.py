@@ -16,10 +16,10 @@ _SHARED = ("ch", "ch_mult", "num_res_blocks", "z_channels")
 
 
 class AutoencoderKL(nn.Module):
-    """Encode pictures to Gaussian latents and decode latents to pictures.
+    """Encode images to Gaussian latents and decode latents to images.
 
     `ddconfig` is the public configuration (ch, ch_mult, num_res_blocks, z_channels, in_channels, out_ch).
-    Pictures are (b, 3, h, w) in -1..1; latents are not yet multiplied by the model's latent scale.
+    Images are (b, 3, h, w) in -1..1; latents are not yet multiplied by the model's latent scale.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class AutoencoderKL(nn.Module):
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, x: Tensor, sample: bool = False) -> Tensor:
-        """Encode a picture to the latent's mean, or to a sample of the latent."""
+        """Encode an image to the latent's mean, or to a sample of the latent."""
         mean, logvar = self.moments(x)
         return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean) if sample else mean
 
     def decode(self, z: Tensor) -> Tensor:
-        """Decode a latent (b, embed_dim, h, w) to a picture."""
+        """Decode a latent (b, embed_dim, h, w) to an image."""
         return self.decoder(self.post_quant_conv(z))
 
 
 class VideoAutoencoder(AutoencoderKL):
-    """Encode pictures one by one and decode a batch of latents as one video.
+    """Encode images one by one and decode a batch of latents as one video.
 
     There is no convolution in front of the decoder, and one behind the encoder only with `quant` in `ddconfig`.
     """

@@ -58,7 +58,7 @@ class GatedSelfAttentionDense(_Gated):
 
 
 class GatedSelfAttentionDense2(GatedSelfAttentionDense):
-    """Keep the object tokens instead, resized as a picture to the grid of the image tokens.
+    """Keep the object tokens instead, resized as an image to the grid of the image tokens.
 
     Both token counts must be squares; ValueError otherwise.
     """
@@ -166,8 +166,8 @@ def load_gligen(sd: Mapping[str, Tensor]) -> Gligen:
 
 
 def _block_order(name: str) -> tuple[int, int]:
-    room, number = name.split(".")[-5:-3] if "middle_block" not in name else ("middle_block", "0")
-    return ["input_blocks", "middle_block", "output_blocks"].index(room), int(number)
+    part, number = name.split(".")[-5:-3] if "middle_block" not in name else ("middle_block", "0")
+    return ["input_blocks", "middle_block", "output_blocks"].index(part), int(number)
 
 
 def _load_layer(sd: Mapping[str, Tensor], prefix: str) -> GatedSelfAttentionDense:

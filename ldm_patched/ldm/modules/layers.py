@@ -19,7 +19,7 @@ from .backends import dispatch
 
 
 def exists(val: Any) -> bool:
-    """Tell whether a value is not None."""
+    """Return whether a value is not None."""
     return val is not None
 
 

@@ -15,7 +15,7 @@ from ..patcher import Patcher
 
 BOTH = ("self", "cross")
 DOUBLE_SINGLE = (("double", "double_blocks"), ("single", "single_blocks"))
-# How a family calls attention patches; `contracts` has an adapter for each.
+# How a family calls attention patches; `engine/adapters.py` has an adapter for each.
 UNET, JOINT, JOINT_INPUT, HIDDEN, AFTER, NOTHING = "unet", "joint", "joint input", "hidden", "after", "nothing"
 
 
@@ -26,7 +26,7 @@ class Family:
     Args:
         blocks: each block type of addresses, with the attribute that lists its blocks.
         calls: by which contract it calls attention patches.
-        kinds: the kinds of attention that a call can be told to be; joint attention of text and picture is `self`.
+        kinds: the kinds of attention that a call can be told to be; joint attention of text and image is `self`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The tokens of a block as a picture."""
+"""The tokens of a block as an image."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def blurred(x: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
     """Blur tokens (b, h * w, c) with a Gaussian over their grid; edges are mirrored."""
-    picture: Tensor = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)
+    image: Tensor = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)
     for dim in (2, 3):
-        picture = _blur_along(picture, dim, sigma)
-    return picture.flatten(2).transpose(1, 2)
+        image = _blur_along(image, dim, sigma)
+    return image.flatten(2).transpose(1, 2)
 
 
-def _blur_along(picture: Tensor, dim: int, sigma: float) -> Tensor:
-    size = picture.shape[dim]
+def _blur_along(image: Tensor, dim: int, sigma: float) -> Tensor:
+    size = image.shape[dim]
     radius = min(math.ceil(3.0 * sigma), size - 1)
-    offsets = torch.arange(-radius, radius + 1, device=picture.device, dtype=torch.float32)
+    offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(picture.dtype)
-    rows = picture.movedim(dim, -1)
+    kernel = (kernel / kernel.sum()).to(image.dtype)
+    rows = image.movedim(dim, -1)
     flat = F.pad(rows.reshape(-1, 1, size), (radius, radius), mode="reflect")
     return F.conv1d(flat, kernel.reshape(1, 1, -1)).reshape(rows.shape).movedim(-1, dim)

@@ -134,4 +134,4 @@ def percent_of(sigma: float, percent_to_sigma: Callable[[float], float]) -> floa
             low = middle
         else:
             high = middle
-    return 0.0 if high < 1e-9 else high
+    return 0.0 if high < 1e-9 else high  # halving comes close to the start and never onto it

@@ -1,6 +1,6 @@
 """How model families call attention patches: each adapter turns such a call into that of a UNet's patch.
 
-A patch then gets tokens (b, n, c) of the picture alone; where text and picture attend together, the text's stay as they
+A patch then gets tokens (b, n, c) of the image alone; where text and image attend together, the text's stay as they
 are.
 """
 
@@ -42,14 +42,14 @@ class Adapter:
 
 
 class JointInput(Adapter):
-    """An attn1_patch of Flux-like models: after the projection, before the positions, text and picture in one."""
+    """An attn1_patch of Flux-like models: after the projection, before the positions, text and image in one."""
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
         start = _text_tokens(extra_options)
         before = [x[:, :, start:].transpose(1, 2).flatten(2) for x in (q, k, v)]  # (b, n, h * d)
-        after = self.patch(*before, on_picture(extra_options, before[0].shape[1]))
+        after = self.patch(*before, on_image(extra_options, before[0].shape[1]))
         changed = [new is not old for new, old in zip(after, before, strict=True)]
         return {
             name: _heads(x, new, start) for name, x, new, c in zip("qkv", (q, k, v), after, changed, strict=True) if c
@@ -62,7 +62,7 @@ class JointOutput(Adapter):
     def __call__(self, out: Tensor, extra_options: TransformerOptions) -> Tensor:
         start = _text_tokens(extra_options)
         before = out[:, start:]
-        after = self.patch(before, on_picture(extra_options, before.shape[1]))
+        after = self.patch(before, on_image(extra_options, before.shape[1]))
         return out if after is before else torch.cat([out[:, :start], after], dim=1)
 
 
@@ -72,7 +72,7 @@ class HiddenInput(Adapter):
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
-        after = self.patch(q, k, v, on_picture(extra_options, q.shape[1]))
+        after = self.patch(q, k, v, on_image(extra_options, q.shape[1]))
         return {name: new for name, new, old in zip("qkv", after, (q, k, v), strict=True) if new is not old}
 
 
@@ -81,7 +81,7 @@ class AfterAttention(Adapter):
 
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         x, options = args["x"], args["transformer_options"]
-        out: Tensor = self.patch(x, on_picture(options, x.shape[1]))
+        out: Tensor = self.patch(x, on_image(options, x.shape[1]))
         return out
 
 
@@ -91,18 +91,18 @@ def _text_tokens(options: TransformerOptions) -> int:
 
 
 def _heads(x: Tensor, new: Tensor, start: int) -> Tensor:
-    """Put the picture's tokens (b, n, h * d) behind the text's in x (b, h, m + n, d)."""
+    """Put the image's tokens (b, n, h * d) behind the text's in x (b, h, m + n, d)."""
     return torch.cat([x[:, :, :start], new.unflatten(2, (x.shape[1], -1)).transpose(1, 2)], dim=2)
 
 
-def on_picture(options: TransformerOptions, tokens: int) -> TransformerOptions:
-    """Return the options of a call with the grid of the picture's tokens, where they are those of one picture."""
+def on_image(options: TransformerOptions, tokens: int) -> TransformerOptions:
+    """Return the options of a call with the grid of the image's tokens, where they are those of one image."""
     latent = options.get(LATENT)
     if latent is None or math.prod(latent[2:-2]) != 1:
         return options
     height, width = latent[-2:]
     for size in PATCHES:
-        grid = [-(-height // size), -(-width // size)]
+        grid = [-(-height // size), -(-width // size)]  # models pad the latent to whole tokens
         if math.prod(grid) == tokens:
             return {**options, "activations_shape": [latent[0], 0, *grid]}
     return options

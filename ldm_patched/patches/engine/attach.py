@@ -28,11 +28,11 @@ def attach(model: Patcher, method: Method, host: Host | None = None) -> Patcher:
     address, family = method.address.narrowed(method.kind), family_of(model)
     if method.slot != SLOT:
         _check_family(model, method, family)
-    cells = targets(address, model)
-    entry = Entry(method.name, method.slot, cells, method.schedule, neutral=method.neutral, value=method)
+    attentions = targets(address, model)
+    entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry)
     if not method.neutral:
-        blocks = frozenset(block for block, _ in cells)
+        blocks = frozenset(block for block, _ in attentions)
         gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0))
         for place in method.places(gate, host, clone):
             (place if method.slot == SLOT else adapt(place, family, method)).put(clone, host)
@@ -60,6 +60,7 @@ def _with_entry(model: Patcher, entry: Entry) -> tuple[Patcher, Entry]:
     options[KEY] = Plan((*earlier, entry), shapes, "self" if calls == AFTER else None)
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT))
+    # the clone of a patched model has them already, and a patcher adds a second one to the first
     for place, wrapper in ((APPLY_MODEL, call_model), (OUTER_SAMPLE, record_run)):
         clone.remove_wrappers_with_key(place, KEY)
         clone.add_wrapper_with_key(place, KEY, wrapper)

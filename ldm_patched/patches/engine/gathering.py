@@ -1,6 +1,6 @@
 """What listeners to attention have added up during a run: by block, and by step.
 
-Only sums are kept, one number for each token of the picture and each thing listened for; never a map of one call or
+Only sums are kept, one number for each token of the image and each thing listened for; never a map of one call or
 head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30 steps 5 MB.
 """
 

@@ -1,6 +1,6 @@
-"""Guidance by a weaker attention: the picture is pushed away from what the model makes of it without structure.
+"""Guidance by a weaker attention: the image is pushed away from what the model makes of it without structure.
 
-A second prediction of the positive side, with the self-attention of some blocks weakened, is the bad example:
+A second prediction of the cond, with the self-attention of some blocks weakened, is the bad example:
 `guided + scale * (cond - weak)`. It costs one model call a step, and none outside the schedule.
 """
 

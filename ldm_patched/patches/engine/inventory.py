@@ -96,8 +96,9 @@ def block_name(address: Key) -> str:
     """Name a key of `patches_replace`: (block, number), or (block, number, index)."""
     if len(address) not in (2, 3):
         return str(address)
-    room, number, *index = address
-    block = f"{room}:{number}" if number else str(BlockId(room, number))  # no model has a second middle
+    block_type, number, *index = address
+    # no model has a second middle: that address has to show its number
+    block = f"{block_type}:{number}" if number else str(BlockId(block_type, number))
     return ".".join([block, *map(str, index)])
 
 

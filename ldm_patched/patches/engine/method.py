@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from ..addressing.address import KINDS, Address
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..patcher import Patcher
 from .declaration import Declaration, Refused, Widget, placing_of, widget_of
-
-if TYPE_CHECKING:
-    from .gate import Gate
-    from .host import Host
-    from .place import Place
+from .gate import Gate
+from .guidance import Weakening, weak_pass
+from .host import Host
+from .place import Place, Wrap
 
 
 class Method:
@@ -25,7 +24,7 @@ class Method:
     A subclass says what it is by `@method`, and acts by one of these, or by `places` of its own:
 
     - `attend(site, q, k, v, inner)`: around the attention of its blocks.
-    - `weak_attend(site, q, k, v, inner)`: in one more prediction, from which the picture is guided away by `scale`.
+    - `weak_attend(site, q, k, v, inner)`: in one more prediction, from which the image is guided away by `scale`.
 
     They are called only in the blocks and the window, with the strength of the curve as `site.weight`.
     """
@@ -115,15 +114,12 @@ class Method:
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""
-        from .guidance import Weakening, weak_pass
-        from .place import Around
-
         if hasattr(self, "weak_attend"):
             yield weak_pass(cast(Weakening, self), gate, host)
         if hasattr(self, "attend"):
             for kind in ("self", "cross"):
                 if self.kind in ("all", kind) and self.address.kind in ("all", kind):
-                    yield Around(SLOTS[kind], gate, self.attend, getattr(self, "idle", None))
+                    yield Wrap(SLOTS[kind], gate, self.attend, getattr(self, "idle", None))
 
 
 SLOTS = {"self": "attn1", "cross": "attn2"}

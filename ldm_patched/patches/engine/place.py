@@ -26,7 +26,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Around:
+class Wrap:
     """A layer around the attention of the gate's blocks; `slot` is attn1 or attn2. See Layer for the rest."""
 
     slot: str
@@ -37,7 +37,7 @@ class Around:
 
     def put(self, clone: Patcher, host: Host) -> None:
         """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
-        options = clone.model_options["transformer_options"]  # the patcher puts another dict in its place below
+        options = clone.model_options["transformer_options"]  # set_model_patch_replace puts a copy in its place below
         options[ATTEND] = host.attend
         known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
         layer = Layer(self.gate, self.act, self.idle, self.counted)
@@ -76,7 +76,7 @@ class AfterCfg:
 
 
 @dataclass(frozen=True)
-class AroundModel:
+class WrapModel:
     """A wrapper around each call of the model: `(gate, executor, x, t, ..., options, **kwargs)`, in nodes' order."""
 
     gate: Gate
@@ -86,7 +86,7 @@ class AroundModel:
         return self.act(self.gate, *args, **kwargs)
 
     def put(self, clone: Patcher, host: Host) -> None:
-        """Add the wrapper under a key of its own."""
+        """Add the wrapper under a key of its own, as the next `attach` takes off those that have the library's."""
         clone.add_wrapper_with_key(APPLY_MODEL, f"{KEY} {self.gate.entry.number}", self)
 
 

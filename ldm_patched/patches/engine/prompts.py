@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..patcher import TransformerOptions
 from .gate import Gate
-from .site import LENGTH, POSITIVE, Site
+from .site import COND, LENGTH, Site
 from .stack import CONTEXT, Inner
 
 Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
@@ -52,7 +52,7 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
         )
     if context is None:
         return tokens // length
-    row = Site(site.options, batch=len(context)).rows(POSITIVE)[0]
+    row = Site(site.options, batch=len(context)).rows(COND)[0]
 
     def count() -> int:
         first, *more = context[row].split(length, dim=1)
@@ -61,8 +61,8 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
     return site.once(f"{length} of {tokens} tokens", count)
 
 
-def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
-    """Return the places in the context of tokens at `positions` of a prompt of `length` tokens, in each repeat of it.
+def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
+    """Return where in the context tokens at `positions` of a prompt of `length` tokens stand, in each repeat of it.
 
     `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
     """
@@ -71,9 +71,9 @@ def places(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:
-    """Return the columns of keys and values for places in the context, without those that were left out."""
+    """Return the columns of keys and values for positions in the context, without those that were left out."""
     gone = site.left_out
-    return [place - sum(left < place for left in gone) for place in some if place not in gone]
+    return [one - sum(left < one for left in gone) for one in some if one not in gone]
 
 
 @dataclass(frozen=True)

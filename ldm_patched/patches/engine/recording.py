@@ -54,9 +54,9 @@ def record_run(
     try:
         result = executor(noise, latent_image, sampler, sigmas, denoise_mask, called_back, *args, **kwargs)
     finally:
-        options[KEY] = plan
+        options[KEY] = plan  # a wrapper outside may sample again with these options: that is another run
         run.settle()
-    # Custom samplers also give the last prediction of the picture, which people decode as well
+    # Custom samplers also give the last prediction of the image, which people decode as well
     outputs = [patcher.model.process_latent_out(x0.cpu()) for x0 in last.values() if isinstance(x0, Tensor)]
     keep(run)
     ARCHIVE.keep(run, [result, *outputs])

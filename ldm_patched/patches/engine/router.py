@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ldm.modules.backends import registry
 from ..patcher import TransformerOptions
 from ..record.plan import Entry
-from ..record.run import Call, Cell, Run, current_block, run_of
+from ..record.run import AttentionId, Call, Run, current_block, run_of
 from ..record.stopwatch import since, start
 from .gate import curve_weight
 
@@ -27,11 +27,12 @@ class Route(NamedTuple):
 
     backend: str
     entry: Entry
-    cells: frozenset[Cell] | None
+    attentions: frozenset[AttentionId] | None
 
-    def takes(self, cell: Cell, options: TransformerOptions) -> bool:
+    def takes(self, attention: AttentionId, options: TransformerOptions) -> bool:
         """Return whether the current attention call belongs to the rule."""
-        return (self.cells is None or cell in self.cells) and curve_weight(self.entry.schedule, options) > 0.0
+        mine = self.attentions is None or attention in self.attentions
+        return mine and curve_weight(self.entry.schedule, options) > 0.0
 
 
 class Watch(Protocol):
@@ -39,11 +40,13 @@ class Watch(Protocol):
 
     entry: Entry
 
-    def replaced(self, cell: Cell, run: Run) -> Choice | None:
+    def replaced(self, attention: AttentionId, run: Run) -> Choice | None:
         """Return the function that has to run a call in place of any other; None where there is none."""
         ...
 
-    def settle(self, out: Tensor, choice: Choice, cell: Cell, step: int, run: Run, again: Arguments) -> Tensor:
+    def settle(
+        self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
+    ) -> Tensor:
         """Return the result of a call, or a better one computed again."""
         ...
 
@@ -84,25 +87,30 @@ class Router:
         kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
         run, block = run_of(options), current_block(options)
         # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
-        cell = block, run.kind if run is not None and block is not None else None
+        attention = block, run.kind if run is not None and block is not None else None
         given = Arguments((q, k, v, heads, *args), kwargs)
-        choice = self._choice(func, options, run, cell, given)
+        choice = self._choice(func, options, run, attention, given)
         if run is None:
             return choice.function(q, k, v, heads, *args, **kwargs)
         begin = start(q.device)
         out = choice.function(q, k, v, heads, *args, **kwargs)
         took, step = since(begin), run.step(options)
-        run.count_call(Call(*cell, choice.name, choice.fallback, choice.rule), step, took)
-        return out if self.watch is None else self.watch.settle(out, choice, cell, step, run, given)
+        run.count_call(Call(*attention, choice.name, choice.fallback, choice.rule), step, took)
+        return out if self.watch is None else self.watch.settle(out, choice, attention, step, run, given)
 
     def _choice(
-        self, func: Callable[..., Tensor], options: TransformerOptions, run: Run | None, cell: Cell, given: Arguments
+        self,
+        func: Callable[..., Tensor],
+        options: TransformerOptions,
+        run: Run | None,
+        attention: AttentionId,
+        given: Arguments,
     ) -> Choice:
-        replaced = self.watch.replaced(cell, run) if self.watch is not None and run is not None else None
+        replaced = self.watch.replaced(attention, run) if self.watch is not None and run is not None else None
         if replaced is not None:
             return replaced
         for route in self.routes:
-            if route.takes(cell, options):
+            if route.takes(attention, options):
                 q, k, v, heads, *rest = given.args
                 kwargs = {**given.kwargs, "mask": rest[0]} if rest else given.kwargs
                 return Choice(*choose(route.backend, run, q, k, v, heads, kwargs), route.entry.number)

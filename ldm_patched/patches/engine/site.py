@@ -16,20 +16,20 @@ from ..record.run import Run, current_block, run_of
 from .gate import Gate
 
 T = TypeVar("T")
-POSITIVE, NEGATIVE = 0, 1  # how hosts number the sides in cond_or_uncond
+COND, UNCOND = 0, 1  # as hosts number them in cond_or_uncond
 OTHER = 2  # the further prompts of some guiders
-SIDES = ("positive", "negative")
+SIDES = ("positive", "negative")  # their names on the page
 # In transformer_options, which hosts copy from call to call:
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
 
 
-def sides_of(options: TransformerOptions) -> list[int]:
-    """Return which side of the guidance each equal part of the batch of a call belongs to.
+def chunks_of(options: TransformerOptions) -> list[int]:
+    """Return what each equal chunk of the batch of a call is: COND, UNCOND or OTHER.
 
     Guiders of several prompts number them in an order of their own, but give them names.
     """
-    numbers: list[int] = options.get("cond_or_uncond", [POSITIVE])
+    numbers: list[int] = options.get("cond_or_uncond", [COND])
     run = run_of(options)
     if run is None or EXTRA in options:
         return numbers
@@ -59,7 +59,7 @@ class Site:
         cut: a patch of others cut the image in a way that nobody knows.
         length: columns of the sampler's own context in keys and values; None: all.
         swapped: another prompt stands in the place of the sampler's.
-        left_out: places of the context whose keys and values a layer further out took away.
+        left_out: positions in the context whose keys and values a layer further out took away.
     """
 
     options: TransformerOptions
@@ -110,14 +110,14 @@ class Site:
     # Rows
 
     @property
-    def sides(self) -> list[int]:
-        """Return which side of the guidance each equal part of the batch belongs to: POSITIVE, NEGATIVE or OTHER."""
-        return sides_of(self.options)
+    def chunks(self) -> list[int]:
+        """Return what each equal chunk of the batch is: COND, UNCOND or OTHER."""
+        return chunks_of(self.options)
 
-    def rows(self, side: int = POSITIVE) -> list[slice]:
-        """Return the rows of the batch that belong to a side."""
-        size = self.batch // len(self.sides)
-        return [slice(i * size, (i + 1) * size) for i, current in enumerate(self.sides) if current == side]
+    def rows(self, part: int = COND) -> list[slice]:
+        """Return the rows of each chunk of the batch that is `part`."""
+        size = self.batch // len(self.chunks)
+        return [slice(i * size, (i + 1) * size) for i, current in enumerate(self.chunks) if current == part]
 
     # Tokens
 
@@ -141,11 +141,12 @@ class Site:
         """Return whether the tokens are the frames of a video, with its pixels in the batch."""
         if self.piece is not None or self.cut:
             return False
+        # a video UNet attends over time with the frames as tokens and each pixel as a row
         frames, _, height, width = self.options["activations_shape"]
         return bool(height * width != self.tokens and self.batch * self.tokens == frames * height * width)
 
     @property
-    def picture(self) -> tuple[int, int]:
+    def image_grid(self) -> tuple[int, int]:
         """Return height and width of the tokens.
 
         Raises ValueError where another patch has changed their number, or they are those of a video.
@@ -164,13 +165,13 @@ class Site:
 
     @property
     def area(self) -> tuple[int, int] | None:
-        """Return height and width of what the layer gets: the whole picture, or one tile of it.
+        """Return height and width of what the layer gets: the whole image, or one tile of it.
 
         None in a video model's attention over time. Raises ValueError where another patch has changed the tokens.
         """
         if self.piece is not None and math.prod(self.piece) == self.tokens:
             return self.piece
-        return None if self.over_time else self.picture
+        return None if self.over_time else self.image_grid
 
     @property
     def grid(self) -> tuple[int, int, int]:

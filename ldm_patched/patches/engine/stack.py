@@ -16,7 +16,7 @@ from .gate import Gate
 from .site import LENGTH, Site
 
 CONTEXT = "patchbay_prompt"  # in the options of a call: the context (b, n, c) that the model gets
-ATTEND = "patchbay_attend"  # in the options of a model: the host's attention function
+ATTEND = "patchbay_attend"  # in the options of a model: the host's attention function, for stacks made in a call
 LAYERS = "patchbay_layers"  # in the options of a model: slot -> address -> the layers that were put there
 KINDS = {"attn1": "self", "attn2": "cross"}
 
@@ -113,6 +113,7 @@ class Stack:
         if depth:
 
             def inner(q: Tensor, k: Tensor, v: Tensor, site: Site = site) -> Tensor:
+                # merging, tiles and windows hand on other rows or tokens than they got
                 if q.shape[0] != site.batch or q.shape[2] != site.tokens:
                     site = site.but(batch=q.shape[0], tokens=q.shape[2])
                 return self._run(depth - 1, site, q, k, v)
@@ -191,10 +192,10 @@ def uncover(slots: Mapping[Key, Patch]) -> dict[Key, Patch]:
     A stack has an exact address, so it hides an entry for (block, number) that came later, such as that of a guidance
     node's extra pass.
     """
-    return {address: _around(patch, slots.get(address[:2])) for address, patch in slots.items()}
+    return {address: _wrapped(patch, slots.get(address[:2])) for address, patch in slots.items()}
 
 
-def _around(patch: Patch, pair: Patch | None) -> Patch:
+def _wrapped(patch: Patch, pair: Patch | None) -> Patch:
     if not isinstance(patch, Stack) or patch.exact or pair is None or isinstance(pair, Stack):
         return patch
     return patch if pair is patch.foreign else replace(patch, foreign=pair)

@@ -42,7 +42,7 @@ def _equal(self: Any, other: Any) -> Any:
 def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
-    return type(one) is type(other) and bool(one == other)
+    return type(one) is type(other) and bool(one == other)  # True == 1, and is no equal setting
 
 
 def _hash(self: Any) -> int:

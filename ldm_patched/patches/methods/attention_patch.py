@@ -13,7 +13,7 @@ from ..engine.declaration import Refused, acts, amount, choice, method, number, 
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import Around, BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut
+from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut, Wrap
 from ..engine.prompts import prompt_tokens
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -80,7 +80,7 @@ class AttentionPatch(Method):
     2403.17377); `clamp` cuts off at -value and value; `noise` adds noise of `value` deviations, another one in each
     step; `blur` has the deviation `value` in tokens; `gain` multiplies `channels`, such as `0:1.5, 4-7:0`; `shuffle`
     changes the order of the tokens in each step; `towards` goes from the prompt to `other`, the tokens (1, m, c) of
-    another one, on the positive side.
+    another one, on cond rows.
 
     Queries, keys and values are changed before their bias-free projections, which comes to the same; outputs after the
     projection of the attention's result; `middle` is between self- and cross-attention, the slots of whole blocks are
@@ -194,7 +194,7 @@ class AttentionPatch(Method):
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the one place of the slot."""
         if self.operation == "identity":
-            return [Around(self.attention, gate, self.attend_to_itself)]
+            return [Wrap(self.attention, gate, self.attend_to_itself)]
         if self.attention == "block":
             kinds = {"middle": MiddleOut(gate, self.change_block), "output": BlockIn(gate, self.change_backbone)}
             kinds["skip"] = BlockIn(gate, self.change_skip)
@@ -212,7 +212,7 @@ class AttentionPatch(Method):
         if self.operation == "gain":
             return operations.gain(x, operations.parse_gains(self.channels), site.weight)
         if self.operation == "blur":
-            return operations.blur(x, self.value, site.weight, site.picture)
+            return operations.blur(x, self.value, site.weight, site.image_grid)
         if self.operation == "noise":
             return operations.noise(x, self.value, site.weight, site.generator())
         if self.operation == "shuffle":

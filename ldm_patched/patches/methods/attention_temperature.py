@@ -1,4 +1,4 @@
-"""The scale of attention's scores: a temperature, and one that fits the size of the picture."""
+"""The scale of attention's scores: a temperature, and one that fits the size of the image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..engine.declaration import Refused, acts, method, number, whole
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import SLOTS, Method
-from ..engine.place import Around, Place
+from ..engine.place import Place, Wrap
 from ..engine.site import Site
 from ..engine.stack import Inner
 from ..patcher import Patcher, TransformerOptions
 
-PIXELS = 8  # of the picture in one latent pixel
+PIXELS = 8  # of the image in one latent pixel
 TRAINED = (
     "{} in pixels that the model was trained on (512 for SD1, 1024 for SDXL), to fit self-attention to pictures of "
     "another size; 0 leaves that out."
@@ -44,9 +44,9 @@ class AttentionTemperature(Method):
     """Scale the scores of attention.
 
     They are divided by `temperature`: above 1 attention spreads wider, below 1 it sharpens. In self-attention they are
-    also multiplied by sqrt(log N / log T) for N keys now and T tokens in a picture of the trained size in pixels, which
+    also multiplied by sqrt(log N / log T) for N keys now and T tokens in an image of the trained size in pixels, which
     keeps the entropy of attention what it was in training (Jin et al. 2023, arXiv 2306.08645); 0x0 leaves that out.
-    The text has the same number of tokens in every picture, so cross-attention has the temperature only.
+    The text has the same number of tokens in every image, so cross-attention has the temperature only.
 
     The curve of the schedule blends both factors from 1. Temperature 1 without a trained size changes nothing, to the
     bit.
@@ -110,7 +110,7 @@ class AttentionTemperature(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return a layer for each kind of attention."""
-        return [Around(SLOTS[kind], gate, partial(self.scale, sized=kind == "self")) for kind in self.kinds]
+        return [Wrap(SLOTS[kind], gate, partial(self.scale, sized=kind == "self")) for kind in self.kinds]
 
     def scale(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner, sized: bool) -> Tensor:
         """Attend with scaled queries."""
@@ -127,7 +127,7 @@ def entropy_scale(tokens: int, trained: float) -> float:
 
 
 def trained_tokens(options: TransformerOptions, width: int, height: int) -> float:
-    """Return how many tokens the current block has in a picture of this size in pixels."""
-    block, picture = options["activations_shape"], options["original_shape"]
-    tokens: float = height * block[-2] / (PIXELS * picture[-2]) * (width * block[-1] / (PIXELS * picture[-1]))
+    """Return how many tokens the current block has in an image of this size in pixels."""
+    block, latent = options["activations_shape"], options["original_shape"]
+    tokens: float = height * block[-2] / (PIXELS * latent[-2]) * (width * block[-1] / (PIXELS * latent[-1]))
     return tokens

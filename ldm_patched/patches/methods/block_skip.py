@@ -13,7 +13,7 @@ from ..engine.declaration import Refused, acts, amount, hidden, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import Around, Listed, Place, TokensOut
+from ..engine.place import Listed, Place, TokensOut, Wrap
 from ..engine.site import Site
 from ..engine.stack import Inner
 from ..patcher import Patcher
@@ -83,7 +83,7 @@ class BlockSkip(Method):
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return, for each attention, the layer that does not compute it and the patch that takes its output away."""
         for slot in ATTENTIONS[self.kind]:
-            yield Around(slot, gate, self.leave_out)
+            yield Wrap(slot, gate, self.leave_out)
             # after the output projection, whose constant would be left of a skipped attention
             yield Listed(f"{slot}_output_patch", TokensOut(gate, self.take_away, counted=False))
 

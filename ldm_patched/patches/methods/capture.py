@@ -1,4 +1,4 @@
-"""Where the words of a prompt draw: the attention that each part of the picture gives them, added up over a run."""
+"""Where the words of a prompt draw: the attention that each part of the image gives them, added up over a run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..engine.gate import Gate
 from ..engine.gathering import Live, gather
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import AfterCfg, Around, Place
-from ..engine.prompts import columns, places
+from ..engine.place import AfterCfg, Place, Wrap
+from ..engine.prompts import columns, context_positions
 from ..engine.scores import chosen_heads, sliced_scores
 from ..engine.site import SIDES, Site
 from ..engine.stack import Inner
 from ..engine.value import value
 from ..patcher import Patcher
 
-SCORES = 2**22  # at once, in float32
+SCORES = 2**22  # at once, in float32; beside them there are their logarithms, weights and entropies
 SIDE = "Which pass to listen to; the prompt is that of this side."
 
 
 @value
 class Word:
-    """A word or phrase, and its places in the prompt."""
+    """A word or phrase, and its positions in the prompt."""
 
     text: str
     positions: tuple[int, ...]
@@ -61,12 +61,12 @@ class Listener(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layer that listens, and what shows each step in a node."""
-        yield Around(self.slot_listened, gate, self.attend, self.deaf)
+        yield Wrap(self.slot_listened, gate, self.attend, self.deaf)
         if self.node:
             yield AfterCfg(gate, Live(self.node, host.show))
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a call is not to be heard: extra passes, other prompts, frames, the other side, an area."""
+        """Return whether a call is not to be heard: extra passes, other prompts, frames, the wrong rows, an area."""
         ours = site.run is not None and not site.swapped and not site.extra and not site.over_time
         if not ours or not site.rows(SIDES.index(self.side)):
             return ""
@@ -82,7 +82,7 @@ class Listener(Method):
         return inner(q, k, v)
 
     def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
-        """Add up what the rows of a side attend to."""
+        """Add up what some rows attend to."""
         raise NotImplementedError
 
 
@@ -121,9 +121,9 @@ class Capture(Listener):
 
     def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
         """Add up the attention to the words."""
-        some = [columns(places(word.positions, self.length, k, site), site) for word in self.words]
+        some = [columns(context_positions(word.positions, self.length, k, site), site) for word in self.words]
         attention, entropy = word_weights(q, k[:, :, site.text], some, self.heads)
-        gather(site, attention * site.weight, entropy, site.picture)
+        gather(site, attention * site.weight, entropy, site.image_grid)
 
 
 def word_weights(

@@ -1,7 +1,7 @@
 """FreeU: more of the backbone, less of the skip connections' low frequencies (Si et al. 2023, arXiv 2309.11497).
 
 The backbone carries the shapes, the low frequencies of the skip connections carry much of the texture and noise; more
-of the one and less of the other gives cleaner pictures at no cost.
+of the one and less of the other gives cleaner images at no cost.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def scale_first_half(h: Tensor, factor: Tensor | float) -> Tensor:
 
 
 def hidden_mean(h: Tensor) -> Tensor:
-    """Return the mean over the channels of (b, c, h, w), stretched to 0..1 over each picture: (b, 1, h, w)."""
+    """Return the mean over the channels of (b, c, h, w), stretched to 0..1 over each image: (b, 1, h, w)."""
     mean = h.mean(dim=1, keepdim=True, dtype=torch.float32)
     low, high = mean.amin((-2, -1), keepdim=True), mean.amax((-2, -1), keepdim=True)
     return (mean - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)

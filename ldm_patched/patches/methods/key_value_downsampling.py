@@ -26,7 +26,7 @@ OUTSIDE_MIDDLE = "input, output"  # the middle has the fewest tokens
     gives="with fewer keys and values",
 )
 class KeyValueDownsampling(Method):
-    """Attend to a smaller picture in self-attention.
+    """Attend to a smaller image in self-attention.
 
     Keys and values are taken from every `factor`-th token of each row and column (`nearest`, as in the paper), or from
     the `mean` of each cell of factor x factor tokens. A last cell at an edge that the factor does not divide is
@@ -91,8 +91,8 @@ def nearest(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
 
 def mean(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
     """Take the mean of each cell of (b, h * w, c); cells at the edge may be smaller."""
-    picture = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)
-    return F.avg_pool2d(picture, factor, ceil_mode=True).flatten(2).transpose(1, 2)
+    image = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)
+    return F.avg_pool2d(image, factor, ceil_mode=True).flatten(2).transpose(1, 2)
 
 
 MATHS = {"nearest": nearest, "mean": mean}

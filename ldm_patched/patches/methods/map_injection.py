@@ -1,4 +1,4 @@
-"""Injection of attention maps: the first picture of a batch gives the others its layout."""
+"""Injection of attention maps: the first image of a batch gives the others its layout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..engine.stack import Inner
     gives="that takes the maps over",
 )
 class MapInjection(Method):
-    """Let every picture of a batch attend with the queries and keys of the first one, and with its own values.
+    """Let every image of a batch attend with the queries and keys of the first one, and with its own values.
 
     The injection of self-attention of plug-and-play diffusion features (Tumanyan et al. 2022, arXiv 2211.12572, section
-    3): the structure comes from the first picture, the content from the prompts and noise of the others. It acts on
-    the positive and on the negative side, each with maps of its own. `strength` goes from 0 (own maps) to 1 (the first
-    picture's), times the curve of the schedule.
+    3): the structure comes from the first image, the content from the prompts and noise of the others. It acts on
+    cond and on uncond rows, each with maps of their own. `strength` goes from 0 (own maps) to 1 (the first
+    image's), times the curve of the schedule.
     """
 
     strength: float = amount(tip="How much of the first picture's maps is taken, 0 to 1; 0 takes none.")
@@ -49,17 +49,17 @@ class MapInjection(Method):
         return f"attention maps of the first picture {self.strength:g}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a side has one picture only."""
-        return "" if site.batch <= len(site.sides) else None
+        """Return whether a chunk has one image only."""
+        return "" if site.batch <= len(site.chunks) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Attend with the first picture's queries and keys."""
-        sides = len(site.sides)
-        shared = inner(of_first(q, sides), of_first(k, sides), v)
+        """Attend with the first image's queries and keys."""
+        chunks = len(site.chunks)
+        shared = inner(of_first(q, chunks), of_first(k, chunks), v)
         return shared if site.weight == 1.0 else torch.lerp(inner(q, k, v), shared, site.weight)
 
 
-def of_first(x: Tensor, sides: int) -> Tensor:
-    """Return queries or keys (b, ...) with the first row of each side in all of its rows."""
-    by_side: Tensor = x.unflatten(0, (sides, -1))
-    return by_side[:, :1].expand_as(by_side).flatten(0, 1)
+def of_first(x: Tensor, chunks: int) -> Tensor:
+    """Return queries or keys (b, ...) with the first row of each chunk in all of its rows."""
+    by_chunk: Tensor = x.unflatten(0, (chunks, -1))
+    return by_chunk[:, :1].expand_as(by_chunk).flatten(0, 1)

@@ -12,7 +12,7 @@ from ..engine.declaration import Refused, acts, amount, method, number, socket
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import Around, Listed, Place
+from ..engine.place import Listed, Place, Wrap
 from ..engine.prompts import MorePrompts, attend_to, prompt_tokens, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -33,7 +33,7 @@ class NormalizedGuidance(Method):
     2505.21179).
 
     `negative` holds its tokens (1, n, c), `scale` is how far to push, 1 not at all; a token's result keeps at most
-    `tau` times its L1 norm, and `strength` (0..1) times the curve blends it in. Rows of the negative side are left
+    `tau` times its L1 norm, and `strength` (0..1) times the curve blends it in. Rows of the uncond are left
     alone.
     """
 
@@ -65,7 +65,7 @@ class NormalizedGuidance(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what appends the negative prompt, and what attends to it."""
-        return [Listed("attn2_patch", MorePrompts(gate, (self.negative,))), Around("attn2", gate, self.attend)]
+        return [Listed("attn2_patch", MorePrompts(gate, (self.negative,))), Wrap("attn2", gate, self.attend)]
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to the prompt, and in the positive rows away from the negative one."""

@@ -1,4 +1,4 @@
-"""Where a point of the picture looks: its self-attention, added up over a run."""
+"""Where a point of the image looks: its self-attention, added up over a run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Point = tuple[float, float]  # x and y, from 0 at the left and the top to 1
 
 @method()
 class PointCapture(Listener):
-    """Add up what some points of the picture attend to; changes nothing.
+    """Add up what some points of the image attend to; changes nothing.
 
-    `side` is the positive or negative pass. The curve weights the steps; no `heads` means all of them.
+    `side` is the cond (positive) or the uncond (negative). The curve weights the steps; no `heads` means all of them.
     Each step is shown in the `node` of the page, if any.
     """
 
@@ -35,7 +35,7 @@ class PointCapture(Listener):
     slot_listened: ClassVar[str] = "attn1"
 
     def check(self) -> None:
-        """Refuse points outside the picture."""
+        """Refuse points outside the image."""
         for x, y in self.points:
             if not (0.0 <= x <= 1.0 and 0.0 <= y <= 1.0):
                 raise ValueError(f"the point {x} {y} is outside the picture; x and y go from 0 to 1")
@@ -56,10 +56,10 @@ class PointCapture(Listener):
         own = site.tokens
         if k.shape[2] < own:
             return site.skip("another patch left out keys; put Capture Attention behind it")
-        grid = site.picture
+        grid = site.image_grid
         tokens = [token_of(point, grid) for point in self.points]
         attention, entropy = point_weights(q, k, tokens, self.heads)
-        gather(site, attention[..., :own] * site.weight, entropy, grid)  # more keys are other pictures'
+        gather(site, attention[..., :own] * site.weight, entropy, grid)  # more keys are other images'
 
 
 def parse_points(text: str) -> tuple[Point, ...]:

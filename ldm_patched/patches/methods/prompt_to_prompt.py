@@ -15,7 +15,7 @@ from ..engine.declaration import Output, Widget, acts, amount, hidden, method, n
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import Around, Place
+from ..engine.place import Place, Wrap
 from ..engine.prompts import Conditioning, prompt_tokens, repeats
 from ..engine.site import Site
 from ..engine.stack import CONTEXT, Inner
@@ -40,12 +40,12 @@ MULTILINE = (("multiline", True),)
     outputs=(Output("CONDITIONING", "positive", "Both prompts, by turns for the pictures of a batch."),),
 )
 class PromptToPrompt(Method):
-    """Take the attention maps of every second picture of a batch from the picture before it.
+    """Take the attention maps of every second image of a batch from the image before it.
 
-    Prompt-to-prompt editing (Hertz et al. 2022, arXiv 2208.01626): in pairs of pictures from the same noise the first
+    Prompt-to-prompt editing (Hertz et al. 2022, arXiv 2208.01626): in pairs of images from the same noise the first
     is drawn of the source prompt, the second of the edited one (see `pair`). While the schedule is open, the maps of
     cross-attention come from the source: a token of the edited prompt gets the map of the token it stands for, new ones
-    keep their own. Until `self_percent` of the run so do the maps of self-attention. Only the positive side is edited.
+    keep their own. Until `self_percent` of the run so do the maps of self-attention. Only cond rows are edited.
 
     Args:
         source: the tokens of the source prompt, with start, end and padding.
@@ -99,9 +99,9 @@ class PromptToPrompt(Method):
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layers around cross- and self-attention."""
         if self.address.kind != "self":
-            yield Around("attn2", gate, self.attend_cross, self.no_cross)
+            yield Wrap("attn2", gate, self.attend_cross, self.no_cross)
         if self.address.kind != "cross" and self.self_percent:
-            yield Around("attn1", gate, self.attend_self, self.no_self)
+            yield Wrap("attn1", gate, self.attend_self, self.no_self)
 
     def no_self(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the time of self-attention's maps is over, or there is no pair."""
@@ -109,7 +109,7 @@ class PromptToPrompt(Method):
         return None if taken else ""
 
     def attend_self(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Attend with the source's maps in the edited pictures."""
+        """Attend with the source's maps in the edited images."""
         chosen = pairs(site)
         mapped = with_maps(inner, q, k, v, chosen)
         return mapped if site.weight == 1.0 else blended(inner(q, k, v), mapped, chosen, site.weight)
@@ -119,7 +119,7 @@ class PromptToPrompt(Method):
         return None if pairs(site) and not site.swapped and not site.left_out else ""
 
     def attend_cross(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Attend with the source's maps in the edited pictures.
+        """Attend with the source's maps in the edited images.
 
         With the alignment A of the prompts the maps M of the source become M A for the edited one, and (M A) V = M (A
         V), so the values are shared out and any attention function computes it. What new tokens add by maps of their
@@ -155,7 +155,7 @@ class PromptToPrompt(Method):
 
 
 def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
-    """Return one conditioning that gives the pictures of a batch the source prompt and the edited one by turns.
+    """Return one conditioning that gives the images of a batch the source prompt and the edited one by turns.
 
     Raises ValueError where one of them holds several prompts.
     """
@@ -164,24 +164,24 @@ def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
     # repeating all tokens of a prompt leaves cross-attention as it is
     context = torch.cat([prompt.repeat(1, length // prompt.shape[1], 1) for prompt in prompts])
     entries = dict(source[0][1])
-    pooled = [side[0][1].get("pooled_output") for side in (source, edited)]
+    pooled = [prompt[0][1].get("pooled_output") for prompt in (source, edited)]
     if all(isinstance(output, Tensor) for output in pooled):
         entries["pooled_output"] = torch.cat(pooled)
     return [[context, entries]]
 
 
 def pairs(site: Site) -> list[tuple[slice, slice]]:
-    """Return the rows of the source's pictures and those of the edited ones, for each prompt of the positive side.
+    """Return the rows of the source's images and those of the edited ones, for each chunk of cond rows.
 
-    Raises ValueError where a picture has no partner.
+    Raises ValueError where an image has no partner.
     """
-    sides = site.rows()
-    if any((side.stop - side.start) % 2 for side in sides):
+    chunks = site.rows()
+    if any((rows.stop - rows.start) % 2 for rows in chunks):
         raise ValueError(
-            f"prompt-to-prompt draws pairs of pictures, but the batch holds {sides[0].stop - sides[0].start}; set "
+            f"prompt-to-prompt draws pairs of pictures, but the batch holds {chunks[0].stop - chunks[0].start}; set "
             "batch_size of the latent to 2 and put Latent Batch Seed Behavior (fixed) behind it"
         )
-    return [(slice(side.start, side.stop, 2), slice(side.start + 1, side.stop, 2)) for side in sides]
+    return [(slice(rows.start, rows.stop, 2), slice(rows.start + 1, rows.stop, 2)) for rows in chunks]
 
 
 def with_maps(inner: Inner, q: Tensor, k: Tensor, v: Tensor, chosen: Sequence[tuple[slice, slice]]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Self-attention that also looks at another picture, known as reference-only.
+"""Self-attention that also looks at another image, known as reference-only.
 
 In each call of the model the reference, with the noise of that step on it, runs through the model first; the keys and
-values of its self-attention then stand behind those of the main picture.
+values of its self-attention then stand behind those of the main image.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..engine.declaration import acts, amount, method, socket, switch, whole
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import Around, AroundModel, Place
-from ..engine.site import EXTRA, POSITIVE, Site, sides_of
+from ..engine.place import Place, Wrap, WrapModel
+from ..engine.site import COND, EXTRA, Site, chunks_of
 from ..engine.stack import Inner
 from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
@@ -40,10 +40,10 @@ HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
     gives="that sees the reference",
 )
 class Reference(Method):
-    """Let self-attention attend also to the tokens of `latent` (r, c, h, w), one or several reference pictures.
+    """Let self-attention attend also to the tokens of `latent` (r, c, h, w), one or several reference images.
 
-    The latent is in the VAE's scale and may have another size than the picture. `seed` draws its noise, which stays
-    the same in all steps. With `negative` the negative side of the guidance sees it too; without it guidance pushes
+    The latent is in the VAE's scale and may have another size than the image. `seed` draws its noise, which stays
+    the same in all steps. With `negative` the uncond sees it too; without it guidance pushes
     towards the reference. `strength` (0..1) times the curve blends between the attention without and with it; between
     the two both are computed. 0 changes nothing, to the bit.
     """
@@ -64,7 +64,7 @@ class Reference(Method):
     where: Where = acts(kind="self")
 
     def check(self) -> None:
-        """Refuse what is no latent of pictures."""
+        """Refuse what is no latent of images."""
         if self.latent.ndim != 4:
             shape = "x".join(map(str, self.latent.shape))
             raise ValueError(f"the reference is {shape}; give a latent of pictures, batch x channels x height x width")
@@ -77,14 +77,14 @@ class Reference(Method):
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the run of the reference, and the layers that keep and use its tokens."""
         return [
-            AroundModel(gate, ReferencePass(self)),
-            Around("attn1", gate, self.keep, self.not_recording, counted=False),
-            Around("attn1", gate, self.attend, self.unheard),
+            WrapModel(gate, ReferencePass(self)),
+            Wrap("attn1", gate, self.keep, self.not_recording, counted=False),
+            Wrap("attn1", gate, self.attend, self.unheard),
         ]
 
-    def seen_by(self, sides: Sequence[int]) -> list[int]:
-        """Return which of the sides in a call of the model see the reference."""
-        return [i for i, side in enumerate(sides) if self.negative or side == POSITIVE]
+    def seen_by(self, chunks: Sequence[int]) -> list[int]:
+        """Return the places of the chunks in a call of the model that see the reference."""
+        return [i for i, part in enumerate(chunks) if self.negative or part == COND]
 
     def noise(self) -> Tensor:
         """Draw the noise of the reference."""
@@ -110,13 +110,13 @@ class Reference(Method):
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to the tokens of the reference too."""
         kept = site.options[HEARD][_number(site)].kept[site.block]
-        sides = len(site.sides)
-        places = self.seen_by(site.sides)
-        heard = attend_also(inner, q, k, v, *(behind(x, places, sides, site.batch) for x in kept))
-        if site.weight == 1.0 and len(places) == sides:
+        chunks = len(site.chunks)
+        places = self.seen_by(site.chunks)
+        heard = attend_also(inner, q, k, v, *(behind(x, places, chunks, site.batch) for x in kept))
+        if site.weight == 1.0 and len(places) == chunks:
             return heard
-        weights = q.new_tensor([site.weight if side in places else 0.0 for side in range(sides)])
-        rows = weights.repeat_interleave(site.batch // sides)[:, None, None, None]
+        weights = q.new_tensor([site.weight if chunk in places else 0.0 for chunk in range(chunks)])
+        rows = weights.repeat_interleave(site.batch // chunks)[:, None, None, None]
         return torch.lerp(inner(q, k, v), heard, rows)
 
 
@@ -133,19 +133,19 @@ class Tokens:
     kept: dict[BlockId, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-def behind(x: Tensor, places: Sequence[int], sides: int, batch: int) -> Tensor:
-    """Lay out tokens (places * r, h, n, d) of r references for every row of a batch of `sides`: (b, h, r * n, d).
+def behind(x: Tensor, places: Sequence[int], chunks: int, batch: int) -> Tensor:
+    """Lay out tokens (places * r, h, n, d) of r references for every row of a batch of `chunks`: (b, h, r * n, d).
 
-    A side that is at none of the places gets those of the first.
+    A chunk that is at none of the places gets those of the first.
     """
     together: Tensor = x.unflatten(0, (len(places), -1)).transpose(1, 2).flatten(2, 3)  # (places, h, r * n, d)
-    order = [places.index(side) if side in places else 0 for side in range(sides)]
-    return together[order].repeat_interleave(batch // sides, dim=0)
+    order = [places.index(chunk) if chunk in places else 0 for chunk in range(chunks)]
+    return together[order].repeat_interleave(batch // chunks, dim=0)
 
 
 @dataclass(frozen=True)
 class ReferencePass:
-    """A wrapper for APPLY_MODEL: one more call, of the references with the first prompt of each side that sees them."""
+    """A wrapper for APPLY_MODEL: one more call, of the references with the first row of each chunk that sees them."""
 
     reference: Reference
 
@@ -162,19 +162,19 @@ class ReferencePass:
         **kwargs: Any,
     ) -> Tensor:
         options = transformer_options
-        sides = sides_of(options)
-        places = self.reference.seen_by(sides)
+        chunks = chunks_of(options)
+        places = self.reference.seen_by(chunks)
         if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self._check(x, kwargs)
         tokens = Tokens(gate.entry.number)
-        rows = [place * (len(x) // len(sides)) for place in places]
+        rows = [place * (len(x) // len(chunks)) for place in places]
         more = {name: self._rows(value, len(x), rows) for name, value in kwargs.items()}
         sigmas, concat, context = (self._rows(value, len(x), rows) for value in (t, c_concat, c_crossattn))
         noisy = self._noisy(executor.class_obj, x, sigmas, gate.memory(options))
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
-        aside = {**options, EXTRA: True, RECORDING: tokens, "cond_or_uncond": [sides[place] for place in places]}
+        aside = {**options, EXTRA: True, RECORDING: tokens, "cond_or_uncond": [chunks[place] for place in places]}
         executor(noisy, sigmas, concat, context, None, aside, **more)
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)

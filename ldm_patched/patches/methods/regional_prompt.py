@@ -1,4 +1,4 @@
-"""Regional prompting: each part of the picture attends to a prompt of its own."""
+"""Regional prompting: each part of the image attends to a prompt of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..engine.declaration import Refused, acts, amount, choice, method, number, 
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import Around, Listed, Place
+from ..engine.place import Listed, Place, Wrap
 from ..engine.prompts import MorePrompts, attend_to, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -27,7 +27,7 @@ OVERLAPS = ("average", "last on top")
 class Region:
     """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, and its weight.
 
-    The mask has any size; b is 1 or the number of pictures. Raises ValueError naming the value and the fix.
+    The mask has any size; b is 1 or the number of images. Raises ValueError naming the value and the fix.
     """
 
     tokens: Tensor
@@ -54,7 +54,7 @@ class RegionalPrompt(Method):
     Where regions cover a token, their prompts take the share 1 - `base` of it and the sampler's prompt keeps `base`;
     elsewhere the sampler's prompt holds alone. Where regions overlap, `average` shares by mask times weight, and
     `last on top` lays each over those before it, mask times weight (1 at most) being how opaque it is. `strength`
-    (0..1) times the curve scales the shares of the regions. Only the positive side is changed.
+    (0..1) times the curve scales the shares of the regions. Only the cond rows are changed.
     """
 
     regions: tuple[Region, ...] = socket("PATCHBAY_REGIONS", tip="A chain of Prompt Region nodes.", blank=())
@@ -68,7 +68,7 @@ class RegionalPrompt(Method):
     where: Where = acts(kind="cross")
 
     def check(self) -> None:
-        """Refuse an unknown overlap, and masks for different numbers of pictures."""
+        """Refuse an unknown overlap, and masks for different numbers of images."""
         if self.overlap not in OVERLAPS:
             raise Refused(f"unknown overlap rule {self.overlap!r}; choose one of {', '.join(OVERLAPS)}", "overlap")
         pictures = {len(region.mask) for region in self.regions} - {1}
@@ -93,7 +93,7 @@ class RegionalPrompt(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what appends the prompts, and what mixes the attention to them."""
-        return [Listed("attn2_patch", MorePrompts(gate, self.prompts)), Around("attn2", gate, self.attend)]
+        return [Listed("attn2_patch", MorePrompts(gate, self.prompts)), Wrap("attn2", gate, self.attend)]
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to each prompt that holds somewhere, and mix."""
@@ -114,7 +114,7 @@ class RegionalPrompt(Method):
 
     def parts(self, site: Site, device: torch.device) -> dict[int, Tensor]:
         """Return the share (b, n) of each region that holds somewhere; made once a run for each grid."""
-        grid = site.picture
+        grid = site.image_grid
 
         def make() -> dict[int, Tensor]:
             masks = [on_grid(region.mask.to(device, torch.float32).clamp(0.0, 1.0), grid) for region in self.regions]
@@ -144,6 +144,6 @@ def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amou
 
 
 def _for_rows(share: Tensor, x: Tensor) -> Tensor:
-    """Shape shares (b, n) for the rows of x (rows, h, n, d); several masks go round the pictures in turn."""
+    """Shape shares (b, n) for the rows of x (rows, h, n, d); several masks go round the images in turn."""
     repeated = share if len(share) in (1, len(x)) else share.repeat(-(-len(x) // len(share)), 1)[: len(x)]
     return repeated[:, None, :, None].to(x.dtype)

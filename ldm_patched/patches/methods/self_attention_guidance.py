@@ -1,4 +1,4 @@
-"""Self-attention guidance: away from the picture in which what the model looks at most is blurred."""
+"""Self-attention guidance: away from the image in which what the model looks at most is blurred."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..engine.gate import Gate
 from ..engine.guidance import scale_now
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import POST_CFG, AfterCfg, Around, Place
+from ..engine.place import POST_CFG, AfterCfg, Place, Wrap
 from ..engine.scores import sliced_scores
-from ..engine.site import EXTRA, NEGATIVE, POSITIVE, Site
+from ..engine.site import COND, EXTRA, UNCOND, Site
 from ..engine.stack import Inner
 from ..patcher import CfgArgs, Patcher
 
@@ -38,8 +38,8 @@ class SelfAttentionGuidance(Method):
 
     A token counts as looked at when it gets more than `threshold` times an even share of the attention, on the mean
     over heads and over the blocks. `blur` is the deviation of the Gaussian in latent pixels, `scale` times the curve
-    of the schedule how far the push goes; 0 changes nothing, to the bit. The negative side is degraded where there is
-    one, else the positive. One model call a step, none outside the schedule.
+    of the schedule how far the push goes; 0 changes nothing, to the bit. The uncond is degraded where there is
+    one, else the cond. One model call a step, none outside the schedule.
     """
 
     scale: float = number(0.5, -10.0, 10.0, tip="How far the prediction is pushed; 0 changes nothing.")
@@ -66,20 +66,20 @@ class SelfAttentionGuidance(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what notes the attention, and the pass after the guidance of the prompts."""
-        return [Around("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
+        return [Wrap("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether the attention is none of the picture's own."""
+        """Return whether the attention is none of the image's own."""
         return "" if site.extra or site.over_time else None
 
     def note(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Note where self-attention looks, for each side and block; the attention stays as it is."""
-        grid = site.picture
-        # the sides can come in separate calls; in one call only the negative one is needed
-        for side in (NEGATIVE,) if site.rows(NEGATIVE) else (POSITIVE,):
-            for some in site.rows(side):
+        """Note where self-attention looks, for cond and uncond in each block; the attention stays as it is."""
+        grid = site.image_grid
+        # cond and uncond can come in separate calls; in one call only the uncond is needed
+        for part in (UNCOND,) if site.rows(UNCOND) else (COND,):
+            for some in site.rows(part):
                 shares = looked_at(q[some], k[some])
-                site.memory.setdefault(f"side {side}", {})[site.block] = shares.unflatten(1, (1, *grid))
+                site.memory.setdefault(f"maps {part}", {})[site.block] = shares.unflatten(1, (1, *grid))
         return inner(q, k, v)
 
 
@@ -102,7 +102,7 @@ def degraded(x: Tensor, maps: list[Tensor], blur: float, threshold: float) -> Te
 
 @dataclass(frozen=True)
 class DegradedPass:
-    """The extra prediction of the degraded picture, and the push away from it."""
+    """The extra prediction of the degraded image, and the push away from it."""
 
     method: SelfAttentionGuidance
     host: Host
@@ -110,17 +110,17 @@ class DegradedPass:
     def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
         options = args["model_options"].get("transformer_options", {})
         scale, memory = self.method.scale * scale_now(gate, args), gate.memory(options)
-        negative = args["uncond"] is not None and f"side {NEGATIVE}" in memory
-        maps = memory.get(f"side {NEGATIVE if negative else POSITIVE}", {})
+        negative = args["uncond"] is not None and f"maps {UNCOND}" in memory
+        maps = memory.get(f"maps {UNCOND if negative else COND}", {})
         memory.clear()  # the maps are those of this step
         denoised = args["denoised"]
         if scale == 0.0 or not maps:
             return denoised
-        # the place in the list tells the layers which side it is
+        # the place in the list becomes cond_or_uncond, by which the layers know what it is
         conds = [None, args["uncond"]] if negative else [args["cond"]]
         x0 = args["uncond_denoised"] if negative else args["cond_denoised"]
         worse = degraded(x0, list(maps.values()), self.method.blur, self.method.threshold)
-        noised = worse + args["input"] - x0  # the same noise on the degraded picture
+        noised = worse + args["input"] - x0  # the same noise on the degraded image
         extra = {**args["model_options"], "transformer_options": {**options, EXTRA: True}}
         again = self.host.predict(args["model"], conds, noised, args["sigma"], extra)[-1]
         return denoised + scale * (worse - again)

@@ -23,9 +23,9 @@ from ..engine.stack import Inner
     saved_in=("Guidance", "weakening", "SlidingWindow"),
 )
 class SlidingWindowGuidance(Method):
-    """Guide away from self-attention within windows of the picture (Kaiser et al. 2024, arXiv 2411.10257).
+    """Guide away from self-attention within windows of the image (Kaiser et al. 2024, arXiv 2411.10257).
 
-    `size` is the side of a window as a part of the picture's, `overlap` the part of it that neighbours share at least;
+    `size` is the side of a window as a part of the image's, `overlap` the part of it that neighbours share at least;
     results are averaged where windows overlap. The paper crops the whole input of the model; this crops what the
     self-attention of the chosen blocks sees, and leaves convolutions and a video's attention over time as they are.
     `scale` times the curve is how far; 0 changes nothing, to the bit.
@@ -52,7 +52,7 @@ class SlidingWindowGuidance(Method):
         """Attend in each window and average."""
         if site.over_time:
             return inner(q, k, v)
-        height, width = site.picture
+        height, width = site.image_grid
         places = torch.arange(height * width, device=q.device).view(height, width)
         total, times = torch.zeros_like(v), v.new_zeros(height * width, 1)
         for rows in windows(height, self.size, self.overlap):
@@ -66,7 +66,7 @@ class SlidingWindowGuidance(Method):
 
 
 def windows(length: int, size: float, overlap: float) -> list[slice]:
-    """Return evenly spread windows over a side of the picture that cover it and overlap by `overlap` at least."""
+    """Return evenly spread windows over a side of the image that cover it and overlap by `overlap` at least."""
     side = min(length, max(1, round(size * length)))
     step = max(1, int(side * (1.0 - overlap)))
     count = 1 + -(-(length - side) // step)

@@ -26,7 +26,7 @@ from .perturbed_guidance import AWAY
     saved_in=("Guidance", "weakening", "SmoothedEnergy"),
 )
 class SmoothedGuidance(Method):
-    """Guide away from self-attention whose queries are blurred over the picture (Hong 2024, arXiv 2408.00760).
+    """Guide away from self-attention whose queries are blurred over the image (Hong 2024, arXiv 2408.00760).
 
     `blur` is the deviation of the Gaussian in tokens; infinity blurs to the mean. A finite blur leaves a video's
     attention over time as it is. `scale` times the curve is how far; 0 changes nothing, to the bit.
@@ -60,4 +60,4 @@ class SmoothedGuidance(Method):
             return inner(q.mean(dim=2, keepdim=True).expand_as(q), k, v)
         if site.over_time:
             return inner(q, k, v)
-        return inner(split(blurred(merged(q), site.picture, self.blur), q.shape[1]), k, v)
+        return inner(split(blurred(merged(q), site.image_grid, self.blur), q.shape[1]), k, v)

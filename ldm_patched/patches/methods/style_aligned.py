@@ -1,4 +1,4 @@
-"""One style for all pictures of a batch: each also attends to the first (Hertz et al. 2023, arXiv 2312.02133)."""
+"""One style for all images of a batch: each also attends to the first (Hertz et al. 2023, arXiv 2312.02133)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPSILON = 1e-5  # of the variance
     gives="that shares its attention",
 )
 class StyleAligned(Method):
-    """Let every row of a batch attend also to the first row of its side of the guidance, in self-attention.
+    """Let every row of a batch attend also to the first row of its chunk (cond or uncond), in self-attention.
 
     With `adain`, queries and keys get the mean and deviation of the first row's before. The first row itself stays as
     it is. `strength` (0..1) times the curve blends between the attention without and with it; between the two both are
@@ -40,22 +40,22 @@ class StyleAligned(Method):
         return f"style aligned{'' if self.adain else ' without AdaIN'}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a batch of one picture has nothing to share."""
-        return "" if site.batch <= len(site.sides) else None
+        """Return whether a batch of one image has nothing to share."""
+        return "" if site.batch <= len(site.chunks) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first rows shared."""
-        sides = len(site.sides)
+        chunks = len(site.chunks)
         shared_q, shared_k = q, k
         if self.adain:
-            shared_q, shared_k = normalised(q, first_rows(q, sides)), normalised(k, first_rows(k, sides))
-        shared = attend_also(inner, shared_q, shared_k, v, first_rows(k, sides), first_rows(v, sides))
+            shared_q, shared_k = normalised(q, first_rows(q, chunks)), normalised(k, first_rows(k, chunks))
+        shared = attend_also(inner, shared_q, shared_k, v, first_rows(k, chunks), first_rows(v, chunks))
         return shared if site.weight == 1.0 else torch.lerp(inner(q, k, v), shared, site.weight)
 
 
-def first_rows(x: Tensor, sides: int) -> Tensor:
-    """Return (b, ...) with every row replaced by the first of its side; the batch holds `sides` equal sides."""
-    return x[:: len(x) // sides].repeat_interleave(len(x) // sides, dim=0)
+def first_rows(x: Tensor, chunks: int) -> Tensor:
+    """Return (b, ...) with every row replaced by the first of its chunk; the batch holds `chunks` equal ones."""
+    return x[:: len(x) // chunks].repeat_interleave(len(x) // chunks, dim=0)
 
 
 def normalised(x: Tensor, style: Tensor) -> Tensor:

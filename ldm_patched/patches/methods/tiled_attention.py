@@ -1,4 +1,4 @@
-"""Self-attention within tiles of the picture, after HyperTile (tfernd 2023, github.com/tfernd/HyperTile)."""
+"""Self-attention within tiles of the image, after HyperTile (tfernd 2023, github.com/tfernd/HyperTile)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
 
-PIXELS = 8  # of the picture in one latent pixel
+PIXELS = 8  # of the image in one latent pixel
 
 
 @method(
@@ -23,10 +23,10 @@ PIXELS = 8  # of the picture in one latent pixel
     gives="with tiled attention",
 )
 class TiledAttention(Method):
-    """Cut the picture into tiles around self-attention.
+    """Cut the image into tiles around self-attention.
 
-    `tile_size` is the least height and width of a tile, in pixels of the picture where a token is one latent pixel (8
-    pixels). Deeper blocks of the UNet cut tiles of as many tokens, which cover more of the picture; a picture of less
+    `tile_size` is the least height and width of a tile, in pixels of the image where a token is one latent pixel (8
+    pixels). Deeper blocks of the UNet cut tiles of as many tokens, which cover more of the image; an image of less
     than two tiles stays whole. A side that the number of tiles does not divide has tiles that differ by one token.
     `swap` is among how many numbers of tiles each step draws, for rows and columns by themselves: the largest and
     those below it, so that the seams move. The draws are the same in every run. 1 takes the largest.
@@ -94,13 +94,13 @@ class TiledAttention(Method):
             )
         grid, counts = site.area, self.counts(site)
         assert grid is not None  # it would be idle
-        pictures = [merged(x).unflatten(1, grid) for x in (q, k, v)]  # (b, h, w, c)
+        images = [merged(x).unflatten(1, grid) for x in (q, k, v)]  # (b, h, w, c)
         bands_down = []
         for down, rows in bands(grid[0], counts[0]):
             bands_across = []
             for across, columns in bands(grid[1], counts[1]):
                 tile = (down.stop - down.start) // rows, (across.stop - across.start) // columns
-                cuts = [split(cut(x[:, down, across], rows, columns), q.shape[1]) for x in pictures]
+                cuts = [split(cut(x[:, down, across], rows, columns), q.shape[1]) for x in images]
                 out = merged(inner(cuts[0], cuts[1], cuts[2], site.but(piece=tile)))
                 bands_across.append(join(out, rows, columns, tile))
             bands_down.append(torch.cat(bands_across, dim=2))
@@ -123,12 +123,12 @@ def bands(size: int, count: int) -> list[tuple[slice, int]]:
 
 
 def cut(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Make tiles of a picture of tokens (b, h, w, c): (b * rows * columns, h / rows * w / columns, c)."""
+    """Make tiles of an image of tokens (b, h, w, c): (b * rows * columns, h / rows * w / columns, c)."""
     tiles: Tensor = x.unflatten(2, (columns, -1)).unflatten(1, (rows, -1))  # (b, rows, h, columns, w, c)
     return tiles.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def join(tiles: Tensor, rows: int, columns: int, grid: tuple[int, int]) -> Tensor:
-    """Put tiles of a grid (b * rows * columns, n, c) back into the picture (b, h, w, c)."""
-    picture: Tensor = tiles.unflatten(1, grid).unflatten(0, (-1, rows, columns)).transpose(2, 3)
-    return picture.flatten(3, 4).flatten(1, 2)
+    """Put tiles of a grid (b * rows * columns, n, c) back into the image (b, h, w, c)."""
+    image: Tensor = tiles.unflatten(1, grid).unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    return image.flatten(3, 4).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Where words may act: outside a mask, the picture cannot attend to them."""
+"""Where words may act: outside a mask, the image cannot attend to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..addressing.grid import on_grid
 from ..addressing.where import Where
 from ..engine.declaration import Widget, acts, amount, hidden, method
 from ..engine.method import Method
-from ..engine.prompts import columns, places
+from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .words import check_positions, positions_of
@@ -37,10 +37,10 @@ from .words import check_positions, positions_of
     ),
 )
 class WordMask(Method):
-    """Let only the masked part of the picture attend to some words.
+    """Let only the masked part of the image attend to some words.
 
-    `positions` are the words' places in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
-    act; b is 1 or the number of pictures. A token at mask m gets m times its usual result and 1 - m times that of
+    `positions` are those of the words in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
+    act; b is 1 or the number of images. A token at mask m gets m times its usual result and 1 - m times that of
     attention in which the words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1)
     times the curve is how much of this is applied. Only the positive prompt is changed.
     """
@@ -82,7 +82,7 @@ class WordMask(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the words and without them."""
-        words = places(self.positions, self.length, k, site)
+        words = context_positions(self.positions, self.length, k, site)
         gone = set(columns(words, site))
         left = [column for column in range(k.shape[2]) if column not in gone]
         length = None if site.length is None else site.length - len(gone)
@@ -97,7 +97,7 @@ class WordMask(Method):
 
     def outside(self, site: Site, device: torch.device) -> Tensor:
         """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
-        grid = site.picture
+        grid = site.image_grid
 
         def make() -> Tensor:
             return 1.0 - on_grid(self.mask.to(device, torch.float32).clamp(0.0, 1.0), grid)[:, None, :, None]

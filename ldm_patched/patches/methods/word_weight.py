@@ -10,7 +10,7 @@ from torch import Tensor
 from ..addressing.where import Where
 from ..engine.declaration import Refused, Widget, acts, amount, hidden, method, number
 from ..engine.method import Method
-from ..engine.prompts import columns, places
+from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .words import check_positions, positions_of
@@ -37,7 +37,7 @@ class WordWeight(Method):
     M diag(c) V = M (diag(c) V), so the values are scaled and any attention function computes it.
 
     Args:
-        positions: places of the tokens in the context.
+        positions: where the tokens stand in the prompt.
         length: tokens of the whole prompt with its padding.
         strength: from 0 (weight 1) to 1 (all of `weight`), times the curve of the schedule.
     """
@@ -85,7 +85,7 @@ class WordWeight(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with scaled values of the words."""
-        some = columns(places(self.positions, self.length, v, site), site)
+        some = columns(context_positions(self.positions, self.length, v, site), site)
         return inner(q, k, scaled(v, site.rows(), some, 1.0 + (self.weight - 1.0) * site.weight))
 
 

@@ -56,7 +56,7 @@ def block_map(model: Patcher) -> list[MapBlock]:
 
 
 def _factors(unet: Any) -> dict[tuple[str, int], int]:
-    """Return the factor of each UNet block, by the layers that halve and double the picture."""
+    """Return the factor of each UNet block, by the layers that halve and double the image."""
     factor, found = 1, {}
     for type, number, layers in _layers(unet):
         names = {layer.__class__.__name__ for layer in layers}
@@ -91,10 +91,10 @@ def text(address: Address, blocks: Sequence[MapBlock], size: tuple[int, int] | N
     if not blocks:
         return "This model tells no blocks; only the address 'all' fits it."
     names = chosen(address, blocks)
-    return "\n".join(layout([list(COLUMNS), *(_cells(block, block.name in names, size) for block in blocks)]))
+    return "\n".join(layout([list(COLUMNS), *(_row(block, block.name in names, size) for block in blocks)]))
 
 
-def _cells(block: MapBlock, taken: bool, size: tuple[int, int] | None) -> list[str]:
+def _row(block: MapBlock, taken: bool, size: tuple[int, int] | None) -> list[str]:
     grid = block.grid(size)
     return [
         block.name,

@@ -1,4 +1,4 @@
-"""Every method there is: what is declared in the rooms of methods and routing, with no list to keep."""
+"""Every method there is: what is declared in the files of `methods` and `routing`, with no list to keep."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..engine.method import Method
 def declared() -> tuple[type[Method], ...]:
     """Return the classes that `@method` declared, by the names of their files."""
     found: list[type[Method]] = []
-    for room in (methods, routing):
-        for file in sorted(pkgutil.iter_modules(room.__path__), key=lambda file: file.name):
-            module = importlib.import_module(f"{room.__name__}.{file.name}")
+    for package in (methods, routing):
+        for file in sorted(pkgutil.iter_modules(package.__path__), key=lambda file: file.name):
+            module = importlib.import_module(f"{package.__name__}.{file.name}")
             found += [one for one in vars(module).values() if _is_declared(one, module.__name__)]
     return tuple(found)
 

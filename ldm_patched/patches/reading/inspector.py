@@ -42,7 +42,7 @@ ATTENTION_SLOTS = tuple(SHAPES[UNET])
 
 
 class Finding(NamedTuple):
-    """One patch: where it is, whose it is, what it did in the last run and why it may do nothing.
+    """One patch: where it is, whose it is, what it did in a run and why it may do nothing.
 
     `calls` is None where they cannot be counted, `trouble` is empty where nothing is known to be wrong.
     """
@@ -123,7 +123,7 @@ def _troubles(model: Patcher, part: Placed, parts: list[Placed], run: Run | None
 
 
 def _misplaced(model: Patcher, part: Placed, family: Family) -> Iterator[str]:
-    """Tell where a foreign patch does not fit the family, or its address not the model."""
+    """Yield where a foreign patch does not fit the family, or its address not the model."""
     shapes = SHAPES.get(family.calls, {})
     if part.slot in ATTENTION_SLOTS and part.slot not in shapes:
         yield f"{family.name} models never call this slot"
@@ -135,7 +135,7 @@ def _misplaced(model: Patcher, part: Placed, family: Family) -> Iterator[str]:
 
 
 def _hidden(part: Placed, parts: list[Placed]) -> Iterator[str]:
-    """Tell where entries with an exact address hide a foreign one for the whole block."""
+    """Yield where entries with an exact address hide a foreign one for the whole block."""
     if part.slot not in ("attn1", "attn2") or part.address is None or len(part.address) != 2:
         return
     exact = [other for other in parts if other.slot == part.slot and len(other.address or ()) == 3]
@@ -178,7 +178,7 @@ def text(model: Patcher, found: Sequence[Finding], samples: Tensor | None = None
     troubled = sum(bool(finding.trouble) for finding in found)
     head = f"{family_of(model).name} model, {len(blocks)} transformer blocks, {len(found)} patches"
     head += f", {troubled} of them without effect or at risk." if troubled else "."
-    lines = [list(COLUMNS), *map(_cells, found)] if found else []
+    lines = [list(COLUMNS), *map(_row, found)] if found else []
     told = [head, *_unknown(model, samples)]
     return "\n".join([*told, "", *layout(lines)] if lines else told)
 
@@ -193,7 +193,7 @@ def _unknown(model: Patcher, samples: Tensor | None) -> Iterator[str]:
             yield f"No calls are shown: {error}."
 
 
-def _cells(finding: Finding) -> list[str]:
+def _row(finding: Finding) -> list[str]:
     calls = "-" if finding.calls is None else str(finding.calls)
     took = "-" if finding.seconds is None else f"{finding.seconds:.3f} s"
     return [finding.slot, finding.block, finding.owner, finding.schedule, calls, took, finding.trouble or "ok"]

@@ -51,9 +51,9 @@ class Selection:
         name = f"{source.__module__}.{source.__qualname__} {entry.name}"
         return self.slot in (ALL, entry.slot, *slots) and self._owns(OURS, name)
 
-    def _owns(self, side: str, name: str) -> bool:
+    def _owns(self, owner: str, name: str) -> bool:
         wanted = self.owner.strip().lower()
-        return wanted in (ALL, side) if wanted in (ALL, OURS, FOREIGN) else wanted in name.lower()
+        return wanted in (ALL, owner) if wanted in (ALL, OURS, FOREIGN) else wanted in name.lower()
 
     def __str__(self) -> str:
         return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"
@@ -147,7 +147,7 @@ def _left(entry: Entry, address: Address) -> Method | None:
     """Return the value of an entry without the blocks of an address, None when nothing is left of it."""
     value: Method = entry.value
     gone = {(block, kind) for block, kind in entry.targets if address.matches(*block, kind)}
-    stay = [cell for cell in entry.targets if cell not in gone]
+    stay = [target for target in entry.targets if target not in gone]
     if address.everywhere or not stay:
         return None
     if not gone:

@@ -21,7 +21,7 @@ from ..record.run import Run
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a listener gathered in the last run: by block, and by step (from 1) and grid."""
+    """What a listener gathered in a run: by block, and by step (from 1) and grid."""
 
     listener: Listener
     blocks: Mapping[BlockId, Sums]
@@ -79,15 +79,15 @@ def _regridded(listener: Listener, sums: Sums, grid: Grid) -> Sums:
 
 
 def heat(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
-    """Return the mean map of some sums, scaled to a picture: (labels, b, height, width), each from 0 to 1.
+    """Return the mean map of some sums, scaled to an image: (labels, b, height, width), each from 0 to 1.
 
-    Each block counts the same; its map is drawn smoothly over the picture.
+    Each block counts the same; its map is drawn smoothly over the image.
     """
     return scaled(mean_map(sums, size))
 
 
 def mean_map(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
-    """Return the mean attention of some sums, each counting the same, scaled to a picture: (labels, b, h, w)."""
+    """Return the mean attention of some sums, each counting the same, scaled to an image: (labels, b, h, w)."""
     maps = [F.interpolate((one.attention / one.calls).unflatten(-1, one.grid), size, mode="bicubic") for one in sums]
     return torch.stack(maps).mean(0)
 

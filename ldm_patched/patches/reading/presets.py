@@ -117,9 +117,9 @@ def _saved_fields(value: Any, where: str) -> dict[str, Any]:
     form = _form(type(value))
     if form is None:
         return {"type": type(value).__name__, **fields}
-    outer, slot, inner = form
+    outer, part, inner = form
     shared = {name: fields.pop(name) for name in SHARED if name in fields}
-    return {"type": outer, slot: {"type": inner, **fields}, **shared}
+    return {"type": outer, part: {"type": inner, **fields}, **shared}
 
 
 @functools.cache

@@ -92,7 +92,7 @@ def missed(run: Run) -> dict[tuple[BlockId | None, str], int]:
     called: Counter[tuple[BlockId | None, str | None]] = Counter()
     for call, count in run.calls.items():
         called[call.block, call.kind] += count
-    return {cell: count - called[cell] for cell, count in run.seen.items() if count > called[cell]}
+    return {attention: count - called[attention] for attention, count in run.seen.items() if count > called[attention]}
 
 
 def _row(run: Run, call: Call, count: int) -> Row:
@@ -178,7 +178,7 @@ def _entries(run: Run) -> list[str]:
 
 
 def fate(run: Run, entry: Entry) -> str:
-    """Tell what became of an entry in a run: where it ran, or why it never did."""
+    """Return what became of an entry in a run: where it ran, or why it never did."""
     ran = {block: count for (number, block), count in run.patched.items() if number == entry.number}
     if not ran:
         return f"never ran, {_why_not(run, entry)}"
@@ -190,7 +190,7 @@ def fate(run: Run, entry: Entry) -> str:
 
 
 def _why_not(run: Run, entry: Entry) -> str:
-    """Tell the first reason that holds why an entry had no part in a run."""
+    """Return the first reason that holds why an entry had no part in a run."""
     if entry.neutral:
         return "its settings change nothing"
     if entry.number not in {number for number, _ in run.placed}:
@@ -207,6 +207,6 @@ def _why_not(run: Run, entry: Entry) -> str:
 
 
 def layout(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines of cells with aligned columns."""
+    """Return a table as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]

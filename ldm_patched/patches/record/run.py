@@ -18,7 +18,7 @@ from .steps import StepCount
 from .stopwatch import GpuSpan, Took
 
 T = TypeVar("T")
-Cell = tuple[BlockId | None, str | None]  # the block and the kind of an attention call, where the model says
+AttentionId = tuple[BlockId | None, str | None]  # one attention of a model: its block and kind, where the model says
 
 
 class Call(NamedTuple):
@@ -93,7 +93,7 @@ class Run:
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
-    downgraded: dict[Cell, str] = field(default_factory=dict)
+    downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
     percents: dict[float, float] = field(default_factory=dict)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
@@ -147,10 +147,10 @@ class Run:
         with self._lock:
             self.faults[fault] += 1
 
-    def downgrade(self, cell: Cell, reason: str) -> None:
+    def downgrade(self, attention: AttentionId, reason: str) -> None:
         """Let an attention run an exact function from now on."""
         with self._lock:
-            self.downgraded[cell] = reason
+            self.downgraded[attention] = reason
 
     def count_patch(self, number: int, block: BlockId | None) -> None:
         """Count one use of a patch in a block."""
@@ -172,7 +172,7 @@ class Run:
         tally.count += 1
         if isinstance(took, GpuSpan):
             self.running.append((tally, took))
-            self._take_times(wait=False)
+            self._take_times(wait=False)  # events would pile up over a long run
         else:
             tally.seconds += took
 

@@ -17,7 +17,7 @@ class GpuSpan:
 
     @property
     def over(self) -> bool:
-        """Tell whether the GPU has come to the end."""
+        """Return whether the GPU has come to the end."""
         return bool(self.end.query())
 
     def seconds(self) -> float:

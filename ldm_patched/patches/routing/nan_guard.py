@@ -19,7 +19,7 @@ from ..engine.place import Place
 from ..engine.router import SLOT, Arguments, Choice
 from ..patcher import Patcher
 from ..record.plan import Entry
-from ..record.run import Cell, Fault, Run
+from ..record.run import AttentionId, Fault, Run
 
 MODES = ("repair", "check", "off")
 REPAIR = "split in float32"
@@ -91,30 +91,32 @@ class Watching:
         options = clone.model_options["transformer_options"]
         options[SLOT] = options[SLOT].with_watch(self)
 
-    def takes(self, cell: Cell) -> bool:
+    def takes(self, attention: AttentionId) -> bool:
         """Return whether a call is watched."""
-        return self.sentinel.address.everywhere or cell in self.entry.targets
+        return self.sentinel.address.everywhere or attention in self.entry.targets
 
-    def replaced(self, cell: Cell, run: Run) -> Choice | None:
+    def replaced(self, attention: AttentionId, run: Run) -> Choice | None:
         """Return the exact function for an attention that has failed in this run."""
-        return Choice(REPAIR, exact, run.downgraded[cell]) if cell in run.downgraded else None
+        return Choice(REPAIR, exact, run.downgraded[attention]) if attention in run.downgraded else None
 
-    def settle(self, out: Tensor, choice: Choice, cell: Cell, step: int, run: Run, again: Arguments) -> Tensor:
+    def settle(
+        self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
+    ) -> Tensor:
         """Return the result of a call, or that of an exact function where it is not finite and may be repaired."""
-        if choice.name == REPAIR or not self.takes(cell):
+        if choice.name == REPAIR or not self.takes(attention):
             return out
-        run.count_patch(self.entry.number, cell[0])
+        run.count_patch(self.entry.number, attention[0])
         if finite(out):
             return out
         if self.sentinel.mode == "check":
-            run.count_fault(Fault(*cell, step, choice.name, "left as it is"))
+            run.count_fault(Fault(*attention, step, choice.name, "left as it is"))
             return out
         repaired = exact(*again.args, **again.kwargs)
         if not finite(repaired):
-            run.count_fault(Fault(*cell, step, choice.name, "the inputs were not finite already"))
+            run.count_fault(Fault(*attention, step, choice.name, "the inputs were not finite already"))
             return out
-        run.count_fault(Fault(*cell, step, choice.name, f"{REPAIR} from there on"))
-        run.downgrade(cell, f"{choice.name}: its result was not finite in step {step}")
+        run.count_fault(Fault(*attention, step, choice.name, f"{REPAIR} from there on"))
+        run.downgrade(attention, f"{choice.name}: its result was not finite in step {step}")
         return repaired
 
 

@@ -12,7 +12,7 @@ from ..addressing.where import Where
 from ..engine.attach import attach
 from ..engine.router import SLOT
 from ..patcher import Patcher
-from ..record.run import Cell, current_block, run_of
+from ..record.run import AttentionId, current_block, run_of
 from .rule import Rule
 
 
@@ -21,7 +21,7 @@ class Observer:
 
     def __init__(self, previous: Callable[..., Tensor]) -> None:
         self.previous = previous
-        self.calls: dict[Cell, AttentionCall] = {}
+        self.calls: dict[AttentionId, AttentionCall] = {}
 
     def __call__(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
@@ -29,9 +29,9 @@ class Observer:
         """Run one attention call; the arguments are those of every attention function."""
         options = kwargs.get("transformer_options") or {}
         run = run_of(options)
-        cell = current_block(options), None if run is None else run.kind
-        if cell not in self.calls:
-            self.calls[cell] = AttentionCall.of(q, k, v, heads, *args, **kwargs)
+        attention = current_block(options), None if run is None else run.kind
+        if attention not in self.calls:
+            self.calls[attention] = AttentionCall.of(q, k, v, heads, *args, **kwargs)
         return self.previous(func, q, k, v, heads, *args, **kwargs)
 
 

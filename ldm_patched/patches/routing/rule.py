@@ -14,7 +14,7 @@ from ..engine.method import Method
 from ..engine.place import Place
 from ..engine.router import SLOT, Route
 from ..patcher import Patcher
-from ..record.run import Cell
+from ..record.run import AttentionId
 
 BACKENDS = ("auto", *registry.KNOWN)
 
@@ -81,7 +81,7 @@ class InFront:
         address, targets = self.rule.address, self.gate.entry.targets
         if address.everywhere:
             return Route(self.rule.backend, self.gate.entry, None)
-        cells: set[Cell] = set(targets)
+        attentions: set[AttentionId] = set(targets)
         if address.kind == "all":
-            cells |= {(block, None) for block, _ in targets}
-        return Route(self.rule.backend, self.gate.entry, frozenset(cells))
+            attentions |= {(block, None) for block, _ in targets}
+        return Route(self.rule.backend, self.gate.entry, frozenset(attentions))

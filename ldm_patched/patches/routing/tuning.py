@@ -17,7 +17,7 @@ from ...ldm.modules.backends.basic import attention_basic
 from ...ldm.modules.backends.registry import AttentionCall, Backend
 from ..addressing.address import Address, BlockId, Term
 from ..addressing.where import Where
-from ..record.run import Cell
+from ..record.run import AttentionId
 from .rule import Rule
 
 ROUNDS = 101
@@ -47,7 +47,7 @@ class Tuned:
 
 
 def candidates(call: AttentionCall) -> list[Backend]:
-    """Return the functions to time on a call: all that can run it but the reference."""
+    """Return the functions to time on a call: all that can run it but `basic`, by which errors are measured."""
     return [backend for backend in registry.available(call) if backend.name != "basic"]
 
 
@@ -57,12 +57,12 @@ def tune(call: AttentionCall, seconds: float, check: Check) -> Tuned:
     A function that fails is left out, with a warning.
     """
     q, k, v, mask = tensors(call)
-    reference = exact_rows(call, q, k, v, mask)
+    truth = exact_rows(call, q, k, v, mask)
     errors, runs = {}, {}
     for backend in candidates(call):
         run = _runner(backend, call, q, k, v, mask)
         try:
-            errors[backend.name] = row_error(call, run(), reference)  # this is the warm-up too
+            errors[backend.name] = row_error(call, run(), truth)  # this is the warm-up too
         except Exception as error:  # a kernel may be built wrongly; what is measured tells which can be used
             log.warning("Attention Patchbay: %s failed on %s and is left out: %s", backend.name, call, error)
         else:
@@ -104,10 +104,10 @@ def sampled_rows(call: AttentionCall) -> Tensor:
     return torch.linspace(0, call.n_q - 1, min(call.n_q, SAMPLED_ROWS)).long()
 
 
-def row_error(call: AttentionCall, out: Tensor, reference: Tensor) -> float:
+def row_error(call: AttentionCall, out: Tensor, truth: Tensor) -> float:
     """Return the largest absolute error of the compared rows of a result (b, heads, n, dim_head); infinite for NaN."""
     rows = out[:, :, sampled_rows(call).to(out.device)].double()
-    return (rows - reference).abs().nan_to_num(nan=float("inf")).max().item()
+    return (rows - truth).abs().nan_to_num(nan=float("inf")).max().item()
 
 
 def _settings(call: AttentionCall) -> dict[str, Any]:
@@ -127,7 +127,10 @@ def _runner(
 def _interleaved(
     runs: Mapping[str, Callable[[], Tensor]], device: torch.device, seconds: float, check: Check
 ) -> dict[str, list[float]]:
-    """Time each function in turns until the time is over or ROUNDS are done, at least once."""
+    """Time each function in turns until the time is over or ROUNDS are done, at least once.
+
+    In turns, so that a machine that gets slower meanwhile slows all of them alike.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     for done in range(ROUNDS):
@@ -152,19 +155,19 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def write_rules(
-    calls: Mapping[Cell, AttentionCall], tuned: Iterable[Tuned], bound: float, margin: float = 0.05
+    calls: Mapping[AttentionId, AttentionCall], tuned: Iterable[Tuned], bound: float, margin: float = 0.05
 ) -> tuple[Rule, ...]:
     """Return a rule for each function that beats `auto` by more than `margin` somewhere within the error bound.
 
     `calls` says which call each attention makes. What no rule takes stays with `auto`.
     """
-    chosen: dict[str, list[Cell]] = {}
+    chosen: dict[str, list[AttentionId]] = {}
     found = {one.call: one for one in tuned}
-    for cell, call in calls.items():
+    for attention, call in calls.items():
         best = found[call].best(bound)
         if best is not None and best.seconds < (1 - margin) * _automatic(found[call]):
-            chosen.setdefault(best.backend, []).append(cell)
-    rules = [rule for backend, cells in chosen.items() for rule in _rules(backend, cells, calls)]
+            chosen.setdefault(best.backend, []).append(attention)
+    rules = [rule for backend, attentions in chosen.items() for rule in _rules(backend, attentions, calls)]
     return (*rules, Rule("auto", Where()))
 
 
@@ -174,12 +177,12 @@ def _automatic(tuned: Tuned) -> float:
     return next((timing.seconds for timing in tuned.timings if timing.backend == name), float("inf"))
 
 
-def _rules(backend: str, cells: Sequence[Cell], calls: Mapping[Cell, AttentionCall]) -> list[Rule]:
-    if any(block is None for block, _ in cells):  # a model that does not say which block calls
-        return [Rule(backend, Where())] if set(cells) == set(calls) else []
+def _rules(backend: str, attentions: Sequence[AttentionId], calls: Mapping[AttentionId, AttentionCall]) -> list[Rule]:
+    if any(block is None for block, _ in attentions):  # a model that does not say which block calls
+        return [Rule(backend, Where())] if set(attentions) == set(calls) else []
     rules = []
     for kind in ("self", "cross", None):
-        blocks = [block for block, current in cells if current == kind and block is not None]
+        blocks = [block for block, current in attentions if current == kind and block is not None]
         if blocks:
             rules.append(Rule(backend, Where(Address(tuple(map(_term, blocks)), kind or "all"))))
     return rules
@@ -201,13 +204,13 @@ def _lines(one: Tuned, bound: float) -> list[str]:
     best, automatic = one.best(bound), registry.select(one.call).backend.name
     lines = [str(one.call)]
     for timing in one.timings:
-        marks = [mark for mark, holds in _marks(timing, best, automatic, bound).items() if holds]
+        remarks = [remark for remark, holds in _remarks(timing, best, automatic, bound).items() if holds]
         text = f"  {timing.backend:<18} {1e3 * timing.seconds:10.3f} ms   error {timing.error:.1e}"
-        lines.append(text + (f"   {', '.join(marks)}" if marks else ""))
+        lines.append(text + (f"   {', '.join(remarks)}" if remarks else ""))
     return lines
 
 
-def _marks(timing: Timing, best: Timing | None, automatic: str, bound: float) -> dict[str, bool]:
+def _remarks(timing: Timing, best: Timing | None, automatic: str, bound: float) -> dict[str, bool]:
     return {
         "fastest within the bound": timing == best,
         "auto": timing.backend == automatic,

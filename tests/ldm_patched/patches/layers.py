@@ -9,7 +9,7 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.place import Wrap
 from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from torch import Tensor
@@ -40,7 +40,7 @@ def layers(*methods: Any, slot: str = "attn1") -> Stack:
     for method in methods:
         strength = getattr(method, "strength", 1.0)
         gate = Gate(Entry(method.name, schedule=method.schedule, value=method), frozenset({HERE}), strength=strength)
-        places = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
+        places = [place for place in method.places(gate, Host(), None) if isinstance(place, Wrap)]
         found += [Layer(gate, place.act, place.idle, place.counted) for place in places if place.slot == slot]
     return Stack(slot, tuple(found), lambda q, k, v, extra: plain(q, k, v).to(q.dtype))
 
@@ -52,7 +52,7 @@ def tokens(height: int, width: int, batch: int = 2, channels: int = 6) -> tuple[
 
 
 def near(out: Tensor, expected: Tensor) -> bool:
-    """Tell whether a float32 result is the float64 one."""
+    """Return whether a float32 result is the float64 one."""
     return bool((out - expected).abs().max() < 1e-5)
 
 

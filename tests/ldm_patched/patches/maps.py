@@ -11,7 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.place import Wrap
 from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
 from torch import Tensor
@@ -58,7 +58,7 @@ def layer(method: Any, slot: str, curve: float = 1.0) -> Any:
     schedule = Schedule(curve=f"0:{curve}, 1:{curve}")
     strength = getattr(method, "strength", 1.0)
     gate = Gate(Entry(method.name, schedule=schedule, value=method), frozenset({HERE}), strength=strength)
-    places = [place for place in method.places(gate, Host(), None) if isinstance(place, Around)]
+    places = [place for place in method.places(gate, Host(), None) if isinstance(place, Wrap)]
     (found,) = [place for place in places if place.slot == slot]
     return Alone(slot, Layer(gate, found.act, found.idle, found.counted))
 

@@ -12,7 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
-from attention_patchbay.ldm_patched.patches.engine.prompts import columns, places
+from attention_patchbay.ldm_patched.patches.engine.prompts import columns, context_positions
 from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
@@ -108,7 +108,7 @@ def test_columns_are_those_of_the_places(size: int, positions: set[int], hidden:
 
 def test_a_prompt_that_the_host_repeats_loses_the_words_in_every_repeat() -> None:
     context = draw(1, 1, 5, 4).repeat(1, 3, 1)
-    assert places((1, 3), 5, draw(0, 1, 1, 18, 4), Site({CONTEXT: context})) == [1, 3, 6, 8, 11, 13]
+    assert context_positions((1, 3), 5, draw(0, 1, 1, 18, 4), Site({CONTEXT: context})) == [1, 3, 6, 8, 11, 13]
     model = attach(patcher(), WordMask((1,), torch.zeros(1, 4, 4), 7))
     positive, longer = conditioning(1), [[torch.cat([conditioning(2)[0][0]] * 2, 1), {}]]
     noise = draw(0, 1, 4, 8, 8)
@@ -123,9 +123,9 @@ def test_another_prompt_behind_the_first_keeps_its_words() -> None:
     context = torch.cat([draw(3, 1, 15, 4), prompts])
     gate = Gate(Entry("x"), frozenset())
     site = Site({CONTEXT: context, "cond_or_uncond": [1, 0], KEY: Run()}, gate=gate)
-    assert places((1, 3), 5, draw(0, 2, 1, 18, 4), site) == [1, 3, 6, 8]
+    assert context_positions((1, 3), 5, draw(0, 2, 1, 18, 4), site) == [1, 3, 6, 8]
     other = site.but(options={**site.options, CONTEXT: context * 0.0})
-    assert places((2,), 5, draw(0, 2, 1, 18, 4), other) == [2, 7]  # once a run
+    assert context_positions((2,), 5, draw(0, 2, 1, 18, 4), other) == [2, 7]  # once a run
 
 
 def test_it_is_a_value_and_wrong_settings_are_refused() -> None:

@@ -44,7 +44,7 @@ def _limit(call: AttentionCall) -> str | None:
 
 
 def _pays(batch_heads: int, n_q: int, n_k: int) -> bool:
-    """Tell whether tiles beat torch's fused kernel in bfloat16."""
+    """Return whether tiles beat torch's fused kernel in bfloat16."""
     scores = batch_heads * n_q * n_k
     return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
 

@@ -23,7 +23,7 @@ def pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float |
 
     Its kernels sum the scores in float32 whatever `attn_precision` says.
     """
-    if mask is None and k.shape[2] == 1:  # its weight is 1, as for the picture that a video model is given
+    if mask is None and k.shape[2] == 1:  # its weight is 1, as for the image that a video model is given
         return repeat_kv(k, v, q.shape[1])[1].expand(-1, -1, q.shape[2], -1)
     if q.is_cuda:
         return on_gpu(q, k, v, mask, scale)

@@ -23,7 +23,7 @@ FP4 = dict.fromkeys(HALF, 2e-1)
 
 
 def _limit(call: AttentionCall) -> str | None:
-    """Tell what SageAttention does not take: version 1 counts keys of score 0 that are not there in its last block."""
+    """Return what SageAttention refuses: version 1 counts keys of score 0 that are not there in its last block."""
     if call.n_k % SAGE_BLOCK and sage_version() == 1:
         return f"version 1 takes keys in whole blocks of {SAGE_BLOCK}, not {call.n_k}"
     return None

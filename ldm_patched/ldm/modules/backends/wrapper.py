@@ -1,4 +1,4 @@
-"""The hook in front of every attention function: `transformer_options["optimized_attention_override"]`."""
+"""What every attention function asks first: `transformer_options["optimized_attention_override"]`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def _broken(batch_heads: int) -> bool:
 
 
 def _limit(call: AttentionCall) -> str | None:
-    """Tell what xformers does not take; on a GPU it is asked itself."""
+    """Return what xformers does not take; on a GPU it is asked itself."""
     if _broken(call.b * call.heads):
         return f"this release fails for batch * heads > {model_management.BROKEN_XFORMERS_LIMIT}"
     if call.dim_head * call.dtype.itemsize % 16:

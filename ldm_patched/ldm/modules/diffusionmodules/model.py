@@ -127,7 +127,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Turn a picture into the mean and log-variance of its latent."""
+    """Turn an image into the mean and log-variance of its latent."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Turn a latent into a picture; `resnet` is the class of its residual blocks."""
+    """Turn a latent into an image; `resnet` is the class of its residual blocks."""
 
     resnet: type[nn.Module] = ResnetBlock
 

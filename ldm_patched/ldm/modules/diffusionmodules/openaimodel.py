@@ -1,4 +1,4 @@
-"""The UNet of latent diffusion, with the hooks that ComfyUI calls inside it.
+"""The UNet of latent diffusion, with every slot for patches that ComfyUI calls inside it.
 
 Shapes: b batch, c channels, h and w height and width, e embedding channels.
 """

@@ -22,7 +22,7 @@ class AlphaBlender(nn.Module):
     """Mix a spatial and a temporal stream: `alpha * spatial + (1 - alpha) * temporal`.
 
     `fixed` keeps alpha as given, `learned` uses `sigmoid(mix_factor)`, and `learned_with_images` does so too but
-    gives alpha = 1 to every frame that `image_only_indicator` marks as a still picture.
+    gives alpha = 1 to every frame that `image_only_indicator` marks as a still image.
     """
 
     strategies = ["learned", "fixed", "learned_with_images"]

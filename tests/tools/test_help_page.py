@@ -1,0 +1,28 @@
+"""The skeleton of a help page has what the written pages have: a row for each input and output, and their headings."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from attention_patchbay.headless.engine.catalog import catalog
+from attention_patchbay.tools.help_page import DOCS, help_page
+
+NODES = sorted(path.stem for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_it_names_what_the_page_names(node: str) -> None:
+    info, page = catalog()[node].GET_NODE_INFO_V1(), (DOCS / f"{node}.md").read_text()
+    skeleton = help_page(info)
+    inputs = [*info["input"]["required"], *info["input"].get("optional", {}), *info["output_name"]]
+    for text in (skeleton, page):
+        assert text.startswith(f"# {info['display_name']}\n")
+        assert [name for name in inputs if f"| `{name}` |" not in text] == []
+        assert re.findall(r"^## \w+", text, re.MULTILINE)[0] in ("## Inputs", "## Outputs")
+
+
+def test_a_row_has_type_default_and_range() -> None:
+    rows = help_page(catalog()["PatchbayStyleAligned"].GET_NODE_INFO_V1()).splitlines()
+    tips = [row.split(" | ")[2:] for row in rows if row.startswith(("| `adain`", "| `strength`", "| `blocks`"))]
+    assert tips == [["yes or no", "yes", " |"], ["number", "1", "0 to 1 |"], ["text", "`all`", "a block address |"]]

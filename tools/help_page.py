@@ -1,0 +1,55 @@
+"""The skeleton of a node's help page, from its schema: `python -m attention_patchbay.tools.help_page NODE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..headless.engine.catalog import catalog
+
+DOCS = Path(__file__).parents[1] / "web" / "docs"
+TYPES = {"FLOAT": "number", "INT": "whole number", "BOOLEAN": "yes or no", "STRING": "text", "COMBO": "choice"}
+RANGES = {"blocks": "a block address", "curve": "a name or points"}
+
+
+def help_page(info: dict[str, Any]) -> str:
+    """Return the page of a node that `GET_NODE_INFO_V1` describes; recipe and limits are left to be written."""
+    given = info["input"]["required"] | info["input"].get("optional", {})
+    inputs = [_row(name, type, settings) for name, (type, settings) in given.items()]
+    outputs = zip(info["output_name"], info["output_tooltips"], info["output"], strict=True)
+    table = [f"| `{name}` | {tip} | {type} |" for name, tip, type in outputs]
+    return "\n".join(
+        [
+            *(f"# {info['display_name']}", "", info["description"], "", "## Inputs", ""),
+            *("| Input | What it does | Type | Default | Range |", "|---|---|---|---|---|", *inputs, ""),
+            *("## Outputs", "", "| Output | What it is | Type |", "|---|---|---|", *table, ""),
+            *("## Recipe", "", "TODO", "", "## Limits", "", "- TODO", ""),
+        ]
+    )
+
+
+def _row(name: str, type: str, settings: dict[str, Any]) -> str:
+    default = settings.get("default", "")
+    if isinstance(default, bool):
+        default = "yes" if default else "no"
+    elif isinstance(default, str):
+        default = f"`{default}`" if default else ""
+    limits = f"{_plain(settings['min'])} to {_plain(settings['max'])}" if "min" in settings else RANGES.get(name, "")
+    options = " ".join(f"`{option}`" for option in settings.get("options", ()))
+    told = [f"`{name}`", settings.get("tooltip", ""), TYPES.get(type, type), _plain(default), options or limits]
+    return f"| {' | '.join(told)} |"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def main(node: str) -> None:
+    """Write the page of a node; one that is there already is an error."""
+    with (DOCS / f"{node}.md").open("x") as file:
+        file.write(help_page(catalog()[node].GET_NODE_INFO_V1()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
