@@ -20,7 +20,7 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
-from attention_patchbay.ldm_patched.patches.engine.place import Around
+from attention_patchbay.ldm_patched.patches.engine.place import Wrap
 from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
@@ -49,7 +49,7 @@ def stack(methods: Any) -> Stack:
     chosen = () if methods is None else methods if isinstance(methods, tuple) else (methods,)
     gates = [(method, Gate(Entry(method.name), frozenset({BLOCK}))) for method in chosen]
     places = [place for method, gate in gates for place in method.places(gate, Host(), None)]
-    return Stack("attn1", tuple(Layer(at.gate, at.act, at.idle, at.counted) for at in places if isinstance(at, Around)))
+    return Stack("attn1", tuple(Layer(at.gate, at.act, at.idle, at.counted) for at in places if isinstance(at, Wrap)))
 
 
 def options(side: int) -> dict[str, Any]:

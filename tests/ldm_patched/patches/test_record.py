@@ -13,7 +13,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, p
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gathering import Sums
-from attention_patchbay.ldm_patched.patches.engine.site import EXTRA, sides_of
+from attention_patchbay.ldm_patched.patches.engine.site import EXTRA, chunks_of
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
@@ -99,9 +99,9 @@ def test_a_block_with_two_grids_is_summed_on_the_larger(method: Any, share: floa
 def test_prompts_have_the_side_of_their_name_in_the_guider() -> None:
     names = Run(prompts={"a": "negative", "b": "middle", "c": "positive"})
     options = {KEY: names, "uuids": ["a", "b", "c"], "cond_or_uncond": [0, 1, 2]}
-    assert sides_of(options) == [1, 2, 0]
-    assert sides_of({**options, EXTRA: True}) == sides_of({**options, "uuids": ["x", "b", "c"]}) == [0, 1, 2]
-    assert sides_of({"cond_or_uncond": [1, 0]}) == [1, 0] and sides_of({}) == [0]
+    assert chunks_of(options) == [1, 2, 0]
+    assert chunks_of({**options, EXTRA: True}) == chunks_of({**options, "uuids": ["x", "b", "c"]}) == [0, 1, 2]
+    assert chunks_of({"cond_or_uncond": [1, 0]}) == [1, 0] and chunks_of({}) == [0]
 
 
 def test_a_record_keeps_no_model_alive() -> None:
