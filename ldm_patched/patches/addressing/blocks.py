@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,29 +21,30 @@ class BlockInfo:
     dim_head: int
 
 
-def model_blocks(model: Patcher) -> list[BlockInfo]:
-    """List the transformer blocks of a model patcher in the order they run; empty for an unknown model family."""
-    net, family = model.model.diffusion_model, family_of(model)
+def block_modules(net: Any, family: Family) -> Iterator[tuple[BlockId, Any]]:
+    """Yield each transformer block of a network with its module, in the order they run; none for an unknown family."""
     if family.calls != UNET:
-        return [BlockInfo(BlockId(type, i), *head_shape(block)) for type, i, block in blocks_of(net, family)]
+        yield from ((BlockId(type, number), block) for type, number, block in blocks_of(net, family))
+        return
     middle = getattr(net, "middle_block", None)
     lists = (
         ("input", net.input_blocks),
         ("middle", [middle] if middle is not None else []),
         ("output", net.output_blocks),
     )
-    return [
-        info for type, blocks in lists for number, block in enumerate(blocks) for info in _infos(type, number, block)
-    ]
+    for type, blocks in lists:
+        for number, block in enumerate(blocks):
+            for layer in (layer for layer in block if hasattr(layer, "transformer_blocks")):
+                yield from ((BlockId(type, number, i), inner) for i, inner in enumerate(layer.transformer_blocks))
 
 
-def _infos(type: str, number: int, block: Iterable[Any]) -> list[BlockInfo]:
-    layers = [layer for layer in block if hasattr(layer, "transformer_blocks")]
-    return [
-        BlockInfo(BlockId(type, number, index), inner.n_heads, inner.d_head)
-        for layer in layers
-        for index, inner in enumerate(layer.transformer_blocks)
-    ]
+def model_blocks(model: Patcher) -> list[BlockInfo]:
+    """List the transformer blocks of a model patcher in the order they run; empty for an unknown model family."""
+    family = family_of(model)
+    found = block_modules(model.model.diffusion_model, family)
+    if family.calls != UNET:
+        return [BlockInfo(id, *head_shape(block)) for id, block in found]
+    return [BlockInfo(id, block.n_heads, block.d_head) for id, block in found]
 
 
 def whole_blocks(model: Patcher) -> list[BlockInfo]:

@@ -60,7 +60,11 @@ WIDTHS = ("hidden_size", "hidden_dim", "dim")
 
 def family_of(model: Patcher) -> Family:
     """Return the family of a model patcher's model; one without blocks where it is not known."""
-    net = model.model.diffusion_model
+    return family_of_net(model.model.diffusion_model)
+
+
+def family_of_net(net: Any) -> Family:
+    """Return the family of a network; one without blocks where it is not known."""
     if hasattr(net, "input_blocks") and hasattr(net, "output_blocks"):
         return A_UNET
     names = [base.__name__ for base in type(net).__mro__]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..addressing.blocks import model_blocks, targets
-from ..addressing.families import AFTER, BOTH, UNET, Family, family_of
+from ..addressing.families import BOTH, UNET, Family, family_of
 from ..patcher import Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
 from .adapters import adapt, refusal
@@ -30,7 +30,7 @@ def attach(model: Patcher, method: Method, host: Host | None = None) -> Patcher:
         _check_family(model, method, family)
     attentions = targets(address, model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
-    clone, entry = _with_entry(model, entry)
+    clone, entry = _with_entry(model, entry, host)
     if not method.neutral:
         blocks = frozenset(block for block, _ in attentions)
         gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0))
@@ -45,7 +45,7 @@ def _check_family(model: Patcher, method: Method, family: Family) -> None:
         raise refusal(family, method.name)
 
 
-def _with_entry(model: Patcher, entry: Entry) -> tuple[Patcher, Entry]:
+def _with_entry(model: Patcher, entry: Entry, host: Host) -> tuple[Patcher, Entry]:
     """Clone a model and give the clone a longer plan, a router, and once the marks of self- and cross-attention.
 
     Returns the clone and the entry with its number.
@@ -55,11 +55,12 @@ def _with_entry(model: Patcher, entry: Entry) -> tuple[Patcher, Entry]:
     before = plan_of(clone)
     earlier = before.entries if before is not None else ()
     entry = replace(entry, number=len(earlier) + 1)
-    calls = family_of(clone).calls
+    family = family_of(clone)
+    calls = family.calls
     shapes = {info.id: (info.heads, info.dim_head) for info in model_blocks(clone)}
-    options[KEY] = Plan((*earlier, entry), shapes, "self" if calls == AFTER else None)
+    options[KEY] = Plan((*earlier, entry), shapes, () if calls in MARKS else family.kinds)
     if not isinstance(options.get(SLOT), Router):
-        options[SLOT] = Router(previous=options.get(SLOT))
+        options[SLOT] = Router(previous=options.get(SLOT), attend=host.attend)
     # the clone of a patched model has them already, and a patcher adds a second one to the first
     for place, wrapper in ((APPLY_MODEL, call_model), (OUTER_SAMPLE, record_run)):
         clone.remove_wrappers_with_key(place, KEY)

@@ -20,6 +20,9 @@ from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
 from .foreign import counted
+from .inventory import owner
+from .preferred import preferences
+from .router import SLOT, Router
 from .stack import ATTEND, CONTEXT, LAYERS, restore, uncover
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
@@ -47,6 +50,8 @@ def call_model(
     slots = {name: uncover(entries) for name, entries in slots.items()}
     plan = transformer_options.get(KEY)
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
+    if isinstance(run, Run):
+        begin(run, executor.class_obj, transformer_options.get(SLOT))
     options = counted({**transformer_options, KEY: run, "patches_replace": slots, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
@@ -54,6 +59,15 @@ def call_model(
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     with marker(structure(options))():
         return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
+
+
+def begin(run: Run, model: Any, override: Patch | None) -> None:
+    """Note what a call of the model finds on it: the preferences of its layers, and whose override comes first."""
+    run.enter_model()
+    if run.preferred is None:
+        run.preferred = preferences(model.diffusion_model)
+    if override is not None and not isinstance(override, Router):
+        run.in_front = owner(override)
 
 
 def compiles(options: TransformerOptions) -> bool:
@@ -80,7 +94,7 @@ def structure(options: TransformerOptions) -> str:
     """Return a short name of what is patched where; the settings of patches do not matter."""
     lists = {name: len(patches) for name, patches in options.get("patches", {}).items()}
     replaced = {name: sorted(map(str, slots)) for name, slots in options.get("patches_replace", {}).items()}
-    text = repr((sorted(lists.items()), sorted(replaced.items()), "optimized_attention_override" in options))
+    text = repr((sorted(lists.items()), sorted(replaced.items()), SLOT in options))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -94,8 +108,8 @@ def untraced(options: TransformerOptions) -> TransformerOptions:
         out["patches_replace"] = {
             name: {address: _outside(patch) for address, patch in slots.items()} for name, slots in replaced.items()
         }
-    if "optimized_attention_override" in options:
-        out["optimized_attention_override"] = _outside(options["optimized_attention_override"])
+    if SLOT in options:
+        out[SLOT] = _outside(options[SLOT])
     return out
 
 
@@ -106,4 +120,7 @@ def _outside(patch: Patch) -> Patch:
         return patch(*args, **kwargs)
 
     outside: Patch = torch.compiler.disable(call)
+    contained = getattr(patch, "container_function", None)
+    if contained is not None:
+        outside.container_function = torch.compiler.disable(contained)  # type: ignore[attr-defined]
     return outside

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET
+from ..addressing.families import HIDDEN, UNET
 from ..patcher import TransformerOptions
 from ..record.run import current_block, run_of
 
@@ -33,7 +31,7 @@ class Mark:
 
 
 class KeywordMark(Mark):
-    """A mark as Flux- and Cosmos-like models call attention patches."""
+    """A mark as Cosmos-like models call attention patches."""
 
     def __call__(  # type: ignore[override]
         self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
@@ -42,19 +40,9 @@ class KeywordMark(Mark):
         return {}
 
 
-class AfterMark(Mark):
-    """A mark as Wan calls attention patches, after an attention: it tells of the next."""
-
-    def __call__(self, args: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
-        self.enter(args["transformer_options"])
-        x: Tensor = args["x"]
-        return x
-
-
+# Only where nothing else tells the kind: for one attn1_patch Wan keeps q and k through the kernel, and Qwen-Image 2.1
+# leaves its fused positions and its prefix cache out.
 MARKS: dict[str, dict[str, Mark]] = {
     UNET: {"attn1_patch": Mark("self"), "attn2_patch": Mark("cross")},
-    JOINT: {"attn1_patch": KeywordMark("self")},
-    JOINT_INPUT: {"attn1_patch": KeywordMark("self")},
     HIDDEN: {"attn1_patch": KeywordMark("self"), "attn2_patch": KeywordMark("cross")},
-    AFTER: {"attn1_patch": AfterMark("cross"), "attn2_patch": AfterMark("self")},
 }

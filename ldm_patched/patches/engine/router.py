@@ -17,6 +17,8 @@ from ..record.plan import Entry
 from ..record.run import AttentionId, Call, Run, current_block, run_of
 from ..record.stopwatch import since, start
 from .gate import curve_weight
+from .preferred import preferred
+from .stack import Attend, default_attend
 
 SLOT = "optimized_attention_override"
 log = logging.getLogger(__name__)
@@ -44,6 +46,10 @@ class Watch(Protocol):
         """Return the function that has to run a call in place of any other; None where there is none."""
         ...
 
+    def takes(self, attention: AttentionId) -> bool:
+        """Return whether it looks at the results of an attention."""
+        ...
+
     def settle(
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
@@ -55,57 +61,99 @@ class Arguments(NamedTuple):
     """The arguments of an attention function."""
 
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    kwargs: dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """What runs a call: name and function, why it is not the one asked for, and the entry of the rule that chose."""
+    """What runs a call: name and function, why it is not the one asked for, and who chose.
+
+    Args:
+        rule: the entry of the rule that chose; None where no rule did.
+        preferred: the checkpoint chose.
+        contained: q, k and v may stay in their containers.
+    """
 
     name: str
     function: Callable[..., Tensor]
     fallback: str = ""
     rule: int | None = None
+    preferred: bool = False
+    contained: bool = False
+
+
+class Container(Protocol):
+    """What ComfyUI from 0.40 on hands q, k and v in: who takes the tensor out leaves none, so it is freed early."""
+
+    def peek(self) -> Tensor:
+        """Return the tensor."""
+        ...
+
+    def take(self) -> Tensor:
+        """Return the tensor and forget it."""
+        ...
+
+
+class Here(NamedTuple):
+    """The call that is made now: its options, its run and its attention."""
+
+    options: TransformerOptions
+    run: Run | None
+    attention: AttentionId
 
 
 @dataclass(frozen=True)
 class Router:
     """The override of one model: the first rule that takes a call chooses the function.
 
-    For a call that no rule takes, the override that was there before runs, else the host's own function. Another node
-    makes another router.
+    For a call that no rule takes, what would have run without this runs: the override that was there before, else the
+    function that the checkpoint prefers, else the host's own. Another node makes another router.
     """
 
     routes: tuple[Route, ...] = ()
     previous: Callable[..., Tensor] | None = None
     watch: Watch | None = None
+    attend: Attend = default_attend
 
     def __call__(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
-        options = kwargs.get("transformer_options") or {}
-        kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
-        run, block = run_of(options), current_block(options)
-        # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
-        attention = block, run.kind if run is not None and block is not None else None
         given = Arguments((q, k, v, heads, *args), kwargs)
-        choice = self._choice(func, options, run, attention, given)
-        if run is None:
-            return choice.function(q, k, v, heads, *args, **kwargs)
-        begin = start(q.device)
-        out = choice.function(q, k, v, heads, *args, **kwargs)
-        took, step = since(begin), run.step(options)
-        run.count_call(Call(*attention, choice.name, choice.fallback, choice.rule), step, took)
-        return out if self.watch is None else self.watch.settle(out, choice, attention, step, run, given)
+        here = _here(given)
+        return self._run(self._choice(func, here, given), here, given)
 
-    def _choice(
-        self,
-        func: Callable[..., Tensor],
-        options: TransformerOptions,
-        run: Run | None,
-        attention: AttentionId,
-        given: Arguments,
-    ) -> Choice:
+    def container_function(
+        self, q: Container, k: Container, v: Container, heads: int, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Run one call with q, k and v in containers; ComfyUI does not say which function is its own choice here.
+
+        They are handed on as they are, or emptied for a function that takes tensors.
+        """
+        shown = Arguments((q.peek(), k.peek(), v.peek(), heads, *args), kwargs)
+        here = _here(shown)
+        choice = self._choice(self.attend, here, shown)
+        del shown  # the kernel frees the tensors only if nobody else holds them
+        if choice.contained and not self._watches(here):
+            return self._run(choice, here, Arguments((q, k, v, heads, *args), kwargs), q.peek().device)
+        return self._run(choice, here, Arguments((q.take(), k.take(), v.take(), heads, *args), kwargs))
+
+    def _run(self, choice: Choice, here: Here, given: Arguments, device: torch.device | None = None) -> Tensor:
+        options, run, attention = here
+        if run is None:
+            return choice.function(*given.args, **given.kwargs)
+        begin = start(given.args[0].device if device is None else device)
+        out = choice.function(*given.args, **given.kwargs)
+        took, step = since(begin), run.step(options)
+        run.count_call(Call(*attention, choice.name, choice.fallback, choice.rule, choice.preferred), step, took)
+        if self.watch is None or not self._watches(here):
+            return out
+        return self.watch.settle(out, choice, attention, step, run, given)
+
+    def _watches(self, here: Here) -> bool:
+        return self.watch is not None and here.run is not None and self.watch.takes(here.attention)
+
+    def _choice(self, func: Callable[..., Tensor], here: Here, given: Arguments) -> Choice:
+        options, run, attention = here
         replaced = self.watch.replaced(attention, run) if self.watch is not None and run is not None else None
         if replaced is not None:
             return replaced
@@ -115,8 +163,11 @@ class Router:
                 kwargs = {**given.kwargs, "mask": rest[0]} if rest else given.kwargs
                 return Choice(*choose(route.backend, run, q, k, v, heads, kwargs), route.entry.number)
         if self.previous is not None:
-            return Choice(function_name(self.previous), partial(self.previous, func))
-        return Choice(function_name(func), func)
+            return _before(self.previous, func)
+        own = None if run is None or not run.preferred else preferred(run.preferred, attention)
+        if own is not None:
+            return Choice(function_name(own), own, preferred=True, contained=True)
+        return Choice(function_name(func), func, contained=True)
 
     # Another router for each change
 
@@ -127,6 +178,23 @@ class Router:
     def with_watch(self, watch: Watch | None) -> Router:
         """Return a router with a watch in place of the one it had."""
         return replace(self, watch=watch)
+
+
+def _here(given: Arguments) -> Here:
+    """Return what is known of a call, and mark that it is inside of an override."""
+    kwargs, (q, k, *_) = given.kwargs, given.args
+    options = kwargs.get("transformer_options") or {}
+    kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
+    run, block = run_of(options), current_block(options)
+    # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
+    kind = run.kind_in(block, q.shape[-2] == k.shape[-2]) if run is not None and block is not None else None
+    return Here(options, run, (block, kind))
+
+
+def _before(previous: Callable[..., Tensor], func: Callable[..., Tensor]) -> Choice:
+    """Return what runs a call through the override that was there before; `func` is the host's choice."""
+    contained = getattr(previous, "container_function", None)
+    return Choice(function_name(previous), contained or partial(previous, func), contained=contained is not None)
 
 
 def choose(
@@ -163,5 +231,6 @@ def choose(
 
 def function_name(func: Callable[..., Tensor]) -> str:
     """Return the short name of an attention function or of a foreign override."""
+    func = getattr(func, "func", func)  # of a partial, as a preference with settings is one
     name: str = getattr(func, "__name__", type(func).__name__)
     return name.removeprefix("attention_")

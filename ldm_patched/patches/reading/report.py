@@ -98,6 +98,7 @@ def missed(run: Run) -> dict[tuple[BlockId | None, str], int]:
 def _row(run: Run, call: Call, count: int) -> Row:
     heads = run.plan.blocks.get(call.block) if call.block is not None else None
     note = f"instead of {call.fallback.partition(':')[0]}" if call.fallback else ""
+    note = "preferred by the model" if call.preferred else note
     return {
         "block": "-" if call.block is None else str(call.block),
         "attention": call.kind or "-",
@@ -153,8 +154,9 @@ def _summary(run: Run) -> str:
     took, lost = functions.total(), sum(missed(run).values())
     fell = sum(count for call, count in run.calls.items() if call.fallback)
     head = f"{took} of {took + lost} attention calls took the override" if lost else f"{took} attention calls"
-    parts = ", ".join(f"{name} {count}" for name, count in functions.most_common())
-    return head + (f": {parts}" if parts else "") + (f"; {fell} fell back" if fell else "") + "."
+    parts = [f"{name} {count}" for name, count in functions.most_common()]
+    parts += [f"{run.in_front} took {'the others' if took else 'them'}"] if lost and run.in_front else []
+    return head + (f": {', '.join(parts)}" if parts else "") + (f"; {fell} fell back" if fell else "") + "."
 
 
 def _fallbacks(run: Run) -> list[str]:

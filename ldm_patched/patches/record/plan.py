@@ -42,12 +42,12 @@ class Plan:
 
     Args:
         blocks: heads and head dim of each transformer block of the model.
-        first_kind: the kind of attention that a run begins with, where the model tells of the next one after each.
+        kinds: the kinds of attention that each block calls, in their order, where no patch has to tell them.
     """
 
     entries: tuple[Entry, ...] = ()
     blocks: Mapping[BlockId, tuple[int, int]] = field(default_factory=dict, compare=False)
-    first_kind: str | None = None
+    kinds: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Plan:
         """Stay one object in options that are copied through and through."""

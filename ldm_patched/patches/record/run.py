@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ AttentionId = tuple[BlockId | None, str | None]  # one attention of a model: its
 class Call(NamedTuple):
     """A group of equal attention calls: where, self or cross, which function, why not the one asked for, whose rule.
 
-    `rule` is the number of the entry whose rule chose the function.
+    `rule` is the number of the entry whose rule chose the function; `preferred` says that the checkpoint did.
     """
 
     block: BlockId | None
@@ -32,6 +32,7 @@ class Call(NamedTuple):
     backend: str
     fallback: str = ""
     rule: int | None = None
+    preferred: bool = False
 
 
 class Fault(NamedTuple):
@@ -65,7 +66,10 @@ class Run:
         steps: which step a call belongs to.
         size: height and width of the latent; None outside a sampler.
         prompts: the name that the guider gives each prompt, by the prompt's uuid.
-        seen: self- and cross-attentions that the model entered, whatever came of them.
+        seen: self- and cross-attentions that the model entered, whatever came of them; where the blocks tell nothing
+            themselves, all of them in each call of the model.
+        preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
+        in_front: the name of what stood in front of this library's override; empty where nothing did.
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
         patched: uses of each entry (by number) in each block.
@@ -87,6 +91,8 @@ class Run:
     size: tuple[int, ...] | None = None
     prompts: dict[Hashable, str] = field(default_factory=dict)
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
+    preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
+    in_front: str = ""
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
@@ -119,11 +125,25 @@ class Run:
         with self._lock:
             self.seen[block, kind] += 1
 
-    @property
-    def kind(self) -> str | None:
-        """Return whether this thread is in `self`- or `cross`-attention; None where the model does not say."""
-        kind: str | None = getattr(self._thread, "kind", self.plan.first_kind)
-        return kind
+    def enter_model(self) -> None:
+        """Note that this thread begins a call of the model."""
+        self._thread.block = None
+        with self._lock:
+            self.seen.update((block, kind) for block in self.plan.blocks for kind in self.plan.kinds)
+
+    def kind_in(self, block: BlockId, as_many: bool) -> str | None:
+        """Return the kind of the attention call that a block makes now; None where the model does not say.
+
+        `as_many` says that there are as many keys as queries. A block that calls self- and then cross-attention may
+        have its self-attention taken by another node, so its first call is that only if its tokens look like it.
+        """
+        if not self.plan.kinds:
+            kind: str | None = getattr(self._thread, "kind", None)
+            return kind
+        first, *others = self.plan.kinds
+        is_first = getattr(self._thread, "block", None) != block and as_many
+        self._thread.block = block
+        return first if is_first or not others else others[0]
 
     # Counting
 

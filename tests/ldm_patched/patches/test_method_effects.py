@@ -29,7 +29,7 @@ def seen(demo: Any, model: Any, caption: str, seed: int, cfg: float = 4.0) -> li
     prompts = ([[clip.encode(text), {}]] for text in (caption, ""))
     latent = {"samples": torch.zeros(1, 4, LATENT_SIZE, LATENT_SIZE)}
     with torch.inference_mode():
-        out = common_ksampler(model, seed, 20, cfg, "euler", "normal", *prompts, latent)
+        out = common_ksampler(model, seed, 10, cfg, "euler", "normal", *prompts, latent)
         return look(vae.decode(out["samples"]).numpy()[0])
 
 

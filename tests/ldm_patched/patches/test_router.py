@@ -94,10 +94,6 @@ def test_a_rule_for_blocks_the_model_lacks_is_refused() -> None:
         attach(patcher(), Rule("basic", Where(parse("output:11"))))
 
 
-def test_the_router_has_no_container_function() -> None:
-    assert not hasattr(Router(), "container_function")
-
-
 # One call
 
 

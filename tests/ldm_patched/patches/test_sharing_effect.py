@@ -51,7 +51,7 @@ def test_skipping_the_self_attention_of_the_finest_blocks_makes_fewer_pictures_r
 
     def right(strength: float) -> int:
         skip = BlockSkip("self", strength, Where(parse("output:2-3")))
-        return adherence(captions, painted(demo, captions, skip, cfg=1.0))["all"]["right"]  # type: ignore[no-any-return]
+        return adherence(captions, painted(demo, captions, skip, steps=10, cfg=1.0))["all"]["right"]  # type: ignore[no-any-return]
 
     whole, skipped = right(0.0), right(1.0)
     assert skipped <= whole - 2, (whole, skipped)
@@ -83,7 +83,7 @@ def test_a_reference_brings_its_colour(demo: Any) -> None:
             picture, _ = draw((Thing("square", colour, "center"),), random.Random(0))
             reference = Reference(demo[2].encode(torch.from_numpy(picture)[None]), strength=strength)
             wanted = np.array(RGB[colour])
-            distances += [np.linalg.norm(ink(one) - wanted) for one in painted(demo, AROUND, reference)]
+            distances += [np.linalg.norm(ink(one) - wanted) for one in painted(demo, AROUND, reference, steps=10)]
         return float(np.mean(distances))
 
     plain, referred = distance(0.0), distance(1.0)
