@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.blocks import model_blocks, select
@@ -147,22 +148,51 @@ def test_cosmos_would_normalise_a_factor_away(operation: str) -> None:
 @pytest.mark.parametrize("net", [WanModel, VaceWanModel])
 def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
     patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, where=Where(parse("double:1"))))
-    patches = patched.model_options["transformer_options"]["patches"]
-    recorder = Run(plan_of(patched))
-    assert recorder.kind == "self"
+    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_patch"]
     x = draw(1, 1, 16, 8)
     for number in (0, 1):
-        now = {**options(patched, block_type="double", block_index=number), KEY: recorder}
-        out = x
-        for patch in patches["attn1_patch"]:
-            out = patch({"x": out, "q": None, "k": None, "transformer_options": now})
+        now = options(patched, block_type="double", block_index=number)
+        out = patch({"x": x, "q": None, "k": None, "transformer_options": now})
         assert torch.equal(out, x * (1.0 + number))
-        assert recorder.kind == "cross"
-        (mark,) = patches["attn2_patch"]
-        assert mark({"x": x, "transformer_options": now}) is x
-        assert recorder.kind == "self"
-    cells = {(BlockId("double", number), kind): 1 for number in (0, 1) for kind in ("self", "cross")}
-    assert recorder.seen == cells
+
+
+def attention(patched: Any, run: Run, keys: int, **block: Any) -> None:
+    """Make an attention call of 4 queries in a block."""
+    q, k = draw(1, 1, 4, HEADS * DIM), draw(2, 1, keys, HEADS * DIM)
+    now = {KEY: run, **block}
+    patched.model_options["transformer_options"][SLOT](attention_pytorch, q, k, k, HEADS, transformer_options=now)
+
+
+def test_wan_needs_no_mark_to_tell_self_from_cross() -> None:
+    """Its blocks call self-attention, then cross-attention with the text, and with a picture's tokens."""
+    ruled = attach(model(WanModel()), Rule("basic", Where(parse("all cross"))))
+    assert "patches" not in ruled.model_options["transformer_options"]
+    run = Run(plan_of(ruled))
+    for _ in range(2):
+        run.enter_model()
+        for number in (0, 1):
+            for keys in (4, 7, 4):
+                attention(ruled, run, keys, block_type="double", block_index=number)
+    blocks = [BlockId("double", number) for number in (0, 1)]
+    assert {(call.block, call.kind): (call.backend, count) for call, count in run.calls.items()} == {
+        (block, kind): found
+        for block in blocks
+        for kind, found in {"self": ("pytorch", 2), "cross": ("basic", 4)}.items()
+    }
+    assert run.seen == {(block, kind): 2 for block in blocks for kind in ("self", "cross")}
+
+
+def test_a_self_attention_that_another_node_took_is_not_taken_for_the_cross_attention() -> None:
+    ruled = attach(model(WanModel()), Rule("basic", Where(parse("all self"))))
+    run = Run(plan_of(ruled))
+    run.enter_model()
+    attention(ruled, run, 7, block_type="double", block_index=0)
+    assert [(call.kind, call.backend) for call in run.calls] == [("cross", "pytorch")]
+
+
+@pytest.mark.parametrize("net", [Flux, WanModel, Silent])
+def test_a_rule_leaves_no_patch_where_none_has_to_tell_the_kind(net: type) -> None:
+    assert "patches" not in attach(model(net()), Rule("basic")).model_options["transformer_options"]
 
 
 def test_a_refusal_names_the_family_and_what_works() -> None:
@@ -189,11 +219,6 @@ def test_addresses_are_those_of_the_family() -> None:
             attach(flux, Rule("basic", Where(parse(text))))
     attach(flux, Rule("basic", Where(parse("double self"))))
     assert family_of(model(VaceWanModel())).name == "Wan"
-
-
-def test_an_unknown_family_gets_no_marks() -> None:
-    ruled = attach(model(Silent()), Rule("basic"))
-    assert "patches" not in ruled.model_options["transformer_options"]
 
 
 def test_the_marks_of_a_family_are_no_patches() -> None:

@@ -43,8 +43,8 @@ def test_threads_count_exactly_and_do_not_see_each_others_kind() -> None:
         for _ in range(2000):
             recorder.enter(kind, HERE)
             recorder.count_patch(1, HERE)
-            recorder.count_call(Call(HERE, recorder.kind, "basic", rule=2))
-            if recorder.kind != kind:
+            recorder.count_call(Call(HERE, recorder.kind_in(HERE, True), "basic", rule=2))
+            if recorder.kind_in(HERE, True) != kind:
                 wrong.append(kind)
 
     threads = [threading.Thread(target=work, args=(kind,)) for kind in ("self", "cross") * 2]

@@ -104,7 +104,9 @@ def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
 
     model.model_options["transformer_options"][SLOT] = foreign
     run(model)
-    assert report.text(last_run(model)).startswith("0 of 80 attention calls took the override.\n")
+    assert report.text(last_run(model)).startswith(
+        f"0 of 80 attention calls took the override: {__name__} took them.\n"
+    )
     assert entries(model) == ["1. backend basic on all: never ran, another node took the attention override after it"]
 
 
