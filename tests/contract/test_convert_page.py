@@ -88,7 +88,9 @@ def test_the_way_back_keeps_what_nodes_declare(results: tuple[dict[str, Any], di
         numbers = {id: str(number) for number, id in enumerate(sent, 1)}
         found = to_api(to_page(sent, infos), infos)
         for id, (type, inputs) in bare(sent).items():
-            widgets = walk(inputs_of(infos[type]), lambda widget, given=inputs: given.get(widget.name, widget.default))
+            widgets = walk(
+                inputs_of(infos[type]), lambda widget, given=inputs: given.get(widget.name, widget.default), {}
+            )
             for input, value in inputs.items():
                 if isinstance(value, list):
                     assert found[numbers[id]]["inputs"][input] == [numbers[value[0]], value[1]], (name, id, type, input)
