@@ -39,8 +39,8 @@ def differences(first: Prompt, second: Prompt) -> list[dict[str, Any]]:
     found += [{"what": "removed", "node": title(first, id)} for id in first if id not in pairs]
     found += [{"what": "added", "node": title(second, id)} for id in second if id not in back]
     for one, two in pairs.items():
-        before, after = first[one]["inputs"], second[two]["inputs"]
-        before, after = _named(before, after), _named(after, before)
+        kept, others = first[one]["inputs"], second[two]["inputs"]
+        before, after = _named(kept, others), _named(others, kept)
         for name in dict.fromkeys([*before, *after]):
             old, new = before.get(name), after.get(name)
             if is_link(old) and is_link(new) and [pairs.get(old[0]), old[1]] == new:

@@ -11,7 +11,7 @@ from ..engine.validate import is_link
 from ..engine.workflow import Prompt
 from .kept_values import COMBO_BY_HAND, widget_values
 from .page_graph import Page, PageNode, Shown, Value, wrong
-from .page_widgets import AT_REST, BUTTON, GROWING, ROWS, Found, Infos, Widget, drawn, inputs_of, page_inputs, walk
+from .page_widgets import AT_REST, ROWS, UNLISTED, Found, Infos, Widget, drawn, inputs_of, page_inputs, walk
 
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
 OPEN = -1  # depth of a node whose sources are looked at
@@ -131,7 +131,7 @@ def _page_node(number: int, entry: Mapping[str, Any], info: Mapping[str, Any], p
     inputs = [
         {"name": name, "type": type, "link": None} | ({"widget": {"name": name}} if name in found else {})
         for name, type in types.items()
-        if type not in (BUTTON, GROWING, ROWS)
+        if type not in UNLISTED
     ]
     outputs = zip(info.get("output_name") or info.get("output") or [], info.get("output") or [], strict=False)
     node = {"id": number, "type": entry["class_type"], "pos": place, "size": [WIDE - 60, _height(info)], "flags": {}}

@@ -8,7 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from .page_graph import PageNode, wrong
-from .page_widgets import BOX, NEWER, SIDES, WIDGETS, Found, Slots, Widget, inputs_of, page_inputs, walk
+from .page_widgets import (
+    AT_REST,
+    BOX,
+    NEWER,
+    SIDES,
+    UNKEPT,
+    WIDGETS,
+    Found,
+    Slots,
+    Widget,
+    inputs_of,
+    page_inputs,
+    walk,
+)
 
 PLACE = "widgets_values["  # how the name of a value begins that has none
 COMBO_BY_HAND = "CustomCombo"  # the page makes its options, and an index of the choice among them
@@ -23,16 +36,16 @@ def widget_values(node: PageNode, info: Mapping[str, Any] | None) -> Found:
     Args:
         info: of its class; None where it is not known, and every value is taken as it stands.
     """
-    kept, named = node.data.get("widgets_values"), node.data.get("widgets_values_named")
-    by_name = kept if isinstance(kept, dict) else named if isinstance(named, dict) else None
+    kept = node.data.get("widgets_values")
+    named = kept if isinstance(kept, dict) else node.data.get("widgets_values_named")
     values = kept if isinstance(kept, list) else []
     if info is None:
-        by_name = {f"{PLACE}{place}]": value for place, value in enumerate(values)} if by_name is None else by_name
-        return {name: (_made(name), value) for name, value in by_name.items()}
-    if by_name is None:
+        by_place = {f"{PLACE}{place}]": value for place, value in enumerate(values)}
+        return {name: (_made(name), value) for name, value in (named if isinstance(named, dict) else by_place).items()}
+    if not isinstance(named, dict):
         return _listed(node, info, values)
-    found = walk(page_inputs(info), lambda widget: by_name.get(widget.name, widget.default), slots_of(node))
-    return found | (_more_named(by_name, found) if by_name is named else {})
+    found = walk(page_inputs(info), lambda widget: named.get(widget.name, widget.default), slots_of(node))
+    return found if named is kept else found | _more_named(named, found)
 
 
 def slots_of(node: PageNode) -> Slots:
@@ -51,7 +64,7 @@ def _more_named(named: Mapping[str, Any], found: Found) -> Found:
     for name, (widget, value) in found.items():
         control = widget.settings.get("control_after_generate")
         own |= {control} if isinstance(control, str) else set()
-        own |= {*SIDES} if widget.kind == BOX else set()
+        own |= {*SIDES} if widget.kind == BOX else {"view"} if widget.kind == "CAMERA_ANGLE_VIEW" else set()
         own |= {f"{name}.{number}" for number in range(len(widget.behind(value)))}
     names = [name for name in named if re.sub(r"#\d+$", "", name) not in own]
     return {name: (_made(name), named[name]) for name in names}
@@ -61,6 +74,9 @@ def _listed(node: PageNode, info: Mapping[str, Any], values: list[Any]) -> Found
     rest = list(values)
 
     def take(widget: Widget) -> Any:
+        if widget.kind in AT_REST:  # frontend 1.49 leaves a hole for it
+            del rest[: rest[:1] == [None]]
+            return None
         value = rest.pop(0) if rest else widget.default
         del rest[: len(widget.behind(value))]
         return value
@@ -68,8 +84,8 @@ def _listed(node: PageNode, info: Mapping[str, Any], values: list[Any]) -> Found
     found = walk(page_inputs(info), take, slots_of(node))
     _check(node, info, values, found, rest)
     if node.type == COMBO_BY_HAND:
-        names = ["index", *(f"option{number}" for number in range(1, len(rest)))]
-        return found | {name: (_made(name), value) for name, value in zip(names, rest, strict=False)}
+        options = rest[1:] if rest[-1:] == [""] else [*rest[1:], ""]  # one more to fill in
+        return found | {f"option{number}": (_made(f"option{number}"), one) for number, one in enumerate(options, 1)}
     if any(value not in (None, "") for value in rest):
         logging.warning("node %s %s: its class has no widget for the last values: %r", node.id, node.type, rest)
     return found
@@ -82,7 +98,8 @@ def _check(node: PageNode, info: Mapping[str, Any], values: list[Any], found: Fo
     doubtful = [
         widget.name
         for widget in (Widget.of(*entry) for entry in inputs_of(info))
-        if widget.kind not in {**WIDGETS, **NEWER} and (slots.get(widget.name) or widget.settings.get("socketless"))
+        if widget.kind not in (*WIDGETS, *NEWER, *UNKEPT)
+        and (slots.get(widget.name) or widget.settings.get("socketless"))
     ]
     astray = [name for name, (widget, value) in found.items() if name not in linked and not _fits(widget, value)]
     if astray or (doubtful and rest):

@@ -28,9 +28,15 @@ NEWER: dict[str, Any] = {  # those that frontend 1.49 takes for sockets
 AT_REST = {"IMAGECOMPARE": ["", ""]}  # widgets that no file keeps, and what the page sends of them
 UNKEPT = ("RESOLUTION_PREVIEW", "AUDIO_UI", "CAMERA_INFO_STATE", "PREVIEW_3D")  # widgets that only show something
 UNSENT = (ROWS, BUTTON, "CAMERA_ANGLE_VIEW")
+UNLISTED = (BUTTON, ROWS, GROWING, "CAMERA_ANGLE_VIEW", "CAMERA_INFO_STATE", "COMFY_BRANCH_INPUT_NAMES")  # no inputs
 SEEDS = ("seed", "noise_seed")
-UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload")
-BUTTONS = {"upload 3d model": "upload3dmodel", "upload extra resources": "uploadExtraResources", "clear": "clear"}
+PICTURES = ("image_upload", "animated_image_upload", "video_upload")
+UPLOADS = (*PICTURES, "audio_upload", "mesh_upload")
+BUTTONS = {  # those that a node gets
+    "upload 3d model": "upload3dmodel",
+    "upload extra resources": "uploadExtraResources",
+    "clear": "clear",
+}
 MOST_ROWS = 1000
 
 
@@ -60,18 +66,18 @@ class Widget:
             return False
         if self.kind in WIDGETS or slot is not None:
             return self.kind in WIDGETS or bool(slot)
-        return self.kind in NEWER or "widgetType" in self.settings
+        return self.kind in NEWER
 
     @property
     def is_sent(self) -> bool:
         """Return whether a node gets its value."""
-        return self.kind not in UNSENT
+        return self.kind not in UNSENT or self.name in BUTTONS
 
     @property
     def default(self) -> Any:
         """Return what the page sets at first: the default, or the first option."""
         options = self.settings.get("options")
-        if self.kind == "COMBO" and self.settings.get("multi_select"):
+        if self.kind == "COMBO" and "multi_select" in self.settings:
             return []
         if self.kind == ROWS:
             return self.settings.get("min", 0)
@@ -119,7 +125,7 @@ def walk(inputs: Iterable[tuple[str, Any]], value_of: Callable[[Widget], Any], s
             grown = {one.name: one for one in _grown(widget, slots)}
             found |= {name: (one, value_of(one)) for name, one in grown.items()}
         elif widget.is_drawn(slots.get(widget.name)):
-            value = AT_REST[widget.kind] if widget.kind in AT_REST else value_of(widget)
+            value = AT_REST.get(widget.kind, value_of(widget))
             found[widget.name] = widget, value
             for start, more in widget.brought(value):
                 found |= walk(inputs_of({"input": more}), value_of, slots, start)
@@ -146,19 +152,18 @@ def inputs_of(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def page_inputs(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the inputs of a class in their order, with the buttons that the page puts among them."""
-    parts = info.get("input") or {}
-    required, optional = list((parts.get("required") or {}).items()), list((parts.get("optional") or {}).items())
-    widgets = [Widget.of(*entry) for entry in [*required, *optional]]
-    kinds = [widget.kind for widget in widgets]
-    if "LOAD_3D" in kinds and any(widget.name == "model_file" for widget in widgets):
-        place = next((at for at, entry in enumerate(required) if entry[1][0] == "LOAD_3D"), len(required))
-        required[place:place] = [(name, [BUTTON, {"default": value}]) for name, value in BUTTONS.items()]
-    uploads = {name for widget in widgets if widget.kind == "COMBO" for name in UPLOADS if widget.settings.get(name)}
-    if uploads:
-        required.append(("upload", [BUTTON, {"default": "" if uploads == {"audio_upload"} else "image"}]))
+    inputs = inputs_of(info)
+    widgets = [Widget.of(*entry) for entry in inputs]
+    names, kinds = [widget.name for widget in widgets], [widget.kind for widget in widgets]
+    uploads = [widget.kind == "COMBO" and any(map(widget.settings.get, PICTURES)) for widget in widgets]
+    if ("image", "LOAD_3D") in zip(names, kinds, strict=True) and "model_file" in names:
+        place = names.index("image")
+        inputs[place:place] = [(name, [BUTTON, {"default": value}]) for name, value in BUTTONS.items()]
+    if any(uploads) or info.get("name") == "LoadAudio":
+        inputs.append(("upload", [BUTTON, {"default": "image" if any(uploads) else ""}]))
     if "WEBCAM" in kinds:
-        optional.append(("waiting for camera...", [BUTTON, {"default": "capture"}]))
-    return required + optional
+        inputs.append(("waiting for camera...", [BUTTON, {"default": "capture"}]))
+    return inputs
 
 
 def drawn(widget: Widget, value: Any) -> Any:
