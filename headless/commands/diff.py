@@ -42,7 +42,8 @@ def differences(first: Prompt, second: Prompt) -> list[dict[str, Any]]:
         kept, others = first[one]["inputs"], second[two]["inputs"]
         before, after = _named(kept, others), _named(others, kept)
         for name in dict.fromkeys([*before, *after]):
-            old, new = before.get(name), after.get(name)
+            old: Any = before.get(name)
+            new: Any = after.get(name)
             if is_link(old) and is_link(new) and [pairs.get(old[0]), old[1]] == new:
                 continue
             if old != new or (is_link(old) and is_link(new)):
