@@ -43,7 +43,7 @@ def check(args: argparse.Namespace) -> int:
     """Run `patchbay check`."""
     folders = Folders(args.models, args.input, Path("output"))
     infos = _infos(args)
-    prompt = load(args.workflow, lambda: infos or embedded_infos())
+    prompt = load(args.workflow, lambda: infos or embedded_infos(), unknown=True)
     errors, warnings = findings(prompt, folders) if infos is None else findings_there(prompt, infos, folders)
     if args.json:
         print(json.dumps({"errors": errors, "warnings": warnings}, indent=1))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt, title
+from ..pages.kept_values import PLACE
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 
 
@@ -24,7 +25,8 @@ def add_parser(commands: Any) -> None:
 
 def diff(args: argparse.Namespace) -> int:
     """Run `patchbay diff`; the exit code is 1 where they differ."""
-    found = differences(load(args.first, embedded_infos), load(args.second, embedded_infos))
+    first, second = (load(path, embedded_infos, unknown=True) for path in (args.first, args.second))
+    found = differences(first, second)
     print(json.dumps(found, indent=1) if args.json else "\n".join(map(_line, found)) or "no difference")
     return int(bool(found))
 
@@ -37,9 +39,11 @@ def differences(first: Prompt, second: Prompt) -> list[dict[str, Any]]:
     found += [{"what": "removed", "node": title(first, id)} for id in first if id not in pairs]
     found += [{"what": "added", "node": title(second, id)} for id in second if id not in back]
     for one, two in pairs.items():
-        before, after = first[one]["inputs"], second[two]["inputs"]
+        kept, others = first[one]["inputs"], second[two]["inputs"]
+        before, after = _named(kept, others), _named(others, kept)
         for name in dict.fromkeys([*before, *after]):
-            old, new = before.get(name), after.get(name)
+            old: Any = before.get(name)
+            new: Any = after.get(name)
             if is_link(old) and is_link(new) and [pairs.get(old[0]), old[1]] == new:
                 continue
             if old != new or (is_link(old) and is_link(new)):
@@ -67,6 +71,14 @@ def matched(first: Prompt, second: Prompt) -> dict[str, str]:
             if rest:
                 pairs[id] = rest.pop(0)
     return {id: pairs[id] for id in first if id in pairs}
+
+
+def _named(inputs: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return inputs with values that have only a place under the names that the other workflow has for them."""
+    places = [name for name in inputs if name.startswith(PLACE)]
+    names = [name for name, value in other.items() if name not in inputs and not is_link(value)]
+    new = dict(zip(places, names, strict=True)) if len(places) == len(names) else {}
+    return {new.get(name, name): value for name, value in inputs.items()}
 
 
 def _value(prompt: Prompt, value: Any) -> Any:

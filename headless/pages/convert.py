@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt
+from .kept_values import COMBO_BY_HAND, widget_values
 from .page_graph import Page, PageNode, Shown, Value, wrong
-from .page_widgets import AT_REST, Found, Infos, drawn, inputs_of, walk, widget_values
+from .page_widgets import AT_REST, ROWS, UNLISTED, Found, Infos, Widget, drawn, inputs_of, page_inputs, walk
 
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
 OPEN = -1  # depth of a node whose sources are looked at
@@ -20,21 +22,24 @@ def is_page_format(data: Any) -> bool:
     return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 
-def to_api(workflow: Mapping[str, Any], infos: Infos) -> Prompt:
+def to_api(workflow: Mapping[str, Any], infos: Infos, unknown: bool = False) -> Prompt:
     """Return the API format of a page's workflow.
 
-    Raises PromptError for a node that `infos` lacks, and for links that lead nowhere.
+    Raises PromptError for nodes that `infos` lacks, for values that fit no widget, and for links that lead nowhere.
+
+    Args:
+        unknown: let nodes that `infos` lacks stand, with their values as the page keeps them. Nothing can run that.
     """
     page = Page(workflow)
+    running = page.running()
+    strangers = [] if unknown else [f"node {node.id} {node.type!r}" for node in running if node.type not in infos]
+    if strangers:
+        what, them = ("an unknown node", "it") if len(strangers) == 1 else ("unknown nodes", "them")
+        raise wrong(what, f"{', '.join(strangers)}; ask the server that has {them} (--server)")
     prompt: Prompt = {}
-    for node in page.running():
-        if node.type not in infos:
-            raise wrong("an unknown node", f"node {node.id} {node.type!r}; ask the server that has it (--server)")
-        prompt[node.id] = {
-            "inputs": _inputs(page, node, infos),
-            "class_type": node.type,
-            "_meta": {"title": node.data.get("title") or infos[node.type].get("display_name") or node.type},
-        }
+    for node in running:
+        shown = node.data.get("title") or infos.get(node.type, {}).get("display_name") or node.type
+        prompt[node.id] = {"inputs": _inputs(page, node, infos), "class_type": node.type, "_meta": {"title": shown}}
     for node_inputs in (entry["inputs"] for entry in prompt.values()):
         for name in [name for name, value in node_inputs.items() if is_link(value) and value[0] not in prompt]:
             del node_inputs[name]
@@ -42,7 +47,10 @@ def to_api(workflow: Mapping[str, Any], infos: Infos) -> Prompt:
 
 
 def _inputs(page: Page, node: PageNode, infos: Infos) -> dict[str, Any]:
-    found = {name: _boxed(drawn(*part)) for name, part in _widgets(node, infos).items()}
+    widgets = _widgets(node, infos)
+    found = {
+        name: _sent(page, widget, drawn(widget, value)) for name, (widget, value) in widgets.items() if widget.is_sent
+    }
     for slot, entry in enumerate(node.inputs):
         source = page.source(node, slot) if entry.get("link") is not None else None
         name = str(entry.get("name"))
@@ -53,11 +61,23 @@ def _inputs(page: Page, node: PageNode, infos: Infos) -> dict[str, Any]:
             found |= {} if shown is None else {name: _boxed(shown[1])}
         elif source is not None:
             found[name] = [source[0].id, source[1]]
+    if node.type == COMBO_BY_HAND and not isinstance(found.get("choice"), list):
+        options = [value for name, value in found.items() if name.startswith("option")]
+        found["index"] = options.index(found["choice"]) if found.get("choice") in options else -1
     return found
 
 
 def _widgets(node: PageNode, infos: Infos) -> Found:
-    return widget_values(node.data, infos.get(node.type, {}))
+    return widget_values(node, infos.get(node.type))
+
+
+def _sent(page: Page, widget: Widget, value: Any) -> Any:
+    """Return a value as the page sends that of a widget; a newer page than 1.49 also tells what a curve is."""
+    extra = page.root.data.get("extra")
+    version = re.findall(r"\d+", str(extra.get("frontendVersion", ""))) if isinstance(extra, dict) else []
+    older = len(version) > 0 and tuple(map(int, version[:2])) < (1, 50)
+    typed = widget.kind == "CURVE" and isinstance(value, dict) and not older
+    return {"__type__": "CURVE", "__value__": value} if typed else _boxed(value)
 
 
 def _boxed(value: Any) -> Any:
@@ -99,35 +119,45 @@ def to_page(prompt: Prompt, infos: Infos) -> dict[str, Any]:
 
 
 def _page_node(number: int, entry: Mapping[str, Any], info: Mapping[str, Any], place: list[int]) -> dict[str, Any]:
-    given, values = entry["inputs"], []
-    found = walk(inputs_of(info), lambda widget: _unboxed(given.get(widget.name), widget.default))
-    for widget, value in found.values():
-        if not (isinstance(widget.kind, str) and widget.kind in AT_REST):
-            values += [value, *("fixed", "image")[: widget.more]]
+    given = entry["inputs"]
+    constants = {name: _unboxed(value) for name, value in given.items() if not is_link(value)}
+    found = walk(page_inputs(info), lambda widget: _given(widget, constants), dict.fromkeys(constants, True))
+    kept = [(widget, value) for widget, value in found.values() if widget.kind not in AT_REST]
+    made = {name: value for name, value in constants.items() if name not in found}
+    values = [one for widget, value in kept for one in (value, *widget.behind(value))] + [*made.values()]
     types = {name: _slot_type(kind[0]) for name, kind in inputs_of(info)}
-    types |= {name: _slot_type(widget.kind) for name, (widget, _) in found.items()}
+    types |= {name: widget.kind for name, (widget, _) in found.items() if name not in types}
     types |= {name: "*" for name, value in given.items() if name not in types and is_link(value)}
     inputs = [
         {"name": name, "type": type, "link": None} | ({"widget": {"name": name}} if name in found else {})
         for name, type in types.items()
+        if type not in UNLISTED
     ]
     outputs = zip(info.get("output_name") or info.get("output") or [], info.get("output") or [], strict=False)
     node = {"id": number, "type": entry["class_type"], "pos": place, "size": [WIDE - 60, _height(info)], "flags": {}}
     node |= {"order": number - 1, "mode": 0, "inputs": inputs, "properties": {}, "widgets_values": values}
+    node["widgets_values_named"] = {widget.name: value for widget, value in kept} | made
     node["outputs"] = [{"name": name, "type": kind, "links": []} for name, kind in outputs]
     meta = entry.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     return node | ({"title": title} if isinstance(title, str) else {})
 
 
+def _given(widget: Widget, constants: Mapping[str, Any]) -> Any:
+    """Return the value of a widget; the default where nothing is given, or a link."""
+    if widget.kind != ROWS:
+        return constants.get(widget.name, widget.default)
+    start = f"{widget.name}."
+    rows = [name.removeprefix(start).partition(".")[0] for name in constants if name.startswith(start)]
+    return max([widget.default, *(int(row) + 1 for row in rows if row.isdecimal())])
+
+
 def _slot_type(kind: Any) -> str:
     return "COMBO" if isinstance(kind, list) else str(kind)
 
 
-def _unboxed(value: Any, default: Any) -> Any:
-    """Return a constant of the API format; the default where nothing is given, or a link."""
-    if value is None or is_link(value):
-        return default
+def _unboxed(value: Any) -> Any:
+    """Return a constant of the API format as the page keeps it."""
     return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ..engine.errors import Failure
-from .page_widgets import CHOICE, Infos
+from .page_widgets import CHOICE, GROWING, ROWS, Infos
 
 DEEPEST = 8  # choices within choices
 
@@ -51,5 +51,10 @@ def _is_input(entry: Any, depth: int) -> bool:
     bounds = [settings[name] for name in ("min", "max") if name in settings]
     if not all(isinstance(bound, (int, float)) for bound in bounds):
         return False
+    if entry[0] in ((ROWS, GROWING) if isinstance(entry[0], str) else ()):
+        template = settings.get("template") or {}
+        return isinstance(template, dict) and _are_inputs(
+            template if entry[0] == ROWS else template.get("input"), depth + 1
+        )
     choices = settings.get("options", []) if entry[0] == CHOICE else []
     return all(isinstance(one, dict) and "key" in one and _are_inputs(one.get("inputs"), depth + 1) for one in choices)

@@ -4,102 +4,171 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 Infos = Mapping[str, Mapping[str, Any]]  # class -> its entry in /object_info
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "COLORS", "CURVE", "BOUNDING_BOXES", "COMPOSITOR")
 CHOICE = "COMFY_DYNAMICCOMBO_V3"  # a combo whose options bring inputs of their own
+ROWS = "COMFY_DYNAMICGROUP_V3"  # inputs in rows, and a widget for how many rows there are
+GROWING = "COMFY_AUTOGROW_V3"  # inputs that are repeated; the node tells how often
+BOX, SIDES = "BOUNDING_BOX", {"x": 0, "y": 0, "width": 512, "height": 512}
+BUTTON = "BUTTON"  # this module's word for what the page keeps in a list and no node gets
+CURVE = {"points": [[0, 0], [1, 1]], "interpolation": "monotone_cubic"}
+WIDGETS: dict[str, Any] = {  # types, and what the page sets at first where a class gives no default
+    "INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False, "COMBO": None, "COLOR": "#000000", "COLORS": [],
+    "CURVE": CURVE, "RANGE": {"min": 0, "max": 1}, BOX: SIDES, "BOUNDING_BOXES": [], "COMPOSITOR": {}, "MARKDOWN": "",
+    "TEXTAREA": "", "CHART": {}, "GALLERIA": [], "PAINTER": "", "AUDIO_RECORD": "", "WEBCAM": "", "LOAD_3D": "",
+    "LOAD_3D_ADVANCED": "", "IMAGECOMPARE": None, CHOICE: None, BUTTON: None,
+}  # fmt: skip
+NEWER: dict[str, Any] = {  # those that frontend 1.49 takes for sockets
+    ROWS: 0, "VIDEO_EDIT": {}, "LIGHT_INFO_PREVIEW": [], "COMFY_BRANCH_INPUT_NAMES": [], "COMFY_BRANCH_SELECTOR": "",
+    "CAMERA_ANGLE_VIEW": "camera",
+}  # fmt: skip
 AT_REST = {"IMAGECOMPARE": ["", ""]}  # widgets that no file keeps, and what the page sends of them
-PAGE_ONLY = ("upload", "control_after_generate")
+UNKEPT = ("RESOLUTION_PREVIEW", "AUDIO_UI", "CAMERA_INFO_STATE", "PREVIEW_3D")  # widgets that only show something
+UNSENT = (ROWS, BUTTON, "CAMERA_ANGLE_VIEW")
+UNLISTED = (BUTTON, ROWS, GROWING, "CAMERA_ANGLE_VIEW", "CAMERA_INFO_STATE", "COMFY_BRANCH_INPUT_NAMES")  # no inputs
 SEEDS = ("seed", "noise_seed")
-UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload")
-
-
-def widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> Found:
-    """Return the widgets of a node by name, from what the page keeps: values by name, or only a list of them."""
-    kept, named = node.get("widgets_values"), node.get("widgets_values_named")
-    if isinstance(kept, dict):
-        return walk(inputs_of(info), lambda widget: kept.get(widget.name, widget.default))
-    if isinstance(named, dict):
-        found = walk(inputs_of(info), lambda widget: named.get(widget.name, widget.default))
-        controls = {widget.settings.get("control_after_generate") for widget, _ in found.values()}
-        own = {*PAGE_ONLY, *(name for name in controls if isinstance(name, str)), *found}
-        made = {name: (Widget(name, "*", {}), value) for name, value in named.items() if name not in own}
-        return found | made  # by the page's own code
-    values = iter(kept if isinstance(kept, list) else [])
-
-    def take(widget: Widget) -> Any:
-        value = next(values, widget.default)
-        for _ in range(widget.more):
-            next(values, None)
-        return value
-
-    return walk(inputs_of(info), take)
+PICTURES = ("image_upload", "animated_image_upload", "video_upload")
+UPLOADS = (*PICTURES, "audio_upload", "mesh_upload")
+BUTTONS = {  # those that a node gets
+    "upload 3d model": "upload3dmodel",
+    "upload extra resources": "uploadExtraResources",
+    "clear": "clear",
+}
+MOST_ROWS = 1000
 
 
 @dataclass(frozen=True)
 class Widget:
-    """A widget of a class; `more` values of the page's own follow it in a list."""
+    """A widget of a class, or an input that may be one."""
 
     name: str
-    kind: Any
+    kind: str
     settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, entry: Any) -> Widget:
+        """Return what an input of /object_info stands for."""
+        kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
+        if isinstance(kind, list):
+            return cls(name, "COMBO", {**settings, "options": kind})
+        return cls(name, str(settings.get("widgetType", kind)), settings)
+
+    def is_drawn(self, slot: bool | None = None) -> bool:
+        """Return whether the page draws a widget and keeps its value.
+
+        Args:
+            slot: whether the node's own input says that it is one; None where the node does not list it.
+        """
+        if self.settings.get("forceInput") or self.kind in UNKEPT:
+            return False
+        if self.kind in WIDGETS or slot is not None:
+            return self.kind in WIDGETS or bool(slot)
+        return self.kind in NEWER
+
+    @property
+    def is_sent(self) -> bool:
+        """Return whether a node gets its value."""
+        return self.kind not in UNSENT or self.name in BUTTONS
 
     @property
     def default(self) -> Any:
         """Return what the page sets at first: the default, or the first option."""
-        options = self.kind if isinstance(self.kind, list) else self.settings.get("options")
-        first = options[0] if options else None
-        return self.settings.get("default", first["key"] if self.kind == CHOICE and first else first)
+        options = self.settings.get("options")
+        if self.kind == "COMBO" and "multi_select" in self.settings:
+            return []
+        if self.kind == ROWS:
+            return self.settings.get("min", 0)
+        if "default" in self.settings or not options:
+            return self.settings.get("default", {**WIDGETS, **NEWER}.get(self.kind))
+        return options[0]["key"] if self.kind == CHOICE else options[0]
 
-    @property
-    def more(self) -> int:
-        """Return how many values follow its own."""
-        if self.kind == "COMBO" or isinstance(self.kind, list):
-            uploads = any(self.settings.get(upload) for upload in UPLOADS)
-        else:
-            uploads = False
-        after = self.settings.get("control_after_generate", self.kind == "INT" and self.name in SEEDS)
-        return int(bool(after)) + int(uploads)
+    def behind(self, value: Any) -> list[Any]:
+        """Return the values of the page's own that follow a value in a list."""
+        if self.kind == BOX:
+            sides = value if isinstance(value, dict) else self.default
+            return [sides.get(side, at) if isinstance(sides, dict) else at for side, at in SIDES.items()]
+        if self.kind == "AUDIO_RECORD":
+            return [""]
+        if self.kind not in ("INT", "FLOAT", "COMBO"):
+            return []
+        remote = self.settings.get("remote") if self.kind == "COMBO" else None
+        found: list[Any] = [False] if isinstance(remote, dict) else []
+        found += ["refresh"] if isinstance(remote, dict) and remote.get("refresh_button") else []
+        if self.settings.get("control_after_generate", self.kind == "INT" and self.name in SEEDS):
+            found += ["fixed", ""] if self.kind == "COMBO" else ["fixed"]
+        return found
+
+    def brought(self, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the inputs that a value brings, with how their names begin: those of an option, or of each row."""
+        if self.kind == CHOICE:
+            options = [option.get("inputs") for option in self.settings.get("options", []) if option["key"] == value]
+            yield f"{self.name}.", options[0] if options else None
+        if self.kind == ROWS:
+            asked = int(value) if isinstance(value, (int, float)) and abs(value) < MOST_ROWS else 0
+            for row in range(max(asked, self.settings.get("min", 0))):
+                yield f"{self.name}.{row}.", self.settings.get("template")
 
 
 Found = dict[str, tuple[Widget, Any]]
+Slots = Mapping[str, bool]  # the inputs that a node lists, and whether each is a widget
 
 
-def walk(inputs: Iterable[tuple[str, Any]], value_of: Callable[[Widget], Any], before: str = "") -> Found:
-    """Return the widgets among inputs with their values, by name; those that a choice brings follow it."""
+def walk(inputs: Iterable[tuple[str, Any]], value_of: Callable[[Widget], Any], slots: Slots, before: str = "") -> Found:
+    """Return the widgets among inputs with their values, by name; those that a choice or a row brings follow it."""
     found: Found = {}
     for name, entry in inputs:
-        kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
-        widget = Widget(before + name, kind, settings)
-        if isinstance(kind, str) and kind in AT_REST:
-            found[widget.name] = widget, AT_REST[kind]
-        elif kind == CHOICE:
-            value = value_of(widget)
+        widget = Widget.of(before + name, entry)
+        if widget.kind == GROWING:
+            grown = {one.name: one for one in _grown(widget, slots)}
+            found |= {name: (one, value_of(one)) for name, one in grown.items()}
+        elif widget.is_drawn(slots.get(widget.name)):
+            value = AT_REST.get(widget.kind, value_of(widget))
             found[widget.name] = widget, value
-            brought = [option.get("inputs") for option in settings.get("options", []) if option["key"] == value]
-            found |= walk(inputs_of({"input": brought[0] if brought else None}), value_of, f"{widget.name}.")
-        elif is_widget(kind, settings):
-            found[widget.name] = widget, value_of(widget)
+            for start, more in widget.brought(value):
+                found |= walk(inputs_of({"input": more}), value_of, slots, start)
     return found
 
 
-def is_widget(kind: Any, settings: Mapping[str, Any]) -> bool:
-    """Return whether an input is a widget."""
-    return not settings.get("forceInput") and (isinstance(kind, list) or kind in WIDGETS or "widgetType" in settings)
-
-
-def drawn(widget: Widget, value: Any) -> Any:
-    """Return a value, with one of each choice in a dynamic prompt taken."""
-    return chosen(value) if widget.settings.get("dynamicPrompts") and isinstance(value, str) else value
+def _grown(widget: Widget, slots: Slots) -> Iterator[Widget]:
+    specs = inputs_of(widget.settings.get("template") or {})
+    for name, is_widget in slots.items():
+        tail = name.removeprefix(f"{widget.name}.")
+        if not is_widget or tail == name:
+            continue
+        fits = [entry for spec, entry in specs if len(specs) == 1 or spec == tail.rstrip("0123456789")]
+        one = Widget.of(name, fits[0] if fits else ["*", {}])
+        if one.is_drawn():
+            yield one
 
 
 def inputs_of(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the inputs of a class in their order."""
     parts = info.get("input") or {}
     return [entry for group in ("required", "optional") for entry in (parts.get(group) or {}).items()]
+
+
+def page_inputs(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the inputs of a class in their order, with the buttons that the page puts among them."""
+    inputs = inputs_of(info)
+    widgets = [Widget.of(*entry) for entry in inputs]
+    names, kinds = [widget.name for widget in widgets], [widget.kind for widget in widgets]
+    uploads = [widget.kind == "COMBO" and any(map(widget.settings.get, PICTURES)) for widget in widgets]
+    if ("image", "LOAD_3D") in zip(names, kinds, strict=True) and "model_file" in names:
+        place = names.index("image")
+        inputs[place:place] = [(name, [BUTTON, {"default": value}]) for name, value in BUTTONS.items()]
+    if any(uploads) or info.get("name") == "LoadAudio":
+        inputs.append(("upload", [BUTTON, {"default": "image" if any(uploads) else ""}]))
+    if "WEBCAM" in kinds:
+        inputs.append(("waiting for camera...", [BUTTON, {"default": "capture"}]))
+    return inputs
+
+
+def drawn(widget: Widget, value: Any) -> Any:
+    """Return a value, with one of each choice in a dynamic prompt taken."""
+    return chosen(value) if widget.settings.get("dynamicPrompts") and isinstance(value, str) else value
 
 
 def chosen(text: str) -> str:

@@ -15,13 +15,13 @@ WORKFLOW = "JSON of a workflow in API or page format, or a PNG made from one"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def load(path: Path, infos: Callable[[], Infos]) -> Prompt:
+def load(path: Path, infos: Callable[[], Infos], unknown: bool = False) -> Prompt:
     """Read a workflow in API format from a file; `infos` gives the nodes where it has to be converted.
 
-    Raises PromptError when the file is none, too large, or no workflow.
+    Raises PromptError when the file is none, too large, or no workflow; for nodes that there are not unless `unknown`.
     """
     data = read(path)
-    return check(to_api(data, infos()) if is_page_format(data) else data)
+    return check(to_api(data, infos(), unknown) if is_page_format(data) else data)
 
 
 def read(path: Path) -> Any:

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 NAME = "attention-patchbay"
 CLIENT = Path(__file__).with_name("prompt_client.py")
 START_SECONDS = 240
+# folders of unpacked frontends; without any, ComfyUI takes the one that is installed beside it
+FRONTENDS = [folder for folder in os.environ.get("COMFYUI_FRONTENDS", "").split(os.pathsep) if folder]
 STAMP = r"^\[([\d-]+ [\d:]+,\d+)\]"
 # urllib would ask a proxy of the environment for 127.0.0.1 too
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

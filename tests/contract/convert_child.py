@@ -11,9 +11,15 @@ import sys
 from pathlib import Path
 
 import comfyui_workflow_templates_json
-from page_child import FRAMES, LOAD, PROMPT, READY
+from page_child import FRAMES, LOAD, READY
 from playwright.sync_api import sync_playwright
 
+# What the page saves, with the version that its files tell, and what it sends.
+BOTH = """async () => {
+  const saved = app.rootGraph.serialize()
+  const { output, workflow } = await app.graphToPrompt()
+  return { saved: { ...saved, extra: { ...saved.extra, ...workflow.extra } }, sent: output }
+}"""
 FOLDER = Path(comfyui_workflow_templates_json.__path__[0]) / "templates"
 
 
@@ -30,8 +36,7 @@ def main(chromium: str, url: str, every: str) -> None:
             workflow = json.loads(path.read_text(encoding="utf-8"))
             page.evaluate(LOAD, workflow)
             page.evaluate(FRAMES, 3)
-            saved = page.evaluate("() => app.rootGraph.serialize()")
-            found[path.stem] = {"file": workflow, "saved": saved, "sent": page.evaluate(PROMPT)}
+            found[path.stem] = {"file": workflow, **page.evaluate(BOTH)}
         browser.close()
     json.dump(found, sys.stdout)
 

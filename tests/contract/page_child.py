@@ -10,6 +10,7 @@ tab), `carried` (undo, copy and subgraph) and `errors` of the console.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.request
 from pathlib import Path
@@ -56,6 +57,12 @@ WRITE = """text => {
 }"""
 
 
+def shot(page: Page, name: str) -> None:
+    """Keep a picture of the page for a human to look at, where PATCHBAY_SCREENSHOTS names a folder."""
+    if "PATCHBAY_SCREENSHOTS" in os.environ:
+        page.screenshot(path=Path(os.environ["PATCHBAY_SCREENSHOTS"], f"{name}.png"))
+
+
 def cell(page: Page, name: str) -> tuple[float, float]:
     """Return the middle of a block on the screen."""
     box = page.locator(f'[data-block="{name}"]').bounding_box()
@@ -84,6 +91,7 @@ def choose(page: Page, example: Path) -> dict[str, Any]:
     seen["written"] = page.evaluate(ADDRESS)
     page.locator('[data-block="input:3"]').click()
     seen["kept"] = page.evaluate(ADDRESS)
+    shot(page, "map")
     sent = page.evaluate(PROMPT)
     seen["sent"] = [node["inputs"]["blocks"] for node in sent.values() if node["class_type"] == "PatchbayBlockMap"]
     return seen
@@ -108,13 +116,14 @@ EDITOR = """() => {
 def edit(page: Page, example: Path) -> dict[str, Any]:
     """Write a rule with the keyboard and by suggestions; return what the editor shows after each."""
     page.evaluate(LOAD, json.loads(example.read_text()))
-    page.get_by_role("button", name="sage3").or_(page.locator("[role=status]")).first.wait_for(timeout=30_000)
+    page.get_by_role("button", name="sage3").or_(page.locator("[role=status]:visible")).first.wait_for(timeout=30_000)
     page.evaluate(FOCUS)
     page.keyboard.type("; mid")
     seen = {"begun": page.evaluate(EDITOR)}
     page.get_by_role("button", name="middle", exact=True).click()
     page.keyboard.type(" -> xform")
     seen["wrong"] = page.evaluate(EDITOR)
+    shot(page, "rules")
     for _ in "orm":
         page.keyboard.press("Backspace")
     page.evaluate(FRAMES, 5)
@@ -166,6 +175,7 @@ def look(page: Page, example: Path) -> dict[str, Any]:
     canvas = page.locator("canvas[role=img]").last
     canvas.focus()
     page.keyboard.press("ArrowRight")
+    shot(page, "maps")
     seen["moved"] = page.evaluate(VIEW, "PatchbayAttentionMaps")["status"]
     page.keyboard.press("Enter")
     seen["asked"] = page.evaluate(WIDGETS)["points"]
@@ -240,6 +250,7 @@ def inspect(page: Page, example: Path) -> dict[str, Any]:
     page.get_by_role("listitem").filter(has_text="ran").first.wait_for(timeout=30_000)
     rows = "() => [...document.querySelectorAll('li')].map((row) => [...row.children].map((line) => line.textContent))"
     seen = {"status": status, "rows": page.evaluate(rows)}
+    shot(page, "inspector")
     page.evaluate(COMMAND, "Workspace.ToggleSidebarTab.patchbay-inspector")
     return seen
 
@@ -259,6 +270,7 @@ def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     (map_example,) = [path for path in examples if path.stem == "block_map"]
     (rules_example,) = [path for path in examples if path.stem == "backend_rules"]
     seen["report"] = page.evaluate(REPORT)
+    shot(page, "report")
     (maps_example,) = [path for path in examples if path.stem == "attention_maps"]
     (inspector_example,) = [path for path in examples if path.stem == "patch_inspector"]
     seen |= {"map": choose(page, map_example), "rules": edit(page, rules_example)}

@@ -16,10 +16,10 @@ from attention_patchbay.headless.engine.validate import validate
 from attention_patchbay.headless.engine.workflow import PromptError
 from attention_patchbay.headless.pages.convert import to_api, to_page
 from attention_patchbay.headless.pages.described import described
-from attention_patchbay.headless.pages.page_widgets import inputs_of, walk
+from attention_patchbay.headless.pages.page_widgets import inputs_of
 
-from .comfyui_server import Server, python
-from .test_page import CHROMIUM, can_drive_a_page
+from .comfyui_server import FRONTENDS, Server, python
+from .test_page import CHROMIUM, PAGE_SECONDS, can_drive_a_page
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -27,17 +27,24 @@ pytestmark = [
 ]
 CHILD = Path(__file__).with_name("convert_child.py")
 EVERY = int(os.environ.get("PATCHBAY_TEMPLATES_EVERY", "8"))
+MADE = {"refresh", "image"}  # a button and a view that the page makes and that no class declares
 DRAWN = {"Load3D"}  # sends a picture that the page draws at that moment
 
 Prompt = dict[str, tuple[str, dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    with Server(tmp_path_factory.mktemp("convert") / "base") as server:
+@pytest.fixture(scope="module", params=FRONTENDS or [None], ids=lambda folder: Path(folder or "installed").name)
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    frontend = ["--front-end-root", request.param] if request.param else []
+    with Server(tmp_path_factory.mktemp("convert") / "base", *frontend) as server:
         infos = server.get("/object_info")
         done = subprocess.run(
-            [python(), str(CHILD), str(CHROMIUM), server.url, str(EVERY)], capture_output=True, text=True, timeout=550
+            [python(), str(CHILD), str(CHROMIUM), server.url, str(EVERY)],
+            capture_output=True,
+            text=True,
+            timeout=2 * PAGE_SECONDS,
         )
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
@@ -65,11 +72,32 @@ def test_what_the_page_saves_is_converted_as_it_sends_it(results: tuple[dict[str
         assert not alive & (sent.keys() - found.keys()), name
 
 
+def test_a_list_of_values_is_enough(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    infos, known = results
+    for name, entry in known.items():
+        found, sent = bare(to_api(nameless(entry["saved"]), infos)), bare(entry["sent"])
+        for id, (type, inputs) in found.items():
+            made = {input for input in sent[id][1] if input not in inputs}
+            assert made <= MADE and {**sent[id][1], **inputs} == sent[id][1], (name, id, type)
+
+
+def nameless(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Return a workflow as pages before 1.49 kept it: without the names of values."""
+    workflow = copy.deepcopy(workflow)
+    for graph in (workflow, *(workflow.get("definitions") or {}).get("subgraphs", [])):
+        for node in graph["nodes"]:
+            if node["type"] not in {part["id"] for part in (workflow.get("definitions") or {}).get("subgraphs", [])}:
+                node.pop("widgets_values_named", None)
+    return workflow
+
+
 def test_templates_as_they_are_lead_to_the_same_nodes(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
     infos, known = results
     same = 0
     for name, entry in known.items():
-        found, sent = to_api(entry["file"], infos), entry["sent"]
+        version = entry["saved"]["extra"]["frontendVersion"]
+        file = {**entry["file"], "extra": {**(entry["file"].get("extra") or {}), "frontendVersion": version}}
+        found, sent = to_api(file, infos), entry["sent"]
         if found.keys() != sent.keys():
             continue  # the page gave nodes with the same number new ones
         same += 1
@@ -81,19 +109,17 @@ def test_templates_as_they_are_lead_to_the_same_nodes(results: tuple[dict[str, A
     assert same > 0.9 * len(known)
 
 
-def test_the_way_back_keeps_what_nodes_declare(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_the_way_back_leads_to_the_same_workflow(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
     infos, known = results
     for name, entry in known.items():
         sent = entry["sent"]
         numbers = {id: str(number) for number, id in enumerate(sent, 1)}
-        found = to_api(to_page(sent, infos), infos)
+        page = to_page(sent, infos) | {"extra": entry["saved"]["extra"]}
+        found = bare(to_api(page, infos))
         for id, (type, inputs) in bare(sent).items():
-            widgets = walk(inputs_of(infos[type]), lambda widget, given=inputs: given.get(widget.name, widget.default))
-            for input, value in inputs.items():
-                if isinstance(value, list):
-                    assert found[numbers[id]]["inputs"][input] == [numbers[value[0]], value[1]], (name, id, type, input)
-                elif input in widgets:
-                    assert found[numbers[id]]["inputs"][input] == value, (name, id, type, input)
+            links = {input: value for input, value in inputs.items() if isinstance(value, list)}
+            renumbered = {input: [numbers[value[0]], value[1]] for input, value in links.items()}
+            assert found[numbers[id]] == (type, {**inputs, **renumbered}), (name, id, type)
 
 
 def test_what_the_server_refuses_is_found_without_it(results: tuple[dict[str, Any], dict[str, Any]]) -> None:

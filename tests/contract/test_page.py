@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from .comfyui_server import ROOT, Server, python
+from .comfyui_server import FRONTENDS, ROOT, Server, python
 
 CHILD = Path(__file__).with_name("page_child.py")
 FOLDER = ROOT / "example_workflows"
 CHROMIUM = shutil.which("chromium")
 TITLE = 30  # pixels above a node
+PAGE_SECONDS = float(os.environ.get("PATCHBAY_PAGE_SECONDS", "300"))
 
 
 def can_drive_a_page() -> bool:
@@ -34,16 +35,17 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("page") / "base") as running:
+@pytest.fixture(scope="module", params=FRONTENDS or [None], ids=lambda folder: Path(folder or "installed").name)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    frontend = ["--front-end-root", request.param] if request.param else []
+    with Server(tmp_path_factory.mktemp("page") / "base", *frontend) as running:
         yield running
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, server: Server) -> dict[str, Any]:
     command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(FOLDER)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

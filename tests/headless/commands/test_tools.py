@@ -106,6 +106,59 @@ def test_diff_has_the_exit_codes_of_diff(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["diff", str(DEMO), str(tmp_path / "none.json")]) == 2
 
 
+def unknown_page(size: int, names: bool = True) -> dict[str, Any]:
+    """Return a page workflow whose nodes no server here has."""
+    first = {"id": 1, "type": "FarMaker", "outputs": [{"links": [1]}], "widgets_values": [size, "fixed", ["a", 1]]}
+    if names:
+        first["widgets_values_named"] = {"size": size, "control": "fixed", "list": ["a", 1]}
+    other = {"id": 2, "type": "FarTaker", "inputs": [{"name": "it", "link": 1}], "widgets_values": {"text": "t"}}
+    return {"nodes": [first, other], "links": [[1, 1, 0, 2, 0, "IMAGE"]]}
+
+
+def written(path: Path, data: Any) -> str:
+    path.write_text(json.dumps(data))
+    return str(path)
+
+
+def test_nodes_that_are_not_known_are_compared_as_they_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = written(tmp_path / "one.json", unknown_page(5))
+    two = unknown_page(6)
+    two["nodes"].append({"id": 3, "type": "FarOther", "widgets_values": [1]})
+    two["nodes"][1]["inputs"][0]["link"] = None
+    older = written(tmp_path / "older.json", unknown_page(5, names=False))
+    assert main(["diff", one, one]) == main(["diff", one, older]) == main(["diff", older, one]) == 0
+    capsys.readouterr()
+    assert main(["diff", one, written(tmp_path / "two.json", two)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "added node 3 FarOther",
+        "node 1 FarMaker: size: 5 -> 6",
+        "node 2 FarTaker: it: 'node 1 FarMaker, output 0' -> None",
+    ]
+    two["nodes"].pop()
+    assert (
+        main(["diff", older, written(tmp_path / "oldest.json", two | {"nodes": unknown_page(6, False)["nodes"]})]) == 1
+    )
+    assert "node 1 FarMaker: widgets_values[0]: 5 -> 6" in capsys.readouterr().out
+
+
+def test_every_unknown_node_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (written(tmp_path / "page.json", unknown_page(5)), written(tmp_path / "api.json", API)):
+        assert main(["check", path]) == 2
+        found = capsys.readouterr().out
+        assert "node 1 FarMaker is not known here" in found and "node 2 FarTaker is not known here" in found
+        assert "2 errors" in found
+    assert main(["convert", str(tmp_path / "page.json")]) == 2
+    assert "node 1 'FarMaker', node 2 'FarTaker'" in capsys.readouterr().err
+
+
+API = {
+    "1": {"class_type": "FarMaker", "inputs": {"size": 5}},
+    "2": {"class_type": "FarTaker", "inputs": {"it": ["1", 0]}},
+}
+
+
 def test_a_picture_is_a_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--quiet", "--set", "KSampler.steps=2", "--output", str(tmp_path)]
     assert main(["run", str(DEMO), *quick]) == 0
