@@ -17,7 +17,7 @@ demo: $(VENV)/.headless
 
 # A process for each core; more threads than cores would make small operations many times slower.
 test: $(VENV)/.dev test-web
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # The pure modules of the page; a machine without node leaves them out.
 test-web:

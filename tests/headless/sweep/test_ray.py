@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
 LOCAL = Path(__file__).with_name("ray_local_child.py")
 MEMORY = Path(__file__).with_name("ray_memory_child.py")
 CHILD = Path(__file__).with_name("ray_child.py")
-CELLS = 10
+CELLS = 7
 
 
 def test_every_cell_arrives_once_whoever_dies(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,11 @@ def test_a_truncated_file_names_itself(tmp_path: Path, share: float) -> None:
         load_controlnet(path)
 
 
+def of_each_kind(names: Iterable[str]) -> list[str]:
+    """Return the last of the names that differ by numbers only."""
+    return list({re.sub(r"\d+", "#", name): name for name in names}.values())
+
+
 def test_a_file_without_any_one_of_its_tensors_names_itself(tmp_path: Path) -> None:
     for model in (
         ldm(),
@@ -262,7 +269,7 @@ def test_a_file_without_any_one_of_its_tensors_names_itself(tmp_path: Path) -> N
         ldm(UnionControlNet, union_controlnet_num_control_type=6),
     ):
         state = {key: value.contiguous() for key, value in model.state_dict().items()}
-        for left_out in state:
+        for left_out in of_each_kind(state):
             path = tmp_path / "c.safetensors"
             save_file({key: value for key, value in state.items() if key != left_out}, path)
             with pytest.raises(CheckpointError, match=r"c\.safetensors: "):
