@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,28 @@ def refusal(text: str, widget: str, named: Iterable[str]) -> str:
     return answer
 
 
-def attend(*args: Any, **kwargs: Any) -> Tensor:
-    """Run the host's attention function, the one its own UNet would use; the override of the model holds."""
-    from comfy.ldm.modules.attention import optimized_attention
+@dataclass(frozen=True)
+class Attend:
+    """The host's attention function, the one its own UNet would use; the override of the model holds.
 
-    out: Tensor = optimized_attention(*args, **kwargs)
-    return out
+    It is looked up in each call, since packs put others in its place.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        from comfy.ldm.modules import attention
+
+        out: Tensor = attention.optimized_attention(*args, **kwargs)
+        return out
+
+    @property
+    def __name__(self) -> str:
+        from comfy.ldm.modules import attention
+
+        name: str = attention.optimized_attention.__name__
+        return name
+
+
+attend = Attend()
 
 
 def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
@@ -69,6 +86,14 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
 
     found: list[Tensor] = calc_cond_batch(*args, **kwargs)
     return found
+
+
+def pause() -> AbstractContextManager[object]:
+    """Return a context in which ComfyUI's memory compiler, where there is one, does not record what is allocated."""
+    from comfy import model_prefetch
+
+    found: Callable[[], AbstractContextManager[object]] = getattr(model_prefetch, "pause_malloc_graph", nullcontext)
+    return found()
 
 
 def show_attention(node: str, step: int, found: Shown) -> None:

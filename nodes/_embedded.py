@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,9 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     from ..ldm_patched.sampling.cond_batch import calc_cond_batch
 
     return calc_cond_batch(*args, **kwargs)
+
+
+pause = nullcontext  # nothing compiles the memory of this host's models
 
 
 def show_attention(node: str, step: int, found: Shown) -> None:

@@ -33,7 +33,7 @@ def attach(model: Patcher, method: Method, host: Host | None = None) -> Patcher:
     clone, entry = _with_entry(model, entry, host)
     if not method.neutral:
         blocks = frozenset(block for block, _ in attentions)
-        gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0))
+        gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0), host.pause)
         for place in method.places(gate, host, clone):
             (place if method.slot == SLOT else adapt(place, family, method)).put(clone, host)
     return clone

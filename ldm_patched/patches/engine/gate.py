@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..addressing.address import BlockId
 from ..addressing.schedule import Schedule
@@ -11,19 +13,23 @@ from ..patcher import TransformerOptions
 from ..record.plan import Entry
 from ..record.run import current_block, run_of
 
+T = TypeVar("T")
+Pause = Callable[[], AbstractContextManager[object]]
+
 
 @dataclass(frozen=True)
 class Gate:
     """Open in some blocks during the schedule of an entry; the run counts what acts.
 
     `whole` says that the blocks are those of the UNet, not the transformer blocks in them; `strength` is what the curve
-    is multiplied by.
+    is multiplied by. `pause` is the host's.
     """
 
     entry: Entry
     blocks: frozenset[BlockId]
     whole: bool = False
     strength: float = 1.0
+    pause: Pause = nullcontext
 
     def weight(self, options: TransformerOptions) -> float:
         """Return the strength of the curve for the current call, 0 where the patch must not act."""
@@ -39,6 +45,14 @@ class Gate:
         """Return what this entry keeps during one run; empty outside of one."""
         run = run_of(options)
         return {} if run is None else run.memory(self.entry.number)
+
+    def lasting(self, make: Callable[[], T]) -> T:
+        """Return what `make` gives, which may outlive the block that runs now.
+
+        A host's memory compiler takes what a block allocates for free again in the next block, but while it pauses.
+        """
+        with self.pause():
+            return make()
 
     def skip(self, options: TransformerOptions, reason: str) -> None:
         """Note why the patch cannot act in a call inside its blocks and window; the report shows the last reason."""

@@ -47,9 +47,14 @@ def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
     run, gate = site.run, site.gate
     assert run is not None and gate is not None  # listeners are deaf otherwise
     number, device = gate.entry.number, attention.device
-    run.gather(number, ((site.block, grid), device), Sums(attention, entropy, grid, 1), added)
-    mean = entropy.mean(0, keepdim=True)
-    run.gather(number, ((site.step, grid), device), Sums(attention, mean, grid, 1), added)
+
+    def plus(old: Sums, new: Sums) -> Sums:
+        return gate.lasting(lambda: added(old, new))
+
+    first = gate.lasting(lambda: Sums(attention.clone(), entropy.clone(), grid, 1))
+    run.gather(number, ((site.block, grid), device), first, plus)
+    whole = gate.lasting(lambda: first._replace(entropy=entropy.mean(0, keepdim=True)))
+    run.gather(number, ((site.step, grid), device), whole, plus)
 
 
 def added(old: Sums, new: Sums) -> Sums:

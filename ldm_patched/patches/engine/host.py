@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from .gate import Pause
 from .gathering import Shown
 from .stack import Attend, default_attend
 
@@ -33,8 +35,10 @@ class Host:
         attend: computes attention.
         predict: computes predictions of some conditionings.
         show: shows in a node what listeners have gathered in a step.
+        pause: a context in which what is made may outlive a block: the host's memory compiler does not see it.
     """
 
     attend: Attend = default_attend
     predict: Predict = _predict
     show: Callable[[str, int, Shown], None] = _unseen
+    pause: Pause = nullcontext

@@ -190,9 +190,13 @@ class Site:
         """Return what `make` gives, made once in a run for each key."""
         memory = self.memory
         if key not in memory:
-            memory[key] = make()
+            memory[key] = self.lasting(make)
         made: T = memory[key]
         return made
+
+    def lasting(self, make: Callable[[], T]) -> T:
+        """Return what `make` gives, which may outlive the block."""
+        return make() if self.gate is None else self.gate.lasting(make)
 
     def skip(self, reason: str) -> None:
         """Note why the method cannot act here; the report shows the last reason."""

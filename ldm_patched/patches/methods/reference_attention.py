@@ -98,7 +98,7 @@ class Reference(Method):
     def keep(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Keep the keys and values while the reference runs."""
         if site.block is not None:
-            site.options[RECORDING].kept[site.block] = k, v
+            site.options[RECORDING].kept[site.block] = site.lasting(lambda: (k.clone(), v.clone()))
         return inner(q, k, v)
 
     def unheard(self, site: Site, q: Tensor, k: Tensor) -> str | None:

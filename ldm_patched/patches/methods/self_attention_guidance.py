@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ class SelfAttentionGuidance(Method):
         # cond and uncond can come in separate calls; in one call only the uncond is needed
         for part in (UNCOND,) if site.rows(UNCOND) else (COND,):
             for some in site.rows(part):
-                shares = looked_at(q[some], k[some])
+                shares = site.lasting(partial(looked_at, q[some], k[some]))
                 site.memory.setdefault(f"maps {part}", {})[site.block] = shares.unflatten(1, (1, *grid))
         return inner(q, k, v)
 
