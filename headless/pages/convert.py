@@ -11,7 +11,7 @@ from ..engine.validate import is_link
 from ..engine.workflow import Prompt
 from .kept_values import COMBO_BY_HAND, widget_values
 from .page_graph import Page, PageNode, Shown, Value, wrong
-from .page_widgets import AT_REST, ROWS, UNLISTED, Found, Infos, Widget, drawn, inputs_of, page_inputs, walk
+from .page_widgets import AT_REST, ROWS, UNLISTED, Found, Infos, Widget, drawn, inputs_of, page_inputs, undrawn, walk
 
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
 OPEN = -1  # depth of a node whose sources are looked at
@@ -121,7 +121,9 @@ def to_page(prompt: Prompt, infos: Infos) -> dict[str, Any]:
 def _page_node(number: int, entry: Mapping[str, Any], info: Mapping[str, Any], place: list[int]) -> dict[str, Any]:
     given = entry["inputs"]
     constants = {name: _unboxed(value) for name, value in given.items() if not is_link(value)}
-    found = walk(page_inputs(info), lambda widget: _given(widget, constants), dict.fromkeys(constants, True))
+    found = walk(
+        page_inputs(info), lambda widget: undrawn(widget, _given(widget, constants)), dict.fromkeys(constants, True)
+    )
     kept = [(widget, value) for widget, value in found.values() if widget.kind not in AT_REST]
     made = {name: value for name, value in constants.items() if name not in found}
     values = [one for widget, value in kept for one in (value, *widget.behind(value))] + [*made.values()]

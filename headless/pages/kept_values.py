@@ -86,7 +86,7 @@ def _listed(node: PageNode, info: Mapping[str, Any], values: list[Any]) -> Found
     if node.type == COMBO_BY_HAND:
         options = rest[1:] if rest[-1:] == [""] else [*rest[1:], ""]  # one more to fill in
         return found | {f"option{number}": (_made(f"option{number}"), one) for number, one in enumerate(options, 1)}
-    if any(value not in (None, "") for value in rest):
+    if any(rest):
         logging.warning("node %s %s: its class has no widget for the last values: %r", node.id, node.type, rest)
     return found
 

@@ -171,11 +171,18 @@ def drawn(widget: Widget, value: Any) -> Any:
     return chosen(value) if widget.settings.get("dynamicPrompts") and isinstance(value, str) else value
 
 
+def undrawn(widget: Widget, value: Any) -> Any:
+    """Return a value that `drawn` leads to: braces escaped, and no two characters that begin a comment."""
+    if not (widget.settings.get("dynamicPrompts") and isinstance(value, str)):
+        return value
+    return re.sub(r"/(?=[/*])", "{/}", re.sub(r"(?<!\\)([{}])", r"\\\1", value))
+
+
 def chosen(text: str) -> str:
     """Return a prompt without comments, with one of each `{this|that}` taken at random."""
     text = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
     open_choices: list[list[str]] = [[""]]  # the parts of each choice around this place; outermost the text itself
-    for token in re.findall(r"\\[{}]|[{|}]|[^\\{|}]+|\\", text):
+    for token in re.findall(r"\\[\s\S]|[{|}]|[^\\{|}]+|\\", text):
         parts = open_choices[-1]
         if token == "{":
             open_choices.append([""])
@@ -185,7 +192,7 @@ def chosen(text: str) -> str:
             open_choices.pop()
             open_choices[-1][-1] += random.choice(parts)
         else:
-            parts[-1] += token[1:] if token in ("\\{", "\\}") else token
+            parts[-1] += token[1:] if token in ("\\{", "\\}", "\\|") else token
     while len(open_choices) > 1:  # never closed
         parts = open_choices.pop()
         open_choices[-1][-1] += random.choice(parts)

@@ -187,6 +187,16 @@ def test_dynamic_prompts_take_one_of_each_choice() -> None:
     assert chosen(r"a \{real\} brace | pipe // comment") == "a {real} brace | pipe "
 
 
+def test_escapes_are_those_of_the_page() -> None:
+    assert chosen(r"a \| b \x \\{c}") == r"a | b \x \\c"
+
+
+@given(st.text("ab{|} /*", max_size=20))
+def test_a_prompt_without_choices_finds_back(text: str) -> None:
+    prompt = {"1": {"class_type": "Text", "inputs": {"text": text, "size": 8}}}
+    assert bare(to_api(to_page(prompt, OWN), OWN)) == bare(prompt)
+
+
 @given(st.text("ab{|}\\ /*", max_size=20))
 def test_any_text_is_a_prompt(text: str) -> None:
     assert isinstance(chosen(text), str)

@@ -11,8 +11,9 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.methods import reference_attention, self_attention_guidance
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
-from attention_patchbay.ldm_patched.patches.methods.reference_attention import RECORDING, Reference
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import SelfAttentionGuidance
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
@@ -82,14 +83,18 @@ def test_what_is_kept_is_made_in_the_pause(method: Any, monkeypatch: pytest.Monk
         found.extend(part for kept in self.gathered.values() for part in tensors(kept))
         settled(self)
 
-    def keep(self: Any, site: Any, *args: Any) -> Any:
-        out = kept_by(self, site, *args)
-        found.extend(tensors(site.options[RECORDING].kept))
-        return out
+    def behind(x: Tensor, *args: Any) -> Tensor:
+        found.append(x)
+        return as_ever(x, *args)
 
-    settled, kept_by = Run.settle, Reference.keep
+    def looked_at(q: Tensor, k: Tensor) -> Tensor:
+        found.append(looks(q, k))
+        return found[-1]
+
+    settled, as_ever, looks = Run.settle, reference_attention.behind, self_attention_guidance.looked_at
     monkeypatch.setattr(Run, "settle", settle)
-    monkeypatch.setattr(Reference, "keep", keep)
+    monkeypatch.setattr(reference_attention, "behind", behind)
+    monkeypatch.setattr(self_attention_guidance, "looked_at", looked_at)
     base = run(attach(patcher(), method))
     found.clear()
     assert torch.equal(run(attach(patcher(), method, Host(pause=pause))), base)
