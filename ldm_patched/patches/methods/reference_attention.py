@@ -171,7 +171,7 @@ class ReferencePass:
         rows = [place * (len(x) // len(chunks)) for place in places]
         more = {name: self._rows(value, len(x), rows) for name, value in kwargs.items()}
         sigmas, concat, context = (self._rows(value, len(x), rows) for value in (t, c_concat, c_crossattn))
-        noisy = self._noisy(executor.class_obj, x, sigmas, gate.memory(options))
+        noisy = self._noisy(executor.class_obj, x, sigmas, gate, options)
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
         aside = {**options, EXTRA: True, RECORDING: tokens, "cond_or_uncond": [chunks[place] for place in places]}
@@ -194,12 +194,15 @@ class ReferencePass:
             return value
         return value[list(rows)].repeat_interleave(len(self.reference.latent), dim=0)
 
-    def _noisy(self, model: Any, x: Tensor, sigmas: Tensor, memory: dict[str, Any]) -> Tensor:
+    def _noisy(self, model: Any, x: Tensor, sigmas: Tensor, gate: Gate, options: TransformerOptions) -> Tensor:
         """Return the references with the noise of the step, once for each place."""
-        device = str(x.device)
+
+        def make() -> tuple[Tensor, Tensor]:
+            return model.process_latent_in(self.reference.latent).to(x), self.reference.noise().to(x)
+
+        device, memory = str(x.device), gate.memory(options)
         if device not in memory:
-            latent = model.process_latent_in(self.reference.latent)
-            memory[device] = latent.to(x), self.reference.noise().to(x)
+            memory[device] = gate.lasting(make)
         repeats = len(sigmas) // len(self.reference.latent)
         latent, noise = (source.repeat(repeats, 1, 1, 1) for source in memory[device])
         noisy: Tensor = model.model_sampling.noise_scaling(sigmas, noise, latent)
