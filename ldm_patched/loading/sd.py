@@ -13,6 +13,7 @@ import torch
 from ..files.checkpoint import Checkpoint, CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
 from ..files.diffusers_vae import vae_from_diffusers
+from ..files.preferences import warn_of_preferences
 from ..files.shapes import find_prefix
 from ..files.weights import Source, Weights, WeightView, load_weights, under
 from ..images.vae import VAE
@@ -130,6 +131,7 @@ def config_of(unet: Weights, file: Weights) -> ModelConfig:
 
 def build_unet(unet: Weights, config: ModelConfig, dtype: torch.dtype | None = None) -> ModelPatcher:
     """Build the MODEL of a UNet; half weights compute in float32 on a CPU unless `dtype` says otherwise."""
+    warn_of_preferences(unet)
     device = model_management.get_torch_device()
     dtype = dtype or model_management.unet_dtype(device)
     model = build_model(config, dtype)
