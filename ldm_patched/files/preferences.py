@@ -8,9 +8,7 @@ from collections import Counter
 
 from .weights import Weights
 
-KEY = ".comfy_attention.config"  # its tensor holds JSON: {"attention": name, ...}, or a list of them, the best first
-    ".comfy_attention.config"  # its tensor holds JSON: {"attention": name, ...}, or a list of which the first is taken
-)
+KEY = ".comfy_attention.config"  # its tensor holds JSON: {"attention": name, ...}, or a list, the best first
 UNREADABLE = "an unreadable choice"
 log = logging.getLogger(__name__)
 
