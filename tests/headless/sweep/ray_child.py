@@ -27,7 +27,7 @@ def driver(address: str, folder: Path, count: int, servers: list[str]) -> subpro
     command += ["--folder", str(folder), "--ray", address, "--axis", f"KSampler.seed=1..{count}"]
     command += [part for server in servers for part in ("--server", server.split(",")[0])]
     return subprocess.Popen(
-        [*command, "--axis", "KSampler.steps=20"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--axis", "KSampler.steps=15"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -83,7 +83,7 @@ def test_a_reference_brings_its_colour(demo: Any) -> None:
             picture, _ = draw((Thing("square", colour, "center"),), random.Random(0))
             reference = Reference(demo[2].encode(torch.from_numpy(picture)[None]), strength=strength)
             wanted = np.array(RGB[colour])
-            distances += [np.linalg.norm(ink(one) - wanted) for one in painted(demo, AROUND, reference, steps=10)]
+            distances += [np.linalg.norm(ink(one) - wanted) for one in painted(demo, AROUND, reference)]
         return float(np.mean(distances))
 
     plain, referred = distance(0.0), distance(1.0)
