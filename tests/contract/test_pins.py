@@ -2,9 +2,9 @@
 
 `pins/changed.json` lists what was meant to change since, and why.
 
-`pins/cases.json` says what runs, `pins/pins.json` and `pins/latents.npz` what came out. `python test_pins.py [pattern]`
-writes the last two anew. Latents are compared bit by bit where the plain model gives the pinned bits; on a machine with
-other kernels they may differ by `TOLERANCE`, and what hangs on single bits is not compared.
+`pins/cases.json` says what runs, `pins/pins.json` and `pins/latents.npz` what came out. To write the last two anew:
+`python -m tests.contract.test_pins [pattern]`. Latents are compared bit by bit where the plain model gives the pinned
+bits; on a machine with other kernels they may differ by `TOLERANCE`, and what hangs on single bits is not compared.
 """
 
 from __future__ import annotations
