@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...ldm_patched.files.checkpoint import Checkpoint, CheckpointError
-from ...ldm_patched.files.preferences import preferred_functions
+from ...ldm_patched.files.preferences import preferred_functions, told
 from ...ldm_patched.files.shapes import find_prefix
 from ...ldm_patched.loading import sd
 from ...ldm_patched.loading.model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, model_config
@@ -104,8 +104,7 @@ def info_text(info: dict[str, Any]) -> str:
     if info["parts"]:
         lines.append(f"parts: {', '.join(info['parts'])}")
     if info["attention"]:
-        asked = ", ".join(f"{name} in {count} layers" for name, count in info["attention"].items())
-        lines.append(f"attention: prefers {asked} (in ComfyUI from 0.40 on)")
+        lines.append(f"attention: prefers {told(info['attention'])} (in ComfyUI from 0.40 on)")
     for block in (block for block in info["blocks"] if block["depth"]):
         heads = f", {block['heads']} heads of {block['dim_head']}" if block["heads"] else ""
         tokens = f", tokens 1/{block['factor']}" if block["factor"] else ""

@@ -73,11 +73,12 @@ def _widgets(node: PageNode, infos: Infos) -> Found:
 
 def _sent(page: Page, widget: Widget, value: Any) -> Any:
     """Return a value as the page sends that of a widget; a newer page than 1.49 also tells what a curve is."""
+    if widget.kind != "CURVE" or not isinstance(value, dict):
+        return _boxed(value)
     extra = page.root.data.get("extra")
     version = re.findall(r"\d+", str(extra.get("frontendVersion", ""))) if isinstance(extra, dict) else []
     older = len(version) > 0 and tuple(map(int, version[:2])) < (1, 50)
-    typed = widget.kind == "CURVE" and isinstance(value, dict) and not older
-    return {"__type__": "CURVE", "__value__": value} if typed else _boxed(value)
+    return value if older else {"__type__": "CURVE", "__value__": value}
 
 
 def _boxed(value: Any) -> Any:

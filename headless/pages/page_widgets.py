@@ -82,7 +82,7 @@ class Widget:
         if self.kind == ROWS:
             return self.settings.get("min", 0)
         if "default" in self.settings or not options:
-            return self.settings.get("default", {**WIDGETS, **NEWER}.get(self.kind))
+            return self.settings.get("default", WIDGETS.get(self.kind, NEWER.get(self.kind)))
         return options[0]["key"] if self.kind == CHOICE else options[0]
 
     def behind(self, value: Any) -> list[Any]:

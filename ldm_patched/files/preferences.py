@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 from .weights import Weights
 
@@ -18,12 +19,17 @@ def preferred_functions(weights: Weights) -> dict[str, int]:
     return dict(Counter(_function(weights, key) for key in weights.shapes if key.endswith(KEY)).most_common())
 
 
+def told(found: Mapping[str, int]) -> str:
+    """Return the functions and their numbers of layers for reading."""
+    return ", ".join(f"{name} in {count} layers" for name, count in found.items())
+
+
 def warn_of_preferences(weights: Weights) -> None:
     """Log that a file asks for attention functions that are not run here."""
     found = preferred_functions(weights)
     if found:
-        asked = ", ".join(f"{name} in {count} layers" for name, count in found.items())
-        log.warning("the checkpoint prefers %s; without ComfyUI all layers run this library's own attention", asked)
+        why = "without ComfyUI all layers run this library's own attention"
+        log.warning("the checkpoint prefers %s; %s", told(found), why)
 
 
 def _function(weights: Weights, key: str) -> str:

@@ -6,7 +6,7 @@ head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -46,15 +46,22 @@ def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
     """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step."""
     run, gate = site.run, site.gate
     assert run is not None and gate is not None  # listeners are deaf otherwise
-    number, device = gate.entry.number, attention.device
+    one = Sums(attention, entropy, grid, 1)
+    for place, sums in ((site.block, one), (site.step, one._replace(entropy=entropy.mean(0, keepdim=True)))):
+        _keep_sums(run, gate, ((place, grid), attention.device), sums)
+
+
+def _keep_sums(run: Run, gate: Gate, key: Hashable, sums: Sums) -> None:
+    """Add to what is kept under a key; the first are kept themselves, so they are copied to outlive the block."""
 
     def plus(old: Sums, new: Sums) -> Sums:
         return gate.lasting(lambda: added(old, new))
 
-    first = gate.lasting(lambda: Sums(attention.clone(), entropy.clone(), grid, 1))
-    run.gather(number, ((site.block, grid), device), first, plus)
-    whole = gate.lasting(lambda: first._replace(entropy=entropy.mean(0, keepdim=True)))
-    run.gather(number, ((site.step, grid), device), whole, plus)
+    number = gate.entry.number
+    if key not in run.gathered.get(number, {}):
+        copied = gate.lasting(lambda: (sums.attention.clone(), sums.entropy.clone()))
+        sums = Sums(*copied, sums.grid, sums.calls)
+    run.gather(number, key, sums, plus)
 
 
 def added(old: Sums, new: Sums) -> Sums:

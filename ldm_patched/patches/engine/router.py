@@ -40,8 +40,6 @@ class Route(NamedTuple):
 class Watch(Protocol):
     """What looks at the results of attention calls."""
 
-    entry: Entry
-
     def replaced(self, attention: AttentionId, run: Run) -> Choice | None:
         """Return the function that has to run a call in place of any other; None where there is none."""
         ...
@@ -94,11 +92,12 @@ class Container(Protocol):
 
 
 class Here(NamedTuple):
-    """The call that is made now: its options, its run and its attention."""
+    """The call that is made now: its options, its run and its attention, and what looks at its result."""
 
     options: TransformerOptions
     run: Run | None
     attention: AttentionId
+    watch: Watch | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Router:
     ) -> Tensor:
         """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
         given = Arguments((q, k, v, heads, *args), kwargs)
-        here = _here(given)
+        here = self._here(given)
         return self._run(self._choice(func, here, given), here, given)
 
     def container_function(
@@ -130,31 +129,37 @@ class Router:
         They are handed on as they are, or emptied for a function that takes tensors.
         """
         shown = Arguments((q.peek(), k.peek(), v.peek(), heads, *args), kwargs)
-        here = _here(shown)
+        here = self._here(shown)
         choice = self._choice(self.attend, here, shown)
         del shown  # the kernel frees the tensors only if nobody else holds them
-        if choice.contained and not self._watches(here):
+        if choice.contained and here.watch is None:
             return self._run(choice, here, Arguments((q, k, v, heads, *args), kwargs), q.peek().device)
         return self._run(choice, here, Arguments((q.take(), k.take(), v.take(), heads, *args), kwargs))
 
     def _run(self, choice: Choice, here: Here, given: Arguments, device: torch.device | None = None) -> Tensor:
-        options, run, attention = here
+        options, run, attention, watch = here
         if run is None:
             return choice.function(*given.args, **given.kwargs)
         begin = start(given.args[0].device if device is None else device)
         out = choice.function(*given.args, **given.kwargs)
         took, step = since(begin), run.step(options)
         run.count_call(Call(*attention, choice.name, choice.fallback, choice.rule, choice.preferred), step, took)
-        if self.watch is None or not self._watches(here):
-            return out
-        return self.watch.settle(out, choice, attention, step, run, given)
+        return out if watch is None else watch.settle(out, choice, attention, step, run, given)
 
-    def _watches(self, here: Here) -> bool:
-        return self.watch is not None and here.run is not None and self.watch.takes(here.attention)
+    def _here(self, given: Arguments) -> Here:
+        """Return what is known of a call, and mark that it is inside of an override."""
+        kwargs, (q, k, *_) = given.kwargs, given.args
+        options = kwargs.get("transformer_options") or {}
+        kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
+        run, block = run_of(options), current_block(options)
+        # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
+        kind = run.kind_in(block, q.shape[-2] == k.shape[-2]) if run is not None and block is not None else None
+        watched = self.watch is not None and run is not None and self.watch.takes((block, kind))
+        return Here(options, run, (block, kind), self.watch if watched else None)
 
     def _choice(self, func: Callable[..., Tensor], here: Here, given: Arguments) -> Choice:
-        options, run, attention = here
-        replaced = self.watch.replaced(attention, run) if self.watch is not None and run is not None else None
+        options, run, attention, watch = here
+        replaced = watch.replaced(attention, run) if watch is not None and run is not None else None
         if replaced is not None:
             return replaced
         for route in self.routes:
@@ -178,17 +183,6 @@ class Router:
     def with_watch(self, watch: Watch | None) -> Router:
         """Return a router with a watch in place of the one it had."""
         return replace(self, watch=watch)
-
-
-def _here(given: Arguments) -> Here:
-    """Return what is known of a call, and mark that it is inside of an override."""
-    kwargs, (q, k, *_) = given.kwargs, given.args
-    options = kwargs.get("transformer_options") or {}
-    kwargs["_inside_attn_wrapper"] = True  # a wrapped function would come back here without it
-    run, block = run_of(options), current_block(options)
-    # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
-    kind = run.kind_in(block, q.shape[-2] == k.shape[-2]) if run is not None and block is not None else None
-    return Here(options, run, (block, kind))
 
 
 def _before(previous: Callable[..., Tensor], func: Callable[..., Tensor]) -> Choice:

@@ -116,8 +116,9 @@ class Site:
 
     def rows(self, part: int = COND) -> list[slice]:
         """Return the rows of each chunk of the batch that is `part`."""
-        size = self.batch // len(self.chunks)
-        return [slice(i * size, (i + 1) * size) for i, current in enumerate(self.chunks) if current == part]
+        chunks = self.chunks
+        size = self.batch // len(chunks)
+        return [slice(i * size, (i + 1) * size) for i, current in enumerate(chunks) if current == part]
 
     # Tokens
 

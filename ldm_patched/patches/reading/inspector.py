@@ -61,12 +61,18 @@ def findings(model: Patcher, samples: Tensor | None = None) -> list[Finding]:
 
     Calls are those of the run that gave the latent `samples`; nothing is told of them where it is not known.
     """
-    parts = list(placed(model))
-    try:
-        run = None if samples is None else ARCHIVE.find(samples, plan_of(model))
-    except GoneError:
-        run = None
+    parts, (run, _) = list(placed(model)), _known(model, samples)
     return [_finding(model, part, parts, run) for part in parts]
+
+
+def _known(model: Patcher, samples: Tensor | None) -> tuple[Run | None, str]:
+    """Return the run that gave a latent, or why it is not known."""
+    if samples is None:
+        return None, ""
+    try:
+        return ARCHIVE.find(samples, plan_of(model)), ""
+    except GoneError as error:
+        return None, str(error)
 
 
 def _finding(model: Patcher, part: Placed, parts: list[Placed], run: Run | None) -> Finding:
@@ -179,18 +185,9 @@ def text(model: Patcher, found: Sequence[Finding], samples: Tensor | None = None
     head = f"{family_of(model).name} model, {len(blocks)} transformer blocks, {len(found)} patches"
     head += f", {troubled} of them without effect or at risk." if troubled else "."
     lines = [list(COLUMNS), *map(_row, found)] if found else []
-    told = [head, *_unknown(model, samples)]
+    why = "" if plan_of(model) is None else _known(model, samples)[1]
+    told = [head, f"No calls are shown: {why}."] if why else [head]
     return "\n".join([*told, "", *layout(lines)] if lines else told)
-
-
-def _unknown(model: Patcher, samples: Tensor | None) -> Iterator[str]:
-    """Tell why there are no calls to show of a latent."""
-    plan = plan_of(model)
-    if samples is not None and plan is not None:
-        try:
-            ARCHIVE.find(samples, plan)
-        except GoneError as error:
-            yield f"No calls are shown: {error}."
 
 
 def _row(finding: Finding) -> list[str]:

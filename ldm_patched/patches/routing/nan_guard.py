@@ -103,7 +103,7 @@ class Watching:
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
         """Return the result of a call, or that of an exact function where it is not finite and may be repaired."""
-        if choice.name == REPAIR or not self.takes(attention):
+        if choice.name == REPAIR:
             return out
         run.count_patch(self.entry.number, attention[0])
         if finite(out):

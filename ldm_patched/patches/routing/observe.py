@@ -9,15 +9,12 @@ from ..addressing.where import Where
 from ..engine.attach import attach
 from ..engine.router import SLOT, Arguments, Choice
 from ..patcher import Patcher
-from ..record.plan import Entry
 from ..record.run import AttentionId, Run
 from .rule import Rule
 
 
 class Observer:
     """A watch that notes the first call of each attention, and leaves every result as it is."""
-
-    entry = Entry("observer")
 
     def __init__(self) -> None:
         self.calls: dict[AttentionId, AttentionCall] = {}
