@@ -1,34 +1,25 @@
-"""Run calls with ComfyUI's attention functions and ours: `attention_child.py PACK RESULT.json`, ComfyUI on PYTHONPATH.
+"""Run calls with ComfyUI's attention functions and ours: `attention_child.py RESULT.json`, with both on PYTHONPATH.
 
 The result holds the largest absolute difference of every pairing.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import torch
 
-pack, result = sys.argv[1:]
+(result,) = sys.argv[1:]
 
 from comfy.cli_args import args as comfy_args  # noqa: E402
 
 comfy_args.cpu = True
 
 import comfy.ops  # noqa: E402
-from comfy.ldm.modules import attention as comfy_attention  # noqa: E402
-
-# The folder may have any name, as in custom_nodes.
-spec = importlib.util.spec_from_file_location(
-    "attention_patchbay", Path(pack) / "__init__.py", submodule_search_locations=[pack]
-)
-assert spec is not None
-sys.modules["attention_patchbay"] = importlib.util.module_from_spec(spec)
-
 from attention_patchbay.ldm_patched.ldm.modules.backends import dispatch, registry  # noqa: E402
+from comfy.ldm.modules import attention as comfy_attention  # noqa: E402
 
 OURS = {name: registry.get(name).function for name in ("basic", "sub_quad", "split", "pytorch")}
 THEIRS = {name: getattr(comfy_attention, f"attention_{name}") for name in OURS}

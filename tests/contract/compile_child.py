@@ -12,23 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from attention_patchbay.tests.unets import FLAT as UNET
 
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1],
-    "use_spatial_transformer": True,
-    "context_dim": 16,
-    "num_heads": 4,
-    "num_head_channels": -1,
-    "legacy": False,
-}
 Put = Callable[[Any], Any]
 
 

@@ -1,4 +1,4 @@
-"""Sample a UNet whose layers prefer a stand-in kernel, in ComfyUI: `preferred_child.py PACK RESULT.json`.
+"""Sample a UNet whose layers prefer a stand-in kernel, in ComfyUI: `preferred_child.py RESULT.json`.
 
 The result says, for each way of the pack, how many calls the kernel got in containers and plain, and how far the latent
 is from that of no node; None where this ComfyUI knows no preferences.
@@ -6,7 +6,6 @@ is from that of no node; None where this ComfyUI knows no preferences.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-pack, result = sys.argv[1:]
+(result,) = sys.argv[1:]
 
 from comfy.cli_args import args as comfy_args  # noqa: E402
 
@@ -24,13 +23,6 @@ import comfy.ldm.modules.attention as attention  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.supported_models  # noqa: E402
-
-spec = importlib.util.spec_from_file_location(
-    "attention_patchbay", Path(pack) / "__init__.py", submodule_search_locations=[pack]
-)
-assert spec is not None
-sys.modules["attention_patchbay"] = importlib.util.module_from_spec(spec)
-
 from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.host import Host  # noqa: E402

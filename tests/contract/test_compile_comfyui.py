@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
-ROOT = Path(__file__).parents[2]
+from .children import result_of
+
+pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("compile")
-    (folder / "attention_patchbay").symlink_to(ROOT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((os.environ["COMFYUI_PATH"], str(folder)))}
-    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(Path(__file__).with_name("compile_child.py"))]
-    done = subprocess.run(
-        [*command, str(folder / "result.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        cwd=os.environ["COMFYUI_PATH"],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "result.json").read_text())
+    found: dict[str, Any] = result_of("compile_child.py", tmp_path_factory.mktemp("compile"))
+    return found
 
 
 @pytest.mark.parametrize("case", ["output", "input", "window and curve", "replace", "rule", "guidance"])

@@ -12,10 +12,7 @@ from typing import Any
 import pytest
 from attention_patchbay.headless.engine.catalog import CORE
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
+pytestmark = pytest.mark.comfyui
 OURS = {cls.GET_SCHEMA().node_id: cls.GET_NODE_INFO_V1() for cls in [node for room in CORE for node in room.NODES]}
 SETTINGS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate", "image_upload")
 FILES = (

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +12,9 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
 from safetensors.numpy import save_file
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
-ROOT = Path(__file__).parents[2]
-CHILD = Path(__file__).with_name("families_child.py")
+from .children import result_of
+
+pytestmark = pytest.mark.comfyui
 DOUBLE_SINGLE = "double:0, double:1, single:0, single:1"
 BLOCKS = {"Flux": DOUBLE_SINGLE, "Chroma": DOUBLE_SINGLE, "HunyuanVideo": DOUBLE_SINGLE, "Krea2": "single:0, single:1"}
 BLOCKS |= {"Qwen-Image": "double:0, double:1", "Cosmos-Predict2": "block:0, block:1", "Wan": "double:0, double:1"}
@@ -35,13 +28,8 @@ REFUSED |= {"Wan": {"zero attn2.k", "temperature attn1.q", "noise attn1.q"}}
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("families")
-    (folder / "attention_patchbay").symlink_to(ROOT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((os.environ["COMFYUI_PATH"], str(folder)))}
-    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(CHILD), str(folder / "result.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.environ["COMFYUI_PATH"])
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "result.json").read_text())
+    found: dict[str, Any] = result_of("families_child.py", tmp_path_factory.mktemp("families"))
+    return found
 
 
 @pytest.mark.parametrize("name", BLOCKS)

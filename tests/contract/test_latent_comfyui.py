@@ -22,10 +22,7 @@ from torch import Tensor
 from ..unets import draw
 from . import latent_child
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
+pytestmark = pytest.mark.comfyui
 
 BOUND = 1e-6
 VAE_BOUND = 1e-5  # the networks differ in the order of their sums

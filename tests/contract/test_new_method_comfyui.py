@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,10 +12,7 @@ from .recorded import base, reader, sampler
 from .test_new_method import METHOD, ROOT
 from .workflows import node
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
+pytestmark = pytest.mark.comfyui
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "tests", "docs", "example_workflows", "__pycache__", "*.egg-info")
 
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
-PACK = Path(__file__).parents[2]
+from .children import result_of
+
+pytestmark = pytest.mark.comfyui
 CALLS = 20  # in one step: ten blocks with two attentions each
 GUIDED = 2 * CALLS  # and one prediction more
 
 
 def test_a_node_takes_no_more_than_what_it_is_for(tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(Path(__file__).with_name("preferred_child.py"))]
-    environment = {**os.environ, "PYTHONPATH": str(Path(os.environ["COMFYUI_PATH"]).resolve())}
-    done = subprocess.run(
-        [*command, str(PACK), str(result)], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(result.read_text())
+    found = result_of("preferred_child.py", tmp_path, 300)
     if found is None:
         pytest.skip("this ComfyUI keeps no attention function in a layer")
     assert found["no node"][:2] == [CALLS, 0]

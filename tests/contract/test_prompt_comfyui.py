@@ -18,10 +18,7 @@ from attention_patchbay.ldm_patched.text.prompt import PromptTokenizer
 
 from . import prompt_child
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
+pytestmark = pytest.mark.comfyui
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,

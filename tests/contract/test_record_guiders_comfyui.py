@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from .recorded import ATTENTIONS, Host, base, reader, readers, recording, sampler
+from .recorded import ATTENTIONS, Host, base, reader, readers, sampler
 from .workflows import Workflow, node
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with recording(tmp_path_factory.mktemp("record")) as running:
-        yield running
+pytestmark = pytest.mark.comfyui
 
 
 GUIDERS: dict[str, dict[str, Any]] = {

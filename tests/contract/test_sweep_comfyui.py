@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,10 +19,7 @@ from PIL import Image
 
 from .comfyui_server import ROOT, Server
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
+pytestmark = pytest.mark.comfyui
 CHILD = ROOT / "tests" / "headless" / "sweep" / "ray_child.py"
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 

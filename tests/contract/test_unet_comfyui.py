@@ -15,10 +15,7 @@ from attention_patchbay.ldm_patched.modules.ops import plain
 
 from . import unet_child
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI checkout"),
-]
+pytestmark = pytest.mark.comfyui
 
 SHARED = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False}
 SD15 = {

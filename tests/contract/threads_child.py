@@ -1,11 +1,10 @@
-"""Sample on two devices with ComfyUI's own threads: `threads_child.py PACK RESULT.json`, ComfyUI on PYTHONPATH.
+"""Sample on two devices with ComfyUI's own threads: `threads_child.py RESULT.json`, with both on PYTHONPATH.
 
 Both devices are the CPU, under two names, with a network each. The result holds the difference from a run on one.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-pack, result = sys.argv[1:]
+(result,) = sys.argv[1:]
 
 from comfy.cli_args import args as comfy_args  # noqa: E402
 
@@ -24,13 +23,6 @@ import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.supported_models  # noqa: E402
-
-spec = importlib.util.spec_from_file_location(
-    "attention_patchbay", Path(pack) / "__init__.py", submodule_search_locations=[pack]
-)
-assert spec is not None
-sys.modules["attention_patchbay"] = importlib.util.module_from_spec(spec)
-
 from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch  # noqa: E402
@@ -41,24 +33,9 @@ from attention_patchbay.ldm_patched.patches.record.plan import plan_of  # noqa: 
 from attention_patchbay.ldm_patched.patches.record.run import Run  # noqa: E402
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule  # noqa: E402
 from attention_patchbay.nodes import _host  # noqa: E402
+from attention_patchbay.tests.unets import FLAT as UNET  # noqa: E402
 
 assert _host.found.__name__.endswith("_comfyui")
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1],
-    "use_spatial_transformer": True,
-    "context_dim": 16,
-    "num_heads": 4,
-    "num_head_channels": -1,
-    "legacy": False,
-}
 VALUES = [
     AttentionPatch("attn1.out", "identity", strength=0.5, where=Where.of("middle")),
     AttentionPatch("attn2.k", "mean", strength=0.5, where=Where.of("all", 0.0, 0.7, "linear")),

@@ -14,24 +14,20 @@ from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.text.clip_vision import CLIPVisionModel
 from safetensors.torch import save_file
 
+from ..unets import UNET as SMALL
+
 UNET: dict[str, Any] = {
-    "image_size": 32,
+    **SMALL,
     "in_channels": 8,
-    "out_channels": 4,
     "model_channels": 64,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
     "transformer_depth": [1, 0],
-    "transformer_depth_middle": 1,
     "transformer_depth_output": [1, 1, 0, 0],
-    "use_spatial_transformer": True,
     "use_linear_in_transformer": True,
     "context_dim": 32,
     "num_heads": -1,
     "num_head_channels": 64,
     "num_classes": "sequential",
     "adm_in_channels": 768,
-    "legacy": False,
     "use_temporal_resblock": True,
     "use_temporal_attention": True,
     "use_spatial_context": True,
