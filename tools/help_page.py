@@ -16,7 +16,10 @@ RANGES = {"blocks": "a block address", "curve": "a name or points"}
 def help_page(info: dict[str, Any]) -> str:
     """Return the page of a node that `GET_NODE_INFO_V1` describes; recipe and limits are left to be written."""
     given = info["input"]["required"] | info["input"].get("optional", {})
-    inputs = [_row(name, type, settings) for name, (type, settings) in given.items()]
+    inputs = [
+        _row(name, type, settings, _limits(info["name"], name, type, settings))
+        for name, (type, settings) in given.items()
+    ]
     outputs = zip(info["output_name"], info["output_tooltips"], info["output"], strict=True)
     table = [f"| `{name}` | {tip} | {type} |" for name, tip, type in outputs]
     return "\n".join(
@@ -29,13 +32,25 @@ def help_page(info: dict[str, Any]) -> str:
     )
 
 
-def _row(name: str, type: str, settings: dict[str, Any]) -> str:
+def _limits(node: str, name: str, type: str, settings: dict[str, Any]) -> str:
+    """Return what a node takes: numbers beyond those that a widget offers are often none it refuses."""
+    if "min" not in settings:
+        return RANGES.get(name, "")
+    offered = f"{_plain(settings['min'])} to {_plain(settings['max'])}"
+    check = getattr(catalog()[node], "validate_inputs", None)
+    if type != "FLOAT" or check is None or check(**{name: settings["max"] + 1.0}) is not True:
+        return offered
+    return (
+        f"any; the widget offers {offered}" if check(**{name: settings["min"] - 1.0}) is True else f"{offered}, or more"
+    )
+
+
+def _row(name: str, type: str, settings: dict[str, Any], limits: str) -> str:
     default = settings.get("default", "")
     if isinstance(default, bool):
         default = "yes" if default else "no"
     elif isinstance(default, str):
         default = f"`{default}`" if default else ""
-    limits = f"{_plain(settings['min'])} to {_plain(settings['max'])}" if "min" in settings else RANGES.get(name, "")
     options = " ".join(f"`{option}`" for option in settings.get("options", ()))
     told = [f"`{name}`", settings.get("tooltip", ""), TYPES.get(type, type), _plain(default), options or limits]
     return f"| {' | '.join(told)} |"

@@ -35,6 +35,7 @@ from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, Mo
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..released import RELEASED
 from ..unets import UNET as SMALL
 from ..unets import draw
 
@@ -44,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     for case in json.loads((PINS / "cases.json").read_text())
     for on in case.get("on", ["demo", "random"])
 }
-NODES = {name: cls for name, cls in catalog().items() if name.startswith("Patchbay")}
+NODES = {name: cls for name, cls in catalog().items() if name in RELEASED}
 TOLERANCE = 1e-3  # of the largest number of a latent
 PROMPT = "a red circle on the left and a blue square on the right"
 SIZES = {"demo": (16, 16), "random": (8, 8)}

@@ -25,4 +25,18 @@ def test_it_names_what_the_page_names(node: str) -> None:
 def test_a_row_has_type_default_and_range() -> None:
     rows = help_page(catalog()["PatchbayStyleAligned"].GET_NODE_INFO_V1()).splitlines()
     tips = [row.split(" | ")[2:] for row in rows if row.startswith(("| `adain`", "| `strength`", "| `blocks`"))]
+    sparse = help_page(catalog()["PatchbaySparseAttention"].GET_NODE_INFO_V1())
+    assert ranges(sparse)["scale"] == "any; the widget offers -10 to 10"  # 20 is no error
     assert tips == [["yes or no", "yes", " |"], ["number", "1", "0 to 1 |"], ["text", "`all`", "a block address |"]]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_page_says_where_a_number_may_leave_the_range_of_its_widget(node: str) -> None:
+    given, page = help_page(catalog()[node].GET_NODE_INFO_V1()), (DOCS / f"{node}.md").read_text()
+    free = [name for name, limits in ranges(given).items() if re.match("any;|.*, or more$", limits)]
+    assert [name for name in free if not re.search("the widget offers|, or more$", ranges(page)[name])] == []
+
+
+def ranges(text: str) -> dict[str, str]:
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `") and line.count(" | ") >= 4]
+    return {row[0].strip("| `"): row[-1].strip("| ") for row in rows}

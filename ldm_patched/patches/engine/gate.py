@@ -35,6 +35,12 @@ class Gate:
         """Return the strength of the curve for the current call, 0 where the patch must not act."""
         return curve_weight(self.entry.schedule, options) if self.block(options) in self.blocks else 0.0
 
+    def reach(self, options: TransformerOptions) -> None:
+        """Note that the patch was asked."""
+        run = run_of(options)
+        if run is not None:
+            run.reached.add(self.entry.number)
+
     def count(self, options: TransformerOptions) -> None:
         """Count that the patch acted in the current call."""
         run = run_of(options)

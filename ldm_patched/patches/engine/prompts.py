@@ -7,7 +7,6 @@ Several such methods on one block nest like brackets: the last one appends last 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -19,6 +18,7 @@ from ..patcher import TransformerOptions
 from .gate import Gate
 from .site import COND, LENGTH, Site
 from .stack import CONTEXT, Inner
+from .value import value
 
 Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
 
@@ -76,7 +76,7 @@ def columns(some: Sequence[int], site: Site) -> list[int]:
     return [one - sum(left < one for left in gone) for one in some if one not in gone]
 
 
-@dataclass(frozen=True)
+@value
 class MorePrompts:
     """An attn2_patch that appends the tokens of more prompts (1, n, c) to the context (b, n, c) while the gate is open.
 

@@ -21,6 +21,7 @@ OTHER = 2  # the further prompts of some guiders
 SIDES = ("positive", "negative")  # their names on the page
 # In transformer_options, which hosts copy from call to call:
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
+RECORDING = "patchbay_reference_recording"  # the call runs a reference, whose Tokens these are
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
 
 
@@ -60,6 +61,7 @@ class Site:
         length: columns of the sampler's own context in keys and values; None: all.
         swapped: another prompt stands in the place of the sampler's.
         left_out: positions in the context whose keys and values a layer further out took away.
+        fewer: height and width of the image's tokens among the keys, where a layer further out made them fewer.
     """
 
     options: TransformerOptions
@@ -75,6 +77,7 @@ class Site:
     length: int | None = None
     swapped: bool = False
     left_out: frozenset[int] = frozenset()
+    fewer: tuple[int, int] | None = None
 
     def but(self, **changes: Any) -> Site:
         """Return the site with what is different for the layers further in."""
@@ -100,6 +103,11 @@ class Site:
     def extra(self) -> bool:
         """Return whether the call only serves a guidance or runs a reference."""
         return EXTRA in self.options
+
+    @property
+    def of_reference(self) -> bool:
+        """Return whether the rows are references and no images of the run."""
+        return RECORDING in self.options
 
     @property
     def partial(self) -> bool:
@@ -154,15 +162,26 @@ class Site:
         """
         if "activations_shape" not in self.options:
             raise ValueError(
-                f"{self.tokens} tokens are no single picture: this needs one, without frames or reference pictures"
+                f"{self._where}: {self.tokens} tokens are no single picture; it needs one, without frames or reference "
+                "pictures"
             )
         height, width = self.options["activations_shape"][-2:]
         if height * width != self.tokens:
             raise ValueError(
-                f"{self.tokens} tokens are no {height}x{width} picture: another patch merged or cut them in this "
-                "block; take the block out of one of them, or put this node behind that one"
+                f"{self._where}: {self.tokens} tokens are no {height}x{width} picture, another node merged, cut or "
+                "added some; take the block out of one of the two nodes, or put this one after the other"
             )
         return height, width
+
+    @property
+    def _where(self) -> str:
+        """Name the method and the block, for an error."""
+        return f"{'this' if self.gate is None else self.gate.entry.name} in {self.block or 'this block'}"
+
+    @property
+    def key_grid(self) -> tuple[int, int]:
+        """Return height and width of the image's tokens among the keys, where they come first; see `image_grid`."""
+        return self.fewer or self.image_grid
 
     @property
     def area(self) -> tuple[int, int] | None:

@@ -56,6 +56,7 @@ class Layer:
         curve = self.gate.weight(site.options)
         if curve == 0.0:
             return inner(q, k, v)
+        self.gate.reach(site.options)
         here = site.but(gate=self.gate, curve=curve, weight=curve * self.gate.strength)
         reason = self.idle(here, q, k) if self.idle is not None else None
         if reason is not None:

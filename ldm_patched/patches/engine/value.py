@@ -20,9 +20,7 @@ def value(cls: type[T]) -> type[T]:
 
     def __post_init__(self: Any) -> None:
         for field in dataclasses.fields(self):
-            given = getattr(self, field.name)
-            if isinstance(given, Tensor):
-                object.__setattr__(self, field.name, given.detach().clone())
+            object.__setattr__(self, field.name, _own(getattr(self, field.name)))
         if check is not None:
             check(self)
 
@@ -31,6 +29,12 @@ def value(cls: type[T]) -> type[T]:
     made.__eq__ = _equal  # type: ignore[method-assign]
     made.__hash__ = _hash  # type: ignore[method-assign]
     return made
+
+
+def _own(given: Any) -> Any:
+    if isinstance(given, Tensor):
+        return given.detach().clone()
+    return tuple(map(_own, given)) if type(given) is tuple else given
 
 
 def _equal(self: Any, other: Any) -> Any:
@@ -42,14 +46,20 @@ def _equal(self: Any, other: Any) -> Any:
 def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    if type(one) is type(other) is tuple:
+        return len(one) == len(other) and all(map(_same, one, other))
     return type(one) is type(other) and bool(one == other)  # True == 1, and is no equal setting
 
 
 def _hash(self: Any) -> int:
     parts = (getattr(self, field.name) for field in dataclasses.fields(self) if field.compare)
-    return hash((type(self), *(_digest(part) if isinstance(part, Tensor) else part for part in parts)))
+    return hash((type(self), *map(_digest, parts)))
 
 
-def _digest(x: Tensor) -> bytes:
+def _digest(x: Any) -> Any:
+    if type(x) is tuple:
+        return tuple(map(_digest, x))
+    if not isinstance(x, Tensor):
+        return x
     numbers = x.cpu().contiguous().flatten()
     return hashlib.sha256(repr((x.dtype, x.shape)).encode() + numbers.view(torch.uint8).numpy().tobytes()).digest()

@@ -77,10 +77,10 @@ class KeyValueDownsampling(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to fewer keys and values."""
-        grid, smaller = site.but(tokens=k.shape[2]).area, MATHS[self.method]
+        grid, smaller, factor = site.but(tokens=k.shape[2]).area, MATHS[self.method], self.factor_now(site)
         assert grid is not None  # it would be idle
-        k, v = (split(smaller(merged(x), grid, self.factor_now(site)), x.shape[1]) for x in (k, v))
-        return inner(q, k, v)
+        k, v = (split(smaller(merged(x), grid, factor), x.shape[1]) for x in (k, v))
+        return inner(q, k, v, site.but(fewer=(-(-grid[0] // factor), -(-grid[1] // factor))))
 
 
 def nearest(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:

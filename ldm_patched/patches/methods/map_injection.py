@@ -49,8 +49,10 @@ class MapInjection(Method):
         return f"attention maps of the first picture {self.strength:g}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a chunk has one image only."""
-        return "" if site.batch <= len(site.chunks) else None
+        """Return whether a chunk has one image only, or its rows are references."""
+        if site.of_reference:
+            return ""
+        return "the batch holds one picture" if site.batch <= len(site.chunks) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first image's queries and keys."""

@@ -21,13 +21,12 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place, Wrap, WrapModel
-from ..engine.site import COND, EXTRA, Site, chunks_of
+from ..engine.site import COND, EXTRA, RECORDING, Site, chunks_of
 from ..engine.stack import Inner
 from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
 
-# Keys of transformer_options, which are private to one call of the model.
-RECORDING = "patchbay_reference_recording"  # the Tokens that the call is made for
+# In transformer_options, which are private to one call of the model:
 HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
 
 

@@ -75,12 +75,13 @@ class SelfAttentionGuidance(Method):
 
     def note(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Note where self-attention looks, for cond and uncond in each block; the attention stays as it is."""
-        grid = site.image_grid
+        grid = site.key_grid  # further keys, as those of a reference, stand behind
         # cond and uncond can come in separate calls; in one call only the uncond is needed
         for part in (UNCOND,) if site.rows(UNCOND) else (COND,):
             for some in site.rows(part):
                 shares = site.lasting(partial(looked_at, q[some], k[some]))
-                site.memory.setdefault(f"maps {part}", {})[site.block] = shares.unflatten(1, (1, *grid))
+                own = shares[:, : math.prod(grid)]
+                site.memory.setdefault(f"maps {part}", {})[site.block] = own.unflatten(1, (1, *grid))
         return inner(q, k, v)
 
 

@@ -40,8 +40,10 @@ class StyleAligned(Method):
         return f"style aligned{'' if self.adain else ' without AdaIN'}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
-        """Return whether a batch of one image has nothing to share."""
-        return "" if site.batch <= len(site.chunks) else None
+        """Return whether a batch of one image has nothing to share, or is one of references."""
+        if site.of_reference:
+            return ""
+        return "the batch holds one picture" if site.batch <= len(site.chunks) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first rows shared."""

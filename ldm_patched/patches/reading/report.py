@@ -131,6 +131,10 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _uses(run: Run, call: Call) -> list[str]:
+    """Return what had a part in an attention; where several functions computed it, nobody knows in which calls."""
+    attention = call.block, call.kind
+    functions = {other.backend for other in run.calls if (other.block, other.kind) == attention}
+    several = len(functions) + (attention in missed(run)) > 1
     uses = []
     for entry in run.entries:
         count = run.patched[entry.number, call.block]
@@ -138,7 +142,7 @@ def _uses(run: Run, call: Call) -> list[str]:
             if entry.number == call.rule:
                 uses.append(entry.name)
         elif count and (call.block, call.kind) in entry.targets:
-            uses.append(f"{entry.name} x{count}")
+            uses.append(entry.name if several else f"{entry.name} x{count}")
     return uses
 
 
@@ -205,7 +209,22 @@ def _why_not(run: Run, entry: Entry) -> str:
         return "no call was left for it: rules of later nodes or patches that replace the attention came first"
     if entry.number in run.skips:
         return run.skips[entry.number]
-    return "the model did not enter its blocks"
+    if entry.number in run.reached:
+        return "it found nothing to act on in its blocks"
+    if not any(target in run.seen for target in entry.targets):
+        return "the model did not enter its blocks"
+    return "later nodes replaced the attention of its blocks" + _named(_over(run, entry))
+
+
+def _over(run: Run, entry: Entry) -> list[str]:
+    """Return the names of the later entries that ran in the blocks of an entry."""
+    blocks = {block for block, _ in entry.targets}
+    ran = {number for number, block in run.patched if block in blocks}
+    return [later.name for later in run.entries if later.number > entry.number and later.number in ran]
+
+
+def _named(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
 
 
 def layout(lines: Sequence[Sequence[str]]) -> list[str]:

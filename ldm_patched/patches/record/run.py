@@ -73,6 +73,7 @@ class Run:
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
         patched: uses of each entry (by number) in each block.
+        reached: the entries whose layers were asked at a time when they may act, whatever they did.
         foreign: calls of patches of others, by their identity.
         running: calls whose time the GPU has not told yet; `settle` waits for them.
         gathered: what an entry (by number) has summed up for after the run.
@@ -95,6 +96,7 @@ class Run:
     in_front: str = ""
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    reached: set[int] = field(default_factory=set)
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)

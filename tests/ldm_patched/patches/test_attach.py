@@ -10,11 +10,13 @@ import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE, Archive, GoneError
-from attention_patchbay.ldm_patched.patches.record.plan import Plan, plan_of
+from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
@@ -166,3 +168,14 @@ def test_patches_are_equal_by_all_that_is_in_them_and_nobody_changes_them_later(
     with pytest.raises(dataclasses.FrozenInstanceError):
         patched = attach(patcher(), Rule("basic"))
         patched.model_options["transformer_options"][SLOT].routes = ()
+
+
+def test_what_appends_prompts_is_equal_by_their_numbers_and_keeps_them() -> None:
+    prompt = draw(3, 1, 7, 16)
+    gate = Gate(Entry("regions"), frozenset())
+    one, same, other = (MorePrompts(gate, (prompt + more, prompt)) for more in (0.0, 0.0, 1.0))
+    assert one == same and hash(one) == hash(same) and one != other
+    assert one != MorePrompts(gate, (prompt,))
+    kept = MorePrompts(gate, (prompt,))
+    prompt.zero_()
+    assert bool(kept.prompts[0].any())

@@ -18,6 +18,7 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.record.plan import KEY
 from attention_patchbay.ldm_patched.patches.record.run import Call, Run, current_block
+from attention_patchbay.ldm_patched.patches.record.steps import StepCount
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.sampling import samplers
 
@@ -134,6 +135,26 @@ def test_the_percent_follows_the_model_that_samples() -> None:
     model.add_object_patch("model_sampling", late)
     run(model)
     assert list(last_run(model).percents.values()) == pytest.approx([0.1] * STEPS)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [("heunpp2", 5), ("heunpp2", 2), ("heunpp2", 1), ("heun", 4), ("exp_heun_2_x0", 4)],
+)
+def test_a_sampler_of_several_calls_is_counted_as_it_makes_them(sampler: str, calls: int) -> None:
+    """Heun++ calls at the next two sigmas, Heun at the next; both make fewer calls where the sigmas end."""
+    steps = [float(sigma) for sigma in range(calls, -1, -1)]
+    more = 2 if sampler == "heunpp2" else 1
+    count, schedule, seen = StepCount(sampler), torch.tensor(steps), []
+    for i in range(calls):
+        made = [i, *range(i + 1, min(i + 1 + more, calls))]
+        for number, at in enumerate(made):
+            sigma = torch.tensor([steps[at]])
+            seen.append(count.of(sigma, steps[at], schedule))
+            assert count.of(sigma, steps[at], schedule) == seen[-1]
+            if number == 0:
+                count.end_of_first_call()
+        assert seen[-len(made) :] == [i + 1] * len(made)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "heun"])

@@ -4,13 +4,17 @@ import json
 from typing import Any
 
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.address import parse
+from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import BLOCKS, IDENTITY, STEPS, ZERO, last_run, patcher, run
@@ -84,6 +88,29 @@ def test_the_report_tells_why_a_patch_never_ran() -> None:
         "2. zero attn1.out x 0 on all: never ran, its settings change nothing",
         f"3. zero attn2.out on middle 0-100% 0:0: {window}",
     ]
+
+
+def test_the_report_names_the_later_node_that_replaced_an_attention() -> None:
+    model = attach(attach(patcher(), TokenMerging(0.5)), AttentionPatch("attn1.out", "identity"))
+    run(model)
+    replaced = "never ran, later nodes replaced the attention of its blocks (identity attn1.out on all)"
+    assert entries(model)[0].endswith(replaced)
+
+
+def test_the_report_tells_that_a_batch_of_one_has_nothing_to_share() -> None:
+    model = attach(patcher(), StyleAligned())
+    run(model)
+    assert entries(model) == ["1. style aligned on all: never ran, the batch holds one picture"]
+
+
+def test_the_report_tells_that_a_patch_was_asked_and_found_nothing() -> None:
+    entry = Entry("words", 1, targets=((BlockId("middle", 0), "cross"),))
+    found = Run(Plan((entry,)), placed=frozenset({(1, None)}))
+    assert report.fate(found, entry) == "never ran, the model did not enter its blocks"
+    found.enter("cross", BlockId("middle", 0))
+    assert report.fate(found, entry) == "never ran, later nodes replaced the attention of its blocks"
+    found.reached.add(1)
+    assert report.fate(found, entry) == "never ran, it found nothing to act on in its blocks"
 
 
 def test_the_report_tells_why_a_rule_never_ran() -> None:
