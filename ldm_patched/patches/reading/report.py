@@ -131,10 +131,6 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _uses(run: Run, call: Call) -> list[str]:
-    """Return what had a part in an attention; where several functions computed it, nobody knows in which calls."""
-    attention = call.block, call.kind
-    functions = {other.backend for other in run.calls if (other.block, other.kind) == attention}
-    several = len(functions) + (attention in missed(run)) > 1
     uses = []
     for entry in run.entries:
         count = run.patched[entry.number, call.block]
@@ -142,7 +138,7 @@ def _uses(run: Run, call: Call) -> list[str]:
             if entry.number == call.rule:
                 uses.append(entry.name)
         elif count and (call.block, call.kind) in entry.targets:
-            uses.append(entry.name if several else f"{entry.name} x{count}")
+            uses.append(f"{entry.name} x{count}")
     return uses
 
 

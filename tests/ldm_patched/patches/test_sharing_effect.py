@@ -77,14 +77,13 @@ def test_aligned_pictures_have_more_equal_colours(demo: Any) -> None:
 
 
 def test_a_reference_brings_its_colour(demo: Any) -> None:
-    def distance(strength: float) -> float:
-        distances = []
-        for colour in ("red", "green", "yellow", "purple"):
-            picture, _ = draw((Thing("square", colour, "center"),), random.Random(0))
-            reference = Reference(demo[2].encode(torch.from_numpy(picture)[None]), strength=strength)
-            wanted = np.array(RGB[colour])
-            distances += [np.linalg.norm(ink(one) - wanted) for one in painted(demo, AROUND, reference)]
-        return float(np.mean(distances))
+    def distances(pictures: Pictures, colour: str) -> list[float]:
+        return [float(np.linalg.norm(ink(one) - np.array(RGB[colour]))) for one in pictures]
 
-    plain, referred = distance(0.0), distance(1.0)
-    assert referred < 0.95 * plain, (plain, referred)
+    unreferred, plain, referred = painted(demo, AROUND), [], []
+    for colour in ("red", "green", "yellow", "purple"):
+        picture, _ = draw((Thing("square", colour, "center"),), random.Random(0))
+        reference = Reference(demo[2].encode(torch.from_numpy(picture)[None]))
+        plain += distances(unreferred, colour)
+        referred += distances(painted(demo, AROUND, reference), colour)
+    assert np.mean(referred) < 0.95 * np.mean(plain), (np.mean(plain), np.mean(referred))
