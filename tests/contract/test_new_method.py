@@ -84,8 +84,8 @@ def python(pack: Path, *args: str) -> str:
 
 def test_it_is_among_the_nodes(pack: Path) -> None:
     listed = json.loads(python(pack, "-m", "attention_patchbay.headless.commands.cli", "nodes", "--json"))
-    names = [entry["name"] for entry in (listed.values() if isinstance(listed, dict) else listed)]
-    assert "PatchbayUniformGuidance" in names
+    text = listed["PatchbayUniformGuidance"]["description"]
+    assert text == "Guide away from the image in which every token attends to all alike."
 
 
 def test_it_runs_is_checked_reported_and_saved(pack: Path) -> None:

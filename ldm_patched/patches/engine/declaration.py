@@ -128,7 +128,7 @@ class Declaration:
 
     Args:
         node: id of the node; empty: no node is made.
-        text: what the node does, in a sentence or two.
+        text: what the node does, in a sentence or two; the first line of the class's docstring where it is not given.
         verb: what happens to the model, for the tooltip of its input.
         gives: how the clone differs, for the tooltip of the output.
         asks: inputs that are no fields; the method's `made` turns them into some.
@@ -257,7 +257,8 @@ def method(**said: Any) -> Callable[[type[T]], type[T]]:
 
     def decorate(cls: type[T]) -> type[T]:
         made = value(cls)
-        made.declaration = Declaration(**said)  # type: ignore[attr-defined]
+        summary = (cls.__doc__ or "").partition("\n")[0]
+        made.declaration = Declaration(**{"text": summary, **said})  # type: ignore[attr-defined]
         return made
 
     return decorate
