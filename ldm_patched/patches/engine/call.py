@@ -20,10 +20,10 @@ from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
 from .foreign import counted
-from .inventory import owner
+from .owner import owner
 from .preferred import preferences
 from .router import SLOT, Router
-from .stack import ATTEND, CONTEXT, LAYERS, restore, uncover
+from .stack import ATTEND, CONTEXT, LAYERS, stacked
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
@@ -40,14 +40,13 @@ def call_model(
     transformer_options: TransformerOptions,
     **kwargs: Any,
 ) -> Tensor:
-    """Call the model with its stacks around later entries, its context in the options, and no stale graph.
+    """Call the model with its stacks around foreign entries, its context in the options, and no stale graph.
 
     A wrapper for APPLY_MODEL.
     """
     slots = dict(transformer_options.get("patches_replace", {}))
     for name, layers in transformer_options.get(LAYERS, {}).items():
-        slots[name] = restore(name, slots.get(name, {}), layers, transformer_options[ATTEND])
-    slots = {name: uncover(entries) for name, entries in slots.items()}
+        slots[name] = stacked(name, slots.get(name, {}), layers, transformer_options[ATTEND])
     plan = transformer_options.get(KEY)
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):

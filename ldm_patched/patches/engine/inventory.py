@@ -10,8 +10,9 @@ from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
 from .gate import Gate
 from .marks import Mark
+from .owner import foreign_name
 from .router import SLOT, Router
-from .stack import Key, Stack
+from .stack import LAYERS, Key
 
 OVERRIDE = "override"
 WRAPPERS = "wrappers"
@@ -52,9 +53,10 @@ def placed(model: Patcher) -> Iterator[Placed]:
     options = model.model_options.get("transformer_options", {})
     for slot, patches in options.get("patches", {}).items():
         yield from (Placed(slot, patch) for patch in patches if not serves(patch))
+    for slot, blocks in options.get(LAYERS, {}).items():
+        yield from (Placed(slot, layer, block) for block, some in blocks.items() for layer in some if layer.counted)
     for slot, patches in options.get("patches_replace", {}).items():
-        for address, patch in patches.items():
-            yield from (Placed(slot, part, address) for part in _parts(patch))
+        yield from (Placed(slot, patch, address) for address, patch in patches.items())
     if SLOT in options:
         yield from (Placed(OVERRIDE, part) for part in _parts(options[SLOT]))
     for slot in LISTS:
@@ -67,17 +69,11 @@ def placed(model: Patcher) -> Iterator[Placed]:
         yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
 
 
-def _parts(patch: Patch) -> list[Any]:
-    """Return what a stack or a router is made of, without layers that only serve others of their method.
-
-    The foreign patch of (block, number) has a place of its own.
-    """
-    if isinstance(patch, Router):
-        return [part for part in (*patch.routes, patch.watch, patch.previous) if part is not None]
-    if isinstance(patch, Stack):
-        layers = [layer for layer in patch.layers if layer.counted]
-        return [*layers, *([patch.foreign] if patch.exact else [])]
-    return [patch]
+def _parts(override: Patch) -> list[Any]:
+    """Return what a router is made of."""
+    if isinstance(override, Router):
+        return [part for part in (*override.routes, override.watch, override.previous) if part is not None]
+    return [override]
 
 
 def entry_number(patch: object) -> int | None:
@@ -100,29 +96,3 @@ def block_name(address: Key) -> str:
     # no model has a second middle: that address has to show its number
     block = f"{block_type}:{number}" if number else str(BlockId(block_type, number))
     return ".".join([block, *map(str, index)])
-
-
-def foreign_name(patch: Any) -> str:
-    """Name a patch by its owner and the function or class that it comes from."""
-    source = _source(patch)
-    return f"{owner(patch)}.{source.__qualname__}".replace(".<locals>", "")
-
-
-def owner(patch: Any) -> str:
-    """Name the module of a patch; where it is of a node pack, by the pack: `sd-perturbed-attention: nag_nodes`.
-
-    ComfyUI gives a pack the path of its folder as the name of its module, with `_x_` for each dot.
-    """
-    module: str = _source(patch).__module__
-    _, found, inside = module.replace("\\", "/").rpartition("custom_nodes/")
-    if not found:
-        return module
-    pack, _, rest = inside.partition(".")
-    pack = pack.replace("_x_", ".")
-    return f"{pack}: {rest}" if rest else pack
-
-
-def _source(patch: Any) -> Any:
-    """Return the function or class that a patch comes from."""
-    patch = getattr(patch, "func", patch)  # of a partial
-    return patch if hasattr(patch, "__qualname__") else type(patch)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..addressing.blocks import model_blocks
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
 from ..engine.call import APPLY_MODEL, compiles
-from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, foreign_name, placed
+from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, placed
+from ..engine.owner import foreign_name
 from ..engine.router import function_name
 from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError

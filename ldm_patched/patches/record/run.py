@@ -79,6 +79,8 @@ class Run:
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
+        reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
+        overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         percents: sigma -> how far the run is there.
         choices: the function chosen for each kind of call, and why it is not the one asked for.
         memories: entry number -> what it keeps during the run.
@@ -101,6 +103,8 @@ class Run:
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
+    reads: dict[Hashable, bool] = field(default_factory=dict)
+    overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     percents: dict[float, float] = field(default_factory=dict)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -207,6 +211,7 @@ class Run:
             self._take_times(wait=True)
             self.memories.clear()
             self.choices.clear()
+            self.reads.clear()
 
     def drop_gathered(self) -> None:
         """Forget what was gathered."""

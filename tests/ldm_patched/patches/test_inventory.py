@@ -8,7 +8,8 @@ from typing import Any
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.inventory import foreign_name, placed
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.owner import foreign_name
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
