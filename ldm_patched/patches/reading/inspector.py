@@ -18,7 +18,7 @@ from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import Row, fate, layout
+from .report import Row, fate, layout, overridden
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -122,6 +122,8 @@ def _troubles(model: Patcher, part: Placed, parts: list[Placed], run: Run | None
         yield from _hidden(part, parts)
     elif run is not None and (reason := fate(run, entry)).startswith("never ran"):
         yield reason
+    elif run is not None and (lost := overridden(run, entry)):
+        yield lost
     options = model.model_options.get("transformer_options", {})
     if _stale(model, options) and _in_model_call(part):
         yield "torch.compile may keep a graph from before it; put a Patchbay node on the model"
