@@ -22,6 +22,7 @@ from ..record.run import Run
 from .foreign import counted
 from .owner import owner
 from .preferred import preferences
+from .prompts import foreign_first
 from .router import SLOT, Router
 from .stack import ATTEND, CONTEXT, LAYERS, stacked
 
@@ -47,11 +48,15 @@ def call_model(
     slots = dict(transformer_options.get("patches_replace", {}))
     for name, layers in transformer_options.get(LAYERS, {}).items():
         slots[name] = stacked(name, slots.get(name, {}), layers, transformer_options[ATTEND])
+    patches = dict(transformer_options.get("patches", {}))
+    if "attn2_patch" in patches:
+        patches["attn2_patch"] = foreign_first(patches["attn2_patch"])
     plan = transformer_options.get(KEY)
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options.get(SLOT))
-    options = counted({**transformer_options, KEY: run, "patches_replace": slots, LATENT: list(x.shape)})
+    mine = {KEY: run, "patches": patches, "patches_replace": slots, LATENT: list(x.shape)}
+    options = counted({**transformer_options, **mine})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
     if not compiles(options):
@@ -61,8 +66,11 @@ def call_model(
 
 
 def begin(run: Run, model: Any, override: Patch | None) -> None:
-    """Note what a call of the model finds on it: the preferences of its layers, and whose override comes first."""
+    """Note what a call of the model finds on it: the preferences of its layers, and what of others comes first."""
     run.enter_model()
+    forward = vars(model.diffusion_model).get("forward")
+    if forward is not None:
+        run.forward = owner(forward)
     if run.preferred is None:
         run.preferred = preferences(model.diffusion_model)
     if override is not None and not isinstance(override, Router):

@@ -100,6 +100,8 @@ class Stack:
         if len(k) < len(q):
             self._step_back(extra_options, f"{len(k)} rows of keys and {len(q)} of queries")
             return innermost(q, k, v, site)
+        if len(k) > len(q) and site.run is not None:
+            site.run.more_rows.add((site.block, site.kind))
         q, k, v = (split(x[: len(q)], site.heads) for x in (q, k, v))
         out = self._run(len(self.layers), site, q, k, v, innermost)
         if isinstance(innermost, Guest):
