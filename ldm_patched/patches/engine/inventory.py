@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
+
 from ..addressing.address import BlockId
+from ..addressing.blocks import block_modules
+from ..addressing.families import family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
 from .gate import Gate
@@ -16,6 +20,7 @@ from .stack import LAYERS, Key
 
 OVERRIDE = "override"
 WRAPPERS = "wrappers"
+NETWORK = "diffusion_model."  # in the keys of object patches
 # Slots in `model_options` with a list of functions, and those with one.
 LISTS = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
 SINGLES = (
@@ -27,11 +32,15 @@ SINGLES = (
 
 
 class Placed(NamedTuple):
-    """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index)."""
+    """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index).
+
+    `key` is the path of what it replaces in the model, where it is an object patch; its slot is then the end of that.
+    """
 
     slot: str
     patch: Any  # or a route or the watch of a router
     address: Key | None = None
+    key: str = ""
 
     @property
     def number(self) -> int | None:
@@ -67,6 +76,22 @@ def placed(model: Patcher) -> Iterator[Placed]:
     for keyed in model.wrappers.values():
         wrappers = (wrapper for key, wrappers in keyed.items() if key != KEY for wrapper in wrappers)
         yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
+    for key, patch in model.object_patches.items():
+        # samplings, dtypes and the settings of layers are no patches
+        if key.startswith(NETWORK) and callable(patch) and not isinstance(patch, torch.nn.Module):
+            yield _method_of(model, key, patch)
+
+
+def _method_of(model: Patcher, key: str, patch: Patch) -> Placed:
+    """Return a patch in the place of a method of the network, of a block or of a part of one."""
+    blocks = {id(module): block for block, module in block_modules(model.model.diffusion_model, family_of(model))}
+    module, names = model.model.diffusion_model, key.removeprefix(NETWORK).split(".")
+    for i, name in enumerate(names):
+        if id(module) in blocks:
+            path = names[i:] if len(names[i:]) > 1 else ["block", name]
+            return Placed(".".join(path), patch, blocks[id(module)], key)
+        module = getattr(module, name, None)
+    return Placed(".".join(("model", *names)), patch, None, key)
 
 
 def _parts(override: Patch) -> list[Any]:

@@ -30,6 +30,8 @@ def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
 
     for slot, patches in lists_of(clone).items():
         set_list(clone, slot, [patch for patch in patches if stays(slot, patch)])
+    for part in foreign:
+        clone.object_patches.pop(part.key, None)
     _empty_options(clone.model_options.get("transformer_options", {}), stays)
     for slot in SINGLES:
         if not stays(slot, clone.model_options.get(slot)):

@@ -182,7 +182,7 @@ def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple
 
 
 def _copied(part: Placed) -> bool:
-    return part.slot not in (OVERRIDE, WRAPPERS, *SINGLES)
+    return not part.key and part.slot not in (OVERRIDE, WRAPPERS, *SINGLES)
 
 
 def _replace(clone: Patcher, part: Placed) -> None:
