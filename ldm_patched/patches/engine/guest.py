@@ -38,11 +38,11 @@ class Guest:
     ) -> None:
         self.patch, self.slot, self.own, self.options, self.entries = patch, slot, (q, k, v), options, entries
         self.steered_by: set[int] = set()  # entries that have changed keys or values, and nothing else
-        self.called = False
+        self.last_shapes: tuple[torch.Size, ...] = ()
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         """Return what the patch makes of a call, with the tokens of q."""
-        self.called = True
+        self.last_shapes = q.shape, k.shape
         own_q, own_k, own_v = self.own
         behind = own_k[len(own_q) :]
         if len(behind) and len(k) == len(own_q) and k.shape[1:] == behind.shape[1:]:
@@ -59,8 +59,9 @@ class Guest:
         return out
 
     def see_the_call(self) -> None:
-        """Call the patch for itself where no layer did."""
-        if not self.called:
+        """Call the patch for itself where no layer did, or last with other tokens of the image: it may record them."""
+        shapes = tuple(x.shape for x in self.own[:2])
+        if not self.last_shapes or (self.slot == "attn1" and self.last_shapes != shapes):
             self.patch(*self.own, self.options)
 
     def _watched(self, q: Tensor, k: Tensor, v: Tensor, options: TransformerOptions) -> Tensor:

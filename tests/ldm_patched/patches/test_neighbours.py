@@ -324,3 +324,20 @@ def test_a_result_of_another_size_names_both_and_the_fix() -> None:
 def test_merged_tokens_and_a_patch_that_gives_back_values() -> None:
     both = beside(TokenMerging(where=Where(parse("middle"))), guided, True)
     assert torch.isfinite(run(both)).all()
+
+
+def test_a_patch_that_records_is_left_with_the_call_itself() -> None:
+    """Self-attention guidance makes a mask of the map: with the keys of another image it would have no size."""
+    seen: list[Tensor] = []
+
+    def recording(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        seen[:] = [k]
+        return attend(q, k, v, extra_options)
+
+    def longer(site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        return inner(q, torch.cat([k, k], 2), torch.cat([v, v], 2))
+
+    layer = Layer(Gate(Entry("longer"), frozenset({HERE})), longer)
+    q, k = draw(0, 2, 16, 8), draw(1, 2, 16, 8)
+    Stack("attn1", (layer,), recording)(q, k, k, OPTIONS)
+    assert seen[0] is k
