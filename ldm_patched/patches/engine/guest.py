@@ -69,7 +69,8 @@ class Guest:
         run, block = run_of(options), current_block(options)
         if run is None or not self.steered_by:
             return self.patch(q, k, v, options)
-        key = (self.slot, block, getattr(self.patch, "__wrapped__", self.patch))
+        theirs = getattr(self.patch, "__wrapped__", self.patch)
+        key = (self.slot, block, id(theirs))
         if key not in run.reads:
             with Reads(k, v) as reads:
                 out = self.patch(q, k, v, options)
@@ -77,7 +78,7 @@ class Guest:
         else:
             out = self.patch(q, k, v, options)
         if not run.reads[key]:
-            run.overridden.update(dict.fromkeys(((number, block) for number in self.steered_by), owner(key[2])))
+            run.overridden.update(dict.fromkeys(((number, block) for number in self.steered_by), owner(theirs)))
         return out
 
     def _misfit(self, q: Tensor, k: Tensor, out: Tensor) -> str:
