@@ -30,6 +30,7 @@ class Patcher(Protocol):
 
     model_options: dict[str, Any]
     wrappers: dict[str, dict[Any, list[Patch]]]  # by moment and key
+    object_patches: dict[str, Any]  # by the path of what they replace in the model
 
     @property
     def model(self) -> Any:

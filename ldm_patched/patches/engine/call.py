@@ -20,10 +20,11 @@ from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
 from .foreign import counted
-from .inventory import owner
+from .owner import owner
 from .preferred import preferences
+from .prompts import foreign_first
 from .router import SLOT, Router
-from .stack import ATTEND, CONTEXT, LAYERS, restore, uncover
+from .stack import ATTEND, CONTEXT, LAYERS, stacked
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
@@ -40,19 +41,22 @@ def call_model(
     transformer_options: TransformerOptions,
     **kwargs: Any,
 ) -> Tensor:
-    """Call the model with its stacks around later entries, its context in the options, and no stale graph.
+    """Call the model with its stacks around foreign entries, its context in the options, and no stale graph.
 
     A wrapper for APPLY_MODEL.
     """
     slots = dict(transformer_options.get("patches_replace", {}))
     for name, layers in transformer_options.get(LAYERS, {}).items():
-        slots[name] = restore(name, slots.get(name, {}), layers, transformer_options[ATTEND])
-    slots = {name: uncover(entries) for name, entries in slots.items()}
+        slots[name] = stacked(name, slots.get(name, {}), layers, transformer_options[ATTEND])
+    patches = dict(transformer_options.get("patches", {}))
+    if "attn2_patch" in patches:
+        patches["attn2_patch"] = foreign_first(patches["attn2_patch"])
     plan = transformer_options.get(KEY)
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options.get(SLOT))
-    options = counted({**transformer_options, KEY: run, "patches_replace": slots, LATENT: list(x.shape)})
+    mine = {KEY: run, "patches": patches, "patches_replace": slots, LATENT: list(x.shape)}
+    options = counted({**transformer_options, **mine})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
     if not compiles(options):
@@ -62,8 +66,11 @@ def call_model(
 
 
 def begin(run: Run, model: Any, override: Patch | None) -> None:
-    """Note what a call of the model finds on it: the preferences of its layers, and whose override comes first."""
+    """Note what a call of the model finds on it: the preferences of its layers, and what of others comes first."""
     run.enter_model()
+    forward = vars(model.diffusion_model).get("forward")
+    if forward is not None:
+        run.forward = owner(forward)
     if run.preferred is None:
         run.preferred = preferences(model.diffusion_model)
     if override is not None and not isinstance(override, Router):

@@ -45,6 +45,7 @@ def _counting(patch: Patch, run: Run) -> Patch:
         finally:
             run.count_foreign(patch, since(begin))
 
+    call.__wrapped__ = patch  # type: ignore[attr-defined]
     return call
 
 

@@ -11,12 +11,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..patcher import CfgArgs, Patch, TransformerOptions
+from ..patcher import CfgArgs, TransformerOptions
 from .gate import Gate, curve_weight
 from .host import Host
 from .place import AfterCfg
 from .site import EXTRA, Site
-from .stack import Inner, Key, Layer, push
+from .stack import ATTEND, Inner, Layer, with_layer
 
 
 class Weakening(Protocol):
@@ -56,11 +56,8 @@ class WeakPass:
         return guided(denoised, args["cond_denoised"], weak, scale)
 
     def _weakened(self, gate: Gate, options: TransformerOptions) -> TransformerOptions:
-        replaced = options.get("patches_replace", {})
-        slots: dict[Key, Patch] = dict(replaced.get("attn1", {}))
-        layer = Layer(gate, self.method.weak_attend)
-        stacks = {block: push("attn1", slots, block, layer, self.host.attend) for block in gate.blocks}
-        return {**options, EXTRA: True, "patches_replace": {**replaced, "attn1": slots | stacks}}
+        weakened = with_layer(options, "attn1", Layer(gate, self.method.weak_attend))
+        return {**weakened, EXTRA: True, ATTEND: self.host.attend}
 
 
 def scale_now(gate: Gate, args: CfgArgs) -> float:

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
+
 from ..addressing.address import BlockId
+from ..addressing.blocks import block_modules
+from ..addressing.families import family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
 from .gate import Gate
 from .marks import Mark
+from .owner import foreign_name
 from .router import SLOT, Router
-from .stack import Key, Stack
+from .stack import LAYERS, Key
 
 OVERRIDE = "override"
 WRAPPERS = "wrappers"
+NETWORK = "diffusion_model."  # in the keys of object patches
 # Slots in `model_options` with a list of functions, and those with one.
 LISTS = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
 SINGLES = (
@@ -26,11 +32,15 @@ SINGLES = (
 
 
 class Placed(NamedTuple):
-    """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index)."""
+    """One patch in one slot; `address` is its key in `patches_replace`: (block, number) or (block, number, index).
+
+    `key` is the path of what it replaces in the model, where it is an object patch; its slot is then the end of that.
+    """
 
     slot: str
     patch: Any  # or a route or the watch of a router
     address: Key | None = None
+    key: str = ""
 
     @property
     def number(self) -> int | None:
@@ -52,9 +62,10 @@ def placed(model: Patcher) -> Iterator[Placed]:
     options = model.model_options.get("transformer_options", {})
     for slot, patches in options.get("patches", {}).items():
         yield from (Placed(slot, patch) for patch in patches if not serves(patch))
+    for slot, blocks in options.get(LAYERS, {}).items():
+        yield from (Placed(slot, layer, block) for block, some in blocks.items() for layer in some if layer.counted)
     for slot, patches in options.get("patches_replace", {}).items():
-        for address, patch in patches.items():
-            yield from (Placed(slot, part, address) for part in _parts(patch))
+        yield from (Placed(slot, patch, address) for address, patch in patches.items())
     if SLOT in options:
         yield from (Placed(OVERRIDE, part) for part in _parts(options[SLOT]))
     for slot in LISTS:
@@ -65,19 +76,29 @@ def placed(model: Patcher) -> Iterator[Placed]:
     for keyed in model.wrappers.values():
         wrappers = (wrapper for key, wrappers in keyed.items() if key != KEY for wrapper in wrappers)
         yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
+    for key, patch in model.object_patches.items():
+        # samplings, dtypes and the settings of layers are no patches
+        if key.startswith(NETWORK) and callable(patch) and not isinstance(patch, torch.nn.Module):
+            yield _method_of(model, key, patch)
 
 
-def _parts(patch: Patch) -> list[Any]:
-    """Return what a stack or a router is made of, without layers that only serve others of their method.
+def _method_of(model: Patcher, key: str, patch: Patch) -> Placed:
+    """Return a patch in the place of a method of the network, of a block or of a part of one."""
+    blocks = {id(module): block for block, module in block_modules(model.model.diffusion_model, family_of(model))}
+    module, names = model.model.diffusion_model, key.removeprefix(NETWORK).split(".")
+    for i, name in enumerate(names):
+        if id(module) in blocks:
+            path = names[i:] if len(names[i:]) > 1 else ["block", name]
+            return Placed(".".join(path), patch, blocks[id(module)], key)
+        module = getattr(module, name, None)
+    return Placed(".".join(("model", *names)), patch, None, key)
 
-    The foreign patch of (block, number) has a place of its own.
-    """
-    if isinstance(patch, Router):
-        return [part for part in (*patch.routes, patch.watch, patch.previous) if part is not None]
-    if isinstance(patch, Stack):
-        layers = [layer for layer in patch.layers if layer.counted]
-        return [*layers, *([patch.foreign] if patch.exact else [])]
-    return [patch]
+
+def _parts(override: Patch) -> list[Any]:
+    """Return what a router is made of."""
+    if isinstance(override, Router):
+        return [part for part in (*override.routes, override.watch, override.previous) if part is not None]
+    return [override]
 
 
 def entry_number(patch: object) -> int | None:
@@ -100,29 +121,3 @@ def block_name(address: Key) -> str:
     # no model has a second middle: that address has to show its number
     block = f"{block_type}:{number}" if number else str(BlockId(block_type, number))
     return ".".join([block, *map(str, index)])
-
-
-def foreign_name(patch: Any) -> str:
-    """Name a patch by its owner and the function or class that it comes from."""
-    source = _source(patch)
-    return f"{owner(patch)}.{source.__qualname__}".replace(".<locals>", "")
-
-
-def owner(patch: Any) -> str:
-    """Name the module of a patch; where it is of a node pack, by the pack: `sd-perturbed-attention: nag_nodes`.
-
-    ComfyUI gives a pack the path of its folder as the name of its module, with `_x_` for each dot.
-    """
-    module: str = _source(patch).__module__
-    _, found, inside = module.replace("\\", "/").rpartition("custom_nodes/")
-    if not found:
-        return module
-    pack, _, rest = inside.partition(".")
-    pack = pack.replace("_x_", ".")
-    return f"{pack}: {rest}" if rest else pack
-
-
-def _source(patch: Any) -> Any:
-    """Return the function or class that a patch comes from."""
-    patch = getattr(patch, "func", patch)  # of a partial
-    return patch if hasattr(patch, "__qualname__") else type(patch)

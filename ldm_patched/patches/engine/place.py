@@ -14,7 +14,7 @@ from .call import APPLY_MODEL
 from .gate import Gate
 from .host import Host
 from .site import Site
-from .stack import ATTEND, KINDS, LAYERS, Act, Layer, push
+from .stack import ATTEND, KINDS, Act, Layer, with_layer
 
 POST_CFG = "sampler_post_cfg_function"  # ComfyUI's name of the place
 
@@ -36,16 +36,10 @@ class Wrap:
     counted: bool = True
 
     def put(self, clone: Patcher, host: Host) -> None:
-        """Push the layer on the stack of every block, and note it, should a later node take the block's place."""
-        options = clone.model_options["transformer_options"]  # set_model_patch_replace puts a copy in its place below
-        options[ATTEND] = host.attend
-        known = options.setdefault(LAYERS, {}).setdefault(self.slot, {})
+        """Put the layer on top of those of its blocks."""
         layer = Layer(self.gate, self.act, self.idle, self.counted)
-        for block in sorted(self.gate.blocks):  # a set has another order in every process
-            existing = clone.model_options["transformer_options"].get("patches_replace", {}).get(self.slot, {})
-            stack = push(self.slot, existing, block, layer, host.attend)
-            clone.set_model_patch_replace(stack, self.slot, *block)
-            known[block] = (*known.get(block, ()), layer)
+        options = with_layer(clone.model_options["transformer_options"], self.slot, layer)
+        clone.model_options["transformer_options"] = {**options, ATTEND: host.attend}
 
 
 @dataclass(frozen=True)

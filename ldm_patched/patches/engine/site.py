@@ -20,6 +20,7 @@ COND, UNCOND = 0, 1  # as hosts number them in cond_or_uncond
 OTHER = 2  # the further prompts of some guiders
 SIDES = ("positive", "negative")  # their names on the page
 # In transformer_options, which hosts copy from call to call:
+COUPLED = "cond_or_uncond_couple"  # other packs' name of the chunks that they have made of those of the call
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
 RECORDING = "patchbay_reference_recording"  # the call runs a reference, whose Tokens these are
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
@@ -120,6 +121,9 @@ class Site:
     @property
     def chunks(self) -> list[int]:
         """Return what each equal chunk of the batch is: COND, UNCOND or OTHER."""
+        coupled: list[int] | None = self.options.get(COUPLED)
+        if coupled and self.batch != self.options["activations_shape"][0]:
+            return coupled
         return chunks_of(self.options)
 
     def rows(self, part: int = COND) -> list[slice]:

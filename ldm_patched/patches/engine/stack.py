@@ -1,18 +1,22 @@
-"""Composition of replace patches: every owner of one attention slot calls the next, the attention itself comes last."""
+"""Composition of replace patches: every owner of one attention slot calls the next, the attention itself comes last.
+
+A model keeps its layers beside the slots, and they enter the slots in each call of the model: what other nodes find in
+a slot is theirs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ...ldm.modules.backends import dispatch
 from ..addressing.address import BlockId
 from ..patcher import Patch, TransformerOptions
 from .gate import Gate
+from .guest import Guest
 from .site import LENGTH, Site
 
 CONTEXT = "patchbay_prompt"  # in the options of a call: the context (b, n, c) that the model gets
@@ -22,6 +26,7 @@ KINDS = {"attn1": "self", "attn2": "cross"}
 
 Key = tuple[Any, ...]  # of patches_replace: (block, number) or (block, number, index)
 Attend = Callable[..., Tensor]  # the attention function of the host
+Innermost = Callable[[Tensor, Tensor, Tensor, Site], Tensor]  # on (b, n, h * d)
 
 
 def default_attend(*args: Any, **kwargs: Any) -> Tensor:
@@ -70,7 +75,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Stack:
-    """The replace patch of one slot: `layers` from the first attached (innermost) to the last.
+    """The replace patch of one attention in one call of the model: `layers` from the first attached (innermost).
 
     Inside them runs the foreign patch of the slot, or else the host's attention. `exact` tells that the foreign patch
     was addressed to this very transformer block, not to all of its (block, number).
@@ -88,62 +93,55 @@ class Stack:
         A foreign patch that no layer called is called for itself: it may record what it sees, as self-attention
         guidance does, or count.
         """
-        cut = len(k) != len(q)
-        if cut:  # ComfyUI's HyperTile cuts q alone; attention functions then read k, v in its batch
+        cut = self.slot == "attn1" and _cut_alone(q, k)
+        if cut:  # attention functions read k, v in the batch of q
             k, v = (x.reshape(len(q), -1, x.shape[-1]) for x in (k, v))
         site = Site(extra_options, KINDS[self.slot], len(q), q.shape[1], cut=cut, length=extra_options.get(LENGTH))
+        innermost = self._innermost(q, k, v, extra_options)
+        if len(k) < len(q):
+            self._step_back(extra_options, f"{len(k)} rows of keys and {len(q)} of queries")
+            return innermost(q, k, v, site)
+        if len(k) > len(q) and site.run is not None:
+            site.run.more_rows.add((site.block, site.kind))
+        q, k, v = (split(x[: len(q)], site.heads) for x in (q, k, v))
+        out = self._run(len(self.layers), site, q, k, v, innermost)
+        if isinstance(innermost, Guest):
+            innermost.see_the_call()
+        return merged(out)
+
+    def _innermost(self, q: Tensor, k: Tensor, v: Tensor, options: TransformerOptions) -> Innermost:
         if self.foreign is None:
-            return self._merged(site, q, k, v)
-        foreign, called = self.foreign, False
+            return self._attention
+        return Guest(self.foreign, self.slot, q, k, v, options, [layer.gate.entry for layer in self.layers])
 
-        def watched(*args: Any) -> Tensor:
-            nonlocal called
-            called = True
-            return foreign(*args)
-
-        out = replace(self, foreign=watched)._merged(site, q, k, v)
-        if not called:
-            foreign(q, k, v, extra_options)
-        return out
-
-    def _merged(self, site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads = site.heads
-        return merged(self._run(len(self.layers), site, split(q, heads), split(k, heads), split(v, heads)))
-
-    def _run(self, depth: int, site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if depth:
-
-            def inner(q: Tensor, k: Tensor, v: Tensor, site: Site = site) -> Tensor:
-                # merging, tiles and windows hand on other rows or tokens than they got
-                if q.shape[0] != site.batch or q.shape[2] != site.tokens:
-                    site = site.but(batch=q.shape[0], tokens=q.shape[2])
-                return self._run(depth - 1, site, q, k, v)
-
-            return self.layers[depth - 1](site, q, k, v, inner)
-        q, k, v = merged(q), merged(k), merged(v)
-        if self.foreign is not None:
-            return split(self.foreign(q, k, v, site.options), site.heads)
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
         precision = site.options.get("attn_precision")
-        out = self.attend(q, k, v, site.heads, attn_precision=precision, transformer_options=site.options)
-        return split(out, site.heads)
+        return self.attend(q, k, v, site.heads, attn_precision=precision, transformer_options=site.options)
 
-    # What hosts call on a patch, for the foreign one; where that is not exact it still has its own place
+    def _step_back(self, options: TransformerOptions, why: str) -> None:
+        for layer in self.layers:
+            if layer.gate.weight(options):
+                layer.gate.skip(options, f"another patch made {why}")
 
-    def to(self, target: torch.device | torch.dtype) -> Stack:
-        """Return the stack with its foreign patch moved to a device or dtype."""
-        move = getattr(self.foreign, "to", None) if self.exact else None
-        return self if move is None else replace(self, foreign=move(target))
+    def _run(self, depth: int, site: Site, q: Tensor, k: Tensor, v: Tensor, innermost: Innermost) -> Tensor:
+        if not depth:
+            return split(innermost(merged(q), merged(k), merged(v), site), site.heads)
+        layer, given_q, given_k, given_v = self.layers[depth - 1], q, k, v
 
-    def models(self) -> list[Any]:
-        """Return the models that the foreign patch brings along."""
-        models = getattr(self.foreign, "models", None) if self.exact else None
-        return [] if models is None else models()
+        def inner(q: Tensor, k: Tensor, v: Tensor, site: Site = site) -> Tensor:
+            if isinstance(innermost, Guest) and q is given_q and not (k is given_k and v is given_v):
+                innermost.steered_by.add(layer.gate.entry.number)
+            # merging, tiles and windows hand on other rows or tokens than they got
+            if q.shape[0] != site.batch or q.shape[2] != site.tokens:
+                site = site.but(batch=q.shape[0], tokens=q.shape[2])
+            return self._run(depth - 1, site, q, k, v, innermost)
 
-    def cleanup(self) -> None:
-        """Tell the foreign patch that sampling has ended."""
-        cleanup = getattr(self.foreign, "cleanup", None) if self.exact else None
-        if cleanup is not None:
-            cleanup()
+        return layer(site, q, k, v, inner)
+
+
+def _cut_alone(q: Tensor, k: Tensor) -> bool:
+    """Return whether q are the same tokens as k in more rows: ComfyUI's HyperTile cuts the image of q alone."""
+    return len(q) > len(k) and len(q) % len(k) == 0 and q.shape[:2].numel() == k.shape[:2].numel()
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -157,46 +155,27 @@ def merged(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def push(slot: str, existing: Mapping[Key, Patch], address: BlockId, layer: Layer, attend: Attend) -> Stack:
-    """Return the stack for a slot after `layer` was put on what `existing` (address -> patch) runs there now.
-
-    The exact address (block, number, index) goes before (block, number), as the UNet looks them up.
-    """
-    exact = address in existing
-    current = existing[address] if exact else existing.get(address[:2])
-    if isinstance(current, Stack):
-        return replace(current, layers=(*current.layers, layer))
-    return Stack(slot, (layer,), current, attend, exact)
-
-
-def restore(
+def stacked(
     slot: str, slots: Mapping[Key, Patch], layers: Mapping[BlockId, tuple[Layer, ...]], attend: Attend
 ) -> dict[Key, Patch]:
-    """Return the entries of a slot with the layers of each block around what a later node put in their place.
+    """Return the entries of a slot (address -> patch) with the layers of each block around what is there.
 
-    Hosts keep one entry for an address, so a node that takes the exact address of a stack throws the stack away.
+    The exact address (block, number, index) goes before (block, number), as the UNet looks them up.
     """
     found = dict(slots)
     for address, ours in layers.items():
         current = slots.get(address)
-        if not isinstance(current, Stack):
-            found[address] = Stack(slot, ours, current, attend, exact=True)
-        elif current.layers is not ours:
-            lost = tuple(layer for layer in ours if all(layer is not known for known in current.layers))
-            found[address] = replace(current, layers=(*lost, *current.layers)) if lost else current
+        if isinstance(current, Stack):  # the options of a call were used for one more
+            current = current.foreign if current.exact else None
+        exact = current is not None
+        found[address] = Stack(slot, ours, current if exact else slots.get(address[:2]), attend, exact)
     return found
 
 
-def uncover(slots: Mapping[Key, Patch]) -> dict[Key, Patch]:
-    """Return the entries of a slot (address -> patch) with every stack around what was put on its block after it.
-
-    A stack has an exact address, so it hides an entry for (block, number) that came later, such as that of a guidance
-    node's extra pass.
-    """
-    return {address: _wrapped(patch, slots.get(address[:2])) for address, patch in slots.items()}
-
-
-def _wrapped(patch: Patch, pair: Patch | None) -> Patch:
-    if not isinstance(patch, Stack) or patch.exact or pair is None or isinstance(pair, Stack):
-        return patch
-    return patch if pair is patch.foreign else replace(patch, foreign=pair)
+def with_layer(options: TransformerOptions, slot: str, layer: Layer) -> TransformerOptions:
+    """Return options with a layer on top of those of its blocks."""
+    known = options.get(LAYERS, {})
+    there = known.get(slot, {})
+    # a set has another order in every process
+    more = {block: (*there.get(block, ()), layer) for block in sorted(layer.gate.blocks)}
+    return {**options, LAYERS: {**known, slot: {**there, **more}}}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
 from ..engine.router import SLOT, Router
-from ..engine.stack import ATTEND, LAYERS, Key, Stack
+from ..engine.stack import ATTEND, LAYERS, Key
 from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.plan import KEY
 
@@ -30,6 +30,8 @@ def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
 
     for slot, patches in lists_of(clone).items():
         set_list(clone, slot, [patch for patch in patches if stays(slot, patch)])
+    for part in foreign:
+        clone.object_patches.pop(part.key, None)
     _empty_options(clone.model_options.get("transformer_options", {}), stays)
     for slot in SINGLES:
         if not stays(slot, clone.model_options.get(slot)):
@@ -45,21 +47,12 @@ def _empty_options(options: TransformerOptions, stays: Stays) -> None:
     for name in (KEY, LAYERS, ATTEND):
         options.pop(name, None)
     for slot, slots in options.get("patches_replace", {}).items():
-        inner = {address: foreign_in(patch) for address, patch in slots.items()}
-        slots.clear()
-        slots.update({address: patch for address, patch in inner.items() if stays(slot, patch, address)})
-    override = foreign_in(options.pop(SLOT, None))
+        for address in [address for address, patch in slots.items() if not stays(slot, patch, address)]:
+            del slots[address]
+    override = options.pop(SLOT, None)
+    override = override.previous if isinstance(override, Router) else override
     if stays(OVERRIDE, override):
         options[SLOT] = override
-
-
-def foreign_in(patch: Patch | None) -> Patch | None:
-    """Return the foreign patch inside a stack or a router, None if there is none; anything else is foreign itself."""
-    if isinstance(patch, Router):
-        return patch.previous
-    if isinstance(patch, Stack):
-        return patch.foreign if patch.exact else None
-    return patch
 
 
 # Lists and wrappers

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..addressing.blocks import model_blocks
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
 from ..engine.call import APPLY_MODEL, compiles
-from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, foreign_name, placed
-from ..engine.router import function_name
+from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, placed
+from ..engine.owner import foreign_name
+from ..engine.router import SLOT, Router, function_name
 from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import Row, fate, layout
+from .report import Row, fate, layout, overridden
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.
@@ -85,7 +86,7 @@ def _finding(model: Patcher, part: Placed, parts: list[Placed], run: Run | None)
         calls = None if run is None else sum(count for (number, _), count in uses if number == entry.number)
         schedule = entry.schedule.suffix.strip() or "always"
         return Finding(part.slot, block, f"{entry.number}. {entry.name}", schedule, calls, None, trouble)
-    count, seconds = _counted(part, run)
+    count, seconds = _counted(model, part, run)
     return Finding(part.slot, block, foreign_name(part.patch), "-", count, seconds, trouble)
 
 
@@ -94,11 +95,13 @@ def _meant(entry: Entry) -> str:
     return ", ".join(blocks) if 0 < len(blocks) <= 4 else f"{len(blocks)} blocks" if blocks else "all"
 
 
-def _counted(part: Placed, run: Run | None) -> tuple[int | None, float | None]:
+def _counted(model: Patcher, part: Placed, run: Run | None) -> tuple[int | None, float | None]:
     """Return calls and seconds of a foreign patch in a run, None where nobody counted."""
     if run is None:
         return None, None
     if part.slot == OVERRIDE:
+        if not isinstance(model.model_options["transformer_options"][SLOT], Router):
+            return None, None  # it stands in front of this library's, which sees only what it lets through
         return sum(n for call, n in run.calls.items() if call.backend == function_name(part.patch)), None
     if not _in_model_call(part):
         return None, None
@@ -108,7 +111,7 @@ def _counted(part: Placed, run: Run | None) -> tuple[int | None, float | None]:
 
 def _in_model_call(part: Placed) -> bool:
     """Return whether the model itself calls a patch, in which case its calls are counted."""
-    return part.slot not in (OVERRIDE, WRAPPERS, *LISTS, *SINGLES)
+    return not part.key and part.slot not in (OVERRIDE, WRAPPERS, *LISTS, *SINGLES)
 
 
 # What can be wrong
@@ -119,12 +122,15 @@ def _troubles(model: Patcher, part: Placed, parts: list[Placed], run: Run | None
     if entry is None:
         yield from _misplaced(model, part, family)
         yield from _hidden(part, parts)
+        yield from _passed_over(part, parts)
     elif run is not None and (reason := fate(run, entry)).startswith("never ran"):
         yield reason
+    elif run is not None and (lost := overridden(run, entry)):
+        yield lost
     options = model.model_options.get("transformer_options", {})
     if _stale(model, options) and _in_model_call(part):
         yield "torch.compile may keep a graph from before it; put a Patchbay node on the model"
-    if entry is None and _counted(part, run)[0] == 0:
+    if entry is None and _counted(model, part, run)[0] == 0:
         yield "not called in the run"
 
 
@@ -148,6 +154,17 @@ def _hidden(part: Placed, parts: list[Placed]) -> Iterator[str]:
     hiding = [other for other in exact if other.number is None and (other.address or ())[:2] == part.address]
     if hiding:
         yield f"hidden by {foreign_name(hiding[0].patch)} on {block_name(hiding[0].address or ())}"
+
+
+def _passed_over(part: Placed, parts: list[Placed]) -> Iterator[str]:
+    """Yield whose replaced attention runs in the place of a foreign method of an attention."""
+    slot = part.slot.partition(".")[0]
+    if not part.key or slot not in ("attn1", "attn2") or part.address is None:
+        return
+    there = [other for other in parts if other.slot == slot and other.address in (part.address, part.address[:2])]
+    if there:
+        name = f"patch {there[0].number}" if there[0].number is not None else foreign_name(there[0].patch)
+        yield f"{name} replaces this attention, so it is not called"
 
 
 def _stale(model: Patcher, options: TransformerOptions) -> bool:

@@ -13,10 +13,10 @@ from ..engine.attach import attach
 from ..engine.host import Host
 from ..engine.inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, placed
 from ..engine.method import Method
-from ..engine.stack import KINDS, Stack
+from ..engine.stack import KINDS
 from ..patcher import Patcher
 from ..record.plan import Entry, entries
-from .containers import as_in, bare, foreign_in, lists_of, order_as, set_list
+from .containers import as_in, bare, lists_of, order_as, set_list
 
 ALL, OURS, FOREIGN = "all", "ours", "foreign"
 log = logging.getLogger(__name__)
@@ -182,19 +182,16 @@ def _excluded(gone: Iterable[tuple[BlockId, str | None]], entry: Entry) -> tuple
 
 
 def _copied(part: Placed) -> bool:
-    return part.slot not in (OVERRIDE, WRAPPERS, *SINGLES)
+    return not part.key and part.slot not in (OVERRIDE, WRAPPERS, *SINGLES)
 
 
 def _replace(clone: Patcher, part: Placed) -> None:
-    """Put a foreign replace patch on a clone, inside the stack that may be there."""
+    """Put a foreign replace patch on a clone."""
     address = part.address or ()
     blocks = model_blocks(clone)
     if part.slot in KINDS and address not in {key for info in blocks for key in (info.id, info.id[:2])}:
         raise AddressError(f"{part}: this model has no such block; it has {describe(blocks)}")
     there = clone.model_options["transformer_options"].get("patches_replace", {}).get(part.slot, {}).get(address)
-    patch = dataclasses.replace(there, foreign=part.patch, exact=True) if isinstance(there, Stack) else part.patch
-    if foreign_in(there) is not None:
-        log.warning(
-            "Attention Patchbay: %s takes the place of %s.", part, Placed(part.slot, foreign_in(there), address)
-        )
-    clone.set_model_patch_replace(patch, part.slot, *address)
+    if there is not None:
+        log.warning("Attention Patchbay: %s takes the place of %s.", part, Placed(part.slot, there, address))
+    clone.set_model_patch_replace(part.patch, part.slot, *address)

@@ -65,7 +65,7 @@ def text(run: Run) -> str:
     rows = table(run)
     if not rows:
         return "\n".join([NO_CALLS, *_listed(run.plan)])
-    head = [_summary(run), *_fallbacks(run), *_faults(run)]
+    head = [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run)]
     lines = [list(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in rows)]
     return "\n".join([*head, "", *_entries(run), "", *layout(lines)])
 
@@ -172,6 +172,16 @@ def _faults(run: Run) -> list[str]:
     ]
 
 
+def _more_rows(run: Run) -> list[str]:
+    if not run.more_rows:
+        return []
+    return [
+        f"{run.forward or 'Another node'} put rows of keys on {len(run.more_rows)} attentions that belong to no query; "
+        "there a patch replaces the attention that would read them, so they have no effect: leave these blocks out of "
+        "the patch to keep it."
+    ]
+
+
 # What became of each patch
 
 
@@ -188,7 +198,17 @@ def fate(run: Run, entry: Entry) -> str:
     missing = [str(block) for block in wanted if block not in ran]
     reason = f" ({run.skips[entry.number]})" if entry.number in run.skips else ""
     where = f"in {len(ran)} of {len(wanted)} blocks" if wanted else "everywhere"
-    return f"ran {sum(ran.values())} times {where}" + (f"; never in {', '.join(missing)}{reason}" if missing else "")
+    never = f"; never in {', '.join(missing)}{reason}" if missing else ""
+    lost = overridden(run, entry)
+    return f"ran {sum(ran.values())} times {where}{never}" + (f"; {lost}" if lost else "")
+
+
+def overridden(run: Run, entry: Entry) -> str:
+    """Return who left out what an entry had changed, and where; empty where nobody did."""
+    by = {block: owner for (number, block), owner in run.overridden.items() if number == entry.number}
+    ran = {block for number, block in run.patched if number == entry.number}
+    where = "all of them" if set(by) >= ran else ", ".join(map(str, by))
+    return f"overridden by {' and '.join(dict.fromkeys(by.values()))} in {where}" if by else ""
 
 
 def _why_not(run: Run, entry: Entry) -> str:

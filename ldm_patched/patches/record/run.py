@@ -70,6 +70,8 @@ class Run:
             themselves, all of them in each call of the model.
         preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
         in_front: the name of what stood in front of this library's override; empty where nothing did.
+        forward: the owner of what was put in the place of the network's own forward; empty where nothing was.
+        more_rows: attentions that got more rows of keys than of queries.
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
         patched: uses of each entry (by number) in each block.
@@ -80,6 +82,8 @@ class Run:
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
+        reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
+        overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         percents: sigma -> how far the run is there.
         choices: the function chosen for each kind of call, and why it is not the one asked for.
         memories: entry number -> what it keeps during the run.
@@ -94,6 +98,8 @@ class Run:
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
     in_front: str = ""
+    forward: str = ""
+    more_rows: set[AttentionId] = field(default_factory=set)
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
     reached: set[int] = field(default_factory=set)
@@ -103,6 +109,8 @@ class Run:
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
+    reads: dict[Hashable, bool] = field(default_factory=dict)
+    overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     percents: dict[float, float] = field(default_factory=dict)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -209,6 +217,7 @@ class Run:
             self._take_times(wait=True)
             self.memories.clear()
             self.choices.clear()
+            self.reads.clear()
 
     def drop_gathered(self) -> None:
         """Forget what was gathered."""

@@ -12,6 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.call import APPLY_MODEL, COMPILE
+from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.reading.inspector import Finding, findings, fits, rows, text
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
@@ -145,3 +146,40 @@ class Silenced:
 def test_what_cannot_be_told_fits() -> None:
     assert fits(Silenced(), 3, ("pe",)) and fits(print, 2, ()) and fits(lambda *a, **k: None, 3, ("pe",))
     assert not fits(lambda a: None, 2, ())
+
+
+def away(*args: Any, **kwargs: Any) -> torch.Tensor:
+    raise AssertionError("never called")
+
+
+def test_methods_that_others_put_in_the_place_of_the_network_s_are_listed() -> None:
+    patched = patcher()
+    there = "diffusion_model.input_blocks.3.1.transformer_blocks.1"
+    patched.add_object_patch("diffusion_model.forward", partial(away))
+    patched.add_object_patch(f"{there}.forward", away)
+    patched.add_object_patch(f"{there}.attn2.forward", away)
+    patched.add_object_patch("model_sampling", patched.get_model_object("model_sampling"))
+    seen = [(finding.slot, finding.block, finding.owner, finding.trouble) for finding in findings(patched)]
+    mine = f"{HERE}.away"
+    assert seen == [
+        ("model.forward", "all", mine, ""),
+        ("block.forward", "input:3.1", mine, ""),
+        ("attn2.forward", "input:3.1", mine, ""),
+    ]
+    watched = attach(patched, AttentionTemperature(2.0, where=Where.of("input:3 cross")))
+    troubles = [finding.trouble for finding in findings(watched) if finding.owner == mine]
+    assert troubles == ["", "", "patch 1 replaces this attention, so it is not called"]
+
+
+def test_a_foreign_override_in_front_of_ours_is_not_called_dead() -> None:
+    def theirs(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+    patched = attach(patcher(), Rule("basic"))
+    patched.model_options["transformer_options"]["optimized_attention_override"] = theirs
+    finding = found(patched, "theirs", run(patched, steps=1))
+    assert finding.calls is None and not finding.trouble
+    inside = patcher()
+    inside.model_options["transformer_options"]["optimized_attention_override"] = theirs
+    watched = attach(inside, Rule("basic", Where.of("middle")))
+    assert found(watched, "theirs", run(watched, steps=1)).calls == 18

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pytest
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.inventory import foreign_name, placed
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.owner import foreign_name
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
@@ -66,3 +68,12 @@ def test_a_foreign_patch_is_named_by_where_it_comes_from() -> None:
     assert foreign_name(Patch()) == foreign_name(partial(Patch())) == f"{here}.Patch"
     assert foreign_name(inner) == f"{here}.inner"
     assert foreign_name(Patch().__call__) == f"{here}.Patch.__call__"
+
+
+@pytest.mark.parametrize("folder", ["/home/me/ComfyUI/custom_nodes", "C:\\ComfyUI\\custom_nodes", "/mnt/more nodes"])
+def test_a_pack_is_named_without_the_folders_of_this_machine(folder: str) -> None:
+    def theirs() -> None: ...
+
+    theirs.__module__ = f"{folder}{'/' if folder[0] == '/' else chr(92)}sd-perturbed_x_attention.nag_nodes"
+    theirs.__qualname__ = "wrapper.<locals>.replace"
+    assert foreign_name(theirs) == "sd-perturbed.attention: nag_nodes.wrapper.replace"

@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.owner import foreign_name
 from attention_patchbay.ldm_patched.patches.engine.recording import record_run
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
@@ -302,3 +303,13 @@ def test_nothing_to_copy_is_an_error() -> None:
 def test_a_clone_without_its_patches_can_be_patched_again() -> None:
     model = take(with_all(patcher(), *VALUES), owner="ours")
     assert torch.equal(run(attach(model, ZERO)), run(attach(patcher(), ZERO)))
+
+
+def test_a_method_that_others_put_in_the_place_of_the_network_s_is_removed_and_not_copied() -> None:
+    model = with_all(patcher(), *VALUES)
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.forward"
+    model.add_object_patch(key, halved)
+    clone, lines = remove_patches(model, Selection(owner="foreign", address=parse("middle")))
+    assert clone.object_patches == {} and key in model.object_patches
+    assert lines == [f"removed {foreign_name(halved)} (attn2.forward on middle.0)"]
+    assert copy_patches(model, patcher(), foreign=True).object_patches == {}

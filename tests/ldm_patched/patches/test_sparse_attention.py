@@ -16,7 +16,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts
 from attention_patchbay.ldm_patched.patches.engine.scores import sliced_scores
-from attention_patchbay.ldm_patched.patches.engine.stack import Layer, Stack, merged, split
+from attention_patchbay.ldm_patched.patches.engine.stack import LAYERS, Layer, Stack, merged, split
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.entmax import entmax15, sparsemax
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
@@ -104,7 +104,8 @@ def test_the_layer_extrapolates_from_dense_to_sparse() -> None:
     outs: list[torch.Tensor] = []
     half = Schedule(curve="0:0.5, 1:0.5")
     patched = attach(model, SparseAttention(3.0, "sparsemax", Where(MIDDLE, half)))
-    stack = patched.model_options["transformer_options"]["patches_replace"]["attn2"]["middle", 0, 0]
+    layers = patched.model_options["transformer_options"][LAYERS]["attn2"]["middle", 0, 0]
+    stack = Stack("attn2", layers, watch)
     patched.set_model_attn2_output_patch(lambda n, options: outs.append(n) or n)
     run(patched, steps=1)
     q, k, v, dense = seen[0]

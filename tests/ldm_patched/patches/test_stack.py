@@ -11,7 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.site import Site
-from attention_patchbay.ldm_patched.patches.engine.stack import Inner, Layer, Stack, push, uncover
+from attention_patchbay.ldm_patched.patches.engine.stack import ATTEND, LAYERS, Inner, Layer, Stack, stacked, with_layer
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.reading import report
@@ -83,9 +83,8 @@ def test_layers_nest_like_brackets_around_the_foreign_patch(slot: str) -> None:
         given[:] = [q, v]
         return torch.ones_like(q)
 
-    slots: dict[Any, Any] = {HERE[:2]: foreign}
-    for name, factor in (("first", 2.0), ("second", 3.0)):
-        slots[HERE] = push(slot, slots, HERE, bracket(name, log, factor), optimized_attention)
+    layers = (bracket("first", log, 2.0), bracket("second", log, 3.0))
+    slots = stacked(slot, {HERE[:2]: foreign}, {HERE: layers}, optimized_attention)
     assert slots[HERE](ONE, ONE, ONE, OPTIONS) == 6.0 and [x.item() for x in given] == [6.0, 3.0]
     assert log == ["second", "first", "foreign", "/first", "/second"]
     assert slots[HERE[:2]] is foreign
@@ -105,21 +104,30 @@ def test_a_foreign_patch_misses_no_call_of_a_layer_that_needs_none() -> None:
     assert seen == [0, 1] * STEPS
 
 
-def test_pushing_makes_another_stack() -> None:
-    one = push("attn1", {}, HERE, bracket("one", []), optimized_attention)
-    two = push("attn1", {HERE: one}, HERE, bracket("two", []), optimized_attention)
-    assert [len(one.layers), len(two.layers)] == [1, 2]
+def test_another_layer_makes_other_options() -> None:
+    one = with_layer({}, "attn1", bracket("one", []))
+    two = with_layer(one, "attn1", bracket("two", []))
+    assert [len(options[LAYERS]["attn1"][HERE]) for options in (one, two)] == [1, 2]
 
 
-def test_a_later_patch_of_the_whole_block_goes_inside_a_stack() -> None:
-    early, late, layer = object(), object(), bracket("mine", [])
-    stack = push("attn1", {HERE[:2]: early}, HERE, layer, optimized_attention)
-    exact = push("attn1", {HERE: early}, HERE, layer, optimized_attention)
-    assert uncover({HERE: stack, HERE[:2]: early})[HERE] is stack
-    assert uncover({HERE: stack, HERE[:2]: late})[HERE].foreign is late
-    assert uncover({HERE: stack})[HERE].foreign is early
-    assert uncover({HERE: exact, HERE[:2]: late})[HERE] is exact  # an exact one hides it in the host as well
-    assert uncover({HERE: early, HERE[:2]: late}) == {HERE: early, HERE[:2]: late}
+def test_a_stack_is_around_the_patch_that_the_host_would_call() -> None:
+    pair, triple, layers = object(), object(), {HERE: (bracket("mine", []),)}
+
+    def inside(slots: dict[Any, Any]) -> Any:
+        return stacked("attn1", slots, layers, optimized_attention)[HERE].foreign
+
+    assert inside({}) is None
+    assert inside({HERE[:2]: pair}) is pair
+    assert inside({HERE[:2]: pair, HERE: triple}) is inside({HERE: triple}) is triple
+
+
+def test_options_of_a_call_that_are_used_for_one_more_get_no_stack_in_a_stack() -> None:
+    early, late, layers = object(), object(), {HERE: (bracket("mine", []),)}
+    once = stacked("attn1", {HERE[:2]: early}, layers, optimized_attention)
+    assert stacked("attn1", once, layers, optimized_attention) == once
+    assert stacked("attn1", {**once, HERE[:2]: late}, layers, optimized_attention)[HERE].foreign is late
+    exact = stacked("attn1", {HERE: early}, layers, optimized_attention)
+    assert stacked("attn1", {**exact, HERE[:2]: late}, layers, optimized_attention)[HERE].foreign is early
 
 
 def guided(model: ModelPatcher, seen: list[Any]) -> ModelPatcher:
@@ -174,8 +182,6 @@ def test_a_foreign_patch_in_a_stack_is_moved_and_cleaned_up_once(address: tuple[
     assert model.model_patches_models() == ["meta"]
     model.cleanup()
     assert log == ["cleanup"]
-    slots = uncover(model.model_options["transformer_options"]["patches_replace"]["attn1"])
-    assert slots["middle", 0, 0].foreign.place == "meta"
 
 
 def test_a_slot_that_was_taken_over_is_taken_back() -> None:
@@ -189,10 +195,10 @@ def test_a_slot_that_was_taken_over_is_taken_back() -> None:
 def test_stacks_of_one_model_differ_only_where_they_are() -> None:
     patch = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("all")))
     model = attach(patcher(), patch)
-    stacks = model.model_options["transformer_options"]["patches_replace"]["attn1"]
+    options = model.model_options["transformer_options"]
+    stacks = stacked("attn1", {}, options[LAYERS]["attn1"], options[ATTEND])
     assert len(stacks) == 10
     assert len(set(stacks.values())) == 1
-    assert all(isinstance(stack, Stack) for stack in stacks.values())
 
 
 def test_a_layer_tells_those_below_it_what_has_changed() -> None:
@@ -292,7 +298,7 @@ def test_queries_that_were_cut_into_tiles_alone_are_tiled_for_every_layer() -> N
 
     q, x = torch.randn(4, 16, 8), torch.randn(1, 64, 8)
     options = {**OPTIONS, "n_heads": 2, "activations_shape": [1, 8, 8, 8]}
-    stack = push("attn1", {}, HERE, Layer(Gate(Entry("one"), frozenset({HERE})), act), optimized_attention)
+    stack = Stack("attn1", (Layer(Gate(Entry("one"), frozenset({HERE})), act),))
     assert torch.equal(stack(q, x, x, options), optimized_attention(q, x, x + 1, 2) * 2)
     assert seen[0].cut and not seen[0].over_time
     with pytest.raises(ValueError, match="16 tokens are no 8x8 picture"):
