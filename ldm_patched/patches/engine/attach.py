@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..addressing.blocks import model_blocks, targets
 from ..addressing.families import BOTH, UNET, Family, family_of
-from ..patcher import Patcher
+from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
 from .adapters import adapt, refusal
 from .call import APPLY_MODEL, call_model
@@ -16,6 +16,9 @@ from .marks import MARKS
 from .method import Method
 from .recording import OUTER_SAMPLE, record_run
 from .router import SLOT, Router
+from .sides import CALC_COND_BATCH, name_prompts
+
+WRAPPERS: dict[str, Patch] = {APPLY_MODEL: call_model, OUTER_SAMPLE: record_run, CALC_COND_BATCH: name_prompts}
 
 
 def attach(model: Patcher, method: Method, host: Host | None = None, number: int | None = None) -> Patcher:
@@ -66,7 +69,7 @@ def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) ->
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT), attend=host.attend)
     # the clone of a patched model has them already, and a patcher adds a second one to the first
-    for place, wrapper in ((APPLY_MODEL, call_model), (OUTER_SAMPLE, record_run)):
+    for place, wrapper in WRAPPERS.items():
         clone.remove_wrappers_with_key(place, KEY)
         clone.add_wrapper_with_key(place, KEY, wrapper)
     if shapes and before is None:

@@ -41,11 +41,11 @@ class StyleAligned(Method):
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether a batch of one image has nothing to share."""
-        return "" if site.batch <= len(site.chunks) else None
+        return "" if site.batch <= site.parts else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first rows shared."""
-        chunks = len(site.chunks)
+        chunks = site.parts
         shared_q, shared_k = q, k
         if self.adain:
             shared_q, shared_k = normalised(q, first_rows(q, chunks)), normalised(k, first_rows(k, chunks))

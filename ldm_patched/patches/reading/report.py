@@ -75,7 +75,7 @@ def text(run: Run) -> str:
     rows = table(run)
     if not rows:
         return "\n".join([NO_CALLS, *_listed(run.plan)])
-    head = [_summary(run), *_fallbacks(run), *_faults(run)]
+    head = [_summary(run), *_fallbacks(run), *_faults(run), *sorted(run.doubts)]
     lines = [list(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in rows)]
     return "\n".join([*head, "", *_entries(run), "", *layout(lines)])
 

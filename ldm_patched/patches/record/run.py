@@ -79,6 +79,7 @@ class Run:
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
+        doubts: what a method had to assume of the guider, as lines of the report.
         percents: sigma -> how far the run is there.
         choices: the function chosen for each kind of call, and why it is not the one asked for.
         memories: entry number -> what it keeps during the run.
@@ -101,6 +102,7 @@ class Run:
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
+    doubts: set[str] = field(default_factory=set)
     percents: dict[float, float] = field(default_factory=dict)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
