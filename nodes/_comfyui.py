@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from torch import Tensor
 from ..ldm_patched import demo
 from ..ldm_patched.demo.tokenizer import END, START, DemoTokenizer
 from ..ldm_patched.ldm.modules.backends import registry
+from ..ldm_patched.ldm.modules.backends.kernel import Backend, present
+from ..ldm_patched.patches.engine.capabilities import Capabilities
 from ..ldm_patched.patches.engine.gathering import Shown
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
 from ..ldm_patched.patches.patcher import Patcher
+from ._capabilities import functions, probed
 from .heatmap import view
 
 __all__ = ["ComfyExtension", "io"]
@@ -88,6 +91,21 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return found
 
 
+def able() -> Capabilities:
+    """Return what this ComfyUI can do; packs register functions at any time."""
+    from comfy.ldm.modules import attention
+
+    return replace(_probed(), functions=tuple(functions(attention)))
+
+
+@cache
+def _probed() -> Capabilities:
+    from comfy import model_base, model_prefetch, samplers
+    from comfy.ldm.modules import attention
+
+    return probed(attention, model_base, samplers, model_prefetch)
+
+
 def pause() -> AbstractContextManager[object]:
     """Return a context in which ComfyUI's memory compiler, where there is one, does not record what is allocated."""
     from comfy import model_prefetch
@@ -147,19 +165,24 @@ def output_place(prefix: str) -> tuple[Path, str, int]:
 
 
 def register_host_backends() -> None:
-    """Let the rules run the kernels that ComfyUI calls itself and found on this machine."""
-    from comfy.ldm.modules.attention import get_attention_function
+    """Let the rules run the functions that ComfyUI and its packs registered on this machine.
 
-    for name in ("sage3", "comfy_kitchen_int8"):
-        function = get_attention_function(name, None)
+    Of a name that both have, the library's own runs, which declares its limits, but for the `hosted` ones.
+    """
+    from comfy.ldm.modules import attention
+
+    for name, function in functions(attention).items():
         declared = registry.get(name)
-        if function is not None and declared is not None:
+        if declared is None:
+            registry.register(Backend(name, function, limit=_unproven, hosted=True))
+        elif declared.hosted:
             # ComfyUI's sage3 drops the scale of a call
-            registry.register(replace(declared, function=function, missing=_present, scale=name != "sage3"))
+            registry.register(replace(declared, function=function, missing=present, scale=name != "sage3"))
 
 
-def _present() -> str | None:
-    return None
+def _unproven(call: registry.AttentionCall) -> str | None:
+    """Refuse calls that ask for an exact kernel: a registered function does not say whether it is one."""
+    return None if call.low_precision else "does not say whether it is exact, and the call asks for an exact kernel"
 
 
 def load_demo_model() -> tuple[Patcher, Clip, Any]:

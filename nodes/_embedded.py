@@ -15,9 +15,10 @@ from ..headless.api import session
 from ..headless.api.comfy_io import ComfyExtension, Refusal
 from ..headless.api.folders import numbered
 from ..ldm_patched import demo
-from ..ldm_patched.ldm.modules.backends import dispatch
+from ..ldm_patched.ldm.modules.backends import dispatch, registry
 from ..ldm_patched.modules import model_management
 from ..ldm_patched.modules.model_patcher import ModelPatcher
+from ..ldm_patched.patches.engine.capabilities import Capabilities
 from ..ldm_patched.patches.engine.gathering import Shown
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
@@ -45,6 +46,11 @@ def predict(*args: Any, **kwargs: Any) -> list[Tensor]:
 
 
 pause = nullcontext  # nothing compiles the memory of this host's models
+
+
+def able() -> Capabilities:
+    """Return what this host can do."""
+    return Capabilities(functions=registry.usable())
 
 
 def show_attention(node: str, step: int, found: Shown) -> None:

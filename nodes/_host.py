@@ -22,7 +22,7 @@ else:
 
 ComfyExtension = found.ComfyExtension
 io = found.io
-HOST = Host(found.attend, found.predict, found.show_attention, found.pause)
+HOST = Host(found.attend, found.predict, found.show_attention, found.pause, found.able)
 check_interrupt = found.check_interrupt
 progress = found.progress
 refusal = found.refusal

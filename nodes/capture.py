@@ -11,7 +11,7 @@ from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.addressing.where import Where
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import Placing, Widget
-from ..ldm_patched.patches.engine.site import SIDES
+from ..ldm_patched.patches.engine.sides import SIDES
 from ..ldm_patched.patches.methods.alignment import Clip, token_ids
 from ..ldm_patched.patches.methods.capture import SIDE, Capture, Listener, Word
 from ..ldm_patched.patches.methods.point_capture import PointCapture, parse_points

@@ -11,8 +11,8 @@ from ..ldm_patched.patches.engine.declaration import Placing
 from ..ldm_patched.patches.engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.manage import ALL, Selection, copy_patches, remove_patches
-from ..ldm_patched.patches.reading.presets import from_json, preset_of, put_preset, to_json
-from ._host import HOST, io
+from ..ldm_patched.patches.reading.presets import Preset, from_json, preset_of, put_preset, to_json
+from ._host import HOST, io, register_host_backends
 from .derived import CATEGORY, checking, shown
 
 SLOTS = (
@@ -140,14 +140,20 @@ class PatchPreset(io.ComfyNode):
             ],
         )
 
-    validate_inputs = checking(["preset"], lambda widgets: refused(lambda preset="": from_json(preset), widgets))
+    validate_inputs = checking(["preset"], lambda widgets: refused(lambda preset="": read(preset), widgets))
 
     @classmethod
     def execute(cls, model: Patcher, preset: str) -> io.NodeOutput:
         """Return the clone and its patches."""
-        clone = put_preset(model, from_json(preset), HOST)
+        clone = put_preset(model, read(preset), HOST)
         text = to_json(preset_of(clone))
         return io.NodeOutput(clone, text, ui={"text": [text]})
+
+
+def read(text: str) -> Preset:
+    """Read a preset, of which rules may name what other packs have registered since this one was loaded."""
+    register_host_backends()
+    return from_json(text)
 
 
 def make(slot: str = ALL, owner: str = ALL, blocks: str = "all") -> Selection:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.report import report
-from ._host import io
+from ._host import HOST, io
 from .derived import CATEGORY
 
 
@@ -33,5 +36,7 @@ class PatchReport(io.ComfyNode):
     @classmethod
     def execute(cls, model: Patcher, latent: Latent) -> io.NodeOutput:
         """Return the report, and show it in the node."""
-        found = report(model, latent["samples"])
-        return io.NodeOutput(found.text, ui={"text": [found.text], "table": found.table, "steps": found.steps})
+        found = report(model, latent["samples"], HOST)
+        able = [asdict(HOST.able())]
+        ui: dict[str, list[Any]] = {"text": [found.text], "table": found.table, "steps": found.steps, "host": able}
+        return io.NodeOutput(found.text, ui=ui)

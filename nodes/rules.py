@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.routing.rule import Rule
 from ..ldm_patched.patches.routing.rules import RuleError, attach_rules, parse_rules
-from ._host import io
+from ._host import HOST, io, register_host_backends
 from .derived import CATEGORY
 
 
@@ -38,7 +39,7 @@ class BackendRules(io.ComfyNode):
     def validate_inputs(cls, rules: str | None = None) -> bool | str:
         """Check the text before anything runs; a missing input is the host's to report."""
         try:
-            parse_rules(rules or "")
+            parsed(rules or "")
         except RuleError as error:
             return str(error)
         return True
@@ -46,4 +47,10 @@ class BackendRules(io.ComfyNode):
     @classmethod
     def execute(cls, model: Patcher, rules: str) -> io.NodeOutput:
         """Return the clone."""
-        return io.NodeOutput(attach_rules(model, parse_rules(rules)))
+        return io.NodeOutput(attach_rules(model, parsed(rules), HOST))
+
+
+def parsed(text: str) -> tuple[Rule, ...]:
+    """Read rules, which may name what other packs have registered since this one was loaded."""
+    register_host_backends()
+    return parse_rules(text)

@@ -12,7 +12,7 @@ from ..ldm_patched.patches.routing.observe import observed
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
 from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table, write_rules
 from ..ldm_patched.patches.routing.tuning_store import TuningStore, machine
-from ._host import check_interrupt, io, progress, sample_once, user_file
+from ._host import HOST, check_interrupt, io, progress, sample_once, user_file
 from .derived import CATEGORY
 from .heatmap import url
 from .tuning_chart import chart
@@ -85,7 +85,7 @@ class TuneAttention(io.ComfyNode):
         text, rows = rules_text(rules), tuning_table(results, max_error)
         image = chart(results, max_error)
         ui = {"text": [f"{text}\n\n{rows}"], "rules": [text], "picture": [url(image[0], max(image.shape))]}
-        return io.NodeOutput(attach_rules(model, rules), text, image, ui=ui)
+        return io.NodeOutput(attach_rules(model, rules, HOST), text, image, ui=ui)
 
 
 def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> list[Tuned]:

@@ -59,7 +59,7 @@ function rule(part, backends) {
     return { column: left.length - left.trimStart().length, reason: /** @type {Error} */ (error).message }
   }
   if (backends.length && !backends.includes(backend))
-    return { column: after, reason: `unknown attention function '${backend}'` }
+    return { column: after, reason: `unknown attention function '${backend}': it runs only where ComfyUI has registered one` }
   return { address, window: windows.length ? windows[0][0] : '', backend }
 }
 

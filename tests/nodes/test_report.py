@@ -36,6 +36,9 @@ def test_the_page_gets_the_text_and_a_table_of_plain_values(model: Any, run: Cal
     output = PatchReport.execute(model=model, latent={"samples": run(model)})
     assert output.ui is not None
     assert output.ui["text"] == list(output.result)
+    (able,) = json.loads(json.dumps(output.ui["host"]))
+    assert able["override"] and not able["containers"] and "pytorch" in able["functions"]
+    assert output.result[0].splitlines()[-1].startswith("On the host without ComfyUI: override yes, containers no")
     rows = json.loads(json.dumps(output.ui["table"]))
     assert sum(row["calls"] for row in rows) == 2 * 4 * 3  # self and cross, blocks, steps
     assert {row["block"] for row in rows} == {"input:1", "middle", "output:0", "output:1"}

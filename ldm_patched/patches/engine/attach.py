@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..addressing.blocks import model_blocks, targets
 from ..addressing.families import BOTH, UNET, Family, family_of
-from ..patcher import Patcher
+from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
 from .adapters import adapt, refusal
 from .call import APPLY_MODEL, call_model
@@ -16,21 +16,28 @@ from .marks import MARKS
 from .method import Method
 from .recording import OUTER_SAMPLE, record_run
 from .router import SLOT, Router
+from .sides import CALC_COND_BATCH, name_prompts
+
+WRAPPERS: dict[str, Patch] = {APPLY_MODEL: call_model, OUTER_SAMPLE: record_run, CALC_COND_BATCH: name_prompts}
 
 
-def attach(model: Patcher, method: Method, host: Host | None = None) -> Patcher:
+def attach(model: Patcher, method: Method, host: Host | None = None, number: int | None = None) -> Patcher:
     """Return a clone of a model patcher with a method on it.
 
-    `host` is what the host computes where a method needs it. A neutral method is listed in the report and does nothing.
-    Raises AddressError when the address does not fit the model, or the model's family has no place for the method.
+    `host` is what the host computes where a method needs it, `number` the place among the others where it is not the
+    next. A neutral method is listed in the report and does nothing. Raises AddressError when the address does not fit
+    the model, or the model's family has no place for the method, and RuntimeError when the host has none for any.
     """
     host = host or Host()
+    lacking = host.able().refusal(rule=method.slot == SLOT)
+    if lacking is not None:
+        raise RuntimeError(lacking)
     address, family = method.address.narrowed(method.kind), family_of(model)
     if method.slot != SLOT:
         _check_family(model, method, family)
     attentions = targets(address, model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
-    clone, entry = _with_entry(model, entry, host)
+    clone, entry = _with_entry(model, entry, host, number)
     if not method.neutral:
         blocks = frozenset(block for block, _ in attentions)
         gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0), host.pause)
@@ -45,7 +52,7 @@ def _check_family(model: Patcher, method: Method, family: Family) -> None:
         raise refusal(family, method.name)
 
 
-def _with_entry(model: Patcher, entry: Entry, host: Host) -> tuple[Patcher, Entry]:
+def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) -> tuple[Patcher, Entry]:
     """Clone a model and give the clone a longer plan, a router, and once the marks of self- and cross-attention.
 
     Returns the clone and the entry with its number.
@@ -54,7 +61,7 @@ def _with_entry(model: Patcher, entry: Entry, host: Host) -> tuple[Patcher, Entr
     options = clone.model_options.setdefault("transformer_options", {})
     before = plan_of(clone)
     earlier = before.entries if before is not None else ()
-    entry = replace(entry, number=len(earlier) + 1)
+    entry = replace(entry, number=number or len(earlier) + 1)
     family = family_of(clone)
     calls = family.calls
     shapes = {info.id: (info.heads, info.dim_head) for info in model_blocks(clone)}
@@ -62,7 +69,7 @@ def _with_entry(model: Patcher, entry: Entry, host: Host) -> tuple[Patcher, Entr
     if not isinstance(options.get(SLOT), Router):
         options[SLOT] = Router(previous=options.get(SLOT), attend=host.attend)
     # the clone of a patched model has them already, and a patcher adds a second one to the first
-    for place, wrapper in ((APPLY_MODEL, call_model), (OUTER_SAMPLE, record_run)):
+    for place, wrapper in WRAPPERS.items():
         clone.remove_wrappers_with_key(place, KEY)
         clone.add_wrapper_with_key(place, KEY, wrapper)
     if shapes and before is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .capabilities import Capabilities
 from .gate import Pause
 from .gathering import Shown
 from .stack import Attend, default_attend
@@ -36,9 +37,11 @@ class Host:
         predict: computes predictions of some conditionings.
         show: shows in a node what listeners have gathered in a step.
         pause: a context in which what is made may outlive a block: the host's memory compiler does not see it.
+        able: tells what the host can do.
     """
 
     attend: Attend = default_attend
     predict: Predict = _predict
     show: Callable[[str, int, Shown], None] = _unseen
     pause: Pause = nullcontext
+    able: Callable[[], Capabilities] = Capabilities

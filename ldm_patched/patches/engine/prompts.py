@@ -17,7 +17,8 @@ from torch import Tensor
 from ..patcher import Patch, TransformerOptions
 from .gate import Gate
 from .inventory import entry_number, serves
-from .site import COND, LENGTH, Site
+from .sides import COND
+from .site import LENGTH, Site
 from .stack import CONTEXT, Inner
 from .value import value
 
@@ -35,7 +36,7 @@ def prompt_tokens(conditioning: Conditioning) -> Tensor:
     return tokens
 
 
-def repeats(length: int, x: Tensor, site: Site) -> int:
+def repeats(length: int, x: Tensor, site: Site, side: int = COND) -> int:
     """Return how often a prompt of `length` tokens stands at the front of the context.
 
     Hosts repeat a prompt until it is as long as the others of its batch; what a user has put behind it is another
@@ -53,7 +54,7 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
         )
     if context is None:
         return tokens // length
-    row = Site(site.options, batch=len(context)).rows(COND)[0]
+    row = Site(site.options, batch=len(context)).rows(side)[0]
 
     def count() -> int:
         first, *more = context[row].split(length, dim=1)
@@ -62,12 +63,12 @@ def repeats(length: int, x: Tensor, site: Site) -> int:
     return site.once(f"{length} of {tokens} tokens", count)
 
 
-def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Site) -> list[int]:
+def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Site, side: int = COND) -> list[int]:
     """Return where in the context tokens at `positions` of a prompt of `length` tokens stand, in each repeat of it.
 
     `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
     """
-    starts = range(0, length * repeats(length, x, site), length)
+    starts = range(0, length * repeats(length, x, site, side), length)
     return [start + position for start in starts for position in positions]
 
 

@@ -41,7 +41,7 @@ def record_run(
     patcher = guider.model_patcher
     still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
-    prompts = {cond["uuid"]: name for name, group in guider.conds.items() for cond in group}
+    prompts = {cond["uuid"]: name for name, group in guider.conds.items() for cond in group if "uuid" in cond}
     run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), tuple(noise.shape[-2:]), prompts)
     last: dict[str, object] = {}
 

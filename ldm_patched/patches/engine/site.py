@@ -14,31 +14,14 @@ from ..addressing.address import BlockId
 from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
 from .gate import Gate
+from .sides import COND, chunks_of
 
 T = TypeVar("T")
-COND, UNCOND = 0, 1  # as hosts number them in cond_or_uncond
-OTHER = 2  # the further prompts of some guiders
-SIDES = ("positive", "negative")  # their names on the page
 # In transformer_options, which hosts copy from call to call:
 COUPLED = "cond_or_uncond_couple"  # other packs' name of the chunks that they have made of those of the call
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
 RECORDING = "patchbay_reference_recording"  # the call runs a reference, whose Tokens these are
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
-
-
-def chunks_of(options: TransformerOptions) -> list[int]:
-    """Return what each equal chunk of the batch of a call is: COND, UNCOND or OTHER.
-
-    Guiders of several prompts number them in an order of their own, but give them names.
-    """
-    numbers: list[int] = options.get("cond_or_uncond", [COND])
-    run = run_of(options)
-    if run is None or EXTRA in options:
-        return numbers
-    names = [run.prompts.get(uuid) for uuid in options.get("uuids", ())]
-    if len(names) != len(numbers) or None in names:
-        return numbers
-    return [SIDES.index(name) if name in SIDES else OTHER for name in names]
 
 
 @dataclass(frozen=True)
@@ -125,6 +108,11 @@ class Site:
         if coupled and self.batch != self.options["activations_shape"][0]:
             return coupled
         return chunks_of(self.options)
+
+    @property
+    def parts(self) -> int:
+        """Return how many equal chunks there are in the batch."""
+        return len(self.options.get("cond_or_uncond", [COND]))
 
     def rows(self, part: int = COND) -> list[slice]:
         """Return the rows of each chunk of the batch that is `part`."""

@@ -17,7 +17,8 @@ from ..engine.method import Method
 from ..engine.place import AfterCfg, Place, Wrap
 from ..engine.prompts import columns, context_positions
 from ..engine.scores import chosen_heads, sliced_scores
-from ..engine.site import SIDES, Site
+from ..engine.sides import SIDES
+from ..engine.site import Site
 from ..engine.stack import Inner
 from ..engine.value import value
 from ..patcher import Patcher
@@ -121,7 +122,8 @@ class Capture(Listener):
 
     def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
         """Add up the attention to the words."""
-        some = [columns(context_positions(word.positions, self.length, k, site), site) for word in self.words]
+        side = SIDES.index(self.side)
+        some = [columns(context_positions(word.positions, self.length, k, site, side), site) for word in self.words]
         attention, entropy = word_weights(q, k[:, :, site.text], some, self.heads)
         gather(site, attention * site.weight, entropy, site.image_grid)
 

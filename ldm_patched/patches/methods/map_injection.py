@@ -52,11 +52,11 @@ class MapInjection(Method):
         """Return whether a chunk has one image only, or its rows are references."""
         if site.of_reference:
             return ""
-        return "the batch holds one picture" if site.batch <= len(site.chunks) else None
+        return "the batch holds one picture" if site.batch <= site.parts else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first image's queries and keys."""
-        chunks = len(site.chunks)
+        chunks = site.parts
         shared = inner(of_first(q, chunks), of_first(k, chunks), v)
         return shared if site.weight == 1.0 else torch.lerp(inner(q, k, v), shared, site.weight)
 

@@ -13,7 +13,8 @@ from ..addressing.where import Where
 from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gathering import Grid, gather
 from ..engine.scores import chosen_heads
-from ..engine.site import SIDES, Site
+from ..engine.sides import SIDES
+from ..engine.site import Site
 from .capture import SIDE, Listener
 
 Point = tuple[float, float]  # x and y, from 0 at the left and the top to 1

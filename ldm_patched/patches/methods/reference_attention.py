@@ -21,7 +21,8 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place, Wrap, WrapModel
-from ..engine.site import COND, EXTRA, RECORDING, Site, chunks_of
+from ..engine.sides import COND, chunks_of
+from ..engine.site import EXTRA, RECORDING, Site
 from ..engine.stack import Inner
 from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
@@ -173,7 +174,10 @@ class ReferencePass:
         noisy = self._noisy(executor.class_obj, x, sigmas, gate, options)
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
-        aside = {**options, EXTRA: True, RECORDING: tokens, "cond_or_uncond": [chunks[place] for place in places]}
+        aside = {**options, EXTRA: True, RECORDING: tokens}
+        for name in ("cond_or_uncond", "uuids"):
+            if name in options:
+                aside[name] = [options[name][place] for place in places]
         executor(noisy, sigmas, concat, context, None, aside, **more)
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)

@@ -20,7 +20,8 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import POST_CFG, AfterCfg, Place, Wrap
 from ..engine.scores import sliced_scores
-from ..engine.site import COND, EXTRA, UNCOND, Site
+from ..engine.sides import COND, UNCOND
+from ..engine.site import EXTRA, Site
 from ..engine.stack import Inner
 from ..patcher import CfgArgs, Patcher
 
@@ -118,7 +119,7 @@ class DegradedPass:
         denoised = args["denoised"]
         if scale == 0.0 or not maps:
             return denoised
-        # the place in the list becomes cond_or_uncond, by which the layers know what it is
+        # where the guider names nothing, the layers know the side by the place in the list
         conds = [None, args["uncond"]] if negative else [args["cond"]]
         x0 = args["uncond_denoised"] if negative else args["cond_denoised"]
         worse = degraded(x0, list(maps.values()), self.method.blur, self.method.threshold)

@@ -43,11 +43,11 @@ class StyleAligned(Method):
         """Return whether a batch of one image has nothing to share, or is one of references."""
         if site.of_reference:
             return ""
-        return "the batch holds one picture" if site.batch <= len(site.chunks) else None
+        return "the batch holds one picture" if site.batch <= site.parts else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the first rows shared."""
-        chunks = len(site.chunks)
+        chunks = site.parts
         shared_q, shared_k = q, k
         if self.adain:
             shared_q, shared_k = normalised(q, first_rows(q, chunks)), normalised(k, first_rows(k, chunks))

@@ -59,13 +59,13 @@ class Selection:
         return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"
 
 
-def put(model: Patcher, value: Method, host: Host | None = None) -> Patcher:
+def put(model: Patcher, value: Method, host: Host | None = None, number: int | None = None) -> Patcher:
     """Return a clone of a model with a method on it.
 
     Raises AddressError naming it when its address does not fit the model.
     """
     try:
-        return attach(model, value, host)
+        return attach(model, value, host, number)
     except AddressError as error:
         raise AddressError(f"{value.name}: {str(error).removeprefix(f'{value.name}: ')}") from None
 
@@ -126,10 +126,9 @@ def copy_patches(source: Patcher, target: Patcher, foreign: bool = False, host: 
 
 def _put_all(model: Patcher, values: Mapping[int, Method], host: Host | None) -> tuple[Patcher, dict[int, int]]:
     """Put values on a model; return the clone and the new numbers by the old."""
-    numbers = {}
+    numbers = {number: new for new, number in enumerate(sorted(values), len(entries(model)) + 1)}
     for number, value in values.items():
-        model = put(model, value, host)
-        numbers[number] = len(entries(model))
+        model = put(model, value, host, numbers[number])
     return model, numbers
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import math
@@ -29,6 +30,7 @@ from ..engine.method import Method
 from ..methods.capture import Word
 from ..patcher import Patcher
 from ..record.plan import entries
+from ..routing.rule import Rule
 from .declared import declared
 from .manage import put
 
@@ -68,9 +70,19 @@ def put_preset(model: Patcher, preset: Preset, host: Host | None = None) -> Patc
     for name, reason in preset.left_out:
         log.warning("Attention Patchbay: the preset does not hold %s: %s.", name, reason)
     model = model.clone()
-    for patch in preset.patches:
-        model = put(model, patch, host)
+    first = len(entries(model)) + 1
+    for number, patch in zip(_listed(preset.patches, first), preset.patches, strict=True):
+        model = put(model, patch, host, number)
     return model
+
+
+def _listed(patches: Sequence[Method], first: int) -> list[int]:
+    """Return the numbers of patches from a first one on; rules in a row are listed as they are asked, last to first."""
+    numbers: list[int] = []
+    for rules, group in itertools.groupby(patches, lambda patch: isinstance(patch, Rule)):
+        start, count = first + len(numbers), len(list(group))
+        numbers += reversed(range(start, start + count)) if rules else range(start, start + count)
+    return numbers
 
 
 # To text

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..addressing.address import BlockId
+from ..engine.host import Host
 from ..engine.router import SLOT
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
@@ -33,8 +34,11 @@ class Report(NamedTuple):
     steps: list[Row]
 
 
-def report(model: Patcher, samples: Tensor) -> Report:
-    """Return the report of the run of a model patcher that gave a latent; it says so where that run is not known."""
+def report(model: Patcher, samples: Tensor, host: Host | None = None) -> Report:
+    """Return the report of the run of a model patcher that gave a latent; it says so where that run is not known.
+
+    A `host` is told of in its last line.
+    """
     plan = plan_of(model)
     if plan is None:
         return Report(NOTHING, [], [])
@@ -42,12 +46,18 @@ def report(model: Patcher, samples: Tensor) -> Report:
         run, *earlier = ARCHIVE.runs(samples, plan)
     except GoneError as error:
         return Report("\n".join([f"No run was recorded: {error}.", *_listed(plan)]), [], [])
-    twins = any(other.calls != run.calls for other in earlier)
-    return Report("\n".join([text(run), TWINS] if twins else [text(run)]), table(run), steps(run))
+    lines = [text(run)]
+    lines += [TWINS] if any(other.calls != run.calls for other in earlier) else []
+    lines += [] if host is None else ["", str(host.able())]
+    return Report("\n".join(lines), table(run), steps(run))
 
 
 def _listed(plan: Plan) -> list[str]:
-    return [f"{entry.number}. {entry.name}" for entry in plan.entries]
+    return [f"{entry.number}. {entry.name}" for entry in _in_order(plan)]
+
+
+def _in_order(plan: Plan) -> list[Entry]:
+    return sorted(plan.entries, key=lambda entry: entry.number)
 
 
 def table(run: Run) -> list[Row]:
@@ -65,7 +75,7 @@ def text(run: Run) -> str:
     rows = table(run)
     if not rows:
         return "\n".join([NO_CALLS, *_listed(run.plan)])
-    head = [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run)]
+    head = [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run), *sorted(run.doubts)]
     lines = [list(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in rows)]
     return "\n".join([*head, "", *_entries(run), "", *layout(lines)])
 
@@ -186,7 +196,7 @@ def _more_rows(run: Run) -> list[str]:
 
 
 def _entries(run: Run) -> list[str]:
-    return [f"{entry.number}. {entry.name}: {fate(run, entry)}" for entry in run.entries]
+    return [f"{entry.number}. {entry.name}: {fate(run, entry)}" for entry in _in_order(run.plan)]
 
 
 def fate(run: Run, entry: Entry) -> str:

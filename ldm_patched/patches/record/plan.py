@@ -22,7 +22,7 @@ class Entry:
         slot: its main place on the model, to show.
         targets: the blocks and kinds of attention it is meant for, kind None where the model tells none; no targets
             where it fits any call.
-        number: place in the order of the graph, from 1.
+        number: place in the order of the graph and of the text of rules, from 1.
         neutral: its settings change nothing, so it was not put anywhere.
         value: the method or rule itself, to attach it to another model.
     """
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """All entries of a model, in the order of the graph.
+    """All entries of a model, in the order in which they were attached: the rules of one text from its end.
 
     Args:
         blocks: heads and head dim of each transformer block of the model.

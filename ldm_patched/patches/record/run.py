@@ -84,6 +84,7 @@ class Run:
         skips: entry number -> why it last did nothing where it should.
         reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
+        doubts: what a method had to assume of the guider, as lines of the report.
         percents: sigma -> how far the run is there.
         choices: the function chosen for each kind of call, and why it is not the one asked for.
         memories: entry number -> what it keeps during the run.
@@ -111,6 +112,7 @@ class Run:
     skips: dict[int, str] = field(default_factory=dict)
     reads: dict[Hashable, bool] = field(default_factory=dict)
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
+    doubts: set[str] = field(default_factory=set)
     percents: dict[float, float] = field(default_factory=dict)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)

@@ -44,10 +44,9 @@ class Rule(Method):
 
     def check(self) -> None:
         """Refuse a name that does not exist."""
-        if self.backend not in BACKENDS and registry.get(self.backend) is None:
-            raise Refused(
-                f"unknown attention function {self.backend!r}; choose one of {', '.join(BACKENDS)}", "backend"
-            )
+        known = ("auto", *registry.names())
+        if self.backend not in known:
+            raise Refused(f"unknown attention function {self.backend!r}; choose one of {', '.join(known)}", "backend")
 
     @property
     def slot(self) -> str:

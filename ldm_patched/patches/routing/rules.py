@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from ...ldm.modules.backends import registry
 from ..addressing.address import AddressError, parse
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.attach import attach
+from ..engine.host import Host
 from ..patcher import Patcher
-from .rule import BACKENDS, Rule
+from ..record.plan import entries
+from .rule import Rule
 
 _PART = re.compile(r"[^;\n]+")
 _WINDOW = re.compile(r"(?<![\w:.-])(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)%(?![^\s,])")
@@ -39,14 +42,15 @@ def rules_text(rules: Iterable[Rule]) -> str:
     return "\n".join(f"{rule.address}{_window_text(rule.schedule)} -> {rule.backend}" for rule in rules)
 
 
-def attach_rules(model: Patcher, rules: Sequence[Rule]) -> Patcher:
+def attach_rules(model: Patcher, rules: Sequence[Rule], host: Host | None = None) -> Patcher:
     """Return a clone of a model patcher with rules in front of those it has; the first of them is asked first.
 
     Raises AddressError when an address does not fit the model.
     """
     model = model.clone()
-    for rule in reversed(rules):
-        model = attach(model, rule)
+    first = len(entries(model)) + 1
+    for number, rule in reversed(list(enumerate(rules, first))):
+        model = attach(model, rule, host, number)
     return model
 
 
@@ -63,7 +67,8 @@ def _rule(number: int, line: str, match: re.Match[str]) -> Rule:
     backend = right.strip().lower()
     after = column + len(left) + len(arrow) + len(right) - len(right.lstrip())
     if not backend:
-        raise _error(number, line, after, f"no backend after '->'; choose one of {', '.join(BACKENDS)}")
+        choices = ", ".join(("auto", *registry.names()))
+        raise _error(number, line, after, f"no backend after '->'; choose one of {choices}")
     windows = list(_WINDOW.finditer(left))
     if len(windows) > 1:
         raise _error(number, line, column + windows[1].start(), "a rule has one window; keep one of them")

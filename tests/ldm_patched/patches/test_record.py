@@ -13,7 +13,6 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, p
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gathering import Sums
-from attention_patchbay.ldm_patched.patches.engine.site import EXTRA, chunks_of
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
@@ -21,7 +20,7 @@ from attention_patchbay.ldm_patched.patches.reading import inspector
 from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, gathered_in
 from attention_patchbay.ldm_patched.patches.reading.report import TWINS, report
 from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
-from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry, Plan, plan_of
+from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Call, Run
 from attention_patchbay.ldm_patched.sampling import samplers
 
@@ -94,14 +93,6 @@ def test_a_block_with_two_grids_is_summed_on_the_larger(method: Any, share: floa
     (found,) = gathered_in(one)
     sums = found.blocks[block]
     assert sums.grid == (4, 4) and sums.calls == 4 and torch.allclose(sums.attention, torch.tensor(1.0 + share))
-
-
-def test_prompts_have_the_side_of_their_name_in_the_guider() -> None:
-    names = Run(prompts={"a": "negative", "b": "middle", "c": "positive"})
-    options = {KEY: names, "uuids": ["a", "b", "c"], "cond_or_uncond": [0, 1, 2]}
-    assert chunks_of(options) == [1, 2, 0]
-    assert chunks_of({**options, EXTRA: True}) == chunks_of({**options, "uuids": ["x", "b", "c"]}) == [0, 1, 2]
-    assert chunks_of({"cond_or_uncond": [1, 0]}) == [1, 0] and chunks_of({}) == [0]
 
 
 def test_a_record_keeps_no_model_alive() -> None:

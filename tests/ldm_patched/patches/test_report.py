@@ -13,11 +13,14 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
+from attention_patchbay.ldm_patched.patches.reading.presets import preset_of, put_preset
 from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches.routing.rules import attach_rules, parse_rules
 
-from .models import BLOCKS, IDENTITY, STEPS, ZERO, last_run, patcher, run
+from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, last_run, patcher, run
 
 
 def entries(model: Any) -> list[str]:
@@ -146,3 +149,19 @@ def test_the_report_is_of_the_run_of_its_latent() -> None:
 
 def test_the_report_of_an_untouched_model_says_so() -> None:
     assert report.report(patcher(), torch.zeros(1, 4, 8, 8)) == (report.NOTHING, [], [])
+
+
+def test_rules_are_listed_in_the_order_of_their_text() -> None:
+    model = attach_rules(attach(patcher(), ZERO), parse_rules("middle -> basic; input -> split; * -> auto"))
+    wanted = ["1. zero attn1.out on middle", "2. backend basic on middle", "3. backend split on input"]
+    wanted += ["4. backend auto on all"]
+
+    def check(model: Any) -> None:
+        lines = [line.partition(":")[0] for line in report.report(model, run(model)).text.splitlines()]
+        assert [line for line in lines if line[:2] in {"1.", "2.", "3.", "4."}] == wanted
+        ran = {row["block"]: row["function"] for row in report.table(last_run(model))}
+        assert (ran["middle"], ran["input:1"]) == ("basic", "split")  # the first that matches
+
+    less, _ = remove_patches(attach(model, HALF), Selection(owner="identity"))
+    for other in (model, copy_patches(model, patcher()), put_preset(patcher(), preset_of(model)), less):
+        check(other)

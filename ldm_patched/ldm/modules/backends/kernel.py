@@ -32,7 +32,8 @@ FLOATS = HALF | {torch.float32}
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
-def _present() -> str | None:
+def present() -> str | None:
+    """Return that nothing is missing."""
     return None
 
 
@@ -53,6 +54,7 @@ class Backend:
         limit: returns why it cannot run a call for any other reason, None if it can.
         pays: tells whether a call that leaves the choice open is large enough for it, by (b * h, n_q, n_k); None for
             every call.
+        hosted: where the host has found a function of this name for itself, that one runs.
     """
 
     name: str
@@ -66,9 +68,10 @@ class Backend:
     gqa: bool = True
     exact: bool = True
     tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: EXACT, hash=False)
-    missing: Callable[[], str | None] = _present
+    missing: Callable[[], str | None] = present
     limit: Callable[[AttentionCall], str | None] = _no_limit
     pays: Callable[[int, int, int], bool] | None = None
+    hosted: bool = False
 
     def reasons(self, call: AttentionCall) -> list[str]:
         """Return why this function cannot run a call; an empty list if it can."""

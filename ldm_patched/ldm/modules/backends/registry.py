@@ -51,7 +51,7 @@ class NoBackendError(NotImplementedError):
 
     def __init__(self, call: AttentionCall) -> None:
         lines = [f"no attention function can run this call: {call}"]
-        lines += [f"  {name}: {'; '.join(_reasons(name, call))}" for name in dict.fromkeys((*KNOWN, *_registry))]
+        lines += [f"  {name}: {'; '.join(_reasons(name, call))}" for name in names()]
         super().__init__("\n".join(lines))
 
 
@@ -76,6 +76,16 @@ def register(backend: Backend) -> None:
 def get(name: str) -> Backend | None:
     """Return the backend of that name, None if nothing is registered under it."""
     return _registry.get(name)
+
+
+def names() -> tuple[str, ...]:
+    """Return all names that can be asked for: the shared ones, then those that only this host has."""
+    return tuple(dict.fromkeys((*KNOWN, *_registry)))
+
+
+def usable() -> tuple[str, ...]:
+    """Return the names of the backends that this machine has."""
+    return tuple(name for name, backend in _registry.items() if backend.missing() is None)
 
 
 def available(call: AttentionCall) -> tuple[Backend, ...]:
@@ -109,8 +119,8 @@ def select(call: AttentionCall, wanted: str = "auto") -> Selection:
 
     Raises ValueError for a name that does not exist, and NoBackendError when nothing can run the call.
     """
-    if wanted not in ("auto", *KNOWN, *_registry):
-        raise ValueError(f"unknown attention function {wanted!r}: choose auto or one of {', '.join(KNOWN)}")
+    if wanted not in ("auto", *names()):
+        raise ValueError(f"unknown attention function {wanted!r}: choose auto or one of {', '.join(names())}")
     skipped: list[tuple[str, tuple[str, ...]]] = []
     order = tuple(name for name in preference(call.device == "cpu", call.dtype) if _pays(name, call))
     for name in dict.fromkeys(order if wanted == "auto" else (wanted, *order)):

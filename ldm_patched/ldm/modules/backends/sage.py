@@ -75,6 +75,7 @@ def _widen(t: Tensor, dim_head: int) -> Tensor:
     exact=False,
     tolerance=FP4,
     missing=needs("sageattn3", "sageattn3", (10, 0)),
+    hosted=True,
 )
 def sage3(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention in fp4 on Blackwell: (b, n, heads * d) in and out. Raises NotImplementedError for a mask."""
@@ -94,6 +95,7 @@ def sage3(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> T
     exact=False,
     tolerance=INT8,
     missing=needs("comfy_kitchen", "comfy-kitchen", (7, 5)),
+    hosted=True,
 )
 def comfy_kitchen_int8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention with comfy-kitchen's int8 kernel: (b, n, heads * d) in and out."""
