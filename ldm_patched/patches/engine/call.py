@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
+from .coordinates import taken
 from .foreign import counted
 from .owner import owner
 from .preferred import preferences
@@ -56,7 +57,8 @@ def call_model(
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options.get(SLOT))
     mine = {KEY: run, "patches": patches, "patches_replace": slots, LATENT: list(x.shape)}
-    options = counted({**transformer_options, **mine})
+    given, kwargs = taken(transformer_options, kwargs)
+    options = counted({**given, **mine})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
     if not compiles(options):

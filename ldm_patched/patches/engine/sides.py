@@ -10,6 +10,7 @@ from typing import Any
 
 from ..patcher import Executor, TransformerOptions
 from ..record.run import Run, run_of
+from .coordinates import noted, places_of
 
 CALC_COND_BATCH = "calc_cond_batch"  # ComfyUI's name of the place
 NAMES = "patchbay_prompts"  # in transformer_options: the guider's name of each prompt that is predicted, or None
@@ -33,7 +34,7 @@ def name_prompts(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Predict with the names of the prompts in the options.
+    """Predict with the names of the prompts in the options, and with a note of where each pixel comes from.
 
     A wrapper for CALC_COND_BATCH. The options stay the same dict, since hosts let others write into it meanwhile.
     """
@@ -42,6 +43,8 @@ def name_prompts(
     if run is None:
         return executor(model, conds, x, timestep, model_options, *args, **kwargs)
     options[NAMES] = tuple(_name(prompts or (), run) for prompts in conds)
+    if x.ndim == 4:  # the rows of videos are frames
+        conds = [None if some is None else noted(some, place, x.shape) for place, some in enumerate(conds)]
     try:
         return executor(model, conds, x, timestep, model_options, *args, **kwargs)
     finally:
@@ -62,8 +65,7 @@ def chunks_of(options: TransformerOptions) -> list[int]:
 
     Where the guider does not tell, the run keeps that for the report.
     """
-    places: list[int] = options.get("cond_or_uncond", [COND])
-    run = run_of(options)
+    places, run = places_of(options), run_of(options)
     if run is None:
         return places
     names = _names(options, places, run)
@@ -80,5 +82,5 @@ def _names(options: TransformerOptions, places: list[int], run: Run) -> list[str
     named: Sequence[str | None] | None = options.get(NAMES)
     if named is not None and max(places) < len(named):
         return [named[place] for place in places]
-    prompts = options.get("uuids", ())  # another pack calls the model past the host's own function
+    prompts = options.get("uuids", ())  # where another pack calls the model past the host's own function
     return [run.prompts.get(prompt) for prompt in prompts] if len(prompts) == len(places) else None

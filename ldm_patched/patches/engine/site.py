@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
+from ..addressing.grid import on_grid
 from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
+from .coordinates import PIXELS, at_pixels, places_of
 from .gate import Gate
 from .sides import COND, chunks_of
 
@@ -21,6 +23,9 @@ T = TypeVar("T")
 COUPLED = "cond_or_uncond_couple"  # other packs' name of the chunks that they have made of those of the call
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
 RECORDING = "patchbay_reference_recording"  # the call runs a reference, whose Tokens these are
+PARTS = (
+    "The model was called for parts of the picture, and nobody said which: a mask lies on each as if it were the whole."
+)
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
 
 
@@ -112,7 +117,7 @@ class Site:
     @property
     def parts(self) -> int:
         """Return how many equal chunks there are in the batch."""
-        return len(self.options.get("cond_or_uncond", [COND]))
+        return len(places_of(self.options))
 
     def rows(self, part: int = COND) -> list[slice]:
         """Return the rows of each chunk of the batch that is `part`."""
@@ -191,6 +196,20 @@ class Site:
         area = self.area
         return (self.tokens, 1, 1) if area is None else (1, *area)
 
+    def placed(self, mask: Tensor) -> Tensor:
+        """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
+
+        Several masks go round the images of a chunk in turn. Raises ValueError like `image_grid`.
+        """
+        grid, pixels, size = self.image_grid, self.options.get(PIXELS), None if self.run is None else self.run.size
+        if pixels is not None and size is not None:
+            return on_grid(at_pixels(mask, pixels, size), grid)
+        if self.partial and self.run is not None:
+            self.run.doubts.add(PARTS)
+        shares = on_grid(mask, grid)
+        image = torch.arange(self.batch, device=mask.device) % (self.batch // self.parts)
+        return shares[image % len(shares)]
+
     # The run
 
     @property
@@ -199,8 +218,10 @@ class Site:
         return {} if self.gate is None else self.gate.memory(self.options)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """Return what `make` gives, made once in a run for each key."""
+        """Return what `make` gives, made once in a run for each key; anew for a part of the image."""
         memory = self.memory
+        if PIXELS in self.options:  # tiles can be elsewhere in each step
+            return make()
         if key not in memory:
             memory[key] = self.lasting(make)
         made: T = memory[key]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.where import Where
+from ..engine.coordinates import CHUNKS, PIXELS, places_of, taken
 from ..engine.declaration import acts, amount, method, socket, switch, whole
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
@@ -161,7 +162,7 @@ class ReferencePass:
         transformer_options: TransformerOptions,
         **kwargs: Any,
     ) -> Tensor:
-        options = transformer_options
+        options, kwargs = taken(transformer_options, kwargs)
         chunks = chunks_of(options)
         places = self.reference.seen_by(chunks)
         if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
@@ -174,10 +175,11 @@ class ReferencePass:
         noisy = self._noisy(executor.class_obj, x, sigmas, gate, options)
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
-        aside = {**options, EXTRA: True, RECORDING: tokens}
-        for name in ("cond_or_uncond", "uuids"):
-            if name in options:
-                aside[name] = [options[name][place] for place in places]
+        aside = {name: value for name, value in options.items() if name != PIXELS} | {EXTRA: True, RECORDING: tokens}
+        prompts = places_of(options)
+        aside |= dict.fromkeys((CHUNKS, "cond_or_uncond"), [prompts[place] for place in places])
+        if len(options.get("uuids", ())) == len(chunks):
+            aside["uuids"] = [options["uuids"][place] for place in places]
         executor(noisy, sigmas, concat, context, None, aside, **more)
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)

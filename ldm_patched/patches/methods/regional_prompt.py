@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..addressing.grid import on_grid
 from ..addressing.where import Where
 from ..engine.declaration import Refused, acts, amount, choice, method, number, socket
 from ..engine.gate import Gate
@@ -106,24 +105,22 @@ class RegionalPrompt(Method):
         results = {i: attend_to(inner, q, k, v, (more_k[i], more_v[i]), site) for i in parts}
         left, mixed = 1.0 - torch.stack(list(parts.values())).sum(0), out.clone()
         for some in site.rows():
-            whole = out[some] * _for_rows(left, out[some])
+            whole = out[some] * left[some].to(out.dtype)
             for i, result in results.items():
-                whole = whole + result[some] * _for_rows(parts[i], out[some])
+                whole = whole + result[some] * parts[i][some].to(out.dtype)
             mixed[some] = whole
         return mixed
 
     def parts(self, site: Site, device: torch.device) -> dict[int, Tensor]:
-        """Return the share (b, n) of each region that holds somewhere; made once a run for each grid."""
-        grid = site.image_grid
+        """Return the share (b, 1, n, 1) of each region that holds somewhere; made once a run for each grid."""
 
         def make() -> dict[int, Tensor]:
-            masks = [on_grid(region.mask.to(device, torch.float32).clamp(0.0, 1.0), grid) for region in self.regions]
-            masks = list(torch.broadcast_tensors(*masks))
+            masks = [site.placed(region.mask.to(device, torch.float32).clamp(0.0, 1.0)) for region in self.regions]
             some = (1.0 - self.base) * self.strength * site.curve
             found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
-            return {i: part for i, part in enumerate(found) if bool(part.any())}
+            return {i: part[:, None, :, None] for i, part in enumerate(found) if bool(part.any())}
 
-        return site.once(f"shares {grid} {site.curve} {device}", make)
+        return site.once(f"shares {site.image_grid} {site.batch} {site.parts} {site.curve} {device}", make)
 
 
 def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amount: float) -> list[Tensor]:
@@ -141,9 +138,3 @@ def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amou
         opaque = part.clamp(max=1.0)
         result = [share * (1.0 - opaque) for share in result] + [opaque]
     return [share * amount for share in result]
-
-
-def _for_rows(share: Tensor, x: Tensor) -> Tensor:
-    """Shape shares (b, n) for the rows of x (rows, h, n, d); several masks go round the images in turn."""
-    repeated = share if len(share) in (1, len(x)) else share.repeat(-(-len(x) // len(share)), 1)[: len(x)]
-    return repeated[:, None, :, None].to(x.dtype)

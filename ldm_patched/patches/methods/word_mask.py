@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..addressing.grid import on_grid
 from ..addressing.where import Where
 from ..engine.declaration import Widget, acts, amount, hidden, method
 from ..engine.method import Method
@@ -91,15 +90,13 @@ class WordMask(Method):
         without = inner(q, k[:, :, left], v[:, :, left], shorter)
         outside = self.outside(site, q.device) * site.weight
         for some in site.rows():
-            part = outside if len(outside) == 1 else outside.repeat(len(out[some]) // len(outside) + 1, 1, 1, 1)
-            out[some] = torch.lerp(out[some], without[some], part[: len(out[some])].to(out.dtype))
+            out[some] = torch.lerp(out[some], without[some], outside[some].to(out.dtype))
         return out
 
     def outside(self, site: Site, device: torch.device) -> Tensor:
         """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
-        grid = site.image_grid
 
         def make() -> Tensor:
-            return 1.0 - on_grid(self.mask.to(device, torch.float32).clamp(0.0, 1.0), grid)[:, None, :, None]
+            return 1.0 - site.placed(self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
 
-        return site.once(f"outside {grid} {device}", make)
+        return site.once(f"outside {site.image_grid} {site.batch} {site.parts} {device}", make)

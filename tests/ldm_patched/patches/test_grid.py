@@ -17,5 +17,5 @@ def test_attention_over_time_has_no_grid() -> None:
 
 @pytest.mark.parametrize("piece", [None, (4, 5)])
 def test_cut_tokens_are_refused_with_the_way_out(piece: tuple[int, int] | None) -> None:
-    with pytest.raises(ValueError, match="10 tokens are no 8x10 picture.*behind that one"):
+    with pytest.raises(ValueError, match="10 tokens are no 8x10 picture.*put this one after the other"):
         Site(VIDEO, batch=24, tokens=10, piece=piece).area  # noqa: B018
