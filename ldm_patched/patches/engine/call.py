@@ -57,7 +57,7 @@ def call_model(
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options.get(SLOT))
     mine = {KEY: run, "patches": patches, "patches_replace": slots, LATENT: list(x.shape)}
-    given, kwargs = taken(transformer_options, kwargs)
+    given, kwargs = taken(transformer_options, kwargs, x)
     options = counted({**given, **mine})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn

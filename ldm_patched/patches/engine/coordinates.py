@@ -2,6 +2,7 @@
 
 A host cuts the conditionings that have the size of the latent to an area, and tiled samplers cut them to their tiles,
 several of which they put in one batch. Only what is cut with them knows which prompt and which place a row is.
+ComfyUI-TiledDiffusion (`MultiDiffusion.__call__`) fails on one of the latent's own size, so the note has twice that.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ..record.run import run_of
 
 NOTE = "patchbay_coordinates"  # the name of the note among the conditionings
 CHUNKS = "patchbay_chunks"  # in the options of a call: which prompt of the predicted list each equal chunk of rows is
+FINER = 2  # pixels of the note for one of the latent, each way
 PIXELS = "patchbay_pixels"  # in the options of a call that sees parts of the latent: (b, 3, h, w), image, y and x
 
 
 class Coordinates:
-    """A conditioning (b, 4, h, w) on the CPU: prompt, image, y and x of each pixel of the latent; no network gets it.
+    """A conditioning (b, 4, 2h, 2w) on the CPU: prompt, image, y and x of each pixel of the latent; no network gets it.
 
     It has what hosts ask of their own conditionings.
     """
@@ -37,7 +39,7 @@ class Coordinates:
         """Return the note of an area: height, width, top and left."""
         if area is None:
             return self
-        height, width, top, left = area
+        height, width, top, left = (FINER * length for length in area)
         return Coordinates(self.cond[:, :, top : top + height, left : left + width])
 
     def can_concat(self, other: Any) -> bool:
@@ -56,17 +58,22 @@ class Coordinates:
 def noted(prompts: Sequence[dict[str, Any]], place: int, shape: torch.Size) -> list[dict[str, Any]]:
     """Return the conditionings of one prompt of the predicted list with a note, for a latent (b, c, h, w)."""
     batch, _, *size = shape
-    image, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in (batch, *size)), indexing="ij")
+    lines = [torch.arange(batch), *(torch.arange(n).repeat_interleave(FINER) for n in size)]
+    image, y, x = torch.meshgrid(*(line.float() for line in lines), indexing="ij")
     note = Coordinates(torch.stack([torch.full_like(image, place), image, y, x], dim=1))
     return [{**prompt, "model_conds": {**prompt["model_conds"], NOTE: note}} for prompt in prompts]
 
 
-def taken(options: TransformerOptions, conds: dict[str, Any]) -> tuple[TransformerOptions, dict[str, Any]]:
-    """Return the options of a call with what the note says, and the conditionings without it."""
+def taken(options: TransformerOptions, conds: dict[str, Any], x: Tensor) -> tuple[TransformerOptions, dict[str, Any]]:
+    """Return the options of a call for x (b, c, h, w) with what the note says, and the conditionings without it.
+
+    A note that was not cut as x was says nothing.
+    """
     conds = dict(conds)
     note: Tensor | None = conds.pop(NOTE, None)
-    if note is None:
+    if note is None or note.shape != (len(x), 4, *(FINER * length for length in x.shape[2:])):
         return options, conds
+    note = note[:, :, ::FINER, ::FINER]
     run = run_of(options)
     size = torch.Size((run.size if run is not None else None) or ())
     found = {**options, CHUNKS: _chunks(note[:, :2, 0, 0].tolist())}

@@ -162,7 +162,7 @@ class ReferencePass:
         transformer_options: TransformerOptions,
         **kwargs: Any,
     ) -> Tensor:
-        options, kwargs = taken(transformer_options, kwargs)
+        options, kwargs = taken(transformer_options, kwargs, x)
         chunks = chunks_of(options)
         places = self.reference.seen_by(chunks)
         if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:

@@ -50,7 +50,9 @@ class Tiles:
         if not isinstance(value, Tensor):
             return value
         if value.ndim == x.ndim:
-            return torch.cat([value.roll(self.shift, -1)[..., cut] for cut in batch])
+            finer = value.shape[-1] // x.shape[-1]
+            some = [slice(cut.start * finer, cut.stop * finer) for cut in batch]
+            return torch.cat([value.roll(finer * self.shift, -1)[..., cut] for cut in some])
         return value.repeat(len(batch), *[1] * (value.ndim - 1))
 
 
@@ -114,12 +116,13 @@ def test_the_report_says_that_nobody_told_which_part_it_was() -> None:
 def test_the_network_gets_no_note_and_the_whole_picture_has_no_pixels() -> None:
     (prompt,) = noted([{"model_conds": {}}], 1, torch.Size((2, 4, 3, 5)))
     note = prompt["model_conds"][NOTE]
-    assert note.size() == [2, 4, 3, 5] and note.can_concat(note)
-    both = note.concat([note])
-    options, conds = taken({}, {NOTE: both, "y": 1})
+    assert note.size() == [2, 4, 6, 10] and note.can_concat(note)
+    both, x = note.concat([note]), torch.zeros(4, 4, 3, 5)
+    options, conds = taken({}, {NOTE: both, "y": 1}, x)
     assert conds == {"y": 1} and options[CHUNKS] == [1, 1]
-    assert torch.equal(options[PIXELS], both[:, 1:])  # without a run nobody knows the size of the whole
-    assert taken(options, {"y": 1}) == (options, {"y": 1})
-    cut = note.process_cond(2, [2, 3, 1, 2]).cond
+    assert torch.equal(options[PIXELS], both[:, 1:, ::2, ::2])  # without a run nobody knows the size of the whole
+    assert taken(options, {"y": 1}, x) == (options, {"y": 1})
+    assert taken({}, {NOTE: both}, x[..., :4]) == ({}, {}) == taken({}, {NOTE: both}, x[:2])
+    cut = note.process_cond(2, [2, 3, 1, 2]).cond[:, 1:, ::2, ::2]
     mask = draw(1, 2, 3, 5)
-    assert torch.equal(at_pixels(mask, cut[:, 1:], (3, 5)), mask[:, 1:3, 2:5])
+    assert torch.equal(at_pixels(mask, cut, (3, 5)), mask[:, 1:3, 2:5])
