@@ -63,7 +63,17 @@ def findings(model: Patcher, samples: Tensor | None = None) -> list[Finding]:
     Calls are those of the run that gave the latent `samples`; nothing is told of them where it is not known.
     """
     parts, (run, _) = list(placed(model)), _known(model, samples)
-    return [_finding(model, part, parts, run) for part in parts]
+    there = {part.number for part in parts}
+    lost = (entry for entry in entries(model) if not entry.neutral and entry.number not in there)
+    return [*(_finding(model, part, parts, run) for part in parts), *map(_gone, lost)]
+
+
+def _gone(entry: Entry) -> Finding:
+    """Return the finding of an entry of which a later node has left nothing on the model."""
+    schedule = entry.schedule.suffix.strip() or "always"
+    return Finding(
+        entry.slot, _meant(entry), f"{entry.number}. {entry.name}", schedule, None, None, "another node took its place"
+    )
 
 
 def _known(model: Patcher, samples: Tensor | None) -> tuple[Run | None, str]:
