@@ -46,25 +46,29 @@ def call_model(
 
     A wrapper for APPLY_MODEL.
     """
-    slots = dict(transformer_options.get("patches_replace", {}))
-    for name, layers in transformer_options.get(LAYERS, {}).items():
-        slots[name] = stacked(name, slots.get(name, {}), layers, transformer_options[ATTEND])
-    patches = dict(transformer_options.get("patches", {}))
-    if "attn2_patch" in patches:
-        patches["attn2_patch"] = foreign_first(patches["attn2_patch"])
     plan = transformer_options.get(KEY)
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options.get(SLOT))
-    mine = {KEY: run, "patches": patches, "patches_replace": slots, LATENT: list(x.shape)}
-    given, kwargs = taken(transformer_options, kwargs, x)
-    options = counted({**given, **mine})
+    given, kwargs = taken(with_stacks(transformer_options), kwargs, x)
+    options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
     if not compiles(options):
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     with marker(structure(options))():
         return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
+
+
+def with_stacks(options: TransformerOptions) -> TransformerOptions:
+    """Return the options of a call with the layers of a model in its slots, around what is there."""
+    slots = dict(options.get("patches_replace", {}))
+    for name, layers in options.get(LAYERS, {}).items():
+        slots[name] = stacked(name, slots.get(name, {}), layers, options[ATTEND])
+    patches = dict(options.get("patches", {}))
+    if "attn2_patch" in patches:
+        patches["attn2_patch"] = foreign_first(patches["attn2_patch"])
+    return {**options, "patches": patches, "patches_replace": slots}
 
 
 def begin(run: Run, model: Any, override: Patch | None) -> None:

@@ -15,6 +15,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.call import with_stacks
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.place import Listed
@@ -118,7 +119,7 @@ def check(patches: list[AttentionPatch]) -> None:
     model = one_block(block)
     for patch in patches:
         model = attach(model, patch)
-    options = {**model.model_options["transformer_options"], "block": ("middle", 0), "block_index": 0}
+    options = {**with_stacks(model.model_options["transformer_options"]), "block": ("middle", 0), "block_index": 0}
     with torch.no_grad():
         out = block(x, context, options)
         wanted = expected(block, x, context, patches)
