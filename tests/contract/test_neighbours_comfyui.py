@@ -55,7 +55,7 @@ def test_nothing_fails_but_what_cannot_work_and_that_names_the_fix(pairs: list[R
     assert not errors
     refused = [row["error"] for row in pairs if (row["ours"], row["theirs"]) in REFUSED]
     assert len(refused) == 2 * len(REFUSED)
-    assert all("another patch merged or cut them in this block; take the block out" in error for error in refused)
+    assert all("another node merged, cut or added some; take the block out" in error for error in refused)
 
 
 def test_both_have_their_effect_or_the_report_says_who_has_none(pairs: list[Row]) -> None:
