@@ -51,6 +51,7 @@ class Site:
         swapped: another prompt stands in the place of the sampler's.
         left_out: positions in the context whose keys and values a layer further out took away.
         fewer: height and width of the image's tokens among the keys, where a layer further out made them fewer.
+        changed_by: the name of the method further out that last changed the number of tokens or keys.
     """
 
     options: TransformerOptions
@@ -67,6 +68,7 @@ class Site:
     swapped: bool = False
     left_out: frozenset[int] = frozenset()
     fewer: tuple[int, int] | None = None
+    changed_by: str = ""
 
     def but(self, **changes: Any) -> Site:
         """Return the site with what is different for the layers further in."""
@@ -165,8 +167,9 @@ class Site:
         height, width = self.options["activations_shape"][-2:]
         if height * width != self.tokens:
             raise ValueError(
-                f"{self._where}: {self.tokens} tokens are no {height}x{width} picture, another node merged, cut or "
-                "added some; take the block out of one of the two nodes, or put this one after the other"
+                f"{self._where}: {self.tokens} tokens are no {height}x{width} picture, "
+                f"{self.changed_by or 'another node'} merged, cut or added some; take the block out of one of the two "
+                "nodes, or put this one after the other"
             )
         return height, width
 

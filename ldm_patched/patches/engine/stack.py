@@ -134,6 +134,8 @@ class Stack:
             # merging, tiles and windows hand on other rows or tokens than they got
             if q.shape[0] != site.batch or q.shape[2] != site.tokens:
                 site = site.but(batch=q.shape[0], tokens=q.shape[2])
+            if (q.shape[2], k.shape[2]) != (given_q.shape[2], given_k.shape[2]):
+                site = site.but(changed_by=layer.gate.entry.name)
             return self._run(depth - 1, site, q, k, v, innermost)
 
         return layer(site, q, k, v, inner)

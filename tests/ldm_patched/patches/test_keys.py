@@ -99,5 +99,6 @@ def test_references_share_nothing_with_each_other(method: Method) -> None:
 )
 def test_tokens_that_are_no_picture_are_refused_by_node_and_block(inner: Method, outer: Method) -> None:
     q, k, v = tokens(6, 4, 2)
-    with pytest.raises(ValueError, match=rf"^{inner.name} in {HERE}: \d+ tokens are no 6x4 picture"):
+    wrong = rf"^{inner.name} in {HERE}: \d+ tokens are no 6x4 picture, {outer.name} merged, cut or added some"
+    with pytest.raises(ValueError, match=wrong):
         layers(inner, outer)(q, k, v, options(6, 4, cond_or_uncond=[0]))
