@@ -271,12 +271,13 @@ def without_times(text: str) -> str:
     text = text.replace(str(current().folders.output), "FOLDER")
     text = re.sub(r'"seconds": [^,}]*', '"seconds": 0', text)
     text = re.sub(r"\b\d+\.\d{3} s\b", "0.000 s", text)
+    text = re.sub(r"\n\nOn .*; functions .*\.$", "", text)  # what this host can do
     return "\n".join(re.sub(r"(\b\d+ %|\btime\b) *", "", line).rstrip() for line in text.split("\n"))
 
 
 def without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: without_seconds(entry) for key, entry in value.items() if key not in ("time", "seconds")}
+        return {key: without_seconds(entry) for key, entry in value.items() if key not in ("time", "seconds", "host")}
     if isinstance(value, list | tuple):
         return [without_seconds(entry) for entry in value]
     if isinstance(value, str):
