@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ...ldm_patched.demo import CHECKPOINT
 
+PROCESS = secrets.token_hex(8)  # nobody else can make the folder for previews before this process does
 DEMO_NAME = "patchbay_demo.safetensors"
 KINDS = {
     "checkpoints": ("checkpoints",),
@@ -30,7 +32,7 @@ class Folders:
     models: Path = Path("models")
     input: Path = Path("input")
     output: Path = Path("output")
-    temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "patchbay")
+    temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"patchbay-{PROCESS}")
 
     def model_names(self, kind: str) -> list[str]:
         """List the model files of a kind by their names in a workflow; the demo checkpoint is always one."""

@@ -104,7 +104,7 @@ class AsyncClient:
     async def upload(self, file: Path, name: str | None = None) -> str:
         """Put an image into the server's input folder and return its name there."""
         folder, _, bare = (name or file.name).rpartition("/")
-        data = {"subfolder": folder, "overwrite": "true", "type": "input"}
+        data = {"subfolder": folder, "type": "input"}
         answer = await self._ask("POST", "/upload/image", data=data, files={"image": (bare, file.read_bytes())})
         entry = answer.json()
         return "/".join(part for part in (entry.get("subfolder"), entry["name"]) if part)

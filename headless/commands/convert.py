@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+from ..api.files import replacing
 from ..engine.workflow import check
 from ..pages.convert import dumps, is_page_format, to_api, to_page
 from ..pages.page_widgets import Infos
@@ -35,10 +35,6 @@ def convert(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text, end="")
         return 0
-    unfinished = args.output.with_name(f".{args.output.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(args.output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(args.output) as file:
+        file.write(text.encode())
     return 0

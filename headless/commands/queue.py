@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Progress
-from ..engine.workflow import Prompt, assign, title
+from ..engine.workflow import Prompt, assign, shown, title
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
 
@@ -75,7 +75,7 @@ def _print(args: argparse.Namespace, result: Any, files: list[str], seconds: flo
         print(json.dumps({**about, "node_seconds": result.seconds, "cached": result.cached}, indent=1))
         return
     for text in result.texts():
-        print(text, end="\n\n")
+        print(shown(text), end="\n\n")
     for file in files:
         print(file)
     print(f"{len(result.seconds)} nodes in {seconds:.1f} s", file=sys.stderr)

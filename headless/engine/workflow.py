@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
 MAX_BYTES = 64 * 2**20
 MAX_NODES = 20_000
+CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class PromptError(ValueError):
@@ -142,6 +146,20 @@ def value_of(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shown(text: str) -> str:
+    """Return a text without the characters that move a terminal's cursor, or turn what it shows."""
+    return "".join("?" if char not in "\n\t" and _is_control(char) else char for char in text)
+
+
+def one_line(text: str) -> str:
+    """Return a text as `shown`, without breaks."""
+    return shown(re.sub(r"\s", " ", text))
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in CONTROLS or unicodedata.bidirectional(char) in TURNS
 
 
 def _short(value: Any) -> str:

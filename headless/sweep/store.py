@@ -7,7 +7,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..api.files import replacing
 from ..engine.errors import Failure
 from .cells import NUMBERS, Cell
 from .difference import differences
@@ -144,10 +144,6 @@ def _parquet(rows: list[dict[str, Any]], names: list[str]) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a whole file or none."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write a whole file or none, and have it on the disk."""
+    with replacing(path, durable=True) as file:
+        file.write(data)
