@@ -13,6 +13,7 @@ from ..engine.progress import Progress
 from ..engine.workflow import Prompt, assign, shown, title
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
+from .access import access_of, add_access
 
 DEFAULT = "http://127.0.0.1:8188"
 
@@ -28,12 +29,13 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--no-wait", action="store_true", help="print the id of the job and leave it to the server")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
+    add_access(command)
     command.set_defaults(run=queue)
 
 
 def queue(args: argparse.Namespace) -> int:
     """Run `patchbay queue`."""
-    with connected(args.server) as client:
+    with connected(args.server, access_of(args)) as client:
         infos = client.object_info()
         prompt = load(args.workflow, lambda: infos)
         assign(prompt, args.set)

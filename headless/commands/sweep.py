@@ -25,6 +25,7 @@ from ..sweep.report import Report
 from ..sweep.runner import Outcome, Runner
 from ..sweep.store import Store, opened
 from ..sweep.workers import Told, run_all
+from .access import access_of, add_access
 
 
 def add_parser(commands: Any) -> None:
@@ -51,6 +52,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
+    add_access(command)
     command.set_defaults(run=sweep)
 
 
@@ -130,8 +132,8 @@ def _infos(args: argparse.Namespace) -> Infos:
 
     for url in args.server[:-1]:
         with contextlib.suppress(Failure):
-            return server_infos(url)
-    return server_infos(args.server[-1])
+            return server_infos(url, access_of(args))
+    return server_infos(args.server[-1], access_of(args))
 
 
 def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told) -> None:
@@ -153,10 +155,10 @@ def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told
 
 def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
     if ray is None:
-        return Remote(url, args.input)
+        return Remote(url, args.input, access_of(args))
     from ..sweep.ray_servers import RayServer
 
-    return RayServer(ray, url, args.input)
+    return RayServer(ray, url, args.input, access_of(args))
 
 
 def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

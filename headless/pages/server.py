@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..api.files import write_new
 from ..api.folders import inside
@@ -18,37 +20,59 @@ from .page_widgets import UPLOADS, Infos, inputs_of
 INPUT, ELSEWHERE = "[input]", ("[output]", "[temp]")  # ends of names that the mask editor writes
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a server is told of who asks, and whether its certificate is checked. Headers are secret."""
+
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    insecure: bool = False
+
+    def client(self, url: str) -> Any:
+        """Return a client of a server. Raises Failure."""
+        try:
+            from .. import client as library
+        except ModuleNotFoundError as error:
+            raise Failure(f'{error.name} is missing; pip install "attention-patchbay[client]"') from None
+        try:
+            return library.Client(url, headers=dict(self.headers), insecure=self.insecure)
+        except library.WrongAddress as error:
+            raise Failure(str(error), USER_ERROR, "unreachable") from None
+
+
+NOBODY = Access()
+
+
 @contextmanager
-def connected(url: str) -> Iterator[Any]:
+def connected(url: str, access: Access) -> Iterator[Any]:
     """Open a client of a server, with its failures in the words and codes of the command line."""
-    try:
+    with access.client(url) as client:
         from .. import client as library
-    except ModuleNotFoundError as error:
-        raise Failure(f'{error.name} is missing; pip install "attention-patchbay[client]"') from None
-    try:
-        with library.Client(url) as client:
+
+        try:
             yield client
-    except (library.ServerUnreachable, ValueError) as error:
-        if isinstance(error, ValueError) and not str(error).startswith(repr(url)):
-            raise
-        raise Failure(str(error), USER_ERROR, "unreachable") from None
-    except (library.JobFailed, library.JobLost) as error:
-        raise Failure(str(error), FAILED, "execution_error") from None
-    except library.JobInterrupted as error:
-        raise Failure(str(error), INTERRUPTED, "interrupted") from None
+        except library.ServerUnreachable as error:
+            raise Failure(str(error), USER_ERROR, "unreachable") from None
+        except (library.JobFailed, library.JobLost) as error:
+            raise Failure(str(error), FAILED, "execution_error") from None
+        except library.JobInterrupted as error:
+            raise Failure(str(error), INTERRUPTED, "interrupted") from None
 
 
-def server_infos(url: str) -> Infos:
+def server_infos(url: str, access: Access) -> Infos:
     """Return the nodes of a server. Raises Failure."""
-    with connected(url) as client:
-        return node_infos(client.object_info(), url)
+    with connected(url, access) as client:
+        return node_infos(client.object_info(), client.url)
 
 
-def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path) -> None:
+def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path, known: dict[Any, str] | None = None) -> None:
     """Put the files that nodes load from a folder onto a server, and name them as it does.
 
     The server keeps what it has: other content under the same name gets another name there.
+
+    Args:
+        known: files that went there before, and their names.
     """
+    known = {} if known is None else known
     for node in prompt.values():
         info = infos.get(str(node.get("class_type")), {})
         for name, entry in inputs_of(info):
@@ -58,7 +82,10 @@ def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path) -> None:
                 continue
             path = _local(folder, value)
             if path is not None and path.is_file():
-                node["inputs"][name] = client.upload(path, value.removesuffix(INPUT).rstrip())
+                status = path.stat()
+                file = path, status.st_size, status.st_mtime_ns
+                known[file] = known.get(file) or client.upload(path, value.removesuffix(INPUT).rstrip())
+                node["inputs"][name] = known[file]
 
 
 def _local(folder: Path, value: str) -> Path | None:
@@ -85,7 +112,7 @@ def download(client: Any, entries: Iterable[dict[str, Any]], folder: Path) -> It
         data = client.fetch(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         same = [other for other in itertools.takewhile(Path.exists, _numbered(path)) if _holds(other, data)]
-        yield same[0] if same else write_new(_numbered(path), lambda file, data=data: file.write(data))
+        yield same[0] if same else write_new(_numbered(path), partial(_put, data))
 
 
 def _numbered(path: Path) -> Iterator[Path]:
@@ -93,6 +120,10 @@ def _numbered(path: Path) -> Iterator[Path]:
     yield path
     for number in itertools.count(1):
         yield path.with_name(f"{path.stem} ({number}){path.suffix}")
+
+
+def _put(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -46,7 +47,8 @@ class FakeServer:
                     self.send_header("Location", "/login")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(data)
 
             do_GET = do_POST = answer
 

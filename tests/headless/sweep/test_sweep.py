@@ -197,7 +197,7 @@ def test_cells_for_a_server_are_checked_before_it_gets_any(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     infos = json.loads(json.dumps(embedded_infos()))
-    monkeypatch.setattr(server, "server_infos", lambda url: infos)
+    monkeypatch.setattr(server, "server_infos", lambda url, access: infos)
     for axis, why in (("KSampler.steps=1,0", "smaller than min"), ("PatchbayAttentionPatch.blocks=inptu:4", "inptu")):
         assert run(tmp_path, "--axis", axis, "--server", "http://127.0.0.1:9") == 2
         assert why in capsys.readouterr().err and not list(tmp_path.iterdir())
