@@ -64,7 +64,12 @@ def sync_file(path: Path) -> None:
 def _unfinished(folder: Path, durable: bool) -> Iterator[tuple[Path, BinaryIO]]:
     path = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        with path.open("xb") as file:
+        path.open("xb").close()
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    try:
+        with path.open("wb") as file:
             yield path, file
         if durable:
             sync_folder(folder)

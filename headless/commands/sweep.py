@@ -92,6 +92,8 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
         found = listed(args.list)
     else:
         found = choices([parse_axis(text) for text in args.axis], [names.split(",") for names in args.zip])
+    if args.random is not None and args.random < 1:
+        raise Failure(f"--random {args.random}: write how many cells to take, from 1 on")
     if args.random is not None:
         found = some(found, args.random, args.sweep_seed)
     first: dict[str, Any] = {}

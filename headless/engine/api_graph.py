@@ -12,12 +12,9 @@ from typing import Any
 from ...ldm_patched.modules.model_management import throw_exception_if_processing_interrupted
 from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
 from ..api.session import Session, entered
+from .errors import NodeError
 from .validate import Catalog, is_link, validate
 from .workflow import Prompt, title
-
-
-class NodeError(RuntimeError):
-    """A node that failed; the text names it and the cause is chained."""
 
 
 @dataclass

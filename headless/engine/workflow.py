@@ -5,6 +5,7 @@ An error is a dict with `type`, `message`, `details` and `extra_info`, as ComfyU
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -34,6 +35,15 @@ class PromptError(ValueError):
         return "\n".join(line.rstrip(": ") for line in lines)
 
 
+def decoded(data: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 with the mark that Windows writes before it.
+
+    Raises ValueError.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
+
+
 def problem(type: str, message: str, details: str = "", **extra_info: Any) -> dict[str, Any]:
     """Return an error in the shape of /prompt."""
     return {"type": type, "message": message, "details": details, "extra_info": extra_info}
@@ -58,7 +68,12 @@ def check(data: Any) -> Prompt:
         if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
             how = f"node {_short(id)} is not an object with class_type and inputs"
             raise PromptError(problem("no_prompt", "This is not a workflow", how))
-    return {id: {**node, "inputs": dict(node.get("inputs", {}))} for id, node in data.items()}
+    return {id: {**_node(node), "inputs": dict(node.get("inputs", {}))} for id, node in data.items()}
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node without what a server noted in it when it ran."""
+    return {name: value for name, value in node.items() if name != "is_changed"}
 
 
 def title(prompt: Prompt, id: str) -> str:

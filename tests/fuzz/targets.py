@@ -72,9 +72,7 @@ def read_header(data: bytes) -> None:
 
 def read_picture(data: bytes) -> None:
     """Take the workflow out of a picture."""
-    path = FOLDER / "a.png"
-    path.write_bytes(data)
-    json.dumps(metadata(path))
+    json.dumps(metadata(data, "input"))
 
 
 TARGETS: dict[str, Callable[[bytes], Any]] = {
