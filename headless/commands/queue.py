@@ -11,6 +11,7 @@ from typing import Any
 
 from ..engine.progress import Progress
 from ..engine.workflow import Prompt, assign, shown, title
+from ..pages.page_widgets import takes_text
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
 from .access import access_of, add_access
@@ -38,7 +39,7 @@ def queue(args: argparse.Namespace) -> int:
     with connected(args.server, access_of(args)) as client:
         infos = client.object_info()
         prompt = load(args.workflow, lambda: infos)
-        assign(prompt, args.set)
+        assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
         upload(client, prompt, infos, args.input)
         if args.no_wait:
             prompt_id = client.submit(prompt)

@@ -17,6 +17,7 @@ from ..api.session import Session, entered
 from ..engine import workflow
 from ..engine.api_graph import Executor, Run
 from ..engine.progress import Progress
+from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 
 
@@ -62,7 +63,8 @@ def _add_surroundings(command: argparse.ArgumentParser) -> None:
 def run_workflow(args: argparse.Namespace) -> int:
     """Run `patchbay run`."""
     prompt = load(args.workflow, embedded_infos)
-    workflow.assign(prompt, args.set)
+    infos = embedded_infos() if args.set else {}
+    workflow.assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
     folders = Folders(args.models, args.input, args.output)
     start = time.perf_counter()
     run = _execute(args, folders, prompt)

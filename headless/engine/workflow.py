@@ -10,12 +10,13 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
 MAX_BYTES = 64 * 2**20
 MAX_NODES = 20_000
+LIST = 2000  # letters of a list in a message
 CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
@@ -85,10 +86,13 @@ def title(prompt: Prompt, id: str) -> str:
     return f"node {id} {node.get('class_type')}{shown}"
 
 
-def assign(prompt: Prompt, settings: Iterable[str]) -> None:
+def assign(
+    prompt: Prompt, settings: Iterable[str], takes_text: Callable[[str, str], bool] = lambda kind, name: False
+) -> None:
     """Set inputs of a workflow from texts `NODE.input=value`.
 
-    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text.
+    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text. An input that
+    takes text, by class and name, gets JSON only where that is text: 1.50 stays as it is written.
     Raises PromptError.
     """
     for setting in settings:
@@ -100,7 +104,9 @@ def assign(prompt: Prompt, settings: Iterable[str]) -> None:
             id = find_node(prompt, node)
         except ValueError as error:
             raise _bad_set(setting, str(error)) from None
-        prompt[id]["inputs"][name] = value_of(text)
+        value = value_of(text)
+        is_text = not isinstance(value, str) and takes_text(str(prompt[id].get("class_type")), name)
+        prompt[id]["inputs"][name] = text if is_text else value
 
 
 def find_node(prompt: Prompt, node: str) -> str:
@@ -112,7 +118,7 @@ def find_node(prompt: Prompt, node: str) -> str:
     if len(matches) != 1:
         nodes = ", ".join(f"{id} {prompt[id].get('class_type')}" for id in prompt)
         how = "no node has that id, class or title" if not matches else f"{len(matches)} nodes match; give the id"
-        raise ValueError(f"{how}. The nodes are {nodes}")
+        raise ValueError(f"{how}. The nodes are {short(nodes, LIST)}")
     return matches[0]
 
 
@@ -151,7 +157,7 @@ def _names(node: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _bad_set(setting: str, how: str) -> PromptError:
-    return PromptError(problem("bad_set", f"--set {setting} cannot be applied", how))
+    return PromptError(problem("bad_set", f"--set {short(setting)} cannot be applied", how))
 
 
 def value_of(text: str) -> Any:
@@ -175,6 +181,12 @@ def one_line(text: str) -> str:
 
 def _is_control(char: str) -> bool:
     return unicodedata.category(char) in CONTROLS or unicodedata.bidirectional(char) in TURNS
+
+
+def short(value: Any, most: int = 200) -> str:
+    """Return a value as text of a bounded length; text as it is, anything else as Python writes it."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _short(value: Any) -> str:
