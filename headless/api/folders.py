@@ -84,6 +84,19 @@ class Folders:
             raise FileNotFoundError(f"no file {name!r} in {self.input}; put it there, or give the folder with --input")
         return path
 
+    def annotated_file(self, name: str) -> Path:
+        """Return the path of a file that a node loads; the end of its name may say in which folder it is.
+
+        Raises FileNotFoundError, and ValueError for a name that leads out of the folder.
+        """
+        for end, folder in (("[output]", self.output), ("[temp]", self.temp)):
+            if name.endswith(end):
+                path = inside(folder, name.removesuffix(end).rstrip())
+                if not path.is_file():
+                    raise FileNotFoundError(f"no file {name!r} in {folder}")
+                return path
+        return self.input_file(name.removesuffix("[input]").rstrip())
+
     def _model_folders(self, kind: str) -> list[Path]:
         return [self.models / name for name in KINDS[kind]]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from ..api import comfy_io as io
 from ..api.files import write_new
 from ..api.folders import numbered
 from ..api.session import current
+from .pictures import read_picture
 
 
 class VAEDecode(io.ComfyNode):
@@ -96,7 +96,7 @@ class LoadImage(io.ComfyNode):
         """Check that the file is there."""
         try:
             if image is not None:
-                current().folders.input_file(image)
+                current().folders.annotated_file(image)
         except (OSError, ValueError) as error:
             return str(error)
         return True
@@ -106,19 +106,13 @@ class LoadImage(io.ComfyNode):
         """Return size and time of the file, so that a new one under the same name is loaded again."""
         if image is None:
             return None
-        status = current().folders.input_file(image).stat()
+        status = current().folders.annotated_file(image).stat()
         return status.st_size, status.st_mtime_ns
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
         """Return the image (frames, h, w, 3) in 0..1 and the mask (frames, h, w), 1 where it is transparent."""
-        with Image.open(current().folders.input_file(image)) as file:
-            frames = [ImageOps.exif_transpose(frame).convert("RGBA") for frame in ImageSequence.Iterator(file)]
-            opaque = "A" not in file.getbands() and "transparency" not in file.info
-        frames = [frame for frame in frames if frame.size == frames[0].size]
-        pixels = torch.from_numpy(np.stack([np.asarray(frame, dtype=np.float32) for frame in frames]) / 255.0)
-        mask = torch.zeros(1, 64, 64) if opaque else 1.0 - pixels[..., 3]
-        return io.NodeOutput(pixels[..., :3].contiguous(), mask)
+        return io.NodeOutput(*read_picture(current().folders.annotated_file(image)))
 
 
 class SaveImage(io.ComfyNode):
