@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import websockets
@@ -50,7 +51,10 @@ class AsyncClient(Questions):
 
         Raises PromptError when the server refuses it.
         """
-        prompt_id = prompt_id or str(uuid.uuid4())
+        return (await self._queue(prompt, prompt_id or str(uuid.uuid4())))[0]
+
+    async def _queue(self, prompt: Prompt, prompt_id: str) -> tuple[str, dict[str, Any]]:
+        """Queue a workflow; return its id, and the errors of nodes whose outputs the server leaves out."""
         body = json.dumps({"prompt": prompt, "client_id": self.client_id, "prompt_id": prompt_id}).encode()
         kind = {"Content-Type": "application/json"}
         end = time.monotonic() + self.patience
@@ -66,11 +70,12 @@ class AsyncClient(Questions):
                 tries += 1
                 await asyncio.sleep(PAUSE)
                 if await self._known(prompt_id):
-                    return prompt_id
+                    return prompt_id, {}
                 continue
             if status == 400:
                 raise refused(self._json("/prompt", answer))
-            return str(as_dict(self._json("/prompt", answer)).get("prompt_id") or prompt_id)
+            found = as_dict(self._json("/prompt", answer))
+            return str(found.get("prompt_id") or prompt_id), refused(found).node_errors
 
     async def _known(self, prompt_id: str) -> bool:
         try:
@@ -153,8 +158,8 @@ class AsyncClient(Questions):
         except NO_SOCKET:
             socket = None
         try:
-            await self.submit(prompt, prompt_id)
-            result = Result(prompt_id)
+            _, left_out = await self._queue(prompt, prompt_id)
+            result = Result(prompt_id, refused=left_out)
             end = await self._follow(prompt_id, socket, result, on_event)
         except asyncio.CancelledError:
             with contextlib.suppress(ServerUnreachable):  # nothing is left to stop

@@ -42,12 +42,17 @@ class JobLost(RuntimeError):
 
 @dataclass
 class Result:
-    """What came of a job: what each node showed, the nodes taken from the cache, and the seconds of the others."""
+    """What came of a job: what each node showed, the nodes taken from the cache, and the seconds of the others.
+
+    Args:
+        refused: the errors of nodes whose outputs the server left out, by node.
+    """
 
     prompt_id: str
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def images(self) -> Iterator[dict[str, Any]]:
         """Return the files that nodes saved or previewed: filename, subfolder and type of each."""

@@ -73,7 +73,8 @@ def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
     errors, order = _checked(prompt, catalog(), folders, strict=True)
     if errors:
         return errors, []
-    return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order)]
+    warnings = [*_backends(prompt, order), *_idle(prompt, order), *_ignored(prompt, order, catalog())]
+    return _addresses(prompt, order, folders), warnings
 
 
 def findings_there(prompt: Prompt, infos: Infos, folders: Folders) -> tuple[list[str], list[str]]:

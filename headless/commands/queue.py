@@ -15,6 +15,7 @@ from ..pages.page_widgets import takes_text
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
 from .access import access_of, add_access
+from .run import say_refused
 
 DEFAULT = "http://127.0.0.1:8188"
 
@@ -47,6 +48,7 @@ def queue(args: argparse.Namespace) -> int:
             return 0
         begin = time.monotonic()
         result = _run(client, prompt, args.quiet or args.json)
+        say_refused(result.refused)
         saved = [entry for entry in result.images() if entry.get("type") == "output"]
         files = [str(path) for path in download(client, saved, args.output)]
         _print(args, result, files, round(time.monotonic() - begin, 3))
@@ -75,7 +77,12 @@ def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
 def _print(args: argparse.Namespace, result: Any, files: list[str], seconds: float) -> None:
     if args.json:
         about = {"prompt_id": result.prompt_id, "outputs": result.outputs, "images": files, "seconds": seconds}
-        print(json.dumps({**about, "node_seconds": result.seconds, "cached": result.cached}, indent=1))
+        print(
+            json.dumps(
+                {**about, "node_seconds": result.seconds, "cached": result.cached, "node_errors": result.refused},
+                indent=1,
+            )
+        )
         return
     for text in result.texts():
         print(shown(text), end="\n\n")

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..api.session import Session, entered
 from ..engine import workflow
 from ..engine.api_graph import Executor, Run
 from ..engine.progress import Progress
+from ..engine.workflow import one_line
 from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 
@@ -69,12 +71,22 @@ def run_workflow(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     run = _execute(args, folders, prompt)
     seconds = round(time.perf_counter() - start, 3)
+    say_refused(run.refused)
     files = [str(_path(folders, entry)) for ui in run.ui.values() for entry in ui.get("images", [])]
     if args.json:
-        print(json.dumps({"outputs": run.ui, "images": files, "ran": run.ran, "seconds": seconds}, indent=1))
+        about = {"outputs": run.ui, "images": files, "ran": run.ran, "seconds": seconds, "node_errors": run.refused}
+        print(json.dumps(about, indent=1, default=repr))
     else:
         _print_run(run, files, seconds)
     return 0
+
+
+def say_refused(node_errors: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tell of nodes that are wrong, so that the outputs behind them were left out."""
+    for node in node_errors.values():
+        for error in node["errors"]:
+            text = f"{node['name']}: {error['message']}: {error['details']}; what needs it is left out"
+            print(f"patchbay: {one_line(text)}", file=sys.stderr)
 
 
 def _execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt) -> Run:

@@ -46,8 +46,16 @@ def decoded(data: bytes) -> str:
 
 
 def problem(type: str, message: str, details: str = "", **extra_info: Any) -> dict[str, Any]:
-    """Return an error in the shape of /prompt."""
-    return {"type": type, "message": message, "details": details, "extra_info": extra_info}
+    """Return an error in the shape of /prompt; no text in it is longer than a page."""
+    texts = {"message": short(message, LIST), "details": short(details, LIST)}
+    return {"type": type, **texts, "extra_info": {name: _bounded(value) for name, value in extra_info.items()}}
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value of a workflow for a message, of which the start will do."""
+    if isinstance(value, list):
+        return [short(part, LIST) if isinstance(part, str) else part for part in value[:LIST]]
+    return short(value, LIST) if isinstance(value, str) else value
 
 
 def check(data: Any) -> Prompt:
@@ -67,7 +75,7 @@ def check(data: Any) -> Prompt:
         raise PromptError(problem("no_prompt", "The workflow is too large", f"{len(data)} nodes, over {MAX_NODES}"))
     for id, node in data.items():
         if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
-            how = f"node {_short(id)} is not an object with class_type and inputs"
+            how = f"node {short(repr(id), 60)} is not an object with class_type and inputs"
             raise PromptError(problem("no_prompt", "This is not a workflow", how))
     return {id: {**_node(node), "inputs": dict(node.get("inputs", {}))} for id, node in data.items()}
 
@@ -82,8 +90,8 @@ def title(prompt: Prompt, id: str) -> str:
     node = prompt[id]
     meta = node.get("_meta")
     given = meta.get("title") if isinstance(meta, dict) else None
-    shown = f" ({given})" if isinstance(given, str) and given != node.get("class_type") else ""
-    return f"node {id} {node.get('class_type')}{shown}"
+    named = f" ({short(given, 80)})" if isinstance(given, str) and given != node.get("class_type") else ""
+    return f"node {short(id, 80)} {short(str(node.get('class_type')), 80)}{named}"
 
 
 def assign(
@@ -187,8 +195,3 @@ def short(value: Any, most: int = 200) -> str:
     """Return a value as text of a bounded length; text as it is, anything else as Python writes it."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
