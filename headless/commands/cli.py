@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure, NodeError
 from ..engine.workflow import PromptError, shown
@@ -49,17 +50,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    import logging
-
     from . import check, convert, diff, info, queue, run, sweep  # torch comes with them, and takes a while
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Plain("%(message)s"))
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
     commands = top.add_subparsers(dest="command", required=True)
     run.add_parsers(commands)
     for module in (convert, queue, sweep, check, diff, info):
         module.add_parser(commands)
     return top
+
+
+class Terminal:
+    """A terminal that gets nothing that moves its cursor: texts come from servers too, and from strangers' files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without its control characters."""
+        return self._stream.write(shown(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Plain(logging.Formatter):
+    """Log lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return shown(super().format(record))
 
 
 def _open_streams() -> None:
@@ -69,6 +92,8 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the whole process
         with contextlib.suppress(AttributeError):  # another kind of stream, in a test
             getattr(sys, name).reconfigure(errors="backslashreplace")
+    if sys.stdout.isatty():
+        sys.stdout = cast(TextIO, Terminal(sys.stdout))
 
 
 def _code_of(error: BaseException | None) -> int:

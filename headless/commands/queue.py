@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Progress
-from ..engine.workflow import Prompt, assign, shown, title
+from ..engine.workflow import Prompt, assign, one_line, shown, title
 from ..pages.page_widgets import takes_text
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
@@ -62,7 +62,7 @@ def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
 
     def show(event: Any) -> None:
         if isinstance(event, Node):
-            progress.node(title(prompt, event.node) if event.node in prompt else f"node {event.node}")
+            progress.node(one_line(title(prompt, event.node) if event.node in prompt else f"node {event.node}"))
         elif isinstance(event, Step):
             progress.step(event.value, event.total)
         elif isinstance(event, Queued) and event.position and not quiet:

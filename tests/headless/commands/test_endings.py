@@ -165,3 +165,20 @@ def test_a_workflow_comes_from_standard_input(
         assert main(["diff", "-", DEMO]) == 0
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["run", "-"]) == 2 and "standard input" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_no_control_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Tty()
+    Path("odd.json").write_text(json.dumps({"\x1b[2J": {"class_type": "\x9b1mFar", "inputs": {}}}))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", shown)
+        assert main(["check", "odd.json"]) == 2
+    assert "?[2J" in shown.getvalue() and not any(char in shown.getvalue() for char in "\x1b\x9b")
+    assert main(["run", "odd.json"]) == 2
+    assert "?[2J" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from attention_patchbay.headless.commands.cli import main
+from PIL import Image
 
 from ..client.fake_server import FakeServer, comfyui
 
@@ -75,3 +77,33 @@ def test_names_of_a_server_stay_in_the_folder_and_move_no_cursor(
 def answer(asked: Any, outputs: Any) -> Any:
     id = asked.path.rpartition("/")[2]
     return {id: {"outputs": outputs, "status": {"status_str": "success", "completed": True}}}
+
+
+def test_a_sweep_shows_and_writes_nothing_of_who_asks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATCHBAY_TOKEN", "hunter1")
+    (tmp_path / "w.json").write_text(json.dumps(LOAD_AND_SAVE))
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    with FakeServer(comfyui(buffer.getvalue())) as server:
+        url = server.url.replace("//", "//user:hunter2@") + "/?token=hunter3"
+        command = [
+            "sweep",
+            str(tmp_path / "w.json"),
+            "--axis",
+            "2.filename_prefix=a,b",
+            "--server",
+            url,
+            "--server",
+            url,
+        ]
+        folders = ["--folder", str(tmp_path / "s"), "--input", str(tmp_path)]
+        assert main([*command, *folders, "--header", "X-Key: hunter4"]) == 0
+        assert server.asked and all(asked.headers["X-Key"] == "hunter4" for asked in server.asked)
+        assert all(asked.headers["Authorization"] == "Bearer hunter1" for asked in server.asked)
+        server.routes["/object_info"] = (403, b"hunter1 hunter3 hunter4")
+        assert main([*command, *folders, "--header", "X-Key: hunter4"]) == 2
+    assert "hunter" not in "".join(capsys.readouterr())
+    for path in (path for path in (tmp_path / "s").rglob("*") if path.is_file()):
+        assert b"hunter" not in path.read_bytes(), path
