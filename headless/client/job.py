@@ -70,8 +70,8 @@ def refused(answer: Any) -> PromptError:
     """Return the error of a workflow that /prompt refused, with the words of each node."""
     answer = as_dict(answer)
     error = answer.get("error")
-    if not isinstance(error, dict):
-        error = problem("no_prompt", "The server refused the workflow", str(error or answer)[:500])
+    said = problem("no_prompt", "The server refused the workflow", str(error or answer)[:500])
+    error = error if isinstance(error, dict) and isinstance(error.get("message"), str) else said
     found = {}
     for id, entry in as_dict(answer.get("node_errors")).items():
         if isinstance(entry, dict):

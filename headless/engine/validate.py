@@ -235,6 +235,9 @@ def _input_problems(
             return [problem("invalid_input_type", message, f"{name}, {_short(value)}, {error}", **extra)]
     elif wanted != "COMBO":
         return [problem(UNLINKED, f"A {wanted} comes from another node", f"connect one to {name}", **extra)]
+    if wanted == "COMBO" and checked and isinstance(value, (dict, list)):
+        details = f"{name}: {_short(value)} is no choice"
+        return [problem("value_not_in_list", "Value not in list", details, input_name=name, received_value=value)]
     if checked:
         return []
     if "min" in settings and value < settings["min"]:

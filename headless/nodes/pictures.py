@@ -33,27 +33,25 @@ def read_picture(path: Path) -> tuple[Tensor, Tensor]:
     The mask of a file that knows no transparency is (b, 64, 64), as ComfyUI's. Raises ValueError.
     """
     try:
-        _check_size(path)
-        found = _decoded_by_av(path) if av is not None else None
-        return found or _decoded_by_pillow(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} cannot be read: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags and sizes; what cannot be read says so
+            _check_size(path)
+            found = _decoded_by_av(path) if av is not None else None
+            return found or _decoded_by_pillow(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow ends in errors of any kind where a file is damaged
+        raise ValueError(f"{path.name} cannot be read: {error or type(error).__name__}") from error
 
 
 def _check_size(path: Path) -> None:
     """Raise ValueError for a file that would fill the memory with pixels that it hardly has."""
-    with _opened(path) as file:
+    with Image.open(path) as file:
         width, height = file.size
         pixels = width * height * (getattr(file, "n_frames", 1) if file.format in BATCHES else 1)
     most = min(max(FREE, PER_BYTE * path.stat().st_size), MOST)
     if pixels > most:
         raise ValueError(f"{width} x {height} and all its frames are {pixels} pixels, over the {most} that it may have")
-
-
-def _opened(path: Path) -> ImageFile.ImageFile:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path)
 
 
 # PyAV
@@ -127,7 +125,7 @@ class _Padding:
 def _decoded_by_pillow(path: Path) -> tuple[Tensor, Tensor]:
     """Return what Pillow decodes; a file that was cut off as far as it goes."""
     try:
-        with _opened(path) as file:
+        with Image.open(path) as file:
             return _frames(file)
     except UnidentifiedImageError:
         raise
@@ -139,7 +137,7 @@ def _as_far_as_it_goes(path: Path) -> tuple[Tensor, Tensor]:
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        with _opened(path) as file:
+        with Image.open(path) as file:
             return _frames(file)
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before

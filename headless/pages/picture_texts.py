@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zlib
 from collections.abc import Iterator
 
@@ -55,14 +56,15 @@ def _inflated(data: bytes, most: int) -> bytes:
 
 
 def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
-    from PIL import Image, UnidentifiedImageError  # only the extra `headless` brings it
+    from PIL import Image  # only the extra `headless` brings it
 
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            exif = picture.getexif()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that are damaged
+            exif = Image.open(io.BytesIO(data)).getexif()
             values = [*exif.values(), exif.get_ifd(EXIF).get(COMMENT)]
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from None
+    except Exception as error:  # Pillow ends in errors of any kind where a file is damaged
+        raise ValueError(str(error) or type(error).__name__) from None
     for value in values:
         name, colon, text = _text(value).partition(":")
         if colon and name.strip().lower() in ("prompt", "workflow"):
