@@ -8,8 +8,10 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO, cast
 
 from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure, NodeError
@@ -50,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    from . import check, convert, diff, info, queue, run, sweep  # torch comes with them, and takes a while
+    with _interrupt_after():
+        from . import check, convert, diff, info, queue, run, sweep  # torch comes with them, and takes a while
 
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
@@ -61,6 +64,26 @@ def parser() -> argparse.ArgumentParser:
     for module in (convert, queue, sweep, check, diff, info):
         module.add_parser(commands)
     return top
+
+
+@contextlib.contextmanager
+def _interrupt_after() -> Iterator[None]:
+    """Hear Ctrl-C at the end: in the midst of torch's own beginning it would abort the process."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main_thread():
+        yield
+        return
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if heard:
+        raise KeyboardInterrupt
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class Terminal:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,6 +150,17 @@ def test_ctrl_c_at_any_time(
     monkeypatch.setattr(module, name, interrupted)
     assert main(["convert" if module is not run else "run", PAGE]) == 130
     assert capsys.readouterr().err == "patchbay: interrupted\n"
+
+
+def test_ctrl_c_waits_for_what_it_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+    done = []
+    with pytest.raises(KeyboardInterrupt), cli._interrupt_after():
+        signal.raise_signal(signal.SIGINT)
+        done.append(True)
+    assert done
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_takes_long_to_import_is_imported_where_ctrl_c_is_heard() -> None:
