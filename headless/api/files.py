@@ -18,7 +18,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     Args:
         durable: whether it has to outlive a loss of power from then on.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # which a circle of links does not break
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device is written to, a folder refused
         with path.open("wb") as file:
             yield file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import tempfile
@@ -107,7 +108,7 @@ def inside(folder: Path, name: str) -> Path:
     Raises ValueError when that lies outside of the folder, by `..`, an absolute path or a link.
     """
     root = folder.resolve()
-    path = (root / name.replace("\0", "")).resolve()
+    path = Path(os.path.realpath(root / name.replace("\0", "")))
     if "\0" in name or root not in (path, *path.parents):
         raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
     return path

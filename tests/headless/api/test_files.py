@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from attention_patchbay.headless.api.files import replacing, write_new
+from attention_patchbay.headless.api.folders import Folders
 
 
 def writers(folder: Path) -> None:
@@ -59,3 +60,13 @@ def test_folders_are_refused_and_devices_written_to(tmp_path: Path) -> None:
     with replacing(Path(os.devnull)) as file:
         file.write(b"x")
     assert not Path(os.devnull).is_file()
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(FileNotFoundError):
+        Folders(input=tmp_path).input_file("a")
+    with replacing(tmp_path / "a") as file:
+        file.write(b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
