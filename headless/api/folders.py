@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from ...ldm_patched.demo import CHECKPOINT
 
+PROCESS = secrets.token_hex(8)  # nobody else can make the folder for previews before this process does
 DEMO_NAME = "patchbay_demo.safetensors"
 KINDS = {
     "checkpoints": ("checkpoints",),
@@ -30,7 +33,7 @@ class Folders:
     models: Path = Path("models")
     input: Path = Path("input")
     output: Path = Path("output")
-    temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "patchbay")
+    temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"patchbay-{PROCESS}")
 
     def model_names(self, kind: str) -> list[str]:
         """List the model files of a kind by their names in a workflow; the demo checkpoint is always one."""
@@ -82,6 +85,19 @@ class Folders:
             raise FileNotFoundError(f"no file {name!r} in {self.input}; put it there, or give the folder with --input")
         return path
 
+    def annotated_file(self, name: str) -> Path:
+        """Return the path of a file that a node loads; the end of its name may say in which folder it is.
+
+        Raises FileNotFoundError, and ValueError for a name that leads out of the folder.
+        """
+        for end, folder in (("[output]", self.output), ("[temp]", self.temp)):
+            if name.endswith(end):
+                path = inside(folder, name.removesuffix(end).rstrip())
+                if not path.is_file():
+                    raise FileNotFoundError(f"no file {name!r} in {folder}")
+                return path
+        return self.input_file(name.removesuffix("[input]").rstrip())
+
     def _model_folders(self, kind: str) -> list[Path]:
         return [self.models / name for name in KINDS[kind]]
 
@@ -92,7 +108,7 @@ def inside(folder: Path, name: str) -> Path:
     Raises ValueError when that lies outside of the folder, by `..`, an absolute path or a link.
     """
     root = folder.resolve()
-    path = (root / name.replace("\0", "")).resolve()
+    path = Path(os.path.realpath(root / name.replace("\0", "")))
     if "\0" in name or root not in (path, *path.parents):
         raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
     return path

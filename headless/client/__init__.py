@@ -3,6 +3,7 @@
 Needs the extra `client` (httpx and websockets).
 """
 
+from .address import WrongAddress
 from .aio import AsyncClient
 from .events import Cached, Event, Executed, Finished, Node, Preview, Queued, Step
 from .job import JobFailed, JobInterrupted, JobLost, Result, ServerUnreachable
@@ -24,4 +25,5 @@ __all__ = [
     "Result",
     "ServerUnreachable",
     "Step",
+    "WrongAddress",
 ]

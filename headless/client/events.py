@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from .answers import as_dict, as_list
 
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4  # kinds of binary messages
 
@@ -81,7 +84,7 @@ def event_of(message: str | bytes, prompt_id: str) -> Event | None:
 
 
 def _event(kind: Any, data: dict[str, Any]) -> Event | None:
-    if kind in ENDS:
+    if isinstance(kind, str) and kind in ENDS:
         return Finished(ENDS[kind], data)
     if kind == "executing" and data.get("node") is not None:
         return Node(str(data["node"]))
@@ -89,24 +92,28 @@ def _event(kind: Any, data: dict[str, Any]) -> Event | None:
         return Cached(tuple(map(str, data["nodes"])))
     if kind == "executed" and isinstance(data.get("output"), dict):
         return Executed(str(data.get("node")), data["output"])
-    if kind == "progress" and isinstance(data.get("value"), (int, float)) and isinstance(data.get("max"), (int, float)):
+    if kind == "progress" and _is_count(data.get("value")) and _is_count(data.get("max")):
         return Step(str(data.get("node")), int(data["value"]), int(data["max"]))
     return None
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 2**53
+
+
 def _preview(message: bytes) -> Preview | None:
-    kind = int.from_bytes(message[:4], "big")
-    if kind == PREVIEW and len(message) > 8:
-        return Preview(message[8:])
-    if kind == PREVIEW_WITH_METADATA and len(message) > 8:
-        return Preview(message[8 + int.from_bytes(message[4:8], "big") :])
-    return None
+    kind, start = int.from_bytes(message[:4], "big"), 8
+    if kind == PREVIEW_WITH_METADATA:
+        start += int.from_bytes(message[4:8], "big")
+    known = kind in (PREVIEW, PREVIEW_WITH_METADATA) and len(message) > start
+    return Preview(message[start:]) if known else None
 
 
-def end_in_history(entry: dict[str, Any]) -> Finished:
+def end_in_history(entry: Mapping[str, Any]) -> Finished:
     """Return how a job ended, from its entry in the server's history."""
-    status = entry.get("status") or {}
-    for kind, data in status.get("messages") or []:
-        if kind in ENDS and ENDS[kind] != "success":
-            return Finished(ENDS[kind], data)
+    status = as_dict(entry.get("status"))
+    for message in as_list(status.get("messages")):
+        kind, data = message if isinstance(message, list) and len(message) == 2 else (None, None)
+        if isinstance(kind, str) and ENDS.get(kind, "success") != "success":
+            return Finished(ENDS[kind], as_dict(data))
     return Finished("success" if status.get("status_str", "success") == "success" else "error", {})

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.workflow import Prompt, PromptError, problem, title
+from .answers import as_dict, as_list, files_of
 
 
 class ServerUnreachable(ConnectionError):
-    """No ComfyUI answers at an address."""
+    """No ComfyUI answers at an address; `final` where asking again cannot help: somebody else answers, or refuses."""
+
+    def __init__(self, text: str, final: bool = False) -> None:
+        self.final = final
+        super().__init__(text)
 
 
 class JobFailed(RuntimeError):
@@ -28,39 +33,48 @@ class JobInterrupted(RuntimeError):
 
 
 class JobLost(RuntimeError):
-    """The server knows nothing of the job any more: it was restarted, or the job was deleted there."""
+    """The server knows nothing of the job any more: it was `restarted`, or the job was deleted there."""
+
+    def __init__(self, text: str, restarted: bool = False) -> None:
+        self.restarted = restarted
+        super().__init__(text)
 
 
 @dataclass
 class Result:
-    """What came of a job: what each node showed, the nodes taken from the cache, and the seconds of the others."""
+    """What came of a job: what each node showed, the nodes taken from the cache, and the seconds of the others.
+
+    Args:
+        refused: the errors of nodes whose outputs the server left out, by node.
+    """
 
     prompt_id: str
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def images(self) -> Iterator[dict[str, str]]:
+    def images(self) -> Iterator[dict[str, Any]]:
         """Return the files that nodes saved or previewed: filename, subfolder and type of each."""
         for output in self.outputs.values():
-            for entries in output.values():
-                if isinstance(entries, list):
-                    yield from (entry for entry in entries if isinstance(entry, dict) and "filename" in entry)
+            yield from files_of(output)
 
     def texts(self) -> Iterator[str]:
         """Return the texts that nodes showed."""
         for output in self.outputs.values():
-            yield from (text for text in output.get("text") or [] if isinstance(text, str))
+            text = output.get("text")
+            yield from (one for one in ([text] if isinstance(text, str) else as_list(text)) if isinstance(one, str))
 
 
 def refused(answer: Any) -> PromptError:
     """Return the error of a workflow that /prompt refused, with the words of each node."""
-    answer = answer if isinstance(answer, dict) else {}
+    answer = as_dict(answer)
     error = answer.get("error")
-    if not isinstance(error, dict):
-        error = problem("no_prompt", "The server refused the workflow", str(error or answer)[:500])
-    nodes = answer.get("node_errors")
+    said = problem("no_prompt", "The server refused the workflow", str(error or answer)[:500])
+    error = error if isinstance(error, dict) and isinstance(error.get("message"), str) else said
     found = {}
-    for id, entry in nodes.items() if isinstance(nodes, dict) else ():
-        found[str(id)] = {**entry, "name": f"node {id} {entry.get('class_type', '')}".rstrip()}
-    return PromptError(problem("", "", "") | error, found)
+    for id, entry in as_dict(answer.get("node_errors")).items():
+        if isinstance(entry, dict):
+            errors = [problem("", "", "") | one for one in as_list(entry.get("errors")) if isinstance(one, dict)]
+            found[str(id)] = {**entry, "errors": errors, "name": f"node {id} {entry.get('class_type', '')}".rstrip()}
+    return PromptError(problem("", "", "") | error, {id: entry for id, entry in found.items() if entry["errors"]})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..engine.workflow import Prompt
-from .aio import DEFAULT, AsyncClient
+from .address import DEFAULT
+from .aio import AsyncClient
 from .events import Event
 from .job import Result
 
@@ -19,8 +22,15 @@ T = TypeVar("T")
 class Client:
     """A client of one server; see AsyncClient. Close it, or use it in a `with`."""
 
-    def __init__(self, url: str = DEFAULT, timeout: float = 30.0, patience: float = 60.0) -> None:
-        self._client = AsyncClient(url, timeout, patience)
+    def __init__(
+        self,
+        url: str = DEFAULT,
+        timeout: float = 30.0,
+        patience: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self._client = AsyncClient(url, timeout, patience, headers, insecure)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -51,7 +61,8 @@ class Client:
             return future.result()
         except BaseException:  # Ctrl-C too: the work stops what it has begun
             if not future.done() and future.cancel():
-                asyncio.run_coroutine_threadsafe(_settled(), self._loop).result(10)
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    asyncio.run_coroutine_threadsafe(_settled(), self._loop).result(10)
             raise
 
     def object_info(self) -> dict[str, Any]:
@@ -83,10 +94,10 @@ class Client:
         self._do(self._client.free(models))
 
     def upload(self, file: Path, name: str | None = None) -> str:
-        """Put an image into the server's input folder and return its name there."""
+        """Put a file into the server's input folder and return its name there; see AsyncClient."""
         return self._do(self._client.upload(file, name))
 
-    def fetch(self, entry: dict[str, str]) -> bytes:
+    def fetch(self, entry: Mapping[str, Any]) -> bytes:
         """Return the bytes of a file that a job made."""
         return self._do(self._client.fetch(entry))
 

@@ -23,6 +23,7 @@ from ..pages.node_infos import node_infos
 from ..pages.page_widgets import Infos
 from ..pages.server import server_infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load, parse_json
+from .access import access_of, add_access
 
 LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
 
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--server", metavar="URL", help="the ComfyUI whose nodes to go by")
     command.add_argument("--nodes", type=Path, metavar="FILE", help="its nodes, as its /object_info gave them")
     command.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add_access(command)
     command.set_defaults(run=check)
 
 
@@ -61,7 +63,7 @@ def _infos(args: argparse.Namespace) -> Infos | None:
         if not args.nodes.is_file():
             raise Failure(f"--nodes {args.nodes}: no such file; write there what URL/object_info of the ComfyUI gives")
         return node_infos(parse_json(args.nodes.read_bytes(), str(args.nodes)), f"--nodes {args.nodes}")
-    return server_infos(args.server) if args.server else None
+    return server_infos(args.server, access_of(args)) if args.server else None
 
 
 def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
@@ -71,7 +73,8 @@ def findings(prompt: Prompt, folders: Folders) -> tuple[list[str], list[str]]:
     errors, order = _checked(prompt, catalog(), folders, strict=True)
     if errors:
         return errors, []
-    return _addresses(prompt, order, folders), [*_backends(prompt, order), *_idle(prompt, order)]
+    warnings = [*_backends(prompt, order), *_idle(prompt, order), *_ignored(prompt, order, catalog())]
+    return _addresses(prompt, order, folders), warnings
 
 
 def findings_there(prompt: Prompt, infos: Infos, folders: Folders) -> tuple[list[str], list[str]]:

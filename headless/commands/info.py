@@ -9,14 +9,15 @@ from typing import Any
 
 from ...ldm_patched.files.checkpoint import CheckpointError
 from ..engine.errors import Failure
+from ..engine.workflow import shown
 from ..pages.convert import dumps
-from ..pages.workflow_file import PNG, metadata
+from ..pages.workflow_file import PICTURES, metadata, read_bytes
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     command = commands.add_parser("info", help="tell what a model file or a picture holds")
-    command.add_argument("file", type=Path, help="a .safetensors file, or a PNG made by ComfyUI or patchbay")
+    command.add_argument("file", type=Path, help="a .safetensors file, or a picture made by ComfyUI or patchbay")
     command.add_argument("--prompt", action="store_true", help="print the API format that a picture was made from")
     command.add_argument("--workflow", action="store_true", help="print the page format that a picture was made from")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -27,17 +28,14 @@ def info(args: argparse.Namespace) -> int:
     """Run `patchbay info`."""
     if not args.file.is_file():
         raise Failure(f"no such file: {args.file}")
-    with args.file.open("rb") as file:
-        picture = file.read(len(PNG)) == PNG
+    found = _texts(args.file)
     for wanted in ("prompt", "workflow"):
         if getattr(args, wanted):
-            found = metadata(args.file) if picture else {}
-            if wanted not in found:
-                raise Failure(f"{args.file} holds no {wanted}; it holds {', '.join(found) or 'none of both'}")
-            print(dumps(found[wanted]), end="")
+            if wanted not in (found or {}):
+                raise Failure(f"{args.file} holds no {wanted}; it holds {', '.join(found or {}) or 'none of both'}")
+            print(dumps((found or {})[wanted]), end="")
             return 0
-    if picture:
-        found = metadata(args.file)
+    if found is not None:
         print(json.dumps(found) if args.json else _summary(args.file, found))
         return 0
     from .model_info import info_text, model_info
@@ -50,6 +48,14 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _texts(path: Path) -> dict[str, Any] | None:
+    """Return what a picture holds; None for another file."""
+    with path.open("rb") as file:
+        if not file.read(max(map(len, PICTURES))).startswith(PICTURES):
+            return None
+    return metadata(read_bytes(path), str(path))
+
+
 def _summary(path: Path, found: dict[str, Any]) -> str:
     prompt = found.get("prompt")
     if not isinstance(prompt, dict):
@@ -58,5 +64,7 @@ def _summary(path: Path, found: dict[str, Any]) -> str:
     for id, node in prompt.items():
         inputs = node.get("inputs", {}) if isinstance(node, dict) else {}
         values = ", ".join(f"{name}={value!r}" for name, value in inputs.items() if not isinstance(value, list))
-        lines.append(f"  {id} {node.get('class_type') if isinstance(node, dict) else '?'} {values[:150]}".rstrip())
+        lines.append(
+            f"  {id} {node.get('class_type') if isinstance(node, dict) else '?'} {shown(values[:150])}".rstrip()
+        )
     return "\n".join(lines)

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Progress
-from ..engine.workflow import Prompt, assign, title
+from ..engine.workflow import Prompt, assign, one_line, shown, title
+from ..pages.page_widgets import takes_text
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
+from .access import access_of, add_access
+from .run import say_refused
 
 DEFAULT = "http://127.0.0.1:8188"
 
@@ -28,15 +31,16 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--no-wait", action="store_true", help="print the id of the job and leave it to the server")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
+    add_access(command)
     command.set_defaults(run=queue)
 
 
 def queue(args: argparse.Namespace) -> int:
     """Run `patchbay queue`."""
-    with connected(args.server) as client:
+    with connected(args.server, access_of(args)) as client:
         infos = client.object_info()
         prompt = load(args.workflow, lambda: infos)
-        assign(prompt, args.set)
+        assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
         upload(client, prompt, infos, args.input)
         if args.no_wait:
             prompt_id = client.submit(prompt)
@@ -44,6 +48,7 @@ def queue(args: argparse.Namespace) -> int:
             return 0
         begin = time.monotonic()
         result = _run(client, prompt, args.quiet or args.json)
+        say_refused(result.refused)
         saved = [entry for entry in result.images() if entry.get("type") == "output"]
         files = [str(path) for path in download(client, saved, args.output)]
         _print(args, result, files, round(time.monotonic() - begin, 3))
@@ -57,7 +62,7 @@ def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
 
     def show(event: Any) -> None:
         if isinstance(event, Node):
-            progress.node(title(prompt, event.node) if event.node in prompt else f"node {event.node}")
+            progress.node(one_line(title(prompt, event.node) if event.node in prompt else f"node {event.node}"))
         elif isinstance(event, Step):
             progress.step(event.value, event.total)
         elif isinstance(event, Queued) and event.position and not quiet:
@@ -72,10 +77,15 @@ def _run(client: Any, prompt: Prompt, quiet: bool) -> Any:
 def _print(args: argparse.Namespace, result: Any, files: list[str], seconds: float) -> None:
     if args.json:
         about = {"prompt_id": result.prompt_id, "outputs": result.outputs, "images": files, "seconds": seconds}
-        print(json.dumps({**about, "node_seconds": result.seconds, "cached": result.cached}, indent=1))
+        print(
+            json.dumps(
+                {**about, "node_seconds": result.seconds, "cached": result.cached, "node_errors": result.refused},
+                indent=1,
+            )
+        )
         return
     for text in result.texts():
-        print(text, end="\n\n")
+        print(shown(text), end="\n\n")
     for file in files:
         print(file)
     print(f"{len(result.seconds)} nodes in {seconds:.1f} s", file=sys.stderr)

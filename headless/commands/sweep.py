@@ -14,17 +14,18 @@ from tqdm import tqdm
 
 from ..api.folders import Folders
 from ..engine.errors import FAILED, Failure
-from ..engine.workflow import Prompt, PromptError
+from ..engine.workflow import Prompt, PromptError, one_line
 from ..pages.page_widgets import Infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from ..sweep.axes import parse_axis
-from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some
+from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some, texts_of
 from ..sweep.embedded import Embedded
 from ..sweep.remote import Remote
 from ..sweep.report import Report
 from ..sweep.runner import Outcome, Runner
 from ..sweep.store import Store, opened
 from ..sweep.workers import Told, run_all
+from .access import access_of, add_access
 
 
 def add_parser(commands: Any) -> None:
@@ -51,6 +52,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
+    add_access(command)
     command.set_defaults(run=sweep)
 
 
@@ -67,7 +69,7 @@ def sweep(args: argparse.Namespace) -> int:
         def told(cell: Cell, outcome: Outcome) -> None:
             bar.update()
             if outcome.error:
-                bar.write(f"{cell.choice}: {outcome.error}", file=sys.stderr)
+                bar.write(one_line(f"{cell.choice}: {outcome.error}"), file=sys.stderr)
             report.update()
 
         try:
@@ -86,15 +88,18 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
     """
     if bool(args.axis) == bool(args.list):
         raise Failure("give --axis, or --list with a file; one of them")
+    is_text = texts_of(prompt, infos)
     if args.list:
-        found = listed(args.list)
+        found = listed(args.list, is_text)
     else:
-        found = choices([parse_axis(text) for text in args.axis], [names.split(",") for names in args.zip])
+        found = choices([parse_axis(text, is_text) for text in args.axis], [names.split(",") for names in args.zip])
+    if args.random is not None and args.random < 1:
+        raise Failure(f"--random {args.random}: write how many cells to take, from 1 on")
     if args.random is not None:
         found = some(found, args.random, args.sweep_seed)
     first: dict[str, Any] = {}
     for text in args.baseline:
-        axis = parse_axis(text)
+        axis = parse_axis(text, is_text)
         if len(axis.values) != 1:
             raise Failure(f"--baseline {text}: write one value")
         first[axis.name] = axis.values[0]
@@ -130,8 +135,8 @@ def _infos(args: argparse.Namespace) -> Infos:
 
     for url in args.server[:-1]:
         with contextlib.suppress(Failure):
-            return server_infos(url)
-    return server_infos(args.server[-1])
+            return server_infos(url, access_of(args))
+    return server_infos(args.server[-1], access_of(args))
 
 
 def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told) -> None:
@@ -153,10 +158,10 @@ def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told
 
 def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
     if ray is None:
-        return Remote(url, args.input)
+        return Remote(url, args.input, access_of(args))
     from ..sweep.ray_servers import RayServer
 
-    return RayServer(ray, url, args.input)
+    return RayServer(ray, url, args.input, access_of(args))
 
 
 def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
@@ -168,5 +173,6 @@ def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         step = "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f} s/step"
         far = "" if row["mean"] is None else f"mean difference {row['mean']:.2f}"
         names = [f"{name}={value}" for name, value in row.items() if "." in name or value in ("on", "bypass")]
-        print("  ".join(filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))))
+        parts = filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))
+        print(one_line("  ".join(parts)))
     print(args.folder / "report.html")

@@ -12,21 +12,23 @@ from typing import Any
 from ...ldm_patched.modules.model_management import throw_exception_if_processing_interrupted
 from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
 from ..api.session import Session, entered
-from .validate import Catalog, is_link, validate
+from .errors import NodeError
+from .validate import Catalog, is_link, validate_outputs
 from .workflow import Prompt, title
-
-
-class NodeError(RuntimeError):
-    """A node that failed; the text names it and the cause is chained."""
 
 
 @dataclass
 class Run:
-    """What came of a run: the nodes that ran and those taken from the cache, and what each showed."""
+    """What came of a run: the nodes that ran and those taken from the cache, and what each showed.
+
+    Args:
+        refused: the errors of nodes whose outputs were left out, by node.
+    """
 
     ran: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
     ui: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    refused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Executor:
@@ -48,8 +50,8 @@ class Executor:
         Raises PromptError before anything runs, NodeError when a node fails.
         """
         with entered(self.session):
-            order = validate(prompt, self.catalog)
-            run = Run()
+            order, refused = validate_outputs(prompt, self.catalog)
+            run = Run(refused=refused)
             outputs: dict[str, NodeOutput] = {}
             signatures: dict[str, str] = {}
             kept: dict[str, NodeOutput] = {}
@@ -77,8 +79,9 @@ class Executor:
         """Return what the result of a node depends on: its class, its constants, and the signatures of its sources."""
         node = prompt[id]
         cls = self.catalog[node["class_type"]]
-        constants = {name: value for name, value in node["inputs"].items() if not is_link(value)}
-        sources = {name: [signatures[v[0]], v[1]] for name, v in node["inputs"].items() if is_link(v)}
+        given = _declared(cls, node)
+        constants = {name: value for name, value in given.items() if not is_link(value)}
+        sources = {name: [signatures[v[0]], v[1]] for name, v in given.items() if is_link(v)}
         fingerprint = getattr(cls, "fingerprint_inputs", None)
         outside = None if fingerprint is None else repr(fingerprint(**constants))
         schema = cls.GET_SCHEMA()
@@ -94,13 +97,19 @@ class Executor:
     ) -> NodeOutput:
         node = prompt[id]
         cls = self.catalog[node["class_type"]]
-        values = {n: outputs[v[0]].args[v[1]] if is_link(v) else v for n, v in node["inputs"].items()}
+        values = {n: outputs[v[0]].args[v[1]] if is_link(v) else v for n, v in _declared(cls, node).items()}
         hidden = {Hidden.unique_id: id, Hidden.prompt: prompt, Hidden.extra_pnginfo: extra_pnginfo}
         try:
             answer = _with_hidden(cls, hidden).execute(**values)
         except Exception as error:
             raise NodeError(f"{title(prompt, id)}: {error}") from error
         return answer if isinstance(answer, NodeOutput) else NodeOutput(*(answer or ()))
+
+
+def _declared(cls: type[ComfyNode], node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that a class declares; what else is given for it is nobody's."""
+    names = {entry.id for entry in cls.GET_SCHEMA().inputs}
+    return {name: value for name, value in node["inputs"].items() if name in names}
 
 
 def _with_hidden(cls: type[ComfyNode], hidden: Mapping[Hidden, Any]) -> type[ComfyNode]:

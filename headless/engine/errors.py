@@ -11,3 +11,7 @@ class Failure(RuntimeError):
     def __init__(self, text: str, code: int = USER_ERROR, kind: str = "failed") -> None:
         self.code, self.kind = code, kind
         super().__init__(text)
+
+
+class NodeError(RuntimeError):
+    """A node that failed; the text names it and the cause is chained."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..api.comfy_io import ComfyNode, Refusal
-from .workflow import Prompt, PromptError, problem, title
+from .workflow import Prompt, PromptError, problem, short, title
 
 Catalog = Mapping[str, type[ComfyNode]]
 CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -23,6 +23,36 @@ def validate(prompt: Prompt, catalog: Catalog, strict: bool = True) -> list[str]
 
     Values are converted to the types of their inputs in place. As ComfyUI, a check that is not strict lets pass inputs
     that a node does not declare, and constants of any type. Raises PromptError with the errors of MOST nodes at most.
+    """
+    order, node_errors = checked(prompt, catalog, strict)
+    if node_errors:
+        raise _failed(node_errors)
+    return order
+
+
+def validate_outputs(prompt: Prompt, catalog: Catalog) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Check a workflow as ComfyUI does: an output in whose way there is an error is left out, the others run.
+
+    Return the ids of the nodes to run, and the errors by node. Raises PromptError where no output is left.
+    """
+    order, node_errors = checked(prompt, catalog, True)
+    if not node_errors:
+        return order, {}
+    known = Classes(catalog)
+    bad: set[str] = set()
+    for id in order:
+        if id in node_errors or any(source in bad for _, source, _ in links(prompt[id])):
+            bad.add(id)
+    good = [id for id in order if id not in bad and known[prompt[id]["class_type"]].schema.is_output_node]
+    if not good or len(node_errors) == MOST:
+        raise _failed(node_errors)
+    return _order(prompt, good), node_errors
+
+
+def checked(prompt: Prompt, catalog: Catalog, strict: bool) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the ids of the nodes that the outputs need in running order, and the errors of nodes by id.
+
+    Raises PromptError for a workflow that is wrong as a whole.
     """
     known = Classes(catalog)
     for id in prompt:
@@ -40,12 +70,14 @@ def validate(prompt: Prompt, catalog: Catalog, strict: bool = True) -> list[str]
         if errors:
             entry = {"errors": errors, "dependent_outputs": outputs, "class_type": prompt[id]["class_type"]}
             node_errors[id] = {**entry, "name": title(prompt, id)}
-    if node_errors:
-        details = "\n".join(f"{e['message']}: {e['details']}" for node in node_errors.values() for e in node["errors"])
-        message = "Prompt outputs failed validation"
-        details += f"\nthe check ended at {MOST} nodes with errors" if len(node_errors) == MOST else ""
-        raise PromptError(problem("prompt_outputs_failed_validation", message, details), node_errors)
-    return order
+    return order, node_errors
+
+
+def _failed(node_errors: dict[str, dict[str, Any]]) -> PromptError:
+    details = "\n".join(f"{e['message']}: {e['details']}" for node in node_errors.values() for e in node["errors"])
+    details += f"\nthe check ended at {MOST} nodes with errors" if len(node_errors) == MOST else ""
+    message = "Prompt outputs failed validation"
+    return PromptError(problem("prompt_outputs_failed_validation", message) | {"details": details}, node_errors)
 
 
 Config = tuple[str, dict[str, Any]]  # type and settings of an input
@@ -80,7 +112,7 @@ def check_type(prompt: Prompt, id: str, catalog: Catalog) -> None:
     name = title(prompt, id)
     if not isinstance(class_type, str):
         raise PromptError(problem("missing_node_type", f"{name} has no class_type", "the workflow may be damaged"))
-    near = difflib.get_close_matches(class_type, catalog, 1)
+    near = difflib.get_close_matches(short(class_type), catalog, 1)
     how = f"did you mean {near[0]}?" if near else "'patchbay nodes' lists those there are"
     extra = {"node_id": id, "class_type": class_type, "node_title": name}
     raise PromptError(problem("missing_node_type", f"{name} is not known here", how, **extra))
@@ -149,7 +181,7 @@ def _node_problems(prompt: Prompt, id: str, known: Classes, strict: bool) -> lis
             errors += [one for one in found if strict or one["type"] != UNLINKED]
         elif not optional:
             errors.append(_missing(node, name, config))
-    errors += unknown_inputs(node, schema) if strict else []
+    errors += _refused_inputs(node, schema) if strict else []
     return errors or _custom_problems(cls, node, checked)
 
 
@@ -159,14 +191,29 @@ def unknown_inputs(node: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]
     return [_unknown(name, known) for name in node["inputs"] if name not in known]
 
 
+def _refused_inputs(node: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
+    """Return an error for each link to an input that there is not, and for each name that is nearly one of a class.
+
+    Other constants are what a page wrote for itself (`upload`), or an older or newer node has; ComfyUI ignores them.
+    """
+    known = {entry.id for entry in schema.inputs}
+    extra = [name for name in node["inputs"] if name not in known]
+    return [
+        _unknown(name, known)
+        for name in extra
+        if isinstance(node["inputs"][name], list) or difflib.get_close_matches(short(name), known, 1)
+    ]
+
+
 def _missing(node: Mapping[str, Any], name: str, config: Config) -> dict[str, Any]:
     hint = f", for example {config[1]['default']!r}" if "default" in config[1] else f"; connect a {config[0]} to it"
     return problem("required_input_missing", "Required input is missing", name + hint, input_name=name)
 
 
 def _unknown(name: str, known: set[str]) -> dict[str, Any]:
-    near = difflib.get_close_matches(name, known, 1)
-    how = f"{name}; did you mean {near[0]}?" if near else f"{name}; there are {', '.join(sorted(known)) or 'none'}"
+    near = difflib.get_close_matches(short(name), known, 1)
+    there = f"there are {', '.join(sorted(known)) or 'none'}"
+    how = f"{short(name)}; {f'did you mean {near[0]}?' if near else there}"
     return problem("unknown_input", "The node has no such input", how, input_name=name)
 
 
@@ -188,6 +235,9 @@ def _input_problems(
             return [problem("invalid_input_type", message, f"{name}, {_short(value)}, {error}", **extra)]
     elif wanted != "COMBO":
         return [problem(UNLINKED, f"A {wanted} comes from another node", f"connect one to {name}", **extra)]
+    if wanted == "COMBO" and checked and isinstance(value, (dict, list)):
+        details = f"{name}: {_short(value)} is no choice"
+        return [problem("value_not_in_list", "Value not in list", details, input_name=name, received_value=value)]
     if checked:
         return []
     if "min" in settings and value < settings["min"]:
@@ -211,11 +261,17 @@ def _convert(value: Any, wanted: str) -> Any:
 
 
 def _not_in_list(name: str, value: Any, options: list[Any]) -> dict[str, Any]:
-    near = difflib.get_close_matches(str(value), map(str, options), 1)
+    near = difflib.get_close_matches(short(str(value)), map(str, options), 1)
     shown = f"(list of length {len(options)})" if len(options) > LONG_LIST else str(options)
     hint = f"; did you mean {near[0]}?" if near else ""
     details = f"{name}: {_short(value)} not in {shown}{hint}"
-    return problem("value_not_in_list", "Value not in list", details, input_name=name, received_value=value)
+    return problem(
+        "value_not_in_list",
+        "Value not in list",
+        details,
+        input_name=name,
+        received_value=value,
+    )
 
 
 def _link_problems(prompt: Prompt, name: str, value: list[Any], config: Config, known: Classes) -> list[dict[str, Any]]:
@@ -256,8 +312,7 @@ def _custom_problems(cls: type[ComfyNode], node: Mapping[str, Any], checked: set
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return short(repr(value), 80)
 
 
 def connects(one: Any, other: Any) -> bool:

@@ -5,14 +5,20 @@ An error is a dict with `type`, `message`, `details` and `extra_info`, as ComfyU
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
 MAX_BYTES = 64 * 2**20
 MAX_NODES = 20_000
+LIST = 2000  # letters of a list in a message
+CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class PromptError(ValueError):
@@ -30,9 +36,26 @@ class PromptError(ValueError):
         return "\n".join(line.rstrip(": ") for line in lines)
 
 
+def decoded(data: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 with the mark that Windows writes before it.
+
+    Raises ValueError.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
+
+
 def problem(type: str, message: str, details: str = "", **extra_info: Any) -> dict[str, Any]:
-    """Return an error in the shape of /prompt."""
-    return {"type": type, "message": message, "details": details, "extra_info": extra_info}
+    """Return an error in the shape of /prompt; no text in it is longer than a page."""
+    texts = {"message": short(message, LIST), "details": short(details, LIST)}
+    return {"type": type, **texts, "extra_info": {name: _bounded(value) for name, value in extra_info.items()}}
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value of a workflow for a message, of which the start will do."""
+    if isinstance(value, list):
+        return [short(part, LIST) if isinstance(part, str) else part for part in value[:LIST]]
+    return short(value, LIST) if isinstance(value, str) else value
 
 
 def check(data: Any) -> Prompt:
@@ -52,9 +75,14 @@ def check(data: Any) -> Prompt:
         raise PromptError(problem("no_prompt", "The workflow is too large", f"{len(data)} nodes, over {MAX_NODES}"))
     for id, node in data.items():
         if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
-            how = f"node {_short(id)} is not an object with class_type and inputs"
+            how = f"node {short(repr(id), 60)} is not an object with class_type and inputs"
             raise PromptError(problem("no_prompt", "This is not a workflow", how))
-    return {id: {**node, "inputs": dict(node.get("inputs", {}))} for id, node in data.items()}
+    return {id: {**_node(node), "inputs": dict(node.get("inputs", {}))} for id, node in data.items()}
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node without what a server noted in it when it ran."""
+    return {name: value for name, value in node.items() if name != "is_changed"}
 
 
 def title(prompt: Prompt, id: str) -> str:
@@ -62,14 +90,17 @@ def title(prompt: Prompt, id: str) -> str:
     node = prompt[id]
     meta = node.get("_meta")
     given = meta.get("title") if isinstance(meta, dict) else None
-    shown = f" ({given})" if isinstance(given, str) and given != node.get("class_type") else ""
-    return f"node {id} {node.get('class_type')}{shown}"
+    named = f" ({short(given, 80)})" if isinstance(given, str) and given != node.get("class_type") else ""
+    return f"node {short(id, 80)} {short(str(node.get('class_type')), 80)}{named}"
 
 
-def assign(prompt: Prompt, settings: Iterable[str]) -> None:
+def assign(
+    prompt: Prompt, settings: Iterable[str], takes_text: Callable[[str, str], bool] = lambda kind, name: False
+) -> None:
     """Set inputs of a workflow from texts `NODE.input=value`.
 
-    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text.
+    NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text. An input that
+    takes text, by class and name, gets JSON only where that is text: 1.50 stays as it is written.
     Raises PromptError.
     """
     for setting in settings:
@@ -81,7 +112,9 @@ def assign(prompt: Prompt, settings: Iterable[str]) -> None:
             id = find_node(prompt, node)
         except ValueError as error:
             raise _bad_set(setting, str(error)) from None
-        prompt[id]["inputs"][name] = value_of(text)
+        value = value_of(text)
+        is_text = not isinstance(value, str) and takes_text(str(prompt[id].get("class_type")), name)
+        prompt[id]["inputs"][name] = text if is_text else value
 
 
 def find_node(prompt: Prompt, node: str) -> str:
@@ -93,7 +126,7 @@ def find_node(prompt: Prompt, node: str) -> str:
     if len(matches) != 1:
         nodes = ", ".join(f"{id} {prompt[id].get('class_type')}" for id in prompt)
         how = "no node has that id, class or title" if not matches else f"{len(matches)} nodes match; give the id"
-        raise ValueError(f"{how}. The nodes are {nodes}")
+        raise ValueError(f"{how}. The nodes are {short(nodes, LIST)}")
     return matches[0]
 
 
@@ -132,7 +165,7 @@ def _names(node: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _bad_set(setting: str, how: str) -> PromptError:
-    return PromptError(problem("bad_set", f"--set {setting} cannot be applied", how))
+    return PromptError(problem("bad_set", f"--set {short(setting)} cannot be applied", how))
 
 
 def value_of(text: str) -> Any:
@@ -144,6 +177,21 @@ def value_of(text: str) -> Any:
     return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def shown(text: str) -> str:
+    """Return a text without the characters that move a terminal's cursor, or turn what it shows."""
+    return "".join("?" if char not in "\n\t" and _is_control(char) else char for char in text)
+
+
+def one_line(text: str) -> str:
+    """Return a text as `shown`, without breaks."""
+    return shown(re.sub(r"\s", " ", text))
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in CONTROLS or unicodedata.bidirectional(char) in TURNS
+
+
+def short(value: Any, most: int = 200) -> str:
+    """Return a value as text of a bounded length; text as it is, anything else as Python writes it."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

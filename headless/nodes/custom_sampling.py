@@ -12,7 +12,7 @@ from ...ldm_patched.sampling.sample import fix_empty_latent_channels, prepare_no
 from ...ldm_patched.sampling.schedulers import SCHEDULER_NAMES, calculate_sigmas
 from ..api import comfy_io as io
 from ..api.session import current
-from .sampling import SEED_MAX
+from .sampling import SEED_MAX, check_schedule
 
 
 class KSamplerSelect(io.ComfyNode):
@@ -62,6 +62,7 @@ class BasicScheduler(io.ComfyNode):
         """Return the last steps + 1 sigmas of the whole schedule; none for denoise 0."""
         if denoise <= 0.0:
             return io.NodeOutput(torch.zeros(0))
+        check_schedule(steps, denoise)
         total = steps if denoise >= 1.0 else int(steps / denoise)
         sigmas = calculate_sigmas(model.get_model_object("model_sampling"), scheduler, total)
         return io.NodeOutput(sigmas[-(steps + 1) :])

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..api import comfy_io as io
+from ..api.files import write_new
 from ..api.folders import numbered
 from ..api.session import current
+from .pictures import read_picture
 
 
 class VAEDecode(io.ComfyNode):
@@ -95,7 +96,7 @@ class LoadImage(io.ComfyNode):
         """Check that the file is there."""
         try:
             if image is not None:
-                current().folders.input_file(image)
+                current().folders.annotated_file(image)
         except (OSError, ValueError) as error:
             return str(error)
         return True
@@ -105,19 +106,13 @@ class LoadImage(io.ComfyNode):
         """Return size and time of the file, so that a new one under the same name is loaded again."""
         if image is None:
             return None
-        status = current().folders.input_file(image).stat()
+        status = current().folders.annotated_file(image).stat()
         return status.st_size, status.st_mtime_ns
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
         """Return the image (frames, h, w, 3) in 0..1 and the mask (frames, h, w), 1 where it is transparent."""
-        with Image.open(current().folders.input_file(image)) as file:
-            frames = [ImageOps.exif_transpose(frame).convert("RGBA") for frame in ImageSequence.Iterator(file)]
-            opaque = "A" not in file.getbands() and "transparency" not in file.info
-        frames = [frame for frame in frames if frame.size == frames[0].size]
-        pixels = torch.from_numpy(np.stack([np.asarray(frame, dtype=np.float32) for frame in frames]) / 255.0)
-        mask = torch.zeros(1, 64, 64) if opaque else 1.0 - pixels[..., 3]
-        return io.NodeOutput(pixels[..., :3].contiguous(), mask)
+        return io.NodeOutput(*read_picture(current().folders.annotated_file(image)))
 
 
 class SaveImage(io.ComfyNode):
@@ -171,43 +166,48 @@ class PreviewImage(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor) -> io.NodeOutput:
         """Write the files and list them."""
-        entries = save(images, current().folders.temp, "ComfyUI_temp", "temp", metadata(cls.hidden))
+        folder = current().folders.temp
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        entries = save(images, folder, "ComfyUI_temp", "temp", metadata(cls.hidden))
         return io.NodeOutput(images, ui={"images": entries})
 
 
 def save(images: Tensor, folder: Path, prefix: str, kind: str, texts: Mapping[str, str]) -> list[dict[str, str]]:
-    """Write images (b, h, w, c) in 0..1 as numbered PNG files with text chunks; return their entries for the page."""
+    """Write images (b, h, w, c) in 0..1 as numbered PNG files with text chunks; return their entries for the page.
+
+    A number that another process takes meanwhile is left out.
+    """
     directory, name, number = numbered(folder, prefix, images.shape[2], images.shape[1])
     directory.mkdir(parents=True, exist_ok=True)
     subfolder = directory.relative_to(folder.resolve()).as_posix()
     entries = []
-    for offset, image in enumerate(images):
+    for place, image in enumerate(images):
         pixels = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
-        filename = f"{name.replace('%batch_num%', str(offset))}_{number + offset:05}_.png"
-        write_png(directory / filename, pixels, texts)
-        entries.append({"filename": filename, "subfolder": "" if subfolder == "." else subfolder, "type": kind})
+        start = name.replace("%batch_num%", str(place))
+        path, number = write_numbered(directory, start, number, ".png", partial(_write_png, pixels, texts))
+        entries.append({"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": kind})
     return entries
 
 
-def write_png(path: Path, pixels: np.ndarray, texts: Mapping[str, str]) -> None:
-    """Write one PNG, complete or not at all."""
+def write_numbered(
+    directory: Path, name: str, number: int, ending: str, write: Callable[[BinaryIO], Any]
+) -> tuple[Path, int]:
+    """Write a whole new file with the first free number from `number` on; return it and the number after it."""
+    last = number
+
+    def paths() -> Iterator[Path]:
+        nonlocal last
+        for last in itertools.count(number):
+            yield directory / f"{name}_{last:05}_{ending}"
+
+    return write_new(paths(), write), last + 1
+
+
+def _write_png(pixels: np.ndarray, texts: Mapping[str, str], file: BinaryIO) -> None:
     chunks = PngInfo()
     for key, value in texts.items():
         chunks.add_text(key, value)
-    with replacing(path) as file:
-        Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=4)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=4)
 
 
 def metadata(hidden: Any) -> dict[str, str]:

@@ -13,6 +13,7 @@ from ..api import comfy_io as io
 from ..api.session import current
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
+MOST_STEPS = 10**6  # of a schedule
 
 
 class EmptyLatentImage(io.ComfyNode):
@@ -60,6 +61,13 @@ def _shared_inputs() -> list[io.Input]:
     ]
 
 
+def check_schedule(steps: int, denoise: float) -> None:
+    """Raise ValueError where the whole schedule, of which the last steps run, would have no end."""
+    if 0.0 < denoise < steps / MOST_STEPS:
+        how = f"give at least {steps / MOST_STEPS}, or 0 for no denoising"
+        raise ValueError(f"denoise {denoise} takes {steps} steps out of {steps / denoise:.0e}; {how}")
+
+
 def _show(step: int, denoised: Any, x: Any, total: int) -> None:
     current().progress(step + 1, total)
 
@@ -101,6 +109,7 @@ class KSampler(io.ComfyNode):
     @classmethod
     def execute(cls, latent_image: dict[str, Any], **inputs: Any) -> io.NodeOutput:
         """Run the sampler."""
+        check_schedule(inputs["steps"], inputs["denoise"])
         return io.NodeOutput(common_ksampler(latent=latent_image, callback=_show, **inputs))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ...ldm_patched.text.clip_vision import load_clip_vision
 from ..api import comfy_io as io
 from ..api.folders import numbered
 from ..api.session import current
-from .image import metadata, replacing
+from .image import metadata, write_numbered
 
 WEBP_METHODS = {"default": 4, "fastest": 0, "slowest": 6}
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F
@@ -225,17 +225,19 @@ class SaveAnimatedWEBP(io.ComfyNode):
         folder = current().folders.output
         directory, name, number = numbered(folder, filename_prefix, images.shape[2], images.shape[1])
         directory.mkdir(parents=True, exist_ok=True)
-        filename = f"{name}_{number:05}_.webp"
         options = {"lossless": lossless, "quality": quality, "method": WEBP_METHODS[method]}
-        write_webp(directory / filename, images, int(1000.0 / fps), metadata(cls.hidden), **options)
+        write = partial(_write_webp, images, int(1000.0 / fps), metadata(cls.hidden), options)
+        path, _ = write_numbered(directory, name, number, ".webp", write)
         subfolder = directory.relative_to(folder.resolve()).as_posix()
-        entry = {"filename": filename, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
+        entry = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
         animated = {"animated": [True]} if len(images) > 1 else {}
         return io.NodeOutput(images, ui={"images": [entry], **animated})
 
 
-def write_webp(path: Path, images: Tensor, duration: int, texts: Mapping[str, str], **options: Any) -> None:
-    """Write images (b, h, w, c) in 0..1 as one animation, complete or not at all; a frame lasts `duration` ms."""
+def _write_webp(
+    images: Tensor, duration: int, texts: Mapping[str, str], options: Mapping[str, Any], file: BinaryIO
+) -> None:
+    """Write images (b, h, w, c) in 0..1 as one animation; a frame lasts `duration` ms."""
     pixels = (255.0 * images.cpu().numpy()).clip(0, 255).astype(np.uint8)
     first, *others = [Image.fromarray(frame) for frame in pixels]
     exif = first.getexif()
@@ -246,8 +248,7 @@ def write_webp(path: Path, images: Tensor, duration: int, texts: Mapping[str, st
         else:
             exif[make] = f"{key}:{value}"
             make -= 1
-    with replacing(path) as file:
-        first.save(file, "WEBP", save_all=True, append_images=others, duration=duration, exif=exif, **options)
+    first.save(file, "WEBP", save_all=True, append_images=others, duration=duration, exif=exif, **options)
 
 
 NODES = [CLIPVisionLoader, ImageOnlyCheckpointLoader, SVDImg2vidConditioning, VideoLinearCFGGuidance, SaveAnimatedWEBP]

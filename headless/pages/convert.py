@@ -12,6 +12,7 @@ from ..engine.workflow import Prompt
 from .kept_values import COMBO_BY_HAND, widget_values
 from .page_graph import Page, PageNode, Shown, Value, wrong
 from .page_widgets import AT_REST, ROWS, UNLISTED, Found, Infos, Widget, drawn, inputs_of, page_inputs, undrawn, walk
+from .replacements import INPUT, SAVERS, filled
 
 WIDE, HIGH, ROW, HEAD = 340, 80, 26, 60  # of a node in pixels
 OPEN = -1  # depth of a node whose sources are looked at
@@ -61,6 +62,8 @@ def _inputs(page: Page, node: PageNode, infos: Infos) -> dict[str, Any]:
             found |= {} if shown is None else {name: _boxed(shown[1])}
         elif source is not None:
             found[name] = [source[0].id, source[1]]
+    if node.type in SAVERS and INPUT in found:
+        found[INPUT] = filled(found[INPUT], page, infos)
     if node.type == COMBO_BY_HAND and not isinstance(found.get("choice"), list):
         options = [value for name, value in found.items() if name.startswith("option")]
         found["index"] = options.index(found["choice"]) if found.get("choice") in options else -1

@@ -107,6 +107,18 @@ class Page:
         """Return the nodes that run, in the order of the file; those of a subgraph in its place."""
         return [node for node in self._expand(self.root) if node.type not in VIRTUAL]
 
+    def every_node(self) -> Iterator[PageNode]:
+        """Return the nodes of all graphs, also those that do not run; those of a subgraph before its own."""
+        yield from self._every_in(self.root)
+
+    def _every_in(self, graph: Graph) -> Iterator[PageNode]:
+        for data in graph.nodes.values():
+            self._look_at(1)
+            node = PageNode(graph, data)
+            if node.type in self.subgraphs:
+                yield from self._every_in(self._inside(node))
+            yield node
+
     def _look_at(self, count: int) -> None:
         self.looked_at += count
         if self.looked_at > MOST:

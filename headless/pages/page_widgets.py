@@ -150,6 +150,11 @@ def inputs_of(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [entry for group in ("required", "optional") for entry in (parts.get(group) or {}).items()]
 
 
+def takes_text(info: Mapping[str, Any], name: str) -> bool:
+    """Return whether an input of a class takes text: what is written for it stays as it is."""
+    return any(input == name and entry[0] == "STRING" for input, entry in inputs_of(info))
+
+
 def page_inputs(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the inputs of a class in their order, with the buttons that the page puts among them."""
     inputs = inputs_of(info)

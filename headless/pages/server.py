@@ -2,68 +2,129 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from ..api.files import write_new
 from ..api.folders import inside
 from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure
-from ..engine.workflow import Prompt
+from ..engine.workflow import Prompt, one_line
 from .node_infos import node_infos
 from .page_widgets import UPLOADS, Infos, inputs_of
 
+INPUT, ELSEWHERE = "[input]", ("[output]", "[temp]")  # ends of names that the mask editor writes
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a server is told of who asks, and whether its certificate is checked. Headers are secret."""
+
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    insecure: bool = False
+
+    def client(self, url: str) -> Any:
+        """Return a client of a server. Raises Failure."""
+        try:
+            from .. import client as library
+        except ModuleNotFoundError as error:
+            raise Failure(f'{error.name} is missing; pip install "attention-patchbay[client]"') from None
+        try:
+            return library.Client(url, headers=dict(self.headers), insecure=self.insecure)
+        except library.WrongAddress as error:
+            raise Failure(str(error), USER_ERROR, "unreachable") from None
+
+
+NOBODY = Access()
+
 
 @contextmanager
-def connected(url: str) -> Iterator[Any]:
+def connected(url: str, access: Access) -> Iterator[Any]:
     """Open a client of a server, with its failures in the words and codes of the command line."""
-    try:
+    with access.client(url) as client:
         from .. import client as library
-    except ModuleNotFoundError as error:
-        raise Failure(f'{error.name} is missing; pip install "attention-patchbay[client]"') from None
-    try:
-        with library.Client(url) as client:
+
+        try:
             yield client
-    except (library.ServerUnreachable, ValueError) as error:
-        if isinstance(error, ValueError) and not str(error).startswith(repr(url)):
-            raise
-        raise Failure(str(error), USER_ERROR, "unreachable") from None
-    except (library.JobFailed, library.JobLost) as error:
-        raise Failure(str(error), FAILED, "execution_error") from None
-    except library.JobInterrupted as error:
-        raise Failure(str(error), INTERRUPTED, "interrupted") from None
+        except library.ServerUnreachable as error:
+            raise Failure(str(error), USER_ERROR, "unreachable") from None
+        except (library.JobFailed, library.JobLost) as error:
+            raise Failure(str(error), FAILED, "execution_error") from None
+        except library.JobInterrupted as error:
+            raise Failure(str(error), INTERRUPTED, "interrupted") from None
 
 
-def server_infos(url: str) -> Infos:
+def server_infos(url: str, access: Access) -> Infos:
     """Return the nodes of a server. Raises Failure."""
-    with connected(url) as client:
-        return node_infos(client.object_info(), url)
+    with connected(url, access) as client:
+        return node_infos(client.object_info(), client.url)
 
 
-def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path) -> None:
-    """Put the images that nodes load onto a server that lacks them."""
+def upload(client: Any, prompt: Prompt, infos: Infos, folder: Path, known: dict[Any, str] | None = None) -> None:
+    """Put the files that nodes load from a folder onto a server, and name them as it does.
+
+    The server keeps what it has: other content under the same name gets another name there.
+
+    Args:
+        known: files that went there before, and their names.
+    """
+    known = {} if known is None else known
     for node in prompt.values():
-        for name, entry in inputs_of(infos.get(node.get("class_type", ""), {})):
+        info = infos.get(str(node.get("class_type")), {})
+        for name, entry in inputs_of(info):
             settings = entry[1] if len(entry) > 1 else {}
             value = node["inputs"].get(name)
             if not any(settings.get(kind) for kind in UPLOADS) or not isinstance(value, str):
                 continue
-            there = entry[0] if isinstance(entry[0], list) else settings.get("options", [])
-            if value not in there and inside(folder, value).is_file():
-                node["inputs"][name] = client.upload(inside(folder, value), value)
-                there.append(value)  # the next workflow finds it
+            path = _local(folder, value)
+            if path is not None and path.is_file():
+                status = path.stat()
+                file = path, status.st_size, status.st_mtime_ns
+                known[file] = known.get(file) or client.upload(path, value.removesuffix(INPUT).rstrip())
+                node["inputs"][name] = known[file]
 
 
-def download(client: Any, entries: Iterable[dict[str, str]], folder: Path) -> Iterator[Path]:
-    """Write files that a job made to a folder; names that lead out of it are refused."""
+def _local(folder: Path, value: str) -> Path | None:
+    """Return where a file of the input folder lies here; None for those of other folders of the server."""
+    if value.endswith(ELSEWHERE):
+        return None
+    try:
+        return inside(folder, value.removesuffix(INPUT).rstrip())
+    except ValueError as error:
+        raise Failure(str(error)) from None
+
+
+def download(client: Any, entries: Iterable[dict[str, Any]], folder: Path) -> Iterator[Path]:
+    """Write files that a job made to a folder. No file is replaced: what is there already has the name, or its content.
+
+    Raises Failure for names that lead out of the folder.
+    """
     for entry in entries:
-        path = inside(folder, "/".join(part for part in (entry.get("subfolder", ""), entry["filename"]) if part))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        name = "/".join(part for part in (str(entry.get("subfolder") or ""), str(entry["filename"])) if part)
         try:
-            unfinished.write_bytes(client.fetch(entry))
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        yield path
+            path = inside(folder, one_line(name))
+        except ValueError as error:
+            raise Failure(str(error)) from None
+        data = client.fetch(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        same = [other for other in itertools.takewhile(Path.exists, _numbered(path)) if _holds(other, data)]
+        yield same[0] if same else write_new(_numbered(path), partial(_put, data))
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """Give the path, then others like it that are numbered."""
+    yield path
+    for number in itertools.count(1):
+        yield path.with_name(f"{path.stem} ({number}){path.suffix}")
+
+
+def _put(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, problem
+from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, decoded, problem
 from .convert import is_page_format, to_api
 from .page_widgets import Infos
+from .picture_texts import PNG, texts_in
 
-WORKFLOW = "JSON of a workflow in API or page format, or a PNG made from one"
-PNG = b"\x89PNG\r\n\x1a\n"
+WORKFLOW = "JSON of a workflow in API or page format, a picture made from one, or - for standard input"
+STDIN = Path("-")
+PICTURES = (PNG, b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
 
 
 def load(path: Path, infos: Callable[[], Infos], unknown: bool = False) -> Prompt:
@@ -29,50 +32,74 @@ def read(path: Path) -> Any:
 
     Raises PromptError.
     """
-    if not path.is_file():
+    data = read_bytes(path)
+    where = "standard input" if path == STDIN else str(path)
+    if not data.startswith(PICTURES):
+        return parse_json(data, where)
+    found = metadata(data, where)
+    if not found:
+        how = "it was not made by ComfyUI, or its metadata was taken off"
+        raise PromptError(problem("no_prompt", "The picture holds no workflow", f"{where}: {how}"))
+    return found.get("prompt", found.get("workflow"))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds, or standard input. Raises PromptError."""
+    if path == STDIN:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin is not None else b""
+    elif path.is_dir() or not path.exists():
         raise PromptError(problem("no_prompt", "No such workflow file", str(path)))
-    if path.stat().st_size > MAX_BYTES:
+    else:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise PromptError(problem("no_prompt", "The workflow file is too large", f"{path}: over {MAX_BYTES} bytes"))
-    with path.open("rb") as file:
-        if file.read(len(PNG)) == PNG:
-            found = metadata(path)
-            if not found:
-                how = "it was not made by ComfyUI, or its metadata was taken off"
-                raise PromptError(problem("no_prompt", "The picture holds no workflow", f"{path}: {how}"))
-            return found.get("prompt", found.get("workflow"))
-    return parse_json(path.read_bytes(), str(path))
+    return data
 
 
-def metadata(path: Path) -> dict[str, Any]:
-    """Return `prompt` and `workflow` out of an image, as far as it has them.
+def metadata(data: bytes, where: str) -> dict[str, Any]:
+    """Return `prompt` and `workflow` out of a picture, as far as it has them.
 
-    Raises PromptError when it is no image or they are not JSON.
+    Raises PromptError when it is no picture or they are not JSON.
     """
-    from PIL import Image, UnidentifiedImageError  # only the extra `headless` brings it
-
     try:
-        with Image.open(path) as picture:
-            texts = {**getattr(picture, "text", {}), **picture.info}  # `text` also reads what follows the pixels
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise PromptError(problem("no_prompt", "The picture cannot be read", f"{path}: {error}")) from None
-    names = [name for name in ("prompt", "workflow") if isinstance(texts.get(name), str)]
-    return {name: parse_json(texts[name].encode(), f"{path}: {name}") for name in names}
+        texts = texts_in(data)
+    except ValueError as error:
+        raise PromptError(problem("no_prompt", "The picture cannot be read", f"{where}: {error}")) from None
+    names = [name for name in ("prompt", "workflow") if name in texts]
+    return {name: parse_json(texts[name].encode("utf-8", "replace"), f"{where}: {name}") for name in names}
 
 
 def parse_json(data: bytes, where: str) -> Any:
     """Return the value of JSON text.
 
-    Raises PromptError; also for NaN and infinity, which JSON does not have, and for text nested too deep.
+    Raises PromptError; also for NaN and infinity, which JSON does not have, and for text nested too deep. ComfyUI
+    writes NaN as what a node says of whether it changed, which is no part of the workflow and left out.
     """
+    constants: list[str] = []
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_refused)
+        value = json.loads(decoded(data), parse_constant=constants.append)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise PromptError(problem("no_prompt", "The workflow file is not JSON", f"{where}: {reason}")) from None
+    if len(constants) > _constants_of_changes(value):
+        reason = f"{constants[0]} is no JSON value"
+        raise PromptError(problem("no_prompt", "The workflow file is not JSON", f"{where}: {reason}"))
+    return value
 
 
-def _refused(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
+def _constants_of_changes(value: Any) -> int:
+    """Take out of a workflow what nodes say of whether they changed, and return how much of it no JSON has.
+
+    That is None by now, as no workflow has it there.
+    """
+    found = 0
+    nodes = value.get("prompt", value) if isinstance(value, dict) else {}
+    for node in nodes.values() if isinstance(nodes, dict) else ():
+        if isinstance(node, dict) and "class_type" in node:
+            changed = node.pop("is_changed", None)
+            found += sum(one is None for one in changed) if isinstance(changed, list) else 0
+    return found
 
 
 def embedded_infos() -> Infos:

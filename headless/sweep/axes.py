@@ -5,16 +5,23 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ..engine.errors import Failure
-from ..engine.workflow import value_of
+from ..engine.workflow import MAX_BYTES, decoded, short, value_of
 
 MOST = 10_000  # values of an axis
 SWITCH = ("on", "bypass")
+IsText = Callable[[str, str], bool]  # of a node, by its id, class or title, and an input
+
+
+def never(node: str, input: str) -> bool:
+    """Return that no input takes text: what an axis holds is written as JSON."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,14 @@ class Axis:
         return f"{self.node}.{self.input}" if self.input else self.node
 
 
-def parse_axis(text: str) -> Axis:
+def parse_axis(text: str, is_text: IsText = never) -> Axis:
     """Read an axis.
 
     Commas separate values (quote one that holds a comma, as in CSV); `1..4` are whole numbers, `0:1:0.25` numbers
     from, to and by, both ends included; `@file` has one value in a line.
+
+    Args:
+        is_text: whether an input of a node takes text, so that its values stay as they are written.
 
     Raises Failure naming the axis and the fix.
     """
@@ -45,7 +55,7 @@ def parse_axis(text: str) -> Axis:
         raise _wrong(text, "write NODE.input=values or NODE=on,bypass")
     if not node:
         node, input = input, ""
-    found = _values(text, values.strip())
+    found = _texts(text, values.strip()) if input and is_text(node, input) else _values(text, values.strip())
     if not input and not set(found) <= set(SWITCH):
         raise _wrong(text, "a node has the values on and bypass; for an input write NODE.input=values")
     if len(set(map(repr, found))) != len(found):
@@ -54,23 +64,28 @@ def parse_axis(text: str) -> Axis:
 
 
 def _values(axis: str, text: str) -> tuple[Any, ...]:
-    if text.startswith("@"):
-        return _lines(axis, Path(text[1:]))
-    whole = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})", text)
+    whole = re.fullmatch(r"(-?\d{1,20})\.\.(-?\d{1,20})", text)
     if whole:
         low, high = int(whole[1]), int(whole[2])
         if not 0 <= high - low < MOST:
             raise _wrong(axis, f"it has {high - low + 1} values; write a range that rises, of at most {MOST}")
         return tuple(range(low, high + 1))
-    number = r"(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d{1,2})?)"
+    number = r"(-?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:e-?\d{1,2})?)"
     steps = re.fullmatch(f"{number}:{number}:{number}", text, re.IGNORECASE)
     if steps:
         return _steps(axis, *map(Decimal, steps.groups()))
+    return tuple(map(value_of, _texts(axis, text)))
+
+
+def _texts(axis: str, text: str) -> tuple[str, ...]:
+    """Return values as they are written."""
+    if text.startswith("@"):
+        return _lines(axis, Path(text[1:]))
     try:
         (row,) = csv.reader([text], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:
         raise _wrong(axis, f"its values cannot be read: {error}") from None
-    return tuple(value_of(part) for part in row)
+    return tuple(row)
 
 
 def _steps(axis: str, low: Decimal, high: Decimal, step: Decimal) -> tuple[float, ...]:
@@ -79,16 +94,30 @@ def _steps(axis: str, low: Decimal, high: Decimal, step: Decimal) -> tuple[float
     return tuple(float(low + step * number) for number in range(math.floor((high - low) / step) + 1))
 
 
-def _lines(axis: str, path: Path) -> tuple[Any, ...]:
+def _lines(axis: str, path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise _wrong(axis, f"{path} cannot be read: {error}") from None
-    found = tuple(value_of(line) for line in lines if line.strip())
+    found = tuple(line for line in text.split("\n") if line.strip())
     if not found:
         raise _wrong(axis, f"{path} has no values; write one in a line")
+    if len(found) > MOST:
+        raise _wrong(axis, f"{path} has {len(found)} values; at most {MOST}")
     return found
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file with plain ends of lines, without the marks that Windows writes at its start.
+
+    Files put one behind the other have such a mark in the middle too. Raises OSError and ValueError.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    return re.sub(r"\r\n?", "\n", decoded(data)).replace("\n\ufeff", "\n")
+
+
 def _wrong(axis: str, how: str) -> Failure:
-    return Failure(f"--axis {axis}: {how}")
+    return Failure(f"--axis {short(axis)}: {how}")

@@ -6,6 +6,7 @@ import copy
 import csv
 import functools
 import hashlib
+import io
 import itertools
 import json
 import random
@@ -16,11 +17,11 @@ from typing import Any
 
 from ..engine.errors import Failure
 from ..engine.validate import is_link
-from ..engine.workflow import Prompt, find_node, value_of
+from ..engine.workflow import Prompt, find_node, short, value_of
 from ..pages.convert import depths_of
 from ..pages.page_graph import passed_by
-from ..pages.page_widgets import Infos, inputs_of
-from .axes import Axis
+from ..pages.page_widgets import Infos, inputs_of, takes_text
+from .axes import Axis, IsText, never, read_text
 
 Choice = dict[str, Any]  # name of an axis -> value
 MOST = 100_000
@@ -112,19 +113,24 @@ def some(all: list[Choice], count: int, seed: int) -> list[Choice]:
     return [all[place] for place in places]
 
 
-def listed(path: Path) -> list[Choice]:
+def listed(path: Path, is_text: IsText = never) -> list[Choice]:
     """Read choices from a CSV file whose columns are named as axes.
 
     Raises Failure.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        names, *rows = [row for row in csv.reader(io.StringIO(read_text(path), newline=""), strict=True) if row] or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise Failure(f"--list {path} cannot be read: {error}") from None
-    if not rows or any(None in row or None in row.values() for row in rows):
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise Failure(f"--list {path}: the column {short(twice[0])!r} stands there twice; keep one of them")
+    if not rows or "" in names or any(len(row) != len(names) for row in rows):
         raise Failure(f"--list {path}: write a line with NODE.input names, then a line of values for each cell")
-    return [{str(name): value_of(text) for name, text in row.items()} for row in rows]
+    texts = {name: is_text(*name.rpartition(".")[::2]) for name in names}
+    return [
+        {name: text if texts[name] else value_of(text) for name, text in zip(names, row, strict=True)} for row in rows
+    ]
 
 
 def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice) -> list[Cell]:
@@ -166,9 +172,9 @@ def applied(prompt: Prompt, choice: Choice, infos: Infos) -> Prompt:
         id = _find(changed, node or input, name)
         if not node:
             bypassed += [id] if value == "bypass" else []
-        elif input not in dict(inputs_of(infos.get(changed[id]["class_type"], {}))):
-            known = ", ".join(entry for entry, _ in inputs_of(infos.get(changed[id]["class_type"], {})))
-            raise Failure(f"{name}: {changed[id]['class_type']} has no input {input!r}; it has {known}")
+        elif input not in (known := dict(inputs_of(_info(infos, changed[id])))):
+            what = f"{changed[id].get('class_type')} has no input {short(input)!r}; it has {', '.join(known)}"
+            raise Failure(f"{short(name)}: {what}")
         else:
             changed[id]["inputs"][input] = value
     for id in bypassed:
@@ -176,17 +182,34 @@ def applied(prompt: Prompt, choice: Choice, infos: Infos) -> Prompt:
     return changed
 
 
+def texts_of(prompt: Prompt, infos: Infos) -> IsText:
+    """Return what tells whether an input of a node takes text."""
+
+    def is_text(node: str, input: str) -> bool:
+        try:
+            info = _info(infos, prompt[find_node(prompt, node)])
+        except ValueError:
+            return False  # what comes next says so
+        return takes_text(info, input)
+
+    return is_text
+
+
+def _info(infos: Infos, node: Mapping[str, Any]) -> Mapping[str, Any]:
+    return infos.get(str(node.get("class_type")), {})
+
+
 def _find(prompt: Prompt, node: str, name: str) -> str:
     try:
         return find_node(prompt, node)
     except ValueError as error:
-        raise Failure(f"{name}: {error}") from None
+        raise Failure(f"{short(name)}: {error}") from None
 
 
 def _bypass(prompt: Prompt, id: str, infos: Infos) -> None:
     """Take a node out, as the page does with a bypassed one: those behind it get its inputs of the same types."""
-    info, inputs = infos.get(prompt[id]["class_type"], {}), prompt.pop(id)["inputs"]
-    names, types = zip(*((name, entry[0]) for name, entry in inputs_of(info)), strict=True)
+    info, inputs = _info(infos, prompt[id]), prompt.pop(id)["inputs"]
+    names, types = [name for name, _ in inputs_of(info)], [entry[0] for _, entry in inputs_of(info)]
     passed = {}
     for slot, type in enumerate(info.get("output", [])):
         place = passed_by(types, slot, type, type)

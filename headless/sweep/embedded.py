@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api.folders import Folders
+from ..engine.errors import NodeError
 from ..engine.workflow import Prompt
 from .measure import Peak, Times
 from .runner import Outcome, backends_of, pictures
@@ -33,8 +34,6 @@ class Embedded:
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
         """Run a workflow; Ctrl-C ends it."""
-        from ..engine.api_graph import NodeError
-
         folder.mkdir(parents=True, exist_ok=True)
         own = replace(self.folders, output=folder, temp=folder)
         self.executor.session = replace(self.executor.session, folders=own)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.workflow import Prompt
+from ..pages.server import Access
 from .on_ray import unpack
 from .remote import Remote
 from .runner import Outcome, WorkerLost
@@ -19,8 +20,12 @@ PATIENCE = 120.0  # seconds for an actor to start again
 class ServerActor:
     """Runs cells on a server; it lives on the cluster."""
 
-    def __init__(self, url: str, input: Path) -> None:
-        self.remote = Remote(url, input)
+    def __init__(self, url: str, input: Path, access: Access) -> None:
+        self.remote = Remote(url, input, access)
+
+    def name(self) -> str:
+        """Return the address of the server, as far as it may be shown."""
+        return self.remote.name
 
     def memory(self) -> int | None:
         """Return the bytes of the server's device."""
@@ -44,9 +49,10 @@ class ServerActor:
 class RayServer:
     """The runner of a server in the driver; an actor that dies with its node starts again on another."""
 
-    def __init__(self, ray: Any, url: str, input: Path) -> None:
+    def __init__(self, ray: Any, url: str, input: Path, access: Access) -> None:
         actor = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=2, scheduling_strategy="SPREAD")(ServerActor)
-        self.ray, self.name, self.actor = ray, url, actor.remote(url, input.resolve())
+        self.ray, self.actor = ray, actor.remote(url, input.resolve(), access)
+        self.name: str = ray.get(self.actor.name.remote())
         self.memory: int | None = ray.get(self.actor.memory.remote())
 
     def need(self, prompt: Prompt) -> int:

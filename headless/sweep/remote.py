@@ -7,7 +7,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from ..engine.errors import Failure
 from ..engine.workflow import Prompt, PromptError
+from ..pages.node_infos import node_infos
+from ..pages.server import NOBODY, Access, download, upload
 from .measure import Times, Watch
 from .memory import need
 from .runner import Outcome, WorkerLost, backends_of, pictures
@@ -16,10 +19,10 @@ from .runner import Outcome, WorkerLost, backends_of, pictures
 class Remote:
     """Runs cells on a server: images of the folder `input` go there, results come back."""
 
-    def __init__(self, url: str, input: Path) -> None:
-        from ..client import Client
-
-        self.client, self.name, self.input = Client(url), url, input
+    def __init__(self, url: str, input: Path, access: Access = NOBODY) -> None:
+        self.client = access.client(url)
+        self.name, self.input = self.client.url, input
+        self.uploaded: dict[Any, str] = {}
         self.memory = self._begin()
 
     def close(self) -> None:
@@ -33,18 +36,17 @@ class Remote:
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
         """Run a workflow on the server and fetch its images."""
         from ..client import JobFailed, JobInterrupted, JobLost, ServerUnreachable, Step
-        from ..pages.server import download, upload
 
         times, prompt = Times(), copy.deepcopy(prompt)
         try:
-            upload(self.client, prompt, self._infos, self.input)
+            upload(self.client, prompt, self._infos, self.input, self.uploaded)
             with Watch(self._used) as watch:
                 result = self.client.run(
                     prompt, lambda event: times.step(event.value, event.total) if isinstance(event, Step) else None
                 )
             paths = download(self.client, pictures(result.outputs), folder)
             images = [path.relative_to(folder.resolve()).as_posix() for path in paths]
-        except (JobFailed, JobInterrupted, PromptError) as error:
+        except (JobFailed, JobInterrupted, PromptError, Failure) as error:
             return Outcome(error=str(error))
         except (JobLost, ServerUnreachable) as error:
             raise WorkerLost(str(error)) from error
@@ -57,20 +59,24 @@ class Remote:
 
         try:
             self.client.free(models=False)
-            return self._device()["vram_total"]
+            return self._device("vram_total")
         except ServerUnreachable:
             return None  # the first cell tells of it
 
     def _used(self) -> int:
-        device = self._device()
-        return device["vram_total"] - device["vram_free"]
+        total, free = self._device("vram_total"), self._device("vram_free")
+        return 0 if total is None or free is None else total - free
 
-    def _device(self) -> dict[str, Any]:
-        return self.client.system_stats()["devices"][0]
+    def _device(self, what: str) -> int | None:
+        """Return a number that the server tells of its first device."""
+        devices = self.client.system_stats().get("devices")
+        first = devices[0] if isinstance(devices, list) and devices else None
+        value = first.get(what) if isinstance(first, dict) else None
+        return value if isinstance(value, int) else None
 
     @functools.cached_property
     def _infos(self) -> dict[str, Any]:
-        return self.client.object_info()
+        return dict(node_infos(self.client.object_info(), self.name))
 
     @functools.cache  # noqa: B019 - a runner lives as long as its sweep
     def _sizes(self, kind: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .store import Store, write
 
@@ -15,8 +16,16 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write report.html into the folder of a sweep."""
-    data = json.dumps(rows).replace("<", "\\u003c")  # a value cannot end the script
+    shown = [{name: _shown(value) for name, value in row.items()} for row in rows]
+    for row in shown:
+        row["images"] = [quote(image) for image in row.get("images", [])]
+    data = json.dumps(shown).replace("<", "\\u003c")  # a value cannot end the script
     write(folder / "report.html", TEMPLATE.read_text(encoding="utf-8").replace("[/*rows*/]", data).encode())
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as the page can show it: its numbers are floats, in which a large seed would be another one."""
+    return str(value) if isinstance(value, int) and abs(value) > 2**53 else value
 
 
 class Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,17 +57,20 @@ class Runner(Protocol):
         ...
 
 
-def pictures(outputs: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+def pictures(outputs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the files that nodes saved, or else those they previewed: filename, subfolder and type of each."""
-    shown = [entry for output in outputs.values() for entry in output.get("images") or [] if "filename" in entry]
+    lists = [output["images"] for output in outputs.values() if isinstance(output.get("images"), list)]
+    entries = [entry for images in lists for entry in images if isinstance(entry, dict)]
+    shown = [entry for entry in entries if isinstance(entry.get("filename"), str)]
     return [entry for entry in shown if entry.get("type") == "output"] or shown
 
 
-def backends_of(outputs: dict[str, dict[str, Any]]) -> dict[str, int]:
+def backends_of(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Return the calls by attention function of the reports among the outputs."""
     found: dict[str, int] = {}
     for shown in outputs.values():
-        for row in shown.get("table") or []:
-            if isinstance(row, dict) and "function" in row and "calls" in row:
+        rows = shown.get("table")
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and isinstance(row.get("function"), str) and isinstance(row.get("calls"), int):
                 found[row["function"]] = found.get(row["function"], 0) + row["calls"]
     return found

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import json
-import os
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..api.files import replacing, sync_file, sync_folder
 from ..engine.errors import Failure
+from ..engine.workflow import one_line
 from .cells import NUMBERS, Cell
 from .difference import differences
 from .runner import Outcome
@@ -47,25 +49,30 @@ class Store:
     def __init__(self, folder: Path, cells: Sequence[Cell]) -> None:
         self.folder, self.cells = folder, list(cells)
         plan = {"cells": {cell.id: cell.choice for cell in cells}}
-        if (folder / PLAN).is_file():
-            known = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-            if known != json.loads(json.dumps(plan)):
-                how = "give another --folder, or delete this one"
-                raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
-        else:
-            (folder / "cells").mkdir(parents=True, exist_ok=True)
+        known = _read(folder / PLAN)
+        if known and known != json.loads(json.dumps(plan)):
+            how = "give another --folder, or delete this one"
+            raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        if not known:  # or damaged: each cell says of itself what it is of
             write(folder / PLAN, json.dumps(plan, indent=1).encode())
         for unfinished in (folder / "cells").glob("*.part"):
-            shutil.rmtree(unfinished)
+            _remove(unfinished)
 
     def place(self, cell: Cell) -> Path:
         """Return where a cell puts its images while it runs."""
         return self.folder / "cells" / f"{cell.id}.part"
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
-        """Return what is known of a cell."""
-        file = self.folder / "cells" / f"{cell.id}.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        """Return what is known of a cell; nothing where a file of it is damaged or gone, so that it runs again."""
+        found = _read(self.folder / "cells" / f"{cell.id}.json")
+        whole = self.folder / "cells" / cell.id
+        if not found or not _is_result(found):
+            return None
+        lost = [name for name in found["images"] if not _has_bytes(whole / name)]
+        if lost:
+            logging.warning("%s: the picture %s is gone; the cell runs again", whole, one_line(lost[0]))
+        return None if lost else found
 
     def waiting(self, again: bool = False) -> list[Cell]:
         """Return the cells that have not run; `again`: also those that failed."""
@@ -81,9 +88,11 @@ class Store:
         part, whole = self.place(cell), self.folder / "cells" / cell.id
         for old in (self.folder / "cells").glob(f"{cell.id}*.difference"):
             old.unlink()
-        if whole.exists():
-            shutil.rmtree(whole)
+        _remove(whole)
         if part.exists():
+            for path in part.rglob("*"):
+                sync_folder(path) if path.is_dir() else sync_file(path)
+            sync_folder(part)
             part.rename(whole)
         about = {"choice": cell.choice, "worker": worker, **outcome.plain()}
         write(self.folder / "cells" / f"{cell.id}.json", json.dumps(about, indent=1).encode())
@@ -107,13 +116,19 @@ class Store:
 
     def _difference(self, cell: Cell, images: list[str], others: list[str]) -> dict[str, float | None]:
         """Return the difference of a cell's images to those of the baseline; it is kept in a file."""
-        files = [[(name, (self.folder / name).stat().st_mtime_ns) for name in names] for names in (images, others)]
-        of = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
-        kept = self.folder / "cells" / f"{cell.id}.{of}.difference"
-        if not kept.is_file():
-            pairs = [(self.folder / one, self.folder / other) for one, other in zip(images, others, strict=False)]
-            write(kept, json.dumps(differences(pairs)).encode())
-        return json.loads(kept.read_text(encoding="utf-8"))
+        pairs = [(self.folder / one, self.folder / other) for one, other in zip(images, others, strict=False)]
+        try:
+            files = [(name, (self.folder / name).stat().st_mtime_ns) for name in (*images, *others)]
+            of = hashlib.sha256(json.dumps([len(images), files]).encode()).hexdigest()[:8]
+            kept = self.folder / "cells" / f"{cell.id}.{of}.difference"
+            found = _read(kept)
+            if found is None or not all(isinstance(value, (float, int, type(None))) for value in found.values()):
+                found = differences(pairs)
+                write(kept, json.dumps(found).encode())
+        except (OSError, ValueError, SyntaxError) as error:
+            logging.warning("%s: its pictures cannot be compared: %s", self.folder / "cells" / cell.id, error)
+            return {}
+        return found
 
     def tables(self) -> list[dict[str, Any]]:
         """Write table.csv and table.parquet anew and return their rows."""
@@ -132,22 +147,64 @@ def _parquet(rows: list[dict[str, Any]], names: list[str]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        kinds = {type(value) for value in values if value is not None}
-        plain = any(kinds <= same for same in ({bool}, {int, float}, {str}, {list}))
-        columns[name] = values if plain else [None if value is None else json.dumps(value) for value in values]
+    columns = {name: _column(pyarrow, [row.get(name) for row in rows]) for name in names}
     sink = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), sink)
     return sink.getvalue()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a whole file or none."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _column(pyarrow: Any, values: list[Any]) -> Any:
+    """Return a column of numbers, texts or lists of texts; values of several kinds are written as JSON."""
+    known = [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
+    if kinds == {int} and max(known) >= 2**63 and all(0 <= value < 2**64 for value in known):
+        return pyarrow.array(values, pyarrow.uint64())
+    plain = any(kinds <= same for same in ({bool}, {int, float}, {str}, {list}))
+    fits = all(abs(value) < 2 ** (53 if float in kinds else 63) for value in known if isinstance(value, int))
+    if plain and fits:
+        return pyarrow.array(values)
+    return pyarrow.array([None if value is None else json.dumps(value) for value in values])
+
+
+# Files that may be damaged
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file; None where there is no file, or it cannot be read."""
     try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        logging.warning("%s is damaged, and left out: %s", path, one_line(str(found))[:200])
+        return None
+    return found
+
+
+def _is_result(found: Mapping[str, Any]) -> bool:
+    """Return whether an object says all that is kept of a cell."""
+    numbers = all(isinstance(found.get(name, ""), (int, float, type(None))) for name in ("step_seconds", "peak_bytes"))
+    texts = all(isinstance(found.get(name), str) for name in ("peak_of", "worker", "error"))
+    lists = isinstance(found.get("images"), list) and isinstance(found.get("backends"), dict)
+    images = lists and all(isinstance(name, str) for name in found["images"])
+    return numbers and texts and images and isinstance(found.get("seconds"), (int, float))
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or a file, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a whole file or none, and have it on the disk."""
+    with replacing(path, durable=True) as file:
+        file.write(data)

@@ -194,3 +194,22 @@ def test_pictures_are_uploaded(server: Server, tmp_path: Path, capsys: pytest.Ca
     (path,) = json.loads(capsys.readouterr().out)["images"]
     assert path == str(tmp_path / "output" / "up" / "loaded_00001_.png")
     assert np.array_equal(np.asarray(Image.open(path)), pixels)
+
+
+def test_the_picture_of_this_machine_is_taken_though_the_server_has_one_of_its_name(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "input").mkdir()
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "hint.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "stale"}},
+    }
+    (tmp_path / "w.json").write_text(json.dumps(workflow))
+    folders = ["--input", str(tmp_path / "input"), "--output", str(tmp_path / "output"), "--quiet", "--json"]
+    for color in ("red", "blue", "red"):
+        Image.new("RGB", (8, 8), color).save(tmp_path / "input" / "hint.png")
+        assert main(["queue", str(tmp_path / "w.json"), "--server", server.url, *folders]) == 0
+        (path,) = json.loads(capsys.readouterr().out)["images"]
+        with Image.open(path) as shown:
+            assert shown.convert("RGB").getpixel((0, 0)) == Image.new("RGB", (1, 1), color).getpixel((0, 0))
+    assert {path.name for path in (server.base / "input").glob("hint*")} == {"hint.png", "hint (1).png"}

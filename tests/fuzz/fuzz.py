@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..headless.nodes.kinds_of_pictures import made
 from .targets import INFOS, PROMPTS, TARGETS, try_one
 
 HERE = Path(__file__).parent
@@ -35,6 +36,27 @@ SEEDS = {
         '{"SaveImage": {"input": {"required": {"images": ["IMAGE"], "filename_prefix": ["COMFY_DYNAMICCOMBO_V3", '
         '{"options": [{"key": "a", "inputs": {"required": {"b": [["c"], {}]}}}]}]}}, "output": [], '
         '"output_node": true}}'
+    ],
+    "message": [
+        '{"type": "progress", "data": {"prompt_id": "job", "node": "3", "value": 1, "max": 20}}',
+        '{"type": "executed", "data": {"prompt_id": "job", "node": "3", "output": {"images": []}}}',
+        '{"type": "execution_cached", "data": {"prompt_id": "job", "nodes": ["1", "2"]}}',
+        '{"type": "execution_error", "data": {"prompt_id": "job", "node_id": "1", "exception_message": "no"}}',
+        "\0\0\0\4\0\0\0\2{}picture",
+    ],
+    "answer": [
+        '{"outputs": {"1": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}], "text": ["a"], '
+        '"table": [{"function": "pytorch", "calls": 3}]}}, "status": {"status_str": "success", "messages": '
+        '[["execution_start", {}], ["execution_error", {"node_id": "1"}]]}}',
+        '{"queue_running": [[0, "other", {}]], "queue_pending": [[1, "job", {}], [2, "more", {}]]}',
+        '{"error": {"type": "a", "message": "b"}, "node_errors": {"1": {"class_type": "A", "errors": '
+        '[{"type": "c", "message": "d", "details": "e", "extra_info": {}}]}}}',
+        '[{"name": "a.safetensors", "size": 4}]',
+    ],
+    "cells": [
+        '3.seed,2.text\n1,"a, b"\n2,1.50\n',
+        '{"choice": {}, "worker": "a", "images": ["a.png"], "seconds": 1.0, "step_seconds": null, "peak_bytes": 1, '
+        '"peak_of": "", "backends": {"a": 1}, "error": ""}',
     ],
     "name": ["a.png", "../a", "/etc/passwd", "sub/../../a", "C:\\a", "a\0b", "CON", "~/a", "a" * 300],
 }
@@ -69,6 +91,7 @@ def seeds() -> dict[str, list[bytes]]:
     }
     header = json.dumps(entry).encode()
     found["header"] = [struct.pack("<Q", len(header)) + header + bytes(9)]
+    found["pixels"] = [data for data, _, _ in made().values()]
     found["picture"] = [(ROOT / "docs" / "demo.png").read_bytes()]
     for path in (HERE / "corpus").glob("*-*"):
         found[path.name.partition("-")[0]].append(path.read_bytes())

@@ -12,16 +12,23 @@ from typing import Any
 
 from attention_patchbay.headless.api.folders import Folders, inside
 from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.client.answers import as_dict, outputs_of, place_in, sizes_of
+from attention_patchbay.headless.client.events import end_in_history, event_of
+from attention_patchbay.headless.client.job import Result, refused
 from attention_patchbay.headless.commands.check import findings_there
 from attention_patchbay.headless.commands.diff import differences
 from attention_patchbay.headless.engine import workflow
 from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.engine.errors import Failure
 from attention_patchbay.headless.engine.validate import validate
+from attention_patchbay.headless.nodes.pictures import read_picture as decoded
 from attention_patchbay.headless.pages.convert import is_page_format, to_api, to_page
 from attention_patchbay.headless.pages.node_infos import node_infos
 from attention_patchbay.headless.pages.workflow_file import metadata, parse_json
 from attention_patchbay.headless.sweep.axes import parse_axis
+from attention_patchbay.headless.sweep.cells import Cell, listed
+from attention_patchbay.headless.sweep.runner import backends_of, pictures
+from attention_patchbay.headless.sweep.store import opened
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import parse_curve
@@ -72,9 +79,44 @@ def read_header(data: bytes) -> None:
 
 def read_picture(data: bytes) -> None:
     """Take the workflow out of a picture."""
-    path = FOLDER / "a.png"
+    json.dumps(metadata(data, "input"))
+
+
+def read_pixels(data: bytes) -> None:
+    """Decode a picture."""
+    path = FOLDER / "pixels"
     path.write_bytes(data)
-    json.dumps(metadata(path))
+    image, mask = decoded(path)
+    assert image.ndim == 4 and len(mask) == len(image)
+
+
+def read_message(data: bytes) -> None:
+    """Take what a websocket tells, as text and as bytes."""
+    event_of(_text(data), "job")
+    event_of(data, "job")
+
+
+def read_answer(data: bytes) -> None:
+    """Take what a server says of a job, of its queue and of a workflow that it refuses."""
+    value: Any = parse_json(data, "input")
+    entry = as_dict(value)
+    result = Result("job", outputs_of(entry))
+    _ = list(result.images()), list(result.texts()), pictures(result.outputs), backends_of(result.outputs)
+    assert end_in_history(entry).status and str(refused(value))
+    _ = place_in(value, "job"), sizes_of(value)
+
+
+def read_cells(data: bytes) -> None:
+    """Read cells from a list, and a sweep whose files hold anything."""
+    path = FOLDER / "cells.csv"
+    path.write_bytes(data)
+    with contextlib.suppress(Failure):
+        listed(path)
+    cell = Cell({"a.b": 1}, {"1": {}}, True)
+    (FOLDER / "sweep" / "cells").mkdir(parents=True, exist_ok=True)
+    (FOLDER / "sweep" / "cells" / f"{cell.id}.json").write_bytes(data)
+    with opened(FOLDER / "sweep", [cell]) as store:
+        store.tables()
 
 
 TARGETS: dict[str, Callable[[bytes], Any]] = {
@@ -82,6 +124,10 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "nodes": read_nodes,
     "header": read_header,
     "picture": read_picture,
+    "pixels": read_pixels,
+    "message": read_message,
+    "answer": read_answer,
+    "cells": read_cells,
     "address": lambda data: parse(_text(data)),
     "rules": lambda data: parse_rules(_text(data)),
     "curve": lambda data: parse_curve(_text(data)),

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 from attention_patchbay.headless.api.session import Session
-from attention_patchbay.headless.engine.api_graph import Executor, NodeError
+from attention_patchbay.headless.engine.api_graph import Executor
+from attention_patchbay.headless.engine.errors import NodeError
 from attention_patchbay.headless.engine.workflow import PromptError
 from attention_patchbay.ldm_patched.modules import model_management
 

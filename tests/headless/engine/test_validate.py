@@ -5,7 +5,9 @@ import time
 from typing import Any
 
 import pytest
-from attention_patchbay.headless.engine.validate import validate
+from attention_patchbay.headless.api.session import Session
+from attention_patchbay.headless.engine.api_graph import Executor
+from attention_patchbay.headless.engine.validate import validate, validate_outputs
 from attention_patchbay.headless.engine.workflow import PromptError, assign, check
 from attention_patchbay.headless.pages.workflow_file import load
 from hypothesis import given, settings
@@ -80,6 +82,54 @@ def test_a_node_may_refuse_its_values_itself() -> None:
     assert found["details"] == "text must not shout"
 
 
+def test_what_a_page_wrote_for_itself_is_ignored() -> None:
+    prompt = workflow(n1=number(value=1, upload="image", control_after_generate="fixed", speak_and_recognation=True))
+    assert validate(prompt, CATALOG) == validate(workflow(), CATALOG)
+    assert prompt["1"]["inputs"]["upload"] == "image"
+    assert (
+        refused(workflow(n1=number(value=1, upload=["2", 0]))).node_errors["1"]["errors"][0]["type"] == "unknown_input"
+    )
+
+
+def test_one_bad_output_does_not_refuse_the_good_ones() -> None:
+    bad = {"n7": number(value=99), "n8": {"class_type": "Show", "inputs": {"value": ["7", 0]}}}
+    order, errors = validate_outputs(workflow(**bad), CATALOG)
+    assert sorted(order) == ["1", "2", "3", "4"] and list(errors) == ["7"]
+    assert refused(workflow(**bad)).node_errors.keys() == {"7"}
+    with pytest.raises(PromptError):
+        validate_outputs({"7": number(value=99), "8": {"class_type": "Show", "inputs": {"value": ["7", 0]}}}, CATALOG)
+    run = Executor(CATALOG, Session()).run(workflow(**bad))
+    assert list(run.refused) == ["7"] and set(run.ui) == {"4"}
+
+
+LONG = "x" * 10**6
+
+
+SHOW = {"class_type": "Show", "inputs": {"value": ["1", 0]}}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {LONG: number(value=99), "2": {"class_type": "Show", "inputs": {"value": [LONG, 0]}}},
+        {"1": {"class_type": LONG, "inputs": {}}},
+        {"1": {"class_type": "Show", "inputs": {"value": [LONG, 0]}}},
+        {"1": number(value=LONG), "2": SHOW},
+        {"1": number(value=1, mode=LONG), "2": SHOW},
+        {"1": number(**{"value": 1, f"value{LONG}": 1}), "2": SHOW},
+        {"1": {**number(), "_meta": {"title": LONG}}, "2": SHOW},
+        {LONG: 3},
+    ],
+)
+def test_no_error_is_longer_than_a_page(prompt: Any) -> None:
+    try:
+        validate(check(prompt), CATALOG)
+    except PromptError as error:
+        assert len(str(error)) < 5000
+        texts = [entry for node in error.node_errors.values() for entry in node["errors"]]
+        assert all(len(json.dumps(entry)) < 10_000 for entry in texts)
+
+
 def test_values_are_converted_and_unwrapped() -> None:
     prompt = workflow(n1=number(value="3"), n2=number(value={"__value__": 2.0}))
     validate(prompt, CATALOG)
@@ -126,6 +176,15 @@ def test_a_chain_of_thousands_of_nodes_is_no_problem() -> None:
 
 
 # Files and settings
+
+
+def test_a_text_is_set_as_it_is_written() -> None:
+    prompt = workflow(n5={"class_type": "Text", "inputs": {"text": ""}})
+    for text, value in (("1.50", "1.50"), ("true", "true"), ('"a"', "a"), ("null", "null"), ("[1]", "[1]"), ("x", "x")):
+        assign(prompt, [f"5.text={text}"], lambda kind, name: (kind, name) == ("Text", "text"))
+        assert prompt["5"]["inputs"]["text"] == value
+    assign(prompt, ["1.value=7"], lambda kind, name: False)
+    assert prompt["1"]["inputs"]["value"] == 7
 
 
 @pytest.mark.parametrize(

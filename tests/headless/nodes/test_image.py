@@ -56,6 +56,25 @@ def test_numbers_go_on(session: Session) -> None:
     assert (session.folders.output / "x_00006_.png").is_file()
 
 
+def test_two_runs_that_look_at_a_folder_at_once_lose_no_picture(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = session.folders.output
+    monkeypatch.setattr(image_nodes, "numbered", lambda *given: (folder, "x", 1))
+    found = [image_nodes.save(torch.rand(3, 4, 4, 3), folder, "x", "output", {}) for _ in range(2)]
+    names = [entry["filename"] for entries in found for entry in entries]
+    assert names == [f"x_{number:05}_.png" for number in range(1, 7)]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_previews_lie_where_nobody_else_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = Folders()
+    assert folders == Folders() and folders.temp.name != "patchbay"
+    with entered(Session(Folders(temp=tmp_path / "own"))):
+        image_nodes.PreviewImage.execute(torch.rand(1, 4, 4, 3))
+    assert (tmp_path / "own").stat().st_mode & 0o077 == 0 and len(list((tmp_path / "own").iterdir())) == 1
+
+
 def test_transparency_becomes_the_mask(session: Session) -> None:
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0, 0, 3] = 255
@@ -95,5 +114,5 @@ def test_an_interrupted_save_leaves_no_file(session: Session, monkeypatch: pytes
     session.folders.output.mkdir()
     monkeypatch.setattr(Image.Image, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        image_nodes.write_png(session.folders.output / "x.png", np.zeros((2, 2, 3), np.uint8), {})
+        image_nodes.save(torch.zeros(1, 2, 2, 3), session.folders.output, "x", "output", {})
     assert list(session.folders.output.iterdir()) == []

@@ -98,3 +98,12 @@ def test_tokens_are_appended(model: Any) -> None:
     (longer,) = conditioning.ConditioningConcat.execute(base, other).args
     assert torch.equal(longer[0][0], torch.cat([base[0][0], other[0][0]], 1))
     assert longer[0][1] is not base[0][1]
+
+
+@pytest.mark.parametrize("denoise", [1e-9, 1e-300, 5e-6])
+def test_a_schedule_without_end_is_refused(denoise: float) -> None:
+    with pytest.raises(ValueError, match="give at least 2e-05, or 0"):
+        plain.check_schedule(20, denoise)
+    for fine in (0.0, 2e-5, 1.0):
+        plain.check_schedule(20, fine)
+    plain.check_schedule(10_000, 0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.commands.cli import main, parser
+from attention_patchbay.headless.commands.sweep import planned
 from attention_patchbay.headless.engine.errors import Failure
 from attention_patchbay.headless.pages import server
 from attention_patchbay.headless.pages.workflow_file import embedded_infos
 from attention_patchbay.headless.sweep.axes import Axis
 from attention_patchbay.headless.sweep.cells import Cell, applied, cells, choices, in_running_order, listed, some
 from attention_patchbay.headless.sweep.difference import _lpips_model, difference
+from attention_patchbay.headless.sweep.report import write_report
 from attention_patchbay.headless.sweep.runner import Outcome, WorkerLost, backends_of
 from attention_patchbay.headless.sweep.store import opened
 from attention_patchbay.headless.sweep.workers import run_all
@@ -197,7 +200,7 @@ def test_cells_for_a_server_are_checked_before_it_gets_any(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     infos = json.loads(json.dumps(embedded_infos()))
-    monkeypatch.setattr(server, "server_infos", lambda url: infos)
+    monkeypatch.setattr(server, "server_infos", lambda url, access: infos)
     for axis, why in (("KSampler.steps=1,0", "smaller than min"), ("PatchbayAttentionPatch.blocks=inptu:4", "inptu")):
         assert run(tmp_path, "--axis", axis, "--server", "http://127.0.0.1:9") == 2
         assert why in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -268,10 +271,67 @@ def test_a_failed_cell_is_kept_with_its_error(tmp_path: Path) -> None:
     assert "output:99" in failed["error"] and failed["choice"] == {"PatchbayAttentionPatch.blocks": "output:99"}
 
 
+def test_what_is_damaged_costs_its_own_cell_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    all = [Cell({"a.b": number}, {str(number): {}}, number == 0) for number in range(9)]
+    all = [dataclasses.replace(cell, reference=all[0].id) for cell in all]
+    with opened(tmp_path, all) as store:
+        for cell in all:
+            store.place(cell).mkdir()
+            Image.new("RGB", (8, 8), (cell.choice["a.b"],) * 3).save(store.place(cell) / "a.png")
+            store.keep(cell, Outcome(["a.png"]), "here")
+        assert len(store.tables()) == 9 and store.waiting() == []
+    files = [tmp_path / "cells" / f"{cell.id}.json" for cell in all]
+    for file, text in zip(files[1:5], ("", '{"error": ', "[]", '{"error": "", "images": [3]}'), strict=True):
+        file.write_text(text)
+    (tmp_path / "cells" / all[5].id / "a.png").unlink()
+    (tmp_path / "cells" / all[6].id / "a.png").write_bytes(b"")
+    (tmp_path / "cells" / all[7].id / "a.png").write_bytes(b"no picture")
+    (kept,) = (tmp_path / "cells").glob(f"{all[8].id}.*.difference")
+    kept.write_text("[")
+    (tmp_path / "sweep.json").write_text('{"cells": ')
+    (tmp_path / "cells" / "x.part").write_text("")
+    with opened(tmp_path, all) as store:
+        assert store.waiting() == all[1:7]
+        rows = store.tables()
+        write_report(tmp_path, rows)
+    assert [(row["cell"], row["mean"]) for row in rows] == [(all[0].id, 0.0), (all[7].id, None), (all[8].id, 8.0)]
+    assert json.loads((tmp_path / "sweep.json").read_text())["cells"][all[1].id] == {"a.b": 1}
+    assert "is damaged" in caplog.text and "cannot be compared" in caplog.text
+
+
+def test_every_seed_can_be_reported(tmp_path: Path) -> None:
+    seeds = [0, 2**53 + 1, 2**63, 2**64 - 1]
+    mixed = [0.5, "a", -1, 2**63]
+    all = [Cell({"3.seed": seed, "3.cfg": cfg}, {str(seed): {}}) for seed, cfg in zip(seeds, mixed, strict=True)]
+    with opened(tmp_path, all) as store:
+        for cell in all:
+            store.keep(cell, Outcome(), "here")
+        write_report(tmp_path, store.tables())
+    table = parquet.read_table(tmp_path / "table.parquet")
+    assert table["3.seed"].to_pylist() == seeds and str(2**64 - 1) in (tmp_path / "table.csv").read_text()
+    assert [json.loads(text) for text in table["3.cfg"].to_pylist()] == mixed
+    assert f'"{2**64 - 1}"' in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_finds_pictures_whatever_they_are_called(tmp_path: Path) -> None:
+    write_report(tmp_path, [{"cell": "a", "images": ["cells/a/50% #1?.png"]}])
+    assert '"cells/a/50%25%20%231%3F.png"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_text_stays_as_it_is_written(tmp_path: Path) -> None:
+    prompt = json.loads(DEMO.read_text())
+    (text,) = [id for id, node in prompt.items() if node["inputs"].get("text", "").startswith("a red circle")]
+    (tmp_path / "cells.csv").write_text(f"{text}.text,KSampler.seed,KSampler.cfg\n1.50,18446744073709551615,1.50\n")
+    args = parser().parse_args(["sweep", str(DEMO), "--list", str(tmp_path / "cells.csv")])
+    cell = next(cell for cell in planned(args, prompt, embedded_infos()) if not cell.baseline)
+    assert list(cell.choice.values()) == ["1.50", 2**64 - 1, 1.5]
+    args = parser().parse_args(["sweep", str(DEMO), "--axis", f"{text}.text=true,1.50"])
+    found = [cell.choice for cell in planned(args, prompt, embedded_infos()) if not cell.baseline]
+    assert [choice[f"{text}.text"] for choice in found] == ["true", "1.50"]
+
+
 def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
     text = "</script><script>alert(1)</script>"
-    from attention_patchbay.headless.sweep.report import write_report
-
     write_report(tmp_path, [{"cell": "a", "2.text": text, "images": []}])
     page = (tmp_path / "report.html").read_text()
     assert text not in page and page.count("</script>") == 1

@@ -1,0 +1,147 @@
+"""What a server answers over HTTP, one request each: bounded in size, and in words where it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from .address import DEFAULT, Address, WrongAddress, certificates
+from .answers import as_dict, place_in, sizes_of
+from .job import ServerUnreachable
+
+ANSWER, FILE = 2**28, 2**31  # the most bytes that are read
+AGAIN = (502, 503, 504)  # answers of a proxy whose server is away for a moment
+
+
+class Questions:
+    """What can be asked of one server."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT,
+        timeout: float = 30.0,
+        patience: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.address = Address.of(url, headers)
+        self.url = self.address.url
+        self.client_id = uuid.uuid4().hex
+        self.patience = patience
+        self._timeout = timeout
+        plain = self.address.is_here and self.url.startswith("http:")  # reading certificates takes a while
+        self._certificates = None if plain else certificates(insecure)
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                params=self.address.params,
+                headers=dict(self.address.headers),
+                timeout=timeout,
+                verify=self._certificates or False,
+                trust_env=not self.address.is_here,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL):
+            why = "the proxy of the environment cannot be used; write http://HOST:PORT, or add this host to NO_PROXY"
+            raise WrongAddress(f"{self.url}: {why}") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    # One question each
+
+    async def _ask(
+        self, method: str, path: str, known: tuple[int, ...] = (), most: int = ANSWER, **more: Any
+    ) -> tuple[int, bytes]:
+        """Return status and body: 200, or one of `known`."""
+        try:
+            async with self._http.stream(method, path, **more) as answer:
+                status, body = answer.status_code, await self._read(answer, path, most)
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            how = f"start ComfyUI there, or give its address with --server ({type(error).__name__}: {error})"
+            text = f"no server answers at {self.url}; {self.address.plain(how)}"
+            raise ServerUnreachable(text, isinstance(error, httpx.ProxyError)) from error
+        if status != 200 and status not in known:
+            said = self.address.plain(body[:500].decode("utf-8", "replace"))[:200]
+            raise ServerUnreachable(f"{self.url}{path} answers {status}{_meaning(status)}: {said}", status not in AGAIN)
+        return status, body
+
+    async def _read(self, answer: httpx.Response, path: str, most: int) -> bytes:
+        found = bytearray()
+        async for part in answer.aiter_bytes():
+            found += part
+            if len(found) > most:
+                raise ServerUnreachable(f"{self.url}{path} answers with more than {most // 2**20} MiB", True)
+        return bytes(found)
+
+    def _json(self, path: str, body: bytes) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            said = self.address.plain(body[:500].decode("utf-8", "replace"))[:80]
+            raise ServerUnreachable(f"{self.url}{path} answers as no ComfyUI does: {said!r}", True) from None
+
+    async def _get(self, path: str, **params: str) -> Any:
+        return self._json(path, (await self._ask("GET", path, most=ANSWER, params=params))[1])
+
+    async def object_info(self) -> dict[str, Any]:
+        """Return every node that the server has."""
+        return as_dict(await self._get("/object_info"))
+
+    async def system_stats(self) -> dict[str, Any]:
+        """Return devices, memory and versions."""
+        return as_dict(await self._get("/system_stats"))
+
+    async def model_sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each model of a folder such as `checkpoints`; nothing where the server has no such."""
+        path = f"/experiment/models/{quote(folder, safe='')}"
+        status, body = await self._ask("GET", path, known=(404,))
+        return {} if status == 404 else sizes_of(self._json(path, body))
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """Return what the server remembers of a job that is over."""
+        entry = as_dict(await self._get(f"/history/{quote(prompt_id, safe='')}")).get(prompt_id)
+        return entry if isinstance(entry, dict) else None
+
+    async def position(self, prompt_id: str) -> int | None:
+        """Return how many jobs are before a job, 0 where it runs, None where it is not in the queue."""
+        return place_in(await self._get("/queue"), prompt_id)
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Stop a job: take it from the queue, and interrupt it if it runs."""
+        await self._ask("POST", "/queue", json={"delete": [prompt_id]})
+        await self._ask("POST", "/interrupt", json={"prompt_id": prompt_id})
+
+    async def free(self, models: bool = True) -> None:
+        """Let the server free memory."""
+        await self._ask("POST", "/free", json={"unload_models": models, "free_memory": True})
+
+    async def upload(self, file: Path, name: str | None = None) -> str:
+        """Put a file into the server's input folder and return its name there.
+
+        A file there of the same name and content is that file; one of other content stays, and this gets another name.
+        """
+        folder, _, bare = (name or file.name).rpartition("/")
+        data = {"subfolder": folder, "type": "input"}
+        _, body = await self._ask("POST", "/upload/image", data=data, files={"image": (bare, file.read_bytes())})
+        entry = as_dict(self._json("/upload/image", body))
+        if not isinstance(entry.get("name"), str):
+            raise ServerUnreachable(f"{self.url}/upload/image does not say under which name it took {bare}", True)
+        return "/".join(str(part) for part in (entry.get("subfolder"), entry["name"]) if part)
+
+    async def fetch(self, entry: Mapping[str, Any]) -> bytes:
+        """Return the bytes of a file that a job made."""
+        names = {key: str(entry.get(key) or "") for key in ("filename", "subfolder", "type")}
+        return (await self._ask("GET", "/view", params=names, most=FILE))[1]
+
+
+def _meaning(status: int) -> str:
+    if 300 <= status < 400:
+        return " and sends on elsewhere, to a login perhaps"
+    return " (give what it asks for with --header, or in the address as ?token=)" if status in (401, 403) else ""

@@ -1,0 +1,161 @@
+"""`patchbay run`, `tune` and `nodes`: what needs the embedded host and no more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...ldm_patched.modules.model_management import InterruptProcessingException
+from ..api.folders import Folders
+from ..api.session import Session, entered
+from ..engine import workflow
+from ..engine.api_graph import Executor, Run
+from ..engine.progress import Progress
+from ..engine.workflow import one_line
+from ..pages.page_widgets import takes_text
+from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the commands."""
+    run = commands.add_parser("run", help="run a workflow without ComfyUI")
+    run.add_argument("workflow", type=Path, help=WORKFLOW)
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.input=value",
+        help="set an input; NODE is an id, or a class or title that only one node has",
+    )
+    _add_surroundings(run)
+    run.set_defaults(run=run_workflow)
+    tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
+    tune.add_argument("workflow", type=Path, help=f"{WORKFLOW}; with one KSampler")
+    tune.add_argument("--max-error", type=float, default=0.001, help="largest error against float64 (default 0.001)")
+    tune.add_argument("--seconds", type=float, default=30.0, help="about how long to measure (default 30)")
+    tune.add_argument("--again", action="store_true", help="measure again what is known already")
+    _add_surroundings(tune)
+    tune.set_defaults(run=tune_attention)
+    nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
+    nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
+    nodes.set_defaults(run=list_nodes)
+
+
+def _add_surroundings(command: argparse.ArgumentParser) -> None:
+    for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
+        command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
+    command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    command.add_argument(
+        "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+
+# patchbay run
+
+
+def run_workflow(args: argparse.Namespace) -> int:
+    """Run `patchbay run`."""
+    prompt = load(args.workflow, embedded_infos)
+    infos = embedded_infos() if args.set else {}
+    workflow.assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+    folders = Folders(args.models, args.input, args.output)
+    start = time.perf_counter()
+    run = _execute(args, folders, prompt)
+    seconds = round(time.perf_counter() - start, 3)
+    say_refused(run.refused)
+    files = [str(_path(folders, entry)) for ui in run.ui.values() for entry in ui.get("images", [])]
+    if args.json:
+        about = {"outputs": run.ui, "images": files, "ran": run.ran, "seconds": seconds, "node_errors": run.refused}
+        print(json.dumps(about, indent=1, default=repr))
+    else:
+        _print_run(run, files, seconds)
+    return 0
+
+
+def say_refused(node_errors: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tell of nodes that are wrong, so that the outputs behind them were left out."""
+    for node in node_errors.values():
+        for error in node["errors"]:
+            text = f"{node['name']}: {error['message']}: {error['details']}; what needs it is left out"
+            print(f"patchbay: {one_line(text)}", file=sys.stderr)
+
+
+def _execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt) -> Run:
+    from ..engine.catalog import catalog
+
+    progress = Progress(args.quiet or args.json)
+    try:
+        session = Session(folders, progress.step, torch.bfloat16 if args.bf16_unet else None)
+        return Executor(catalog(), session).run(prompt, on_node=progress.node)
+    except InterruptProcessingException:
+        raise KeyboardInterrupt from None
+    finally:
+        progress.close()
+
+
+def _print_run(run: Run, files: list[str], seconds: float) -> None:
+    for ui in run.ui.values():
+        for text in ui.get("text", []):
+            print(text, end="\n\n")
+    for file in files:
+        print(file)
+    print(f"{len(run.ran)} nodes in {seconds:.1f} s", file=sys.stderr)
+
+
+def _path(folders: Folders, entry: dict[str, str]) -> Path:
+    folder = folders.output if entry["type"] == "output" else folders.temp
+    return folder / entry["subfolder"] / entry["filename"]
+
+
+# patchbay tune
+
+
+def tune_attention(args: argparse.Namespace) -> int:
+    """Run `patchbay tune`."""
+    widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
+    prompt = workflow.tuning(load(args.workflow, embedded_infos), widgets)
+    run = _execute(args, Folders(args.models, args.input, args.output), prompt)
+    (ui,) = run.ui.values()
+    print(json.dumps({"rules": ui["rules"][0], "text": ui["text"][0]}, indent=1) if args.json else ui["text"][0])
+    return 0
+
+
+# patchbay nodes
+
+
+def list_nodes(args: argparse.Namespace) -> int:
+    """Run `patchbay nodes`."""
+    from ..engine.catalog import catalog
+
+    with entered(Session()):
+        infos = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
+    if args.json:
+        print(json.dumps(infos, indent=1))
+        return 0
+    for name, node in infos.items():
+        print(f"{name} - {node['display_name']}: {node['description']}")
+        for kind in ("required", "optional"):
+            for entry, (type, settings) in node["input"].get(kind, {}).items():
+                print(f"  {entry} ({_describe(type, settings)}): {settings.get('tooltip', '')}")
+        print(f"  -> {', '.join(node['output']) or 'nothing'}\n")
+    return 0
+
+
+def _describe(type: str, settings: dict[str, Any]) -> str:
+    parts = [type]
+    if "options" in settings:
+        parts.append("one of " + " ".join(map(str, settings["options"])))
+    if "min" in settings:
+        parts.append(f"{settings['min']} to {settings['max']}")
+    if "default" in settings:
+        parts.append(f"default {settings['default']!r}")
+    return ", ".join(parts)

@@ -1,0 +1,196 @@
+"""However a command ends: one line on stderr, the documented exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attention_patchbay.headless.commands import cli, convert, run
+from attention_patchbay.headless.commands.cli import main
+
+ROOT = Path(__file__).parents[3]
+DEMO = str(ROOT / "example_workflows" / "api" / "demo.json")
+PAGE = str(ROOT / "example_workflows" / "demo.json")
+SWEEP = ["sweep", DEMO, "--axis", "KSampler.seed=1,2", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("not a workflow")
+    (tmp_path / "up.json").write_text(json.dumps(saving("../../x")))
+    (tmp_path / "save.json").write_text(json.dumps(saving("x")))
+    (tmp_path / "bad.csv").write_text("3.seed,3.seed\n1,2\n")
+    yield
+
+
+def saving(prefix: str) -> dict[str, Any]:
+    made = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}
+    shown = {"class_type": "VAEDecode", "inputs": {"samples": ["1", 0], "vae": ["0", 2]}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}}
+    return {"0": {"class_type": "PatchbayLoadDemoModel", "inputs": {}}, "1": made, "2": shown, "3": save}
+
+
+WRONG = {
+    "a file that is not there": ["run", "none.json"],
+    "a folder for a workflow": ["run", "folder"],
+    "a folder to convert": ["convert", "folder"],
+    "no JSON": ["convert", "file"],
+    "a folder to compare": ["diff", DEMO, "folder"],
+    "a folder to look into": ["info", "folder"],
+    "a name too long": ["info", "x" * 5000],
+    "a folder to write to": ["convert", PAGE, "-o", "folder"],
+    "a folder that is not there": ["convert", PAGE, "-o", "none/x.json"],
+    "a file for a folder": ["convert", PAGE, "-o", "file/x.json"],
+    "a file for the output": ["run", "save.json", "--output", "file"],
+    "a prefix that leads out": ["run", "up.json", "--output", "out"],
+    "a file for a sweep": [*SWEEP, "--folder", "file"],
+    "less than no cells": [*SWEEP, "--random", "-1"],
+    "a folder of values": ["sweep", DEMO, "--axis", "CLIPTextEncode.text=@folder"],
+    "a folder of cells": ["sweep", DEMO, "--list", "folder"],
+    "a column twice": ["sweep", DEMO, "--list", "bad.csv"],
+    "a folder of nodes": ["check", DEMO, "--nodes", "folder"],
+    "a port too high": ["queue", DEMO, "--server", "http://127.0.0.1:99999"],
+    "half a bracket": ["queue", DEMO, "--server", "http://[::1"],
+    "half a bracket to check": ["check", DEMO, "--server", "http://[::1"],
+    "no header": ["queue", DEMO, "--header", "hunter2"],
+    "half a header": ["queue", DEMO, "--header", "X: hunter2\ny"],
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_in_a_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("patchbay: ") and len(error.splitlines()) == 1 and len(error) < 6000
+    assert "hunter2" not in error and not list(Path().glob("**/.*.tmp"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="nothing is closed to root")
+def test_a_closed_folder_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").chmod(0o500)
+    for arguments in (["convert", PAGE, "-o", "folder/x"], ["run", "save.json", "--output", "folder/x"]):
+        assert main(arguments) == 2 and "Permission denied" in capsys.readouterr().err
+
+
+class Full(io.RawIOBase):
+    """A disk without room."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class Closed(Full):
+    """A pipe that nobody reads."""
+
+    def write(self, data: Any) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("arguments", [["convert", PAGE], ["convert", "none"], ["info", "none", "--json"], ["nodes"]])
+@pytest.mark.parametrize("kind", [Full, Closed])
+def test_an_output_that_takes_nothing(
+    arguments: list[str], kind: type[Full], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(kind()), write_through=False))
+        code = main(arguments)
+        patch.setattr(sys.stdout, "flush", lambda: None)
+        sys.stdout.detach()  # or Python complains of what it cannot write
+    assert code == (2 if "none" in arguments else 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (0 if kind is Closed and "none" not in arguments else 1)
+
+
+def test_a_disk_that_fills_up_is_no_wrong_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", lambda *paths: full(paths))
+    assert main(["convert", PAGE, "-o", "x.json"]) == 1
+    assert capsys.readouterr().err == "patchbay: No space left on device\n"
+    assert not list(Path().glob(".*")) and not Path("x.json").exists()
+
+
+def test_without_a_terminal_and_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert main(["run", "save.json", "--output", "out"]) == 0
+        assert main(["run", "none.json"]) == 2
+        sys.stderr.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert main(["convert", PAGE]) == 0
+        sys.stdout.close()
+    assert len(list(Path("out").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("module", "name"), [(cli, "parser"), (convert, "read"), (run, "load")])
+def test_ctrl_c_at_any_time(
+    module: Any, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, interrupted)
+    assert main(["convert" if module is not run else "run", PAGE]) == 130
+    assert capsys.readouterr().err == "patchbay: interrupted\n"
+
+
+def test_ctrl_c_waits_for_what_it_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+    done = []
+    with pytest.raises(KeyboardInterrupt), cli._interrupt_after():
+        signal.raise_signal(signal.SIGINT)
+        done.append(True)
+    assert done
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_takes_long_to_import_is_imported_where_ctrl_c_is_heard() -> None:
+    script = "import sys, attention_patchbay.headless.commands.cli as cli; print('torch' in sys.modules, cli.main)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False <function main")
+
+
+def test_a_workflow_comes_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(PAGE, "rb") as file:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+        assert main(["diff", "-", DEMO]) == 0
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["run", "-"]) == 2 and "standard input" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_no_control_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Tty()
+    Path("odd.json").write_text(json.dumps({"\x1b[2J": {"class_type": "\x9b1mFar", "inputs": {}}}))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", shown)
+        assert main(["check", "odd.json"]) == 2
+    assert "?[2J" in shown.getvalue() and not any(char in shown.getvalue() for char in "\x1b\x9b")
+    assert main(["run", "odd.json"]) == 2
+    assert "?[2J" in capsys.readouterr().err
