@@ -45,7 +45,10 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, memory-mapped and read one at a time; `shapes` costs no reading."""
+    """The tensors of a safetensors file, memory-mapped and read one at a time; `shapes` costs no reading.
+
+    `read` holds the keys that were asked for.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -59,9 +62,11 @@ class Checkpoint(Mapping[str, Tensor]):
         except SafetensorError as error:
             raise CheckpointError(f"{self.path}: not a valid safetensors file: {error}") from error
         self._entries, self._start = header, start
+        self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Tensor:
         entry = self._entries[key]
+        self.read.add(key)
         begin, end = entry["data_offsets"]
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.checkpoint import CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
 from ..files.diffusers_vae import vae_from_diffusers
+from ..files.model_file import model_file, naming, report_unused
 from ..files.preferences import warn_of_preferences
 from ..files.shapes import find_prefix
 from ..files.weights import Source, Weights, WeightView, load_weights, under
@@ -37,11 +36,12 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = No
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
+    with model_file(path) as file:
         unet, vae = find_unet(file, UNET_PREFIXES[:2]), find_vae(file, VAE_PREFIXES[:2])
         texts = find_text_encoders(file)
-        return build_unet(unet, config_of(unet, file), dtype), build_clip(texts), build_vae(vae)
+        loaded = build_unet(unet, config_of(unet, file), dtype), build_clip(texts), build_vae(vae)
+        report_unused(file)
+    return loaded
 
 
 def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ModelPatcher:
@@ -49,10 +49,11 @@ def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) ->
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
+    with model_file(path) as file:
         unet = find_unet(file, UNET_PREFIXES)
-        return build_unet(unet, config_of(unet, file), dtype)
+        model = build_unet(unet, config_of(unet, file), dtype)
+        report_unused(file, unet.prefix)
+    return model
 
 
 def load_vae(path: str | os.PathLike[str]) -> VAE:
@@ -60,9 +61,11 @@ def load_vae(path: str | os.PathLike[str]) -> VAE:
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
-        return build_vae(find_vae(file, VAE_PREFIXES))
+    with model_file(path) as file:
+        weights = find_vae(file, VAE_PREFIXES)
+        vae = build_vae(weights)
+        report_unused(file, weights.prefix)
+    return vae
 
 
 def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
@@ -78,16 +81,10 @@ def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
         config = config_of(unet, unet)
         if prediction := folder.prediction():
             config = replace(config, prediction=prediction)
-        return build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer), build_vae(vae)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the path in front of the text of a CheckpointError."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        loaded = build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer), build_vae(vae)
+        for file in folder.opened:
+            report_unused(file)
+    return loaded
 
 
 # Finding
