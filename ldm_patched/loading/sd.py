@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..files.checkpoint import CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
@@ -51,7 +53,7 @@ def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) ->
     """
     with model_file(path) as file:
         unet = find_unet(file, UNET_PREFIXES)
-        model = build_unet(unet, config_of(unet, file), dtype)
+        model = build_unet(unet, config_of(unet, unet), dtype)  # ComfyUI too looks for markers below the prefix alone
         report_unused(file, unet.prefix)
     return model
 
@@ -115,12 +117,12 @@ def _nothing(file: Weights, what: str, key: str) -> CheckpointError:
     return CheckpointError(f"no {what} found: expected {key}, found {found}, ...")
 
 
-def config_of(unet: Weights, file: Weights) -> ModelConfig:
-    """Detect the configuration of a UNet; `file` is where a marker for velocity prediction may lie."""
+def config_of(unet: WeightView, markers: Mapping[str, Tensor]) -> ModelConfig:
+    """Detect the configuration of a UNet; `markers` are the tensors among which its file may mark the sampling."""
     spread = None
     if SPREAD_KEY in unet:
         spread = float(unet[SPREAD_KEY].float().std(unbiased=False))
-    return model_config(detect_unet(unet.shapes), file.shapes, spread)
+    return model_config(detect_unet(unet.shapes), markers, spread)
 
 
 # Building
