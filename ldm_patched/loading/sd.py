@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ..files.checkpoint import CheckpointError
+from ..files.checkpoint import Checkpoint, CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
 from ..files.diffusers_vae import vae_from_diffusers
 from ..files.model_file import model_file, naming, report_unused
@@ -25,25 +27,27 @@ from ..modules.ops import disable_weight_init
 from ..sampling.model_base import MODEL_CLASSES, BaseModel, ModelConfig
 from ..text.clip import CLIP
 from ..text.text_encoders import build_clip, find_text_encoders, short_name, text_model
+from .absent import Absent
 from .diffusers_folder import DiffusersFolder
 from .model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, detect_vae, model_config
 
 __all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_folder", "load_unet", "load_vae", "load_weights"]
 
+VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight")
+log = logging.getLogger(__name__)
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
 def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
-    """Load the UNet, text encoder and VAE of a single safetensors file.
+    """Load the UNet, text encoder and VAE of a single safetensors file; a file may have the UNet alone.
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
     with model_file(path) as file:
-        unet, vae = find_unet(file, UNET_PREFIXES[:2]), find_vae(file, VAE_PREFIXES[:2])
-        texts = find_text_encoders(file)
-        loaded = build_unet(unet, config_of(unet, file), dtype), build_clip(texts), build_vae(vae)
+        unet = find_unet(file, UNET_PREFIXES)
+        model, clip, vae = build_unet(unet, config_of(unet, file), dtype), clip_of(file), vae_of(file)
         report_unused(file)
-    return loaded
+    return model, clip, vae
 
 
 def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ModelPatcher:
@@ -87,6 +91,26 @@ def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
         for file in folder.opened:
             report_unused(file)
     return loaded
+
+
+# Parts that a file may lack
+
+
+def clip_of(file: Checkpoint) -> CLIP:
+    """Return the text encoder of a checkpoint, or what says at its use that there is none."""
+    texts = find_text_encoders(file)
+    if texts:
+        return build_clip(texts)
+    log.warning("%s holds no text encoder; the rest of it is loaded", file.path)
+    return cast(CLIP, Absent("text encoder", file.path, "take the CLIP of another checkpoint"))
+
+
+def vae_of(file: Checkpoint) -> VAE:
+    """Return the VAE of a checkpoint, or what says at its use that there is none."""
+    if any(find_prefix(file.shapes, VAE_PREFIXES[:2], key) is not None for key in VAE_KEYS):
+        return build_vae(find_vae(file, VAE_PREFIXES[:2]))
+    log.warning("%s holds no VAE; the rest of it is loaded", file.path)
+    return cast(VAE, Absent("VAE", file.path, "load one with the node Load VAE"))
 
 
 # Finding
