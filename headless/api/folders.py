@@ -17,6 +17,7 @@ KINDS = {
     "diffusion_models": ("diffusion_models", "unet"),
     "loras": ("loras",),
     "clip_vision": ("clip_vision",),
+    "embeddings": ("embeddings",),
     "controlnet": ("controlnet", "t2i_adapter"),
     "vae": ("vae",),
 }
@@ -53,6 +54,18 @@ class Folders:
         raise FileNotFoundError(
             f"no file {name!r} in {searched}; put it there, or give the models folder with --models"
         )
+
+    def embedding(self, name: str) -> Path | None:
+        """Return the file of a textual-inversion embedding, which a prompt may name without its ending, or None."""
+        for folder in self._model_folders("embeddings"):
+            for ending in ("", ".safetensors", ".pt", ".bin"):
+                try:
+                    path = below(folder, name + ending)
+                except ValueError:
+                    return None
+                if name and path.is_file():
+                    return path
+        return None
 
     def diffusers_names(self) -> list[str]:
         """List the folders of models/diffusers that hold a model."""

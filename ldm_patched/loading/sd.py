@@ -26,6 +26,7 @@ from ..modules.model_patcher import ModelPatcher
 from ..modules.ops import disable_weight_init
 from ..sampling.model_base import MODEL_CLASSES, BaseModel, ModelConfig
 from ..text.clip import CLIP
+from ..text.embeddings import FindFile
 from ..text.text_encoders import build_clip, find_text_encoders, short_name, text_model
 from .absent import Absent
 from .diffusers_folder import DiffusersFolder
@@ -38,14 +39,17 @@ log = logging.getLogger(__name__)
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
-def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
+def load_checkpoint(
+    path: str | os.PathLike[str], dtype: torch.dtype | None = None, embeddings: FindFile | None = None
+) -> tuple[ModelPatcher, CLIP, VAE]:
     """Load the UNet, text encoder and VAE of a single safetensors file; a file may have the UNet alone.
 
+    `embeddings` gives the file of a textual-inversion embedding by name.
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
     with model_file(path) as file:
         unet = find_unet(file, UNET_PREFIXES)
-        model, clip, vae = build_unet(unet, config_of(unet, file), dtype), clip_of(file), vae_of(file)
+        model, clip, vae = build_unet(unet, config_of(unet, file), dtype), clip_of(file, embeddings), vae_of(file)
         report_unused(file)
     return model, clip, vae
 
@@ -74,7 +78,9 @@ def load_vae(path: str | os.PathLike[str]) -> VAE:
     return vae
 
 
-def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
+def load_folder(
+    path: str | os.PathLike[str], dtype: torch.dtype | None = None, embeddings: FindFile | None = None
+) -> tuple[ModelPatcher, CLIP, VAE]:
     """Load a folder in diffusers' layout: `unet`, `text_encoder`, `vae` and, if they are there, `tokenizer` and others.
 
     Raises CheckpointError, naming the folder, for one that is not complete or not known.
@@ -87,7 +93,7 @@ def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
         config = config_of(unet, unet)
         if prediction := folder.prediction():
             config = replace(config, prediction=prediction)
-        loaded = build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer), build_vae(vae)
+        loaded = build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer, embeddings), build_vae(vae)
         for file in folder.opened:
             report_unused(file)
     return loaded
@@ -96,11 +102,11 @@ def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
 # Parts that a file may lack
 
 
-def clip_of(file: Checkpoint) -> CLIP:
+def clip_of(file: Checkpoint, embeddings: FindFile | None = None) -> CLIP:
     """Return the text encoder of a checkpoint, or what says at its use that there is none."""
     texts = find_text_encoders(file)
     if texts:
-        return build_clip(texts)
+        return build_clip(texts, embeddings=embeddings)
     log.warning("%s holds no text encoder; the rest of it is loaded", file.path)
     return cast(CLIP, Absent("text encoder", file.path, "take the CLIP of another checkpoint"))
 
