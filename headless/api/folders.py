@@ -19,10 +19,11 @@ KINDS = {
     "diffusion_models": ("diffusion_models", "unet"),
     "loras": ("loras",),
     "clip_vision": ("clip_vision",),
+    "embeddings": ("embeddings",),
     "controlnet": ("controlnet", "t2i_adapter"),
     "vae": ("vae",),
 }
-MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -46,8 +47,8 @@ class Folders:
         Raises FileNotFoundError with the folders that were searched, and ValueError for a name that leads out of them.
         """
         for folder in self._model_folders(kind):
-            path = inside(folder, name)
-            if path.is_file():
+            path = below(folder, name)
+            if path.is_file() and path.suffix.lower() in MODEL_ENDINGS:
                 return path
         if kind == "checkpoints" and name == DEMO_NAME:
             return CHECKPOINT
@@ -56,24 +57,36 @@ class Folders:
             f"no file {name!r} in {searched}; put it there, or give the models folder with --models"
         )
 
+    def embedding(self, name: str) -> Path | None:
+        """Return the file of a textual-inversion embedding, which a prompt may name without its ending, or None."""
+        for folder in self._model_folders("embeddings"):
+            for ending in ("", ".safetensors", ".pt", ".bin"):
+                try:
+                    path = below(folder, name + ending)
+                except ValueError:
+                    return None
+                if name and path.is_file():
+                    return path
+        return None
+
     def diffusers_names(self) -> list[str]:
         """List the folders of models/diffusers that hold a model."""
-        found = (self.models / "diffusers").rglob("model_index.json")
-        return sorted(path.parent.relative_to(self.models / "diffusers").as_posix() for path in found)
+        found = _files(self.models / "diffusers", (".json",))
+        return sorted(os.path.dirname(name) for name in found if os.path.basename(name) == "model_index.json")
 
     def diffusers(self, name: str) -> Path:
         """Return the path of a folder in models/diffusers.
 
         Raises FileNotFoundError, and ValueError for a name that leads out of it.
         """
-        path = inside(self.models / "diffusers", name)
+        path = below(self.models / "diffusers", name)
         if not (path / "model_index.json").is_file():
             raise FileNotFoundError(f"no folder {name!r} with a model_index.json in {self.models / 'diffusers'}")
         return path
 
     def input_names(self) -> list[str]:
         """List the images of the input folder."""
-        return sorted(_files(self.input, IMAGE_ENDINGS))
+        return sorted(name for name in _files(self.input, IMAGE_ENDINGS) if _is_inside(self.input, name))
 
     def input_file(self, name: str) -> Path:
         """Return the path of a file of the input folder.
@@ -102,6 +115,19 @@ class Folders:
         return [self.models / name for name in KINDS[kind]]
 
 
+def below(folder: Path, name: str) -> Path:
+    """Return folder / name; links that the folder's owner put there are followed.
+
+    Raises ValueError when the name itself leads out of the folder, by `..`, a drive or an absolute path. A `..` is
+    taken off the name before any link is followed, so that it never leaves the target of a link.
+    """
+    path = os.path.normpath(name.replace("\0", ""))
+    leads_out = path.split(os.sep)[0] == ".." or os.path.isabs(path) or os.path.splitdrive(path)[0]
+    if "\0" in name or leads_out:
+        raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
+    return folder / path
+
+
 def inside(folder: Path, name: str) -> Path:
     """Return folder / name.
 
@@ -112,6 +138,11 @@ def inside(folder: Path, name: str) -> Path:
     if "\0" in name or root not in (path, *path.parents):
         raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
     return path
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    root = folder.resolve()
+    return root in (folder / name).resolve().parents
 
 
 def numbered(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int]:
@@ -144,7 +175,18 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    if not folder.is_dir():
-        return []
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
-    return [path.relative_to(folder).as_posix() for path in paths]
+    """List the files below a folder by their names in a workflow; linked folders are entered, but never in a circle."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        folders[:] = [name for name in folders if not _is_circle(os.path.join(place, name), here)]
+        for name in files:
+            path = os.path.join(place, name)
+            if os.path.splitext(name)[1].lower() in endings and os.path.isfile(path):
+                found.append(Path(path).relative_to(folder).as_posix())
+    return found
+
+
+def _is_circle(path: str, here: str) -> bool:
+    """Return whether a link leads to the folder that it lies in, or to one above that."""
+    return os.path.islink(path) and os.path.commonpath((os.path.realpath(path), here)) == os.path.realpath(path)

@@ -43,7 +43,7 @@ def model_of(path: Path) -> Any:
         return transformer
     try:
         unet = sd.find_unet(file, UNET_PREFIXES)
-        config = model_config(detect_unet(unet.shapes), file.shapes, None)
+        config = model_config(detect_unet(unet.shapes), file, None)
     except CheckpointError:
         return None
     return ModelPatcher(sd.build_model(config), torch.device("cpu"), torch.device("cpu"))

@@ -34,9 +34,9 @@ class CheckpointLoaderSimple(io.ComfyNode):
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         """Load the file."""
-        return io.NodeOutput(
-            *sd.load_checkpoint(current().folders.model("checkpoints", ckpt_name), current().unet_dtype)
-        )
+        folders = current().folders
+        path = folders.model("checkpoints", ckpt_name)
+        return io.NodeOutput(*sd.load_checkpoint(path, current().unet_dtype, folders.embedding))
 
 
 class DiffusersLoader(io.ComfyNode):
@@ -64,7 +64,8 @@ class DiffusersLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_path: str) -> io.NodeOutput:
         """Load the folder."""
-        return io.NodeOutput(*sd.load_folder(current().folders.diffusers(model_path), current().unet_dtype))
+        folders = current().folders
+        return io.NodeOutput(*sd.load_folder(folders.diffusers(model_path), current().unet_dtype, folders.embedding))
 
 
 class UNETLoader(io.ComfyNode):

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...ldm_patched.files.checkpoint import Checkpoint
 from ...ldm_patched.files.lora import clip_names, load_lora, unet_names
+from ...ldm_patched.loading.absent import Absent
 from ..api import comfy_io as io
 from ..api.session import current
 
@@ -30,7 +31,8 @@ def with_lora(model: Any, clip: Any, name: str, strength_model: float, strength_
     """
     file = Checkpoint(current().folders.model("loras", name))
     targets = [(model, unet_names(model.model.state_dict()), strength_model)]
-    if clip is not None:
+    has_clip = clip is not None and not isinstance(clip, Absent)
+    if has_clip:
         targets.append((clip, clip_names(clip.cond_stage_model.state_dict()), strength_clip))
     unused, clones = set(file), []
     for target, names, strength in targets:
@@ -44,7 +46,7 @@ def with_lora(model: Any, clip: Any, name: str, strength_model: float, strength_
         raise ValueError(f"{name} holds nothing for this model; its first key is {min(file)!r}")
     if unused:
         log.warning("%s: %d of %d entries fit nothing, for example %s", name, len(unused), len(file), min(unused))
-    return clones[0], clones[1] if clip is not None else None
+    return clones[0], clones[1] if has_clip else clip
 
 
 class LoraLoader(io.ComfyNode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +29,9 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+MAX_DIMENSIONS = 64
+MAX_ELEMENTS = 2**63 - 1  # what torch counts with
 
 CONVERT = (
     'convert it once, in an environment you trust the file in: python -c "import torch, safetensors.torch as s; '
@@ -45,7 +46,10 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, memory-mapped and read one at a time; `shapes` costs no reading."""
+    """The tensors of a safetensors file, memory-mapped and read one at a time; `shapes` costs no reading.
+
+    `read` holds the keys that were asked for.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -59,9 +63,11 @@ class Checkpoint(Mapping[str, Tensor]):
         except SafetensorError as error:
             raise CheckpointError(f"{self.path}: not a valid safetensors file: {error}") from error
         self._entries, self._start = header, start
+        self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Tensor:
         entry = self._entries[key]
+        self.read.add(key)
         begin, end = entry["data_offsets"]
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
@@ -85,16 +91,24 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"{path}: no such file")
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if path.suffix.lower() in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
-            raise CheckpointError(f"{path}: a pickle can run code when it is opened, so it is not loaded; {CONVERT}")
+        start, first = file.read(8), file.read(1)
         length = int.from_bytes(start, "little")
-        if size < 8 or length > MAX_HEADER:
-            raise CheckpointError(f"{path}: not a safetensors file ({size} bytes, no readable header)")
-        text = file.read(length)
-    if len(text) < length:
-        raise CheckpointError(f"{path}: truncated: its header has {length} bytes, the file ends after {size}")
+        # a length may look like the start of anything; what it counts begins with a brace
+        if length > min(MAX_HEADER, size - 8) or first != b"{":
+            raise CheckpointError(f"{path}: {_no_header(path, start, length, size)}")
+        text = first + file.read(length - 1)
     return _parse_header(path, text, size - 8 - length), 8 + length
+
+
+def _no_header(path: Path, start: bytes, length: int, size: int) -> str:
+    """Say what a file is that does not begin as safetensors do."""
+    if path.suffix.lower() in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
+        return f"a pickle can run code when it is opened, so it is not loaded; {CONVERT}"
+    if start.startswith(b"GGUF"):
+        return "quantised as GGUF, which is not read here: take a safetensors version of the model"
+    if size > 8 and size - 8 < length <= MAX_HEADER:
+        return f"truncated: its header has {length} bytes, the file ends after {size}"
+    return f"not a safetensors file ({size} bytes, no readable header)"
 
 
 def _parse_header(path: Path, text: bytes, data_size: int) -> dict[str, Any]:
@@ -118,7 +132,7 @@ def _parse_header(path: Path, text: bytes, data_size: int) -> dict[str, Any]:
             what = (
                 "overlaps the tensor before it" if begin < place else f"leaves {begin - place} bytes before it unused"
             )
-            raise CheckpointError(f"{path}: not a valid safetensors file: {key} {what}")
+            raise CheckpointError(f"{path}: not a valid safetensors file: {_short(key)} {what}")
         place = end
     if place != data_size:
         raise CheckpointError(f"{path}: not a valid safetensors file: {data_size - place} bytes follow the last tensor")
@@ -126,11 +140,16 @@ def _parse_header(path: Path, text: bytes, data_size: int) -> dict[str, Any]:
 
 
 def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in names if names.count(key) > 1)!r} stands there twice")
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{_short(key)!r} stands there twice")
+        found[key] = value
     return found
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= 200 else f"{key[:200]}..."
 
 
 def _texts(metadata: object) -> bool:
@@ -142,15 +161,28 @@ def _span(path: Path, key: str, entry: object) -> tuple[int, int]:
     shape, offsets, dtype = (
         entry.get(n) if isinstance(entry, dict) else None for n in ("shape", "data_offsets", "dtype")
     )
+    name = f"{path}: not a valid safetensors file: {_short(key)}"
     if not (_counts(shape) and _counts(offsets) and len(offsets) == 2 and isinstance(dtype, str)):  # type: ignore[arg-type]
-        raise CheckpointError(f"{path}: not a safetensors file: {key} has no dtype, shape and data_offsets")
+        raise CheckpointError(f"{path}: not a safetensors file: {_short(key)} has no dtype, shape and data_offsets")
     begin, end = offsets  # type: ignore[misc]
-    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - begin:  # type: ignore[arg-type]
-        how = f"{dtype} of shape {shape} does not fill the bytes {begin} to {end}"
-        raise CheckpointError(f"{path}: not a valid safetensors file: {key}: {how}")
+    elements = _elements(shape)  # type: ignore[arg-type]
+    if elements is None:
+        raise CheckpointError(f"{name} has more than {MAX_DIMENSIONS} dimensions or {MAX_ELEMENTS} elements")
+    if dtype in DTYPES and elements * DTYPES[dtype].itemsize != end - begin:
+        raise CheckpointError(f"{name}: {dtype} of shape {shape} does not fill the bytes {begin} to {end}")
     if end < begin:
-        raise CheckpointError(f"{path}: not a valid safetensors file: {key} ends before it begins")
+        raise CheckpointError(f"{name} ends before it begins")
     return begin, end
+
+
+def _elements(shape: list[int]) -> int | None:
+    """Return the number of elements; None where torch cannot count them, also beside an empty dimension."""
+    count = 1
+    for side in shape[: MAX_DIMENSIONS + 1]:
+        count = min(count * max(side, 1), MAX_ELEMENTS + 1)
+    if count > MAX_ELEMENTS or len(shape) > MAX_DIMENSIONS:
+        return None
+    return 0 if 0 in shape else count
 
 
 def _counts(value: object) -> bool:

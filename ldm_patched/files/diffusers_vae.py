@@ -30,7 +30,8 @@ def vae_from_diffusers(weights: Weights) -> WeightView:
     """Return diffusers' AutoencoderKL in the layout of single files, where linear layers are 1x1 convolutions."""
     numbers = [int(match[1]) for key in weights.shapes if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", key))]
     top = max(numbers, default=0)
-    return WeightView(weights, {_over_time(_name(key, top)): _source(weights, key) for key in weights.shapes})
+    sources = {_over_time(_name(key, top)): _source(weights, key) for key in weights.shapes}
+    return WeightView(weights, sources, getattr(weights, "prefix", ""))
 
 
 def _over_time(name: str) -> str:

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from ..modules.weight_adapters import BOFT, GLORA, LOHA, LOKR, LORA, OFT, Adapter, Kind
 from .diffusers_keys import unet_to_diffusers
 
 # how a name goes on to its up, down and middle matrix in the layouts of kohya, diffusers and peft
-LAYOUTS = (
+LAYOUTS: tuple[tuple[str, str, str | None], ...] = (
     (".lora_up.weight", ".lora_down.weight", ".lora_mid.weight"),
     ("_lora.up.weight", "_lora.down.weight", None),
     (".lora_B.weight", ".lora_A.weight", None),
     (".lora.up.weight", ".lora.down.weight", None),
     (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight", None),
     (".lora_B.default.weight", ".lora_A.default.weight", None),
+    (".lora_B", ".lora_A", None),
+)
+# lengths of the rows, as LyCORIS and ComfyUI read them and as peft does
+LENGTHS = {"dora_scale": (".dora_scale",)}
+PEFT_LENGTHS = {
+    "magnitude": (
+        ".lora_magnitude_vector",
+        ".lora_magnitude_vector.weight",
+        ".lora_magnitude_vector.default",
+        ".lora_magnitude_vector.default.weight",
+    )
+}
+LORA_ROWS = tuple(
+    (LORA, {"up": (up,), "down": (down,), **({"mid": (mid,)} if mid else {}), **LENGTHS, **PEFT_LENGTHS})
+    for up, down, mid in LAYOUTS
+)
+# each kind with the endings of its parts
+KINDS: tuple[tuple[Kind, Mapping[str, tuple[str, ...]]], ...] = (
+    *LORA_ROWS,
+    (LOHA, {**{name: (f".hada_{name}",) for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}, **LENGTHS}),
+    (LOKR, {**{n: (f".lokr_{n}",) for n in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}, **LENGTHS}),
+    (GLORA, {**{name: (f".{name}.weight",) for name in ("a1", "a2", "b1", "b2")}, **LENGTHS}),
+    (OFT, {"blocks": (".oft_blocks",)}),
+    (BOFT, {"blocks": (".oft_blocks",), "rescale": (".rescale",)}),
+)
+# entries that are a tensor of the weight's own shape, or of its bias's
+WHOLE = (
+    (".w_norm", "diff", "weight"),
+    (".b_norm", "diff", "bias"),
+    (".diff", "diff", "weight"),
+    (".diff_b", "diff", "bias"),
+    (".set_weight", "set", "weight"),
 )
 TEXT_LAYERS = ("mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj", "self_attn.out_proj")
 UNET = "diffusion_model."
+PEFT_IN_UNET = "unet.base_model.model."
+PROJECTIONS = {
+    "lora_te1_text_projection": "clip_l.transformer.text_projection.weight",
+    "lora_te2_text_projection": "clip_g.transformer.text_projection.weight",
+    "lora_prior_te_text_projection": "clip_g.transformer.text_projection.weight",
+}
 END = ".weight"
 
 
@@ -32,16 +71,21 @@ def unet_names(keys: Iterable[str]) -> dict[str, str]:
             stem = key.removesuffix(END)
             names[UNET + stem] = UNET + key
             names["lora_unet_" + stem.replace(".", "_")] = UNET + key
+        else:
+            names[UNET + key] = UNET + key
     for there, here in unet_to_diffusers(own).items():
         if there.endswith(END):
-            names |= dict.fromkeys(_diffusers_names(there.removesuffix(END)), UNET + here)
+            stem = there.removesuffix(END)
+            for name in (stem, stem.replace("add_embedding.", "class_embedding.")):
+                names |= dict.fromkeys(_diffusers_names(name), UNET + here)
     return names
 
 
 def _diffusers_names(stem: str) -> list[str]:
     flat = stem.replace(".", "_")
     processor = stem.replace(".to_", ".processor.to_").removesuffix(".0" if stem.endswith(".to_out.0") else "")
-    return [f"lora_unet_{flat}", f"lycoris_{flat}", processor, f"unet.{processor}", f"unet.{stem}"]
+    peft = [f"{before}{stem}" for before in ("unet.", "base_model.model.", "base_model.model.unet.", PEFT_IN_UNET)]
+    return [f"lora_unet_{flat}", f"lycoris_{flat}", processor, f"unet.{processor}", *peft]
 
 
 def clip_names(keys: Iterable[str]) -> dict[str, str]:
@@ -62,8 +106,8 @@ def clip_names(keys: Iterable[str]) -> dict[str, str]:
             names[f"lora_te{place}_{flat}"] = key
             names[f"{plain}.text_model.encoder.layers.{number}.{layer}"] = key
             if place == 1:
-                names[f"lora_te_{flat}"] = key
-    return names
+                names |= dict.fromkeys((f"lora_te_{flat}", f"lora_prior_te_{flat}"), key)
+    return names | {name: key for name, key in PROJECTIONS.items() if key in all_keys}
 
 
 def load_lora(file: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Any], set[str]]:
@@ -73,22 +117,29 @@ def load_lora(file: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dic
     for name, weight in names.items():
         for key, patch, used in _entries(file, name, weight):
             patches[key] = patch
-            unused -= used
+            unused -= {*used, f"{name}.alpha"}
     return patches, unused
 
 
-def _entries(file: Mapping[str, Tensor], name: str, weight: str) -> list[tuple[str, Any, set[str]]]:
-    """Return (weight, patch, keys of the file) for what a file holds under a name."""
-    found: list[tuple[str, Any, set[str]]] = []
-    for up, down, mid in LAYOUTS:
-        if name + up in file and name + down in file:
-            extra = {key for key in (f"{name}.alpha", name + mid if mid else "") if key in file}
-            alpha = float(file[f"{name}.alpha"]) if f"{name}.alpha" in extra else None
-            middle = file[name + mid] if mid and name + mid in extra else None
-            patch = ("lora", (file[name + up], file[name + down], alpha, middle))
-            found.append((weight, patch, {name + up, name + down, *extra}))
-    bias = weight.removesuffix(END) + ".bias"
-    for end, kind, key in ((".diff", "diff", weight), (".diff_b", "diff", bias), (".set_weight", "set", weight)):
+def _entries(file: Mapping[str, Tensor], name: str, weight: str) -> Iterator[tuple[str, Any, set[str]]]:
+    """Yield (weight, patch, keys of the file) for what a file holds under a name."""
+    for kind, endings in KINDS:
+        keys = {role: name + end for role, ends in endings.items() for end in ends if name + end in file}
+        if any(keys.keys() >= set(needed) for needed in kind.needs):
+            parts = {role: file[key] for role, key in keys.items()}
+            if kind.fits(parts):
+                adapter, used = _adapter(file, name, kind, parts)
+                yield weight, adapter, used | set(keys.values())
+    for end, kind_of_patch, what in WHOLE:
         if name + end in file:
-            found.append((key, (kind, (file[name + end],)), {name + end}))
-    return found
+            key = weight if what == "weight" else f"{weight.removesuffix(END)}.bias"
+            yield key, (kind_of_patch, (file[name + end],)), {name + end}
+
+
+def _adapter(file: Mapping[str, Tensor], name: str, kind: Kind, parts: dict[str, Tensor]) -> tuple[Adapter, set[str]]:
+    """Return the adapter of some parts, and which numbers beside them it was made with."""
+    alpha = file.get(f"{name}.alpha")
+    shape = file.get(f"{name}.reshape_weight") if kind is LORA else None
+    reshape = None if shape is None else tuple(int(side) for side in shape.tolist())
+    adapter = Adapter(kind, parts, None if alpha is None else float(alpha), reshape)
+    return adapter, set() if reshape is None else {f"{name}.reshape_weight"}

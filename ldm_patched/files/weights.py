@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..modules.ops import FP8, CastWeight, scaled_weight
 from .checkpoint import CheckpointError
 
 Shape = tuple[int, ...]
+SCALES = ("scale_weight", "weight_scale")  # the older and the newer name of what an fp8 weight is multiplied by
 
 
 class Weights(Protocol):
@@ -100,7 +102,33 @@ def load_weights(
         tensor = tensors[prefix + key]
         if tensor.shape != empty.shape:
             raise CheckpointError(f"{before}{key} has shape {tuple(tensor.shape)}, expected {tuple(empty.shape)}")
-        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if empty.is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(f"{before}{key} holds {tensor.dtype}, expected a float dtype; is it quantised?")
+        tensor = _kept(module, key, tensor, scale_of(tensors, prefix + key), dtype)
         state[key] = tensor.contiguous(memory_format=image_format) if tensor.ndim == 4 else tensor
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()
+
+
+def scale_of(tensors: Mapping[str, Tensor] | Weights, key: str) -> Tensor | None:
+    """Return what a weight's numbers are multiplied by: one number, one for each row, or None.
+
+    Raises CheckpointError for scales of other parts of a weight.
+    """
+    layer, _, name = key.rpartition(".")
+    found = next((there for there in (f"{layer}.{scale}" for scale in SCALES) if there in tensors), None)
+    if name != "weight" or found is None:
+        return None
+    scale = tensors[found]
+    if scale.numel() not in (1, tensors[key].shape[0]):
+        raise CheckpointError(f"{found} has shape {tuple(scale.shape)}; expected one scale, or one for each row")
+    return scale.float().flatten()
+
+
+def _kept(module: nn.Module, key: str, tensor: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of a file as it stays in memory: fp8 where its layer casts at use, else in a dtype."""
+    layer = module.get_submodule(key.rpartition(".")[0])
+    if tensor.dtype in FP8 and tensor.ndim > 1 and isinstance(layer, CastWeight) and layer.takes_fp8:
+        layer.keep_fp8(scale, dtype)
+        return tensor
+    return scaled_weight(tensor, scale, dtype) if tensor.is_floating_point() else tensor

@@ -12,15 +12,16 @@ import torch
 from ..controlnet.cldm import ControlNet as ControlModel
 from ..controlnet.control import ControlNet
 from ..controlnet.union import UnionControlNet
-from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.checkpoint import CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
+from ..files.model_file import model_file, report_unused
 from ..files.shapes import Shapes, find_prefix
 from ..files.weights import Source, Weights, WeightView, load_weights, under
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
 from ..modules.ops import disable_weight_init
 from .model_detection import detect_unet, model_config
-from .sd import image_format, naming
+from .sd import image_format
 
 LDM_KEY = "zero_convs.0.0.weight"
 DIFFUSERS_KEY = "controlnet_cond_embedding.conv_in.weight"
@@ -44,11 +45,11 @@ def load_controlnet(path: str | os.PathLike[str], dtype: torch.dtype | None = No
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
+    with model_file(path) as file:
         weights = find_controlnet(file)
         config = controlnet_config(weights.shapes)
         model = build_controlnet(weights, config, dtype)
+        report_unused(file, weights.prefix)
     return ControlNet(model, global_average_pooling=file.path.stem.endswith(SHUFFLE_ENDINGS))
 
 
@@ -120,5 +121,5 @@ def _check_unused(model: ControlModel, weights: Weights) -> None:
     """Refuse a file that has more in a part of the network than detection made of it: a key it looks at is missing."""
     parts, known = dict(model.named_children()), model.state_dict()
     for key in weights.shapes:
-        if key not in known and key.partition(".")[0] in parts:
+        if key not in known and key.partition(".")[0] in parts and key.endswith((".weight", ".bias")):
             raise CheckpointError(f"{key} has no place in the network; the file is incomplete or of another kind")

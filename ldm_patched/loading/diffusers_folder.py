@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.quantized import refuse_quantized
 from ..text.clip_tokenizer import VOCABULARY_SIZE, folder_tokenizer
 from ..text.prompt import Tokenizer
 from ..text.text_encoders import tokenizer_for
@@ -41,13 +42,18 @@ class DiffusersFolder:
     """The parts of a folder that holds a `model_index.json`."""
 
     path: Path
+    opened: list[Checkpoint] = field(default_factory=list)
 
     def weights(self, part: str) -> Shards:
         """Return the tensors of a part such as `unet`, from one file or several.
 
         Raises CheckpointError with what was looked for.
         """
-        return Shards([Checkpoint(file) for file in self._files(part)])
+        files = [Checkpoint(file) for file in self._files(part)]
+        for file in files:
+            refuse_quantized(file)
+        self.opened.extend(files)
+        return Shards(files)
 
     def has(self, part: str) -> bool:
         """Return whether there is such a part."""

@@ -8,7 +8,7 @@ Some things are not in any shape and follow from a rule:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from ..files.checkpoint import CheckpointError
 from ..files.shapes import Shapes, count_blocks, some_keys, strip_prefix
 from ..sampling.latent_formats import SD15, SDXL
 from ..sampling.model_base import ModelConfig
+from .sampling_markers import sampling_of
 
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
-
-V_PREDICTION_SPREAD = 0.09
+NO_MARKERS: Mapping[str, Any] = {}
 
 
 # UNet
@@ -106,15 +106,10 @@ def _depth(shapes: Shapes, prefix: str) -> int:
     return count_blocks(shapes, f"{prefix}transformer_blocks.")
 
 
-def model_config(unet: Mapping[str, Any], keys: Iterable[str] = (), spread: float | None = None) -> ModelConfig:
-    """Name the family of a UNet and what it predicts.
-
-    Args:
-        keys: the file's keys, where SDXL checkpoints mark velocity prediction with an entry `v_pred`.
-        spread: standard deviation of the last output transformer's first norm bias; SD2 models that predict velocity
-            have a wide one.
-    """
-    known = set(keys)
+def model_config(
+    unet: Mapping[str, Any], markers: Mapping[str, Any] = NO_MARKERS, spread: float | None = None
+) -> ModelConfig:
+    """Name the family of a UNet and what it predicts; `markers` and `spread` are explained at `sampling_of`."""
     context, vector = unet["context_dim"], unet["adm_in_channels"]
     if unet.get("use_temporal_attention"):
         return _video_config(unet)
@@ -126,14 +121,12 @@ def model_config(unet: Mapping[str, Any], keys: Iterable[str] = (), spread: floa
         family = "sd2" if unet["use_linear_in_transformer"] else "sd1"
     else:
         raise CheckpointError(f"unknown UNet: context {context}, vector conditioning {vector}")
-    velocity = "v_pred" in known if family == "sdxl" else family == "sd2" and (spread or 0) > V_PREDICTION_SPREAD
+    settings: dict[str, Any] = {"latent_format": SDXL() if family.startswith("sdxl") else SD15()}
     return ModelConfig(
         family=family,
         unet={**unet, "attn_precision": torch.float32 if family == "sd2" else None},
-        prediction="v_prediction" if velocity else "eps",
-        zsnr=velocity and "ztsnr" in known,
-        latent_format=SDXL() if family.startswith("sdxl") else SD15(),
         concat=_concat(unet),
+        **settings | sampling_of(family, unet["in_channels"], markers, spread),
     )
 
 
@@ -143,7 +136,8 @@ def _video_config(unet: Mapping[str, Any]) -> ModelConfig:
             f"unknown video UNet: vector conditioning {unet['adm_in_channels']}, {unet['in_channels']} input channels;"
             " Stable Video Diffusion has 768 and 8"
         )
-    return ModelConfig("svd", {**unet, "attn_precision": torch.float32}, prediction="v_prediction")
+    noise = {"sigma_min": 0.002, "sigma_max": 700.0}
+    return ModelConfig("svd", {**unet, "attn_precision": torch.float32}, "v_prediction", continuous=noise)
 
 
 def _concat(unet: Mapping[str, Any]) -> str | None:

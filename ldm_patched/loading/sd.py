@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from ..files.checkpoint import Checkpoint, CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
 from ..files.diffusers_vae import vae_from_diffusers
+from ..files.model_file import model_file, naming, report_unused
 from ..files.preferences import warn_of_preferences
 from ..files.shapes import find_prefix
 from ..files.weights import Source, Weights, WeightView, load_weights, under
@@ -23,25 +26,32 @@ from ..modules.model_patcher import ModelPatcher
 from ..modules.ops import disable_weight_init
 from ..sampling.model_base import MODEL_CLASSES, BaseModel, ModelConfig
 from ..text.clip import CLIP
+from ..text.embeddings import FindFile
 from ..text.text_encoders import build_clip, find_text_encoders, short_name, text_model
+from .absent import Absent
 from .diffusers_folder import DiffusersFolder
 from .model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, detect_vae, model_config
 
 __all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_folder", "load_unet", "load_vae", "load_weights"]
 
+VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight")
+log = logging.getLogger(__name__)
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
-def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
-    """Load the UNet, text encoder and VAE of a single safetensors file.
+def load_checkpoint(
+    path: str | os.PathLike[str], dtype: torch.dtype | None = None, embeddings: FindFile | None = None
+) -> tuple[ModelPatcher, CLIP, VAE]:
+    """Load the UNet, text encoder and VAE of a single safetensors file; a file may have the UNet alone.
 
+    `embeddings` gives the file of a textual-inversion embedding by name.
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
-        unet, vae = find_unet(file, UNET_PREFIXES[:2]), find_vae(file, VAE_PREFIXES[:2])
-        texts = find_text_encoders(file)
-        return build_unet(unet, config_of(unet, file), dtype), build_clip(texts), build_vae(vae)
+    with model_file(path) as file:
+        unet = find_unet(file, UNET_PREFIXES)
+        model, clip, vae = build_unet(unet, config_of(unet, file), dtype), clip_of(file, embeddings), vae_of(file)
+        report_unused(file)
+    return model, clip, vae
 
 
 def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ModelPatcher:
@@ -49,10 +59,11 @@ def load_unet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) ->
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
+    with model_file(path) as file:
         unet = find_unet(file, UNET_PREFIXES)
-        return build_unet(unet, config_of(unet, file), dtype)
+        model = build_unet(unet, config_of(unet, unet), dtype)  # ComfyUI too looks for markers below the prefix alone
+        report_unused(file, unet.prefix)
+    return model
 
 
 def load_vae(path: str | os.PathLike[str]) -> VAE:
@@ -60,12 +71,16 @@ def load_vae(path: str | os.PathLike[str]) -> VAE:
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with naming(file.path):
-        return build_vae(find_vae(file, VAE_PREFIXES))
+    with model_file(path) as file:
+        weights = find_vae(file, VAE_PREFIXES)
+        vae = build_vae(weights)
+        report_unused(file, weights.prefix)
+    return vae
 
 
-def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> tuple[ModelPatcher, CLIP, VAE]:
+def load_folder(
+    path: str | os.PathLike[str], dtype: torch.dtype | None = None, embeddings: FindFile | None = None
+) -> tuple[ModelPatcher, CLIP, VAE]:
     """Load a folder in diffusers' layout: `unet`, `text_encoder`, `vae` and, if they are there, `tokenizer` and others.
 
     Raises CheckpointError, naming the folder, for one that is not complete or not known.
@@ -78,16 +93,30 @@ def load_folder(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
         config = config_of(unet, unet)
         if prediction := folder.prediction():
             config = replace(config, prediction=prediction)
-        return build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer), build_vae(vae)
+        loaded = build_unet(unet, config, dtype), build_clip(texts, folder.tokenizer, embeddings), build_vae(vae)
+        for file in folder.opened:
+            report_unused(file)
+    return loaded
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the path in front of the text of a CheckpointError."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+# Parts that a file may lack
+
+
+def clip_of(file: Checkpoint, embeddings: FindFile | None = None) -> CLIP:
+    """Return the text encoder of a checkpoint, or what says at its use that there is none."""
+    texts = find_text_encoders(file)
+    if texts:
+        return build_clip(texts, embeddings=embeddings)
+    log.warning("%s holds no text encoder; the rest of it is loaded", file.path)
+    return cast(CLIP, Absent("text encoder", file.path, "take the CLIP of another checkpoint"))
+
+
+def vae_of(file: Checkpoint) -> VAE:
+    """Return the VAE of a checkpoint, or what says at its use that there is none."""
+    if any(find_prefix(file.shapes, VAE_PREFIXES[:2], key) is not None for key in VAE_KEYS):
+        return build_vae(find_vae(file, VAE_PREFIXES[:2]))
+    log.warning("%s holds no VAE; the rest of it is loaded", file.path)
+    return cast(VAE, Absent("VAE", file.path, "load one with the node Load VAE"))
 
 
 # Finding
@@ -118,12 +147,12 @@ def _nothing(file: Weights, what: str, key: str) -> CheckpointError:
     return CheckpointError(f"no {what} found: expected {key}, found {found}, ...")
 
 
-def config_of(unet: Weights, file: Weights) -> ModelConfig:
-    """Detect the configuration of a UNet; `file` is where a marker for velocity prediction may lie."""
+def config_of(unet: WeightView, markers: Mapping[str, Tensor]) -> ModelConfig:
+    """Detect the configuration of a UNet; `markers` are the tensors among which its file may mark the sampling."""
     spread = None
     if SPREAD_KEY in unet:
         spread = float(unet[SPREAD_KEY].float().std(unbiased=False))
-    return model_config(detect_unet(unet.shapes), file.shapes, spread)
+    return model_config(detect_unet(unet.shapes), markers, spread)
 
 
 # Building

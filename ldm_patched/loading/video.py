@@ -7,6 +7,7 @@ import os
 import torch
 
 from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.model_file import model_file, report_unused
 from ..files.weights import WeightView, under
 from ..images.vae import VAE
 from ..modules.model_patcher import ModelPatcher
@@ -24,11 +25,12 @@ def load_image_only_checkpoint(
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    with sd.naming(file.path):
+    with model_file(path) as file:
         unet, vae = sd.find_unet(file, UNET_PREFIXES[:2]), sd.find_vae(file, VAE_PREFIXES[:2])
         vision = find_clip_vision(file)
-        return sd.build_unet(unet, sd.config_of(unet, file), dtype), build_clip_vision(vision), sd.build_vae(vae)
+        loaded = sd.build_unet(unet, sd.config_of(unet, file), dtype), build_clip_vision(vision), sd.build_vae(vae)
+        report_unused(file)
+    return loaded
 
 
 def find_clip_vision(file: Checkpoint) -> WeightView:

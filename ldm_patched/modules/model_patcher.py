@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import model_management
 from .model_hooks import ModelHooks
+from .ops import CastWeight
 from .patcher_extension import CallbacksMP, Function, Registry, copy_containers, copy_nested_dicts, flatten
 from .weight_patches import WeightPatch, calculate_weight
 
@@ -128,12 +129,19 @@ class ModelPatcher(ModelHooks):
         backup = owner.backup if owner is not None else {}
         weights = self.model_state_dict(filter_prefix)
         return {
-            key: [(backup.get(key, weight), _identity), *self.patches.get(key, [])] for key, weight in weights.items()
+            key: [(self._full_weight(key, backup.get(key, weight)), _identity), *self.patches.get(key, [])]
+            for key, weight in weights.items()
         }
 
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Tensor]:
         """Return the model's current state dict, or the part of it under a prefix."""
         return {k: v for k, v in self.model.state_dict().items() if k.startswith(filter_prefix or "")}
+
+    def _full_weight(self, key: str, weight: Tensor) -> Tensor:
+        """Return a weight as the numbers that it stands for: its layer knows what fp8 ones are multiplied by."""
+        path, _, name = key.rpartition(".")
+        layer = get_attr(self.model, path) if path else self.model
+        return layer.full_weight(weight) if isinstance(layer, CastWeight) and name == "weight" else weight
 
     def _owner(self) -> ModelPatcher | None:
         """Return the handle whose patches are in the model now."""
@@ -159,7 +167,8 @@ class ModelPatcher(ModelHooks):
     def _patch_weight(self, key: str, patches: list[WeightPatch]) -> None:
         original = get_attr(self.model, key)
         self.backup[key] = original
-        set_attr(self.model, key, nn.Parameter(calculate_weight(patches, original, key), requires_grad=False))
+        patched = calculate_weight(patches, self._full_weight(key, original), key)
+        set_attr(self.model, key, nn.Parameter(patched, requires_grad=False))
 
     def unpatch_model(self, device_to: Device | None = None, unpatch_weights: bool = True) -> None:
         """Take this handle's patches out again; every weight is the very tensor it was before."""

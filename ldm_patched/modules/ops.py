@@ -8,6 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def scaled_weight(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return a weight (out, ...) times its scale, one number or one for each of its rows, in a dtype."""
+    if scale is None:
+        return weight.to(dtype)
+    # in float32, as the scales of small weights fall among the subnormal numbers of float16
+    by_row = scale.to(weight.device, torch.float32).reshape(-1, *[1] * (weight.ndim - 1))
+    return (weight.float() * by_row).to(dtype)
+
 
 class CastWeight:
     """Let a layer run on an input of another dtype or device than its weights.
@@ -18,6 +29,8 @@ class CastWeight:
     comfy_cast_weights = False
     weight: Any
     bias: Any
+    takes_fp8 = True  # the weight is read nowhere but in `cast`
+    full_dtype = torch.float32  # of an fp8 weight when a patch makes it an ordinary one
 
     def reset_parameters(self) -> None:
         """Leave the weights as allocated: a checkpoint is about to fill them."""
@@ -31,11 +44,23 @@ class CastWeight:
 
     def cast(self, x: Tensor) -> tuple[Any, Any]:
         """Return weight and bias in the dtype and on the device of `x`."""
-        weight, bias = self.weight, self.bias
+        bias = self.bias
         return (
-            None if weight is None else weight.to(device=x.device, dtype=x.dtype),
+            None if self.weight is None else self.full_weight(self.weight.to(x.device), x.dtype),
             None if bias is None else bias.to(device=x.device, dtype=x.dtype),
         )
+
+    def keep_fp8(self, scale: Tensor | None, full_dtype: torch.dtype) -> None:
+        """Note what the fp8 weight is multiplied by: one number, or one for each row."""
+        self.full_dtype = full_dtype
+        if scale is not None:
+            self.register_buffer("weight_scale", scale, persistent=False)  # type: ignore[attr-defined]
+
+    def full_weight(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a weight of this layer, on request in a dtype; an fp8 one as the numbers that it stands for."""
+        if weight.dtype in FP8:
+            return scaled_weight(weight, getattr(self, "weight_scale", None), dtype or self.full_dtype)
+        return weight if dtype is None else weight.to(dtype)
 
 
 class disable_weight_init:  # noqa: N801  (the public name of this namespace)
@@ -91,6 +116,7 @@ class disable_weight_init:  # noqa: N801  (the public name of this namespace)
         """Look up rows; the ids carry no float dtype, so the caller may name the one it wants."""
 
         bias = None
+        takes_fp8 = False
 
         def forward(self, ids: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
             """Map integer ids (...) to (..., embedding_dim)."""

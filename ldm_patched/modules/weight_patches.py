@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-PatchValue = Any  # (diff,) | ("diff", (diff,)) | ("set", (value,)) | ("lora", (up, down, alpha, mid))
+from .weight_adapters import LORA, Adapter
+
+PatchValue = Any  # (diff,) | ("diff", (diff,)) | ("set", (value,)) | ("lora", (up, down, alpha, mid)) | Adapter
 
 
 class WeightPatch(NamedTuple):
@@ -34,32 +36,46 @@ def calculate_weight(
         part = result if patch.offset is None else result.narrow(*patch.offset)
         if patch.strength_model != 1.0:
             part.mul_(patch.strength_model)
-        _apply(patch, part, key)
+        changed = _changed(patch, part, key)
+        result = changed if patch.offset is None else _put(changed, part, result, key)
     return result.to(weight.dtype)
 
 
-def _apply(patch: WeightPatch, part: Tensor, key: str) -> None:
-    kind, data = ("diff", patch.value) if len(patch.value) == 1 else patch.value
-    if kind not in ("diff", "set", "lora"):
+def _changed(patch: WeightPatch, part: Tensor, key: str) -> Tensor:
+    """Return what a patch makes of a weight or a slice of one."""
+    value, function = _adapter(patch.value), patch.function or _unchanged
+    if isinstance(value, Adapter):
+        try:
+            return value.applied(part, patch.strength, function)
+        except (RuntimeError, ValueError) as error:
+            shape = tuple(part.shape)
+            raise ValueError(f"a {value.kind.name} patch does not fit {key} of shape {shape}: {error}") from error
+    kind, data = ("diff", value) if len(value) == 1 else value
+    if kind not in ("diff", "set"):
         raise ValueError(f"unknown patch type {kind!r} for {key}; known are diff, set, lora")
-    change = _lora(data, part) if kind == "lora" else data[0].to(part)
+    change: Tensor = data[0].to(part)
     if change.shape != part.shape:
         raise ValueError(f"patch of {key} has shape {tuple(change.shape)}, the weight has {tuple(part.shape)}")
     if kind == "set":
-        part.copy_(change)
-    elif patch.strength != 0.0:
-        change = change * patch.strength
-        part.add_(change if patch.function is None else patch.function(change))
+        return change.clone()
+    return part if patch.strength == 0.0 else part + function(change * patch.strength)
 
 
-def _lora(data: Sequence[Any], part: Tensor) -> Tensor:
-    """Multiply up (out, rank, ...) by down (rank, in, ...), through a middle (rank, rank, kh, kw) if there is one."""
-    up, down, alpha, mid = (*data, None, None)[:4]
-    up, down = up.to(part), down.to(part)
-    scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-    if mid is None:
-        change = up.flatten(1) @ down.flatten(1)
-    else:
-        change = torch.einsum("or,rshw,si->oihw", up.flatten(1), mid.to(part), down.flatten(1))
-    scaled: Tensor = change.reshape(part.shape) * scale
-    return scaled
+def _adapter(value: PatchValue) -> PatchValue:
+    """Return a LoRA that is written as a tuple as an adapter."""
+    if isinstance(value, Adapter) or len(value) == 1 or value[0] != "lora":
+        return value
+    up, down, alpha, mid = (*value[1], None, None)[:4]
+    parts = {"up": up, "down": down} | ({} if mid is None else {"mid": mid})
+    return Adapter(LORA, parts, None if alpha is None else float(alpha))
+
+
+def _unchanged(change: Tensor) -> Tensor:
+    return change
+
+
+def _put(changed: Tensor, part: Tensor, whole: Tensor, key: str) -> Tensor:
+    if changed.shape != part.shape:
+        raise ValueError(f"a slice of {key} cannot get another shape: {tuple(changed.shape)}")
+    part.copy_(changed)
+    return whole

@@ -25,7 +25,7 @@ from .conds import (
     spread_over_batch,
 )
 from .latent_formats import SD15, LatentFormat
-from .model_sampling import ContinuousV, discrete_sampling
+from .model_sampling import CONTINUOUS, discrete_sampling
 from .upscale import common_upscale
 
 # A latent pixel's share of the activations at the widest place of an SD1 UNet, in elements.
@@ -41,10 +41,18 @@ class ModelConfig:
 
     family: str  # sd1, sd2, sdxl, sdxl_refiner, svd
     unet: Mapping[str, Any]
-    prediction: str = "eps"
+    prediction: str = "eps"  # or v_prediction; edm where the noise levels are continuous
     zsnr: bool = False
+    continuous: Mapping[str, float] | None = None  # sigma_min, sigma_max, sigma_data: noise levels without steps
     latent_format: LatentFormat = field(default_factory=SD15)
     concat: str | None = None  # inpaint or ip2p: what the extra input channels hold
+
+
+def build_sampling(config: ModelConfig) -> Any:
+    """Return what the model predicts and the noise levels it was trained on."""
+    if config.continuous is not None:
+        return CONTINUOUS[config.prediction](**config.continuous)
+    return discrete_sampling(config.prediction, config.zsnr)
 
 
 class BaseModel(nn.Module):
@@ -66,14 +74,10 @@ class BaseModel(nn.Module):
         self.manual_cast_dtype = manual_cast_dtype
         self.diffusion_model = UNetModel(**config.unet, dtype=dtype, device=device, operations=operations)
         self.diffusion_model.requires_grad_(False).eval()
-        self.model_sampling: Any = self.build_sampling(config)
+        self.model_sampling: Any = build_sampling(config)
         self.latent_format = config.latent_format
         self.current_patcher: ModelPatcher | None = None
         self.patched_by: ModelPatcher | None = None
-
-    def build_sampling(self, config: ModelConfig) -> Any:
-        """Return the noise levels the network was trained on."""
-        return discrete_sampling(config.prediction, config.zsnr)
 
     def get_dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
@@ -152,8 +156,14 @@ class BaseModel(nn.Module):
         if self.model_config.concat == "ip2p":
             image = params.get("concat_latent_image")
             noise = params["noise"]
-            return torch.zeros_like(noise) if image is None else _fit(image, noise).to(params["device"])
+            return (
+                torch.zeros_like(noise) if image is None else self.ip2p_image(_fit(image, noise).to(params["device"]))
+            )
         return None
+
+    def ip2p_image(self, image: Tensor) -> Tensor:
+        """Return the latent of the image to edit as the model was trained to see it: as the VAE gives it."""
+        return image
 
     def _inpaint_channels(self, **params: Any) -> Tensor:
         noise, device = params["noise"], params["device"]
@@ -198,6 +208,10 @@ class SDXL(BaseModel):
         sizes += [params.get("target_height", height), params.get("target_width", width)]
         return _with_sizes(params["pooled_output"], sizes)
 
+    def ip2p_image(self, image: Tensor) -> Tensor:
+        """Return the latent of the image to edit: CosXL Edit's is scaled."""
+        return image if self.model_config.continuous is None else self.process_latent_in(image)
+
 
 class SDXLRefiner(BaseModel):
     """The SDXL refiner: four image sizes and an aesthetic score."""
@@ -211,10 +225,6 @@ class SDXLRefiner(BaseModel):
 
 class SVD(BaseModel):
     """Stable Video Diffusion: the batch is one video, steered by its first image."""
-
-    def build_sampling(self, config: ModelConfig) -> Any:
-        """Return continuous noise levels from 0.002 to 700."""
-        return ContinuousV(sigma_min=0.002, sigma_max=700.0)
 
     def extra_conds(self, **params: Any) -> dict[str, CONDRegular]:
         """Add the context of the layers over time, if there is one of their own, and the number of frames."""

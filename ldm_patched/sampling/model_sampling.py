@@ -58,6 +58,14 @@ class V_PREDICTION(EPS):  # noqa: N801 - the name ComfyUI uses
         return model_input * data**2 / total - model_output * sigma * data / total**0.5
 
 
+class EDM(V_PREDICTION):
+    """The model predicts the denoised latent less what its input holds of it (Karras et al., 2022)."""
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """Turn the model's output into the denoised latent."""
+        return super().calculate_denoised(sigma, -model_output, model_input)
+
+
 class X0(EPS):
     """The model predicts the denoised latent itself."""
 
@@ -233,7 +241,11 @@ class DistilledLCM(ModelSamplingDiscreteDistilled, LCM):
 
 
 class ContinuousV(ModelSamplingContinuousEDM, V_PREDICTION):
-    """Velocity prediction on continuous noise levels, as in Stable Video Diffusion."""
+    """Velocity prediction on continuous noise levels, as in Stable Video Diffusion and CosXL."""
+
+
+class ContinuousEDM(ModelSamplingContinuousEDM, EDM):
+    """Prediction of Karras et al. (2022) on their continuous noise levels, as in Playground 2.5."""
 
 
 _CLASSES: dict[str, type[ModelSamplingDiscrete]] = {
@@ -249,3 +261,6 @@ def discrete_sampling(kind: str = "eps", zsnr: bool = False) -> ModelSamplingDis
     if kind not in _CLASSES:
         raise ValueError(f"unknown sampling {kind!r}; known are {', '.join(SAMPLING_TYPES)}")
     return _CLASSES[kind](zsnr=zsnr)
+
+
+CONTINUOUS: dict[str, type[ModelSamplingContinuousEDM]] = {"v_prediction": ContinuousV, "edm": ContinuousEDM}

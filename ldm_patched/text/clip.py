@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..modules.model_patcher import ModelPatcher
 from .clip_model import CLIPTextModel
-from .prompt import PromptTokenizer, TokenWeight
+from .embeddings import FindFile, vectors_of
+from .prompt import PromptTokenizer, Token, TokenWeight
 
+log = logging.getLogger(__name__)
 Chunks = list[list[TokenWeight]]
 
 EMBEDDING = re.compile(r"(?<!\S)\(*embedding:[^\s,):]+")
@@ -36,16 +39,25 @@ class TextEncoder(nn.Module):
         self.norm_hidden = norm_hidden
         self.projected = projected
 
-    def forward(self, chunks: list[list[int]], end_token: int, layer: int | None) -> tuple[Tensor, Tensor]:
-        """Encode chunks of ids and return hidden states (chunks, tokens, c) and pooled states (chunks, c), float32."""
+    def forward(self, chunks: list[list[Token]], end_token: int, layer: int | None) -> tuple[Tensor, Tensor]:
+        """Encode chunks of ids and vectors (c,).
+
+        Returns hidden states (chunks, tokens, c) and pooled states (chunks, c), float32.
+        """
         layer = self.layer if layer is None else layer
         if layer is not None and abs(layer) > self.transformer.num_layers:
             layer = None
         embedding = self.transformer.get_input_embeddings()
-        ids = torch.tensor(chunks).to(next(embedding.parameters()).device)
-        ends = [chunk.index(end_token, 1) + 1 for chunk in chunks]
+        device = next(embedding.parameters()).device
+        ids = torch.tensor([[token if isinstance(token, int) else end_token for token in chunk] for chunk in chunks])
+        embeds = embedding(ids.to(device)).float()
+        for row, chunk in zip(embeds, chunks, strict=True):
+            for place, token in enumerate(chunk):
+                if isinstance(token, Tensor):
+                    row[place] = token.to(device)
+        ends = [_end(chunk, end_token) + 1 for chunk in chunks]
         last, hidden, pooled = self.transformer(
-            embeds=embedding(ids).float(),
+            embeds=embeds,
             num_tokens=ends,
             intermediate_output=layer,
             final_layer_norm_intermediate=self.norm_hidden,
@@ -55,8 +67,25 @@ class TextEncoder(nn.Module):
         return (last if layer is None else hidden).float(), pooled.float()
 
 
+def _end(chunk: list[Token], end_token: int) -> int:
+    return next(i for i, token in enumerate(chunk) if i > 0 and isinstance(token, int) and token == end_token)
+
+
+def fitting(chunk: list[Token], width: int, pad_token: int) -> list[Token]:
+    """Return a chunk without vectors of another width, such as SD1's in SDXL's second encoder, filled up at the end."""
+    kept = [token for token in chunk if isinstance(token, int) or token.shape[-1] == width]
+    if len(kept) < len(chunk):
+        log.warning(
+            "%d vectors of an embedding do not have the text encoder's %d numbers", len(chunk) - len(kept), width
+        )
+    return [*kept, *[pad_token] * (len(chunk) - len(kept))]
+
+
 class CLIP:
-    """Text encoders by short name ("l", "g", "h") with their tokenizers, patches and chosen layer."""
+    """Text encoders by short name ("l", "g", "h") with their tokenizers, patches and chosen layer.
+
+    `embeddings` gives the file of a textual-inversion embedding by its name.
+    """
 
     def __init__(
         self,
@@ -64,7 +93,9 @@ class CLIP:
         tokenizers: Mapping[str, PromptTokenizer],
         load_device: torch.device | str = "cpu",
         offload_device: torch.device | str = "cpu",
+        embeddings: FindFile | None = None,
     ) -> None:
+        self.embeddings = embeddings
         self.cond_stage_model = nn.ModuleDict({f"clip_{name}": encoder for name, encoder in encoders.items()})
         self.cond_stage_model.requires_grad_(False).eval()
         self.tokenizers = dict(tokenizers)
@@ -78,6 +109,7 @@ class CLIP:
         other.tokenizers = dict(self.tokenizers)
         other.patcher = self.patcher.clone()
         other.layer_idx = self.layer_idx
+        other.embeddings = self.embeddings
         return other
 
     def clip_layer(self, layer_idx: int | None) -> None:
@@ -91,13 +123,18 @@ class CLIP:
         return self.patcher.add_patches(patches, strength_patch, strength_model)
 
     def tokenize(self, text: str) -> dict[str, Chunks]:
-        """Return, for each encoder, chunks of `(id, weight)`.
+        """Return, for each encoder, chunks of `(id or vector, weight)`.
 
-        Raises ValueError for a textual-inversion embedding, which would be read as plain words.
+        Raises ValueError for a textual-inversion embedding where no folder of them is known: it would be read as words.
         """
-        if found := EMBEDDING.search(text):
-            raise ValueError(f"textual-inversion embeddings need ComfyUI; take {found[0]!r} out of the prompt")
-        return {name: tokenizer.tokenize_with_weights(text) for name, tokenizer in self.tokenizers.items()}
+        if self.embeddings is None:
+            if found := EMBEDDING.search(text):
+                raise ValueError(f"no folder of embeddings is known here; take {found[0]!r} out of the prompt")
+            return {name: tokenizer.tokenize_with_weights(text) for name, tokenizer in self.tokenizers.items()}
+        return {
+            name: tokenizer.tokenize_with_weights(text, vectors_of(self.embeddings, name))
+            for name, tokenizer in self.tokenizers.items()
+        }
 
     def encode_from_tokens_scheduled(
         self, tokens: Mapping[str, Chunks], add_dict: Mapping[str, Any] | None = None
@@ -134,9 +171,10 @@ class CLIP:
         return torch.cat([cond[:, :length] for cond, _ in encoded], dim=-1), encoded[-1][1]
 
     def _encode_one(self, name: str, chunks: Chunks) -> tuple[Tensor, Tensor]:
-        tokenizer, encoder = self.tokenizers[name], self.cond_stage_model[f"clip_{name}"]
+        tokenizer, encoder = self.tokenizers[name], cast(TextEncoder, self.cond_stage_model[f"clip_{name}"])
         weights = torch.tensor([[weight for _, weight in chunk] for chunk in chunks])
-        ids = [[token for token, _ in chunk] for chunk in chunks]
+        width = cast(int, encoder.transformer.get_input_embeddings().embedding_dim)
+        ids = [fitting([token for token, _ in chunk], width, tokenizer.pad_token) for chunk in chunks]
         weighted = bool((weights != 1.0).any())
         if weighted:
             ids.append(tokenizer.empty_tokens())

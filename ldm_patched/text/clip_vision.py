@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.model_file import model_file, report_unused
 from ..files.weights import Weights, WeightView, load_weights
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
@@ -164,11 +164,10 @@ def load_clip_vision(path: str | os.PathLike[str]) -> ClipVision:
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    file = Checkpoint(path)
-    try:
-        return build_clip_vision(file)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from error
+    with model_file(path) as file:
+        vision = build_clip_vision(file)
+        report_unused(file)
+    return vision
 
 
 def build_clip_vision(weights: Weights) -> ClipVision:

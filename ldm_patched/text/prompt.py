@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
+
+from torch import Tensor
+
+from .embeddings import IDENTIFIER, FindVectors, cut_at_embeddings, read_embedding
 
 EMPHASIS = 1.1
 LARGE_GROUP = 8  # a group of that many tokens is cut at a chunk's end, a smaller one moves to the next chunk
 
 _OPEN, _CLOSE = "\x00", "\x01"  # stand for escaped parentheses while weights are parsed
 
-TokenWeight = tuple[int, float]
+Token = int | Tensor  # an id, or a vector of an embedding
+TokenWeight = tuple[Token, float]
 
 
 class Tokenizer(Protocol):
@@ -77,12 +82,11 @@ class PromptTokenizer:
         self.start_token, self.end_token = tokenizer("")["input_ids"]
         self.pad_token = self.end_token if pad_with_end else 0
 
-    def tokenize_with_weights(self, text: str) -> list[list[TokenWeight]]:
-        """Return at least one chunk of exactly `max_length` tokens."""
+    def tokenize_with_weights(self, text: str, vectors: FindVectors | None = None) -> list[list[TokenWeight]]:
+        """Return at least one chunk of exactly `max_length` tokens; `vectors` gives those of embeddings by name."""
         chunks: list[list[TokenWeight]] = [[]]
         length = self.max_length - 2
-        for piece, weight in parse_weights(text):
-            group = [(token, weight) for token in self.tokenizer(piece)["input_ids"][1:-1]]
+        for group in self._groups(text, vectors):
             large = len(group) >= LARGE_GROUP
             while len(group) > length - len(chunks[-1]):
                 fitting = length - len(chunks[-1]) if large else 0
@@ -92,7 +96,18 @@ class PromptTokenizer:
             chunks[-1] += group
         return [self._close(chunk) for chunk in chunks]
 
-    def empty_tokens(self) -> list[int]:
+    def _groups(self, text: str, vectors: FindVectors | None) -> Iterator[list[TokenWeight]]:
+        """Yield the tokens that stay together where there is room."""
+        for piece, weight in parse_weights(text):
+            for words in [piece] if vectors is None else cut_at_embeddings(piece):
+                rest = words
+                if vectors is not None and words.startswith(IDENTIFIER):
+                    found, rest = read_embedding(words, vectors)
+                    yield [] if found is None else [(vector, weight) for vector in found]
+                if rest:
+                    yield [(token, weight) for token in self.tokenizer(rest)["input_ids"][1:-1]]
+
+    def empty_tokens(self) -> list[Token]:
         """Return the ids of the empty prompt, which weights interpolate from."""
         return [token for token, _ in self._close([])]
 

@@ -19,6 +19,7 @@ from .clip import CLIP, TextEncoder
 from .clip_model import CLIPTextModel
 from .clip_tokenizer import VOCABULARY_SIZE, clip_tokenizer
 from .detection import detect_clip
+from .embeddings import FindFile
 from .prompt import PromptTokenizer, Tokenizer
 
 TEXT_DTYPE = torch.float16  # of the weights; the layers cast them to the dtype of the activations, which is float32
@@ -99,11 +100,15 @@ def short_name(weights: Weights) -> str:
     return NAMES.get(weights.shapes[TOKENS][1], "l")
 
 
-def build_clip(models: Mapping[str, Weights], tokenizer_of: Callable[[int], Tokenizer] | None = None) -> CLIP:
+def build_clip(
+    models: Mapping[str, Weights],
+    tokenizer_of: Callable[[int], Tokenizer] | None = None,
+    embeddings: FindFile | None = None,
+) -> CLIP:
     """Build the CLIP object of some text models.
 
-    `tokenizer_of` gives the tokenizer for a number of tokens. Raises CheckpointError when there is no text model, a
-    weight is missing, or the vocabulary is not known.
+    `tokenizer_of` gives the tokenizer for a number of tokens, `embeddings` the file of an embedding by name. Raises
+    CheckpointError when there is no text model, a weight is missing, or the vocabulary is not known.
     """
     if not models:
         raise CheckpointError("no text encoder found: expected keys such as cond_stage_model.transformer.text_model...")
@@ -117,7 +122,7 @@ def build_clip(models: Mapping[str, Weights], tokenizer_of: Callable[[int], Toke
         tokenizer = (tokenizer_of or tokenizer_for)(config["vocab_size"])
         tokenizers[name] = PromptTokenizer(tokenizer, config["max_position_embeddings"], pad_with_end=name == "l")
     device = model_management.text_encoder_device()
-    return CLIP(encoders, tokenizers, device, model_management.unet_offload_device())
+    return CLIP(encoders, tokenizers, device, model_management.unet_offload_device(), embeddings)
 
 
 def _encoder(name: str, transformer: CLIPTextModel, sdxl: bool) -> TextEncoder:

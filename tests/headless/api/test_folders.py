@@ -46,6 +46,9 @@ def test_a_name_never_leads_out(folders: Folders, name: str) -> None:
 
 def test_a_link_out_of_the_folder_is_refused(folders: Folders, tmp_path: Path) -> None:
     (folders.input / "link.png").symlink_to(tmp_path / "secret.safetensors")
+    (folders.input / "shelf").symlink_to(tmp_path / "output", target_is_directory=True)
+    (folders.output / "made.png").touch()
+    assert folders.input_names() == ["picture.png"]
     with pytest.raises(ValueError, match="leads out of"):
         folders.input_file("link.png")
 
@@ -67,3 +70,62 @@ def test_files_are_numbered_after_the_highest_there_is(tmp_path: Path) -> None:
 def test_an_empty_prefix_is_refused(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(ValueError, match="is empty"):
         numbered(tmp_path, prefix, 1, 1)
+
+
+@pytest.fixture
+def elsewhere(folders: Folders, tmp_path: Path) -> Path:
+    """Return a folder outside, to which links in the models folder lead."""
+    place = tmp_path / "elsewhere"
+    (place / "deep").mkdir(parents=True)
+    for name in ("one.safetensors", "deep/two.sft", "blob", "private.txt"):
+        (place / name).touch()
+    checkpoints = folders.models / "checkpoints"
+    (checkpoints / "link.safetensors").symlink_to(place / "one.safetensors")
+    (checkpoints / "hub.safetensors").symlink_to(place / "blob")  # as a cache of Hugging Face's has them
+    (checkpoints / "shelf").symlink_to(place, target_is_directory=True)
+    (checkpoints / "gone.safetensors").symlink_to(place / "nothing")
+    return place
+
+
+def test_linked_models_and_folders_are_listed_and_found(folders: Folders, elsewhere: Path) -> None:
+    names = folders.model_names("checkpoints")
+    linked = ["hub.safetensors", "link.safetensors", "shelf/deep/two.sft", "shelf/one.safetensors"]
+    assert [name for name in names if name in linked] == linked
+    assert "gone.safetensors" not in names
+    for name in linked:
+        path = folders.model("checkpoints", name)
+        assert path.is_file() and path == folders.models / "checkpoints" / name
+    with pytest.raises(FileNotFoundError):
+        folders.model("checkpoints", "gone.safetensors")
+
+
+@pytest.mark.parametrize("name", ["shelf/../../../secret.safetensors", "shelf/deep/../../../../secret.safetensors"])
+def test_a_name_does_not_climb_out_through_a_link(folders: Folders, elsewhere: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="leads out of"):
+        folders.model("checkpoints", name)
+
+
+def test_a_name_does_not_climb_from_where_a_link_leads(folders: Folders, elsewhere: Path) -> None:
+    for name in ("shelf/../secret.safetensors", "shelf/private.txt"):
+        with pytest.raises(FileNotFoundError):
+            folders.model("checkpoints", name)
+
+
+def test_links_in_a_circle_are_not_followed_for_ever(folders: Folders, elsewhere: Path) -> None:
+    checkpoints = folders.models / "checkpoints"
+    (checkpoints / "sub" / "up").symlink_to(checkpoints, target_is_directory=True)
+    (elsewhere / "deep" / "self").symlink_to(elsewhere / "deep", target_is_directory=True)
+    (elsewhere / "deep" / "back").symlink_to(elsewhere, target_is_directory=True)
+    names = folders.model_names("checkpoints")
+    assert names.count("sub/b.ckpt") == 1 and len(names) < 10
+
+
+def test_a_linked_diffusers_folder_is_listed_and_found(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "other" / "sdxl").mkdir(parents=True)
+    (tmp_path / "other" / "sdxl" / "model_index.json").touch()
+    (folders.models / "diffusers").mkdir()
+    (folders.models / "diffusers" / "mine").symlink_to(tmp_path / "other", target_is_directory=True)
+    assert folders.diffusers_names() == ["mine/sdxl"]
+    assert folders.diffusers("mine/sdxl") == folders.models / "diffusers" / "mine" / "sdxl"
+    with pytest.raises(ValueError, match="leads out of"):
+        folders.diffusers("../../other/sdxl")

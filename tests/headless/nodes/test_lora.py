@@ -13,6 +13,7 @@ from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.headless.nodes import lora as lora_nodes
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.loading.absent import Absent
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
 from safetensors.torch import save_file
 
@@ -84,3 +85,10 @@ def test_an_earlier_layer_of_the_text_encoder(model: Any) -> None:
     assert torch.equal(model[1].encode("a red circle"), last)
     (same,) = lora_nodes.CLIPSetLastLayer.execute(model[1], -1).args
     assert torch.allclose(same.encode("a red circle"), last, atol=1e-6)
+
+
+def test_a_checkpoint_without_text_encoder_gets_the_lora_on_its_model(model: Any, loras: Path) -> None:
+    save_file({**unet_entry(model), **text_entry(model)}, loras / "style.safetensors")
+    absent = Absent("text encoder", loras, "take another")
+    unet, clip = lora_nodes.LoraLoader.execute(model[0], absent, "style.safetensors", 1.0, 1.0).args
+    assert len(unet.patches) == 1 and clip is absent

@@ -93,10 +93,12 @@ def test_the_demo_unet() -> None:
 
 def test_velocity_prediction_is_marked_by_a_key_or_a_wide_bias() -> None:
     sdxl, sd2 = detect_unet(public("sdxl")), detect_unet(public("sd21"))
-    assert model_config(sdxl, ["v_pred"]).prediction == "v_prediction" and not model_config(sdxl, ["v_pred"]).zsnr
-    assert model_config(sdxl, ["v_pred", "ztsnr"]).zsnr
+    velocity = model_config(sdxl, {"v_pred": None})
+    assert velocity.prediction == "v_prediction" and not velocity.zsnr
+    assert model_config(sdxl, {"v_pred": None, "ztsnr": None}).zsnr
     assert model_config(sd2, spread=0.2).prediction == "v_prediction"
     assert model_config(sd2, spread=0.05).prediction == "eps"
+    assert model_config(sd2 | {"in_channels": 9}, spread=0.2).prediction == "eps"
     assert model_config(detect_unet(public("sd15")), spread=0.2).prediction == "eps"
 
 

@@ -83,8 +83,8 @@ def test_a_unet_alone(tmp_path: Path, state: dict[str, Tensor], prefix: str) -> 
     ("drop", "message"),
     [
         ("model.diffusion_model.", "no UNet found: expected model.diffusion_model.input_blocks"),
-        ("first_stage_model.", "no VAE found"),
-        ("cond_stage_model.", "no text encoder found"),
+        ("first_stage_model.encoder.conv_in.weight", "no VAE found: encoder.conv_in.weight is missing"),
+        ("first_stage_model.decoder.conv_in.weight", "no VAE found: expected first_stage_model.decoder.conv_in.weight"),
         ("model.diffusion_model.out.0.bias", "model.diffusion_model.out.0.bias is missing"),
     ],
 )
@@ -93,6 +93,25 @@ def test_a_missing_part_is_named(tmp_path: Path, state: dict[str, Tensor], drop:
     with pytest.raises(sd.CheckpointError, match=message) as refusal:
         sd.load_checkpoint(tmp_path / "part.safetensors")
     assert "part.safetensors" in str(refusal.value)
+
+
+def test_a_file_without_text_encoder_and_vae_loads_the_rest(
+    tmp_path: Path, state: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    for prefix in ("model.diffusion_model.", ""):
+        whole = "model.diffusion_model."
+        unet = {prefix + k.removeprefix(whole): v for k, v in state.items() if k.startswith(whole)}
+        save_file(unet, tmp_path / "part.safetensors")
+        caplog.clear()
+        model, clip, vae = sd.load_checkpoint(tmp_path / "part.safetensors")
+        assert "part.safetensors holds no text encoder" in caplog.text and "holds no VAE" in caplog.text
+        assert model.model.diffusion_model.state_dict().keys() == {k.removeprefix(prefix) for k in unet}
+        with pytest.raises(
+            sd.CheckpointError, match=r"part.safetensors: the file holds no text encoder; take the CLIP"
+        ):
+            clip.tokenize("a")
+        with pytest.raises(sd.CheckpointError, match=r"part.safetensors: the file holds no VAE; load one"):
+            vae.decode(torch.zeros(1, 4, 4, 4))
 
 
 def test_a_wrong_shape_is_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
