@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,24 +37,14 @@ def user_file(name: str) -> Path:
     return found.user_folder() / name
 
 
-def output_file(prefix: str, ending: str) -> Path:
-    """Return the next free path for a file name prefix in the output folder; its folder is made.
+def output_files(prefix: str, ending: str) -> Iterator[Path]:
+    """Return the paths for a file name prefix in the output folder, from the next free one on; their folder is made.
 
     Raises ValueError when the prefix leads out of the folder.
     """
     folder, name, number = found.output_place(prefix)
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}_{number:05}_{ending}"
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a whole file or none: under another name first."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return (folder / f"{name}_{i:05}_{ending}" for i in itertools.count(number))
 
 
 def load_demo_model() -> tuple[Patcher, Clip, Any]:

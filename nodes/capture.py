@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..ldm_patched.patches.addressing.refused import Refused
+from ..ldm_patched.patches.addressing.refused import Refused, readable
 from ..ldm_patched.patches.addressing.where import Where
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import Placing, Widget
@@ -138,7 +138,7 @@ def parse_heads(text: str) -> tuple[int, ...]:
     if text.strip() in ("", "all"):
         return ()
     heads: set[int] = set()
-    for part in text.split(","):
+    for part in readable(text, "heads").split(","):
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ValueError(f"cannot read the heads {part.strip()!r}; write all, or numbers such as 0, 3-5")

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from ..ldm_patched.files.whole import replacing, write_new
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.maps import Gathered, captured, heat
 from ..ldm_patched.patches.reading.report import layout
-from ._host import io, output_file, write
+from ._host import io, output_files
 from .derived import CATEGORY
 from .heatmap import overlay, sheet, view
 
@@ -145,9 +146,10 @@ class SaveAttentionMaps(io.ComfyNode):
     def execute(cls, model: Patcher, latent: Latent, filename_prefix: str) -> io.NodeOutput:
         """Write both files and return the path of the first."""
         tensors, about = contents(captured(model, latent["samples"]))
-        path = output_file(filename_prefix, ".safetensors")
-        write(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
-        write(path, save(tensors, {"patchbay": json.dumps(about)}))
+        data = save(tensors, {"patchbay": json.dumps(about)})
+        path = write_new(output_files(filename_prefix, ".safetensors"), lambda file: file.write(data))
+        with replacing(path.with_suffix(".json")) as file:
+            file.write(json.dumps(about, indent=1).encode())
         return io.NodeOutput(str(path), ui={"text": [str(path)]})
 
 

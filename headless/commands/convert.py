@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..api.files import replacing
+from ...ldm_patched.files.whole import replacing
 from ..engine.workflow import check
 from ..pages.convert import dumps, is_page_format, to_api, to_page
 from ..pages.page_widgets import Infos

@@ -14,8 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ...ldm_patched.files.whole import write_new
 from ..api import comfy_io as io
-from ..api.files import write_new
 from ..api.folders import numbered
 from ..api.session import current
 from .pictures import read_picture

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..api.files import write_new
+from ...ldm_patched.files.whole import write_new
 from ..api.folders import inside
 from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure
 from ..engine.workflow import Prompt, one_line

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..api.files import replacing, sync_file, sync_folder
+from ...ldm_patched.files.whole import replacing, sync_file, sync_folder
 from ..engine.errors import Failure
 from ..engine.workflow import one_line
 from .cells import NUMBERS, Cell

@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.reading.maps import captured
 from attention_patchbay.ldm_patched.patches.record.plan import entries
+from attention_patchbay.nodes import _host
 from attention_patchbay.nodes.capture import CaptureAttention, parse_heads
 from attention_patchbay.nodes.captured import AttentionMaps, SaveAttentionMaps
 from attention_patchbay.nodes.demo import LoadDemoModel
@@ -103,6 +104,16 @@ def test_a_file_holds_what_was_captured(listening: Sampled, tmp_path: Path) -> N
     other = attach(model, PointCapture(((0.5, 0.5),)))
     with pytest.raises(ValueError, match="sampled with other patches than this model has"):
         captured(other, latent["samples"])
+
+
+def test_another_run_into_the_same_folder_loses_nothing(
+    listening: Sampled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts tell the next free number, and another process may have been told the same."""
+    monkeypatch.setattr(_host.found, "output_place", lambda prefix: (tmp_path, prefix, 1))
+    paths = [Path(SaveAttentionMaps.execute(*listening, "maps").result[0]) for _ in range(2)]
+    assert [path.name for path in paths] == ["maps_00001_.safetensors", "maps_00002_.safetensors"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 2 + [".safetensors"] * 2
 
 
 def test_words_come_from_the_prompt() -> None:

@@ -250,6 +250,11 @@ def test_what_is_missing_has_the_default_of_its_widget(name: str) -> None:
         assert made(method, {}).neutral == (name == "PatchbayAttentionPatch")
 
 
+def test_a_choice_that_is_no_text_is_refused() -> None:
+    answer = NODES["PatchbayKeyValueDownsampling"].validate_inputs(method={"nearest": 1})
+    assert "unknown method" in str(answer) and answer.widget == "method"
+
+
 def test_the_trained_size_has_two_sides_unless_one_is_linked() -> None:
     node = NODES["PatchbayAttentionTemperature"]
     one_side = node.validate_inputs(trained_width=512, trained_height=0)

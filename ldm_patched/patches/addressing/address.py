@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .refused import Refused
+from .refused import Refused, readable
 
 BLOCK_TYPES = ("input", "middle", "output", "double", "single", "block")
+SHOWN = 120  # characters of a text in an error
 SHORT = {"i": "input", "m": "middle", "o": "output", "d": "double", "s": "single", "b": "block"}
 KINDS = ("all", "self", "cross")
 NARROWING = {"self": "self", "cross": "cross", "!self": "cross", "!cross": "self"}
@@ -131,7 +132,7 @@ def parse(text: str) -> Address:
     """
     terms: list[Term] = []
     kind = "all"
-    for match in re.finditer(r"[^\s,]+", text):
+    for match in re.finditer(r"[^\s,]+", readable(text, "blocks")):
         word = match.group().lower()
         if word in NARROWING:
             if kind not in ("all", NARROWING[word]):
@@ -177,6 +178,8 @@ def _term(text: str, column: int, word: str) -> Term:
 
 
 def address_error(text: str, column: int, reason: str) -> AddressError:
-    """Return the error for a column (from 0) of an address, which shows the text and points into it."""
-    shown = re.sub(r"\s", " ", text)
-    return AddressError(f"block address, column {column + 1}: {reason}\n  {shown}\n  {' ' * column}^", column, reason)
+    """Return the error for a column (from 0) of an address, which shows the text there and points into it."""
+    begin = max(0, column - SHOWN // 2) if len(text) > SHOWN else 0
+    shown = re.sub(r"\s", " ", text[begin : begin + SHOWN])
+    pointer = f"{' ' * (column - begin)}^"
+    return AddressError(f"block address, column {column + 1}: {reason}\n  {shown}\n  {pointer}", column, reason)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .refused import Refused
+from .refused import Refused, readable
 
 CURVES = ("constant", "linear", "cosine")
 
@@ -110,7 +110,7 @@ def _cosine(position: float) -> float:
 def _points(text: str) -> list[tuple[float, float]]:
     how = f"write {', '.join(CURVES)}, or points such as '0:0, 0.5:1, 1:0'"
     points = []
-    for part in text.split(","):
+    for part in readable(text, "curve").split(","):
         position, colon, strength = part.partition(":")
         try:
             points.append((float(position), float(strength)))

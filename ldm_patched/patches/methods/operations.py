@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.grid import blurred
+from ..addressing.refused import readable
 
 
 class Gain(NamedTuple):
@@ -88,7 +89,7 @@ def parse_gains(text: str) -> tuple[Gain, ...]:
 
     Raises ValueError naming the part and the way to write it.
     """
-    return tuple(_gain(part.strip()) for part in text.split(",") if part.strip())
+    return tuple(_gain(part.strip()) for part in readable(text, "channels").split(",") if part.strip())
 
 
 def _gain(part: str) -> Gain:

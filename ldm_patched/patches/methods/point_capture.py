@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..addressing.refused import readable
 from ..addressing.where import Where
 from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gathering import Grid, gather
@@ -69,7 +70,7 @@ def parse_points(text: str) -> tuple[Point, ...]:
     Raises ValueError naming the value and the fix.
     """
     points = []
-    for part in filter(None, (part.strip() for part in re.split(r"[,;\n]", text))):
+    for part in filter(None, (part.strip() for part in re.split(r"[,;\n]", readable(text, "points")))):
         try:
             x, y = map(float, part.split())
         except ValueError:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ...ldm.modules.backends import registry
 from ..addressing.address import AddressError, parse
+from ..addressing.refused import readable
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.attach import attach
@@ -31,7 +32,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     Raises RuleError with the line, the column and the ways to write it.
     """
     rules: list[Rule] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(readable(text, "rules").splitlines(), 1):
         code = line.partition("#")[0]
         rules += [_rule(number, line, match) for match in _PART.finditer(code) if match.group().strip()]
     return tuple(rules)

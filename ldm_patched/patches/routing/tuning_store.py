@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...files.whole import replacing
 from ...ldm.modules.backends.registry import AttentionCall
 from .tuning import Timing, Tuned
 
@@ -66,9 +65,8 @@ class TuningStore:
         known = self.load() | {one.call: one for one in results}
         machines = self._read() | {self._key: {"machine": self.facts, "calls": [_plain(one) for one in known.values()]}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, suffix=".tmp") as file:
-            json.dump({"format": FORMAT, "machines": machines}, file, indent=1)
-        os.replace(file.name, self.path)
+        with replacing(self.path) as file:
+            file.write(json.dumps({"format": FORMAT, "machines": machines}, indent=1).encode())
 
     def _read(self) -> dict[str, Any]:
         try:

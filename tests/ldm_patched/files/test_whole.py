@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attention_patchbay.headless.api.files import replacing, write_new
 from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.ldm_patched.files.whole import replacing, write_new
 
 
 def writers(folder: Path) -> None:
