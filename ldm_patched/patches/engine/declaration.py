@@ -206,7 +206,7 @@ def choice(options: Sequence[Any], default: Any, *, tip: str, optional: bool = F
     """Declare a choice; the page shows the options as text."""
     by_text = {str(option): option for option in options}
     settings = (("options", list(by_text)), ("default", str(default)))
-    widget = Widget("", "COMBO", tip, settings, optional, lambda given: by_text.get(str(given), given), by_host=by_host)
+    widget = Widget("", "COMBO", tip, settings, optional, lambda given: by_text.get(str(given), str(given)), by_host=by_host)
     return _field(default, widget)
 
 
