@@ -206,8 +206,11 @@ def choice(options: Sequence[Any], default: Any, *, tip: str, optional: bool = F
     """Declare a choice; the page shows the options as text."""
     by_text = {str(option): option for option in options}
     settings = (("options", list(by_text)), ("default", str(default)))
-    widget = Widget("", "COMBO", tip, settings, optional, lambda given: by_text.get(str(given), str(given)), by_host=by_host)
-    return _field(default, widget)
+
+    def read(given: Any) -> Any:
+        return by_text.get(str(given), str(given))
+
+    return _field(default, Widget("", "COMBO", tip, settings, optional, read, by_host=by_host))
 
 
 def switch(default: bool, *, tip: str) -> Any:
