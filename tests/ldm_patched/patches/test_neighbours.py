@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
+from attention_patchbay.ldm_patched.ldm.modules.attention import SpatialTransformer, optimized_attention
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
@@ -341,3 +341,25 @@ def test_a_patch_that_records_is_left_with_the_call_itself() -> None:
     q, k = draw(0, 2, 16, 8), draw(1, 2, 16, 8)
     Stack("attn1", (layer,), recording)(q, k, k, OPTIONS)
     assert seen[0] is k
+
+
+# A node that runs layers of a class itself: its patch is a pair of the class and a function
+
+
+def running(model: Any) -> Any:
+    model = model.clone()
+
+    def transform(layer: Any, x: Tensor, emb: Tensor, context: Tensor, options: Any, *more: Any) -> Tensor:
+        return layer(x, context, options) * 0.7
+
+    model.set_model_forward_timestep_embed_patch((SpatialTransformer, transform))
+    return model
+
+
+@orders
+def test_a_pair_of_a_class_and_a_function_stays_a_pair_and_is_counted(ours_first: bool) -> None:
+    both = beside(CROSS, running, ours_first)
+    out = run(both)
+    assert all((out - run(alone)).abs().max() > 1e-3 for alone in (running(patcher()), attach(patcher(), CROSS)))
+    (theirs,) = [finding for finding in findings(both, out) if "running" in finding.owner]
+    assert theirs.slot == "forward_timestep_embed_patch" and theirs.calls > 0 and not theirs.trouble
