@@ -26,6 +26,7 @@ import comfy.ldm.chroma.layers as chroma  # noqa: E402
 import comfy.ldm.cosmos.predict2 as predict2  # noqa: E402
 import comfy.ldm.flux.layers as flux  # noqa: E402
 import comfy.sample  # noqa: E402
+import server  # noqa: E402
 from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature  # noqa: E402
@@ -52,7 +53,6 @@ from attention_patchbay.tests.contract.theirs import (  # noqa: E402
 from attention_patchbay.tests.unets import draw  # noqa: E402
 
 import nodes  # noqa: E402
-import server  # noqa: E402
 
 SHAPE = (2, 4, SIZE, SIZE)
 
