@@ -127,7 +127,7 @@ def _number(site: Site) -> int:
     return site.gate.entry.number
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Tokens:
     """Keys and values (places * r, h, n, d) of the reference of an entry in one call of the model, by block."""
 

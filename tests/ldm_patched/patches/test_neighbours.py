@@ -422,3 +422,17 @@ def test_a_reference_runs_beside_a_node_that_counts_on_the_rows_of_the_call(thei
     out = two(beside(ours, theirs, ours_first))
     assert torch.equal(out, two(beside(ours, theirs, not ours_first)))
     assert all((out - two(alone)).abs().max() > 1e-3 for alone in (theirs(patcher()), attach(patcher(), ours)))
+
+
+def test_a_node_that_prints_the_options_of_a_call_prints_no_state_of_the_run() -> None:
+    """ComfyUI-bleh's Block CFG writes them at every block: a megabyte beside a reference."""
+    lengths: list[int] = []
+
+    def printing(h: Tensor, options: dict[str, Any]) -> Tensor:
+        lengths.append(len(repr(options)))
+        return h
+
+    model = attach(patcher(), LONGER["reference"])
+    model.set_model_input_block_patch(printing)
+    two(model)
+    assert lengths and max(lengths) < 30_000
