@@ -69,7 +69,7 @@ def ours() -> dict[str, Node]:
         "style": StyleAligned(),
         "downsampling": KeyValueDownsampling(),
         "merging": TokenMerging(),
-        "perturbed": PerturbedGuidance(scale=2.0, where=Where.of("middle")),
+        "perturbed": PerturbedGuidance(scale=2.0, where=Where.of("input:7-8, middle")),
         "rule": Rule("basic", Where.of("middle")),
     }
     return {name: lambda model, method=method: attach(model, method, HOST) for name, method in methods.items()}
