@@ -126,8 +126,10 @@ def untraced(options: TransformerOptions) -> TransformerOptions:
     return out
 
 
-def _outside(patch: Patch) -> Patch:
+def _outside(patch: Any) -> Any:
     """Return a function that calls a patch from outside the graph; the patch itself stays as it is."""
+    if isinstance(patch, tuple):  # a class of layers and the function that runs them
+        return (*patch[:-1], _outside(patch[-1]))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return patch(*args, **kwargs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..patcher import Patch, TransformerOptions
+from ..patcher import TransformerOptions
 from ..record.run import Run, run_of
 from ..record.stopwatch import since, start
 from .marks import Mark
@@ -32,7 +32,9 @@ def counted(options: TransformerOptions) -> TransformerOptions:
     }
 
 
-def _counting(patch: Patch, run: Run) -> Patch:
+def _counting(patch: Any, run: Run) -> Any:
+    if isinstance(patch, tuple):  # a class of layers and the function that runs them
+        return (*patch[:-1], _counting(patch[-1], run))
     if isinstance(patch, Stack):
         return patch if patch.foreign is None else replace(patch, foreign=_counting(patch.foreign, run))
     if isinstance(patch, Mark) or hasattr(patch, "gate"):

@@ -61,7 +61,9 @@ def placed(model: Patcher) -> Iterator[Placed]:
     """Yield every patch of a model patcher but the marks and wrappers that only serve others."""
     options = model.model_options.get("transformer_options", {})
     for slot, patches in options.get("patches", {}).items():
-        yield from (Placed(slot, patch) for patch in patches if not serves(patch))
+        # some slots take pairs of a class of layers and the function that runs them
+        called = (patch[-1] if isinstance(patch, tuple) else patch for patch in patches)
+        yield from (Placed(slot, patch) for patch in called if not serves(patch))
     for slot, blocks in options.get(LAYERS, {}).items():
         yield from (Placed(slot, layer, block) for block, some in blocks.items() for layer in some if layer.counted)
     for slot, patches in options.get("patches_replace", {}).items():

@@ -43,7 +43,7 @@ class Inner(Protocol):
 Act = Callable[[Site, Tensor, Tensor, Tensor, Inner], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer:
     """One owner of the slot: what a method does around the attention, in its blocks and window.
 

@@ -28,6 +28,7 @@ from ..engine.stack import Inner
 from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
 
+DIFFUSION_MODEL = "diffusion_model"  # the kind of wrappers around the network itself
 # In transformer_options, which are private to one call of the model:
 HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
 
@@ -126,7 +127,7 @@ def _number(site: Site) -> int:
     return site.gate.entry.number
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Tokens:
     """Keys and values (places * r, h, n, d) of the reference of an entry in one call of the model, by block."""
 
@@ -170,17 +171,20 @@ class ReferencePass:
         self._check(x, kwargs)
         tokens = Tokens(gate.entry.number)
         rows = [place * (len(x) // len(chunks)) for place in places]
-        more = {name: self._rows(value, len(x), rows) for name, value in kwargs.items()}
-        sigmas, concat, context = (self._rows(value, len(x), rows) for value in (t, c_concat, c_crossattn))
-        noisy = self._noisy(executor.class_obj, x, sigmas, gate, options)
+        frames = len(x) // len(chunks) if _framed(options) else 1
+        copies = len(self.reference.latent) * frames
+        more = {name: _rows(value, len(x), rows, copies) for name, value in kwargs.items()}
+        sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (t, c_concat, c_crossattn))
+        noisy = self._noisy(executor.class_obj, x, sigmas[::frames], gate, options).repeat_interleave(frames, dim=0)
         if concat is not None:
             concat = F.interpolate(concat, size=noisy.shape[-2:])
-        aside = {name: value for name, value in options.items() if name != PIXELS} | {EXTRA: True, RECORDING: tokens}
+        aside = _by_itself(options) | {EXTRA: True, RECORDING: tokens}
         prompts = places_of(options)
         aside |= dict.fromkeys((CHUNKS, "cond_or_uncond"), [prompts[place] for place in places])
         if len(options.get("uuids", ())) == len(chunks):
             aside["uuids"] = [options["uuids"][place] for place in places]
         executor(noisy, sigmas, concat, context, None, aside, **more)
+        tokens.kept = {block: (k[::frames], v[::frames]) for block, (k, v) in tokens.kept.items()}
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
 
@@ -192,12 +196,6 @@ class ReferencePass:
                 f"the reference has {self.reference.latent.shape[1]} latent channels and the picture {x.shape[1]}; "
                 "encode it with the VAE of this model"
             )
-
-    def _rows(self, value: Any, batch: int, rows: Sequence[int]) -> Any:
-        """Take some rows for every reference, of what has a row for each of the batch."""
-        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
-            return value
-        return value[list(rows)].repeat_interleave(len(self.reference.latent), dim=0)
 
     def _noisy(self, model: Any, x: Tensor, sigmas: Tensor, gate: Gate, options: TransformerOptions) -> Tensor:
         """Return the references with the noise of the step, once for each place."""
@@ -212,3 +210,25 @@ class ReferencePass:
         latent, noise = (source.repeat(repeats, 1, 1, 1) for source in memory[device])
         noisy: Tensor = model.model_sampling.noise_scaling(sigmas, noise, latent)
         return noisy
+
+
+def _rows(value: Any, batch: int, rows: Sequence[int], copies: int) -> Any:
+    """Take so many copies of some rows, of what has a row for each of the batch."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
+        return value
+    return value[list(rows)].repeat_interleave(copies, dim=0)
+
+
+def _framed(options: TransformerOptions) -> bool:
+    """Return whether a pack runs layers itself, as AnimateDiff does: it takes all rows of a chunk as one video."""
+    return bool(options.get("patches", {}).get("forward_timestep_embed_patch"))
+
+
+def _by_itself(options: TransformerOptions) -> TransformerOptions:
+    """Return the options without what is of the call's own rows.
+
+    Wrappers of the network cache what it gives for the image (EasyCache) or run it for pictures of their own in rows of
+    the call (Advanced-ControlNet's reference).
+    """
+    wrappers = {kind: keyed for kind, keyed in options.get("wrappers", {}).items() if kind != DIFFUSION_MODEL}
+    return {**{name: value for name, value in options.items() if name != PIXELS}, "wrappers": wrappers}

@@ -62,8 +62,9 @@ def first_rows(x: Tensor, chunks: int) -> Tensor:
 
 def normalised(x: Tensor, style: Tensor) -> Tensor:
     """Give each channel of tokens (b, h, n, d) the mean and deviation of another's: AdaIN (the paper's equation 3)."""
-    variance, mean = torch.var_mean(x.float(), dim=2, keepdim=True)
-    wanted_variance, wanted_mean = torch.var_mean(style.float(), dim=2, keepdim=True)
+    correction = min(1, x.shape[2] - 1)  # a single token has no deviation
+    variance, mean = torch.var_mean(x.float(), dim=2, correction=correction, keepdim=True)
+    wanted_variance, wanted_mean = torch.var_mean(style.float(), dim=2, correction=correction, keepdim=True)
     factor = ((wanted_variance + EPSILON) / (variance + EPSILON)).sqrt()
     return ((x - mean) * factor + wanted_mean).to(x.dtype)
 

@@ -53,7 +53,7 @@ class Tally:
     seconds: float = 0.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """What happens during one sampling run; it travels in `transformer_options` by reference, whatever the host copies.
 

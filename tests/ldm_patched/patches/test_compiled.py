@@ -87,6 +87,12 @@ def test_options_stay_as_they_are() -> None:
     assert torch.equal(out["patches"]["attn1_output_patch"][0](torch.ones(1)), torch.full((1,), 2.0))
 
 
+def test_a_pair_of_a_class_and_a_function_stays_a_pair() -> None:
+    out = untraced({"patches": {"forward_timestep_embed_patch": [(int, abs)]}})
+    ((kind, call),) = out["patches"]["forward_timestep_embed_patch"]
+    assert kind is int and call(-3) == 3
+
+
 def test_a_model_runs_marked_only_behind_a_compile_node() -> None:
     seen: list[list[str]] = []
 

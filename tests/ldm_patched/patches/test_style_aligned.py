@@ -68,6 +68,12 @@ def test_normalising_keeps_what_has_the_style_and_a_small_dtype() -> None:
     assert normalised(x.bfloat16(), x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_one_token_takes_the_style_s_own() -> None:
+    """A small picture under Deep Shrink has one token in the middle: a single number has no deviation."""
+    x, style = draw(0, 2, 4, 1, 8), draw(1, 2, 4, 1, 8)
+    assert torch.allclose(normalised(x, style), style, atol=1e-6)
+
+
 def test_each_side_follows_its_own_first_row_in_any_order_of_the_calls() -> None:
     q, k, v = (draw(i, 6, 9, 16) for i in range(3))
 
