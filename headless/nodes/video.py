@@ -226,7 +226,7 @@ class SaveAnimatedWEBP(io.ComfyNode):
         directory, name, number = numbered(folder, filename_prefix, images.shape[2], images.shape[1])
         directory.mkdir(parents=True, exist_ok=True)
         options = {"lossless": lossless, "quality": quality, "method": WEBP_METHODS[method]}
-        write = partial(_write_webp, images, int(1000.0 / fps), metadata(cls.hidden), options)
+        write = partial(write_webp, images, int(1000.0 / fps), metadata(cls.hidden), options)
         path, _ = write_numbered(directory, name, number, ".webp", write)
         subfolder = directory.relative_to(folder.resolve()).as_posix()
         entry = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
@@ -234,7 +234,7 @@ class SaveAnimatedWEBP(io.ComfyNode):
         return io.NodeOutput(images, ui={"images": [entry], **animated})
 
 
-def _write_webp(
+def write_webp(
     images: Tensor, duration: int, texts: Mapping[str, str], options: Mapping[str, Any], file: BinaryIO
 ) -> None:
     """Write images (b, h, w, c) in 0..1 as one animation; a frame lasts `duration` ms."""

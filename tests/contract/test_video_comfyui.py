@@ -225,7 +225,8 @@ def test_the_cases_differ(theirs: dict[str, Any]) -> None:
 def test_the_animation_equals_comfyui(theirs: dict[str, Any], folder: Path) -> None:
     frames = torch.rand(3, 6, 8, 3, generator=torch.Generator().manual_seed(1))
     texts = {"prompt": json.dumps(PROMPT), **{key: json.dumps(value) for key, value in EXTRA.items()}}
-    write_webp(folder / "ours.webp", frames, 125, texts, lossless=True, quality=80, method=4)
+    with (folder / "ours.webp").open("wb") as file:
+        write_webp(frames, 125, texts, {"lossless": True, "quality": 80, "method": 4}, file)
     with Image.open(folder / "ours.webp") as mine, Image.open(folder / theirs["webp"]) as real:
         assert dict(mine.getexif()) == dict(real.getexif()) and len(mine.getexif()) == 3
         pairs = list(zip(ImageSequence.all_frames(mine), ImageSequence.all_frames(real), strict=True))

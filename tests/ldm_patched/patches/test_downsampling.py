@@ -69,7 +69,7 @@ def test_a_layer_inside_that_needs_what_was_cut_is_refused_with_the_way_out() ->
     half = AttentionPatch("attn1.out", "identity", strength=0.5)
     with pytest.raises(ValueError, match="48.*queries.*12.*values"):
         layers(half, KeyValueDownsampling(2))(q, k, v, options(6, 8))
-    with pytest.raises(ValueError, match="24 tokens are no 6x8 picture.*put this node behind"):
+    with pytest.raises(ValueError, match="24 tokens are no 6x8 picture.*put this one after the other"):
         layers(KeyValueDownsampling(2), TokenMerging(0.5))(q, k, v, options(6, 8))
     outside = layers(KeyValueDownsampling(2), half)(q, k, v, options(6, 8))
     assert near(outside, 0.5 * nearest_by_hand(q, k, v, (6, 8), 2) + 0.5 * v)

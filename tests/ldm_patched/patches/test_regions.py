@@ -11,9 +11,9 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.grid import on_grid
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine import site
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods import regional_prompt as regions
-from attention_patchbay.ldm_patched.patches.methods import word_mask
+from attention_patchbay.ldm_patched.patches.engine.method import Method
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt, shares
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
@@ -129,16 +129,15 @@ def test_neutral_settings_are_bit_equal_and_the_input_model_is_left_alone() -> N
     assert f"ran {STEPS * count} times in {count} of {count} blocks" in report.text(last_run(mixed))
 
 
-@pytest.mark.parametrize("module", [regions, word_mask])
-def test_a_mask_is_scaled_once_a_run_for_each_grid(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", [RegionalPrompt((Region(OTHER, LEFT),)), WordMask((1,), LEFT, 7)])
+def test_a_mask_is_scaled_once_a_run_for_each_grid(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     grids: list[tuple[int, int]] = []
 
     def counted(mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         grids.append(grid)
         return on_grid(mask, grid)
 
-    monkeypatch.setattr(module, "on_grid", counted)
-    method = RegionalPrompt((Region(OTHER, LEFT),)) if module is regions else WordMask((1,), LEFT, 7)
+    monkeypatch.setattr(site, "on_grid", counted)
     model = attach(patcher(), method)
     for _ in range(2):
         run(model)
