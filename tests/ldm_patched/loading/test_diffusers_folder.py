@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,24 @@ def whole(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-@pytest.fixture(params=["sd1", "sdxl"])
-def parts(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, torch.nn.Module]:
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     unet = UNet2DConditionModel(**(SD1 if request.param == "sd1" else SDXL))
     found = {"unet": unet, "vae": AutoencoderKL(**VAE), "text_encoder": CLIPTextModel(text_config(64))}
     if request.param == "sdxl":
         config = text_config(1280, hidden_act="gelu", num_hidden_layers=2)
         found["text_encoder_2"] = CLIPTextModelWithProjection(config)
+    folder = tmp_path_factory.mktemp("made")
     for name, part in found.items():
-        whole(part).save_pretrained(tmp_path / name)
-    return found
+        whole(part).save_pretrained(folder / name)
+    return folder, found
+
+
+@pytest.fixture
+def parts(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> dict[str, torch.nn.Module]:
+    """The networks of a folder that is a copy for each test."""
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+    return made[1]
 
 
 def test_the_unet_is_diffusers(parts: dict[str, torch.nn.Module], tmp_path: Path) -> None:
