@@ -239,18 +239,16 @@ def _why_not(run: Run, entry: Entry) -> str:
         return "it found nothing to act on in its blocks"
     if not any(target in run.seen for target in entry.targets):
         return "the model did not enter its blocks"
-    return "later nodes replaced the attention of its blocks" + _named(_over(run, entry))
+    over = ", ".join(_over(run, entry))
+    return "later nodes replaced the attention of its blocks" + (f" ({over})" if over else "")
 
 
 def _over(run: Run, entry: Entry) -> list[str]:
-    """Return the names of the later entries that ran in the blocks of an entry."""
+    """Return the names of the later methods that ran in the blocks of an entry; a rule only chooses functions."""
     blocks = {block for block, _ in entry.targets}
     ran = {number for number, block in run.patched if block in blocks}
-    return [later.name for later in run.entries if later.number > entry.number and later.number in ran]
-
-
-def _named(names: Sequence[str]) -> str:
-    return f" ({', '.join(names)})" if names else ""
+    later = (one for one in run.entries if one.number > entry.number and one.slot != SLOT)
+    return [one.name for one in later if one.number in ran]
 
 
 def layout(lines: Sequence[Sequence[str]]) -> list[str]:

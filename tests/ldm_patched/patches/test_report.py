@@ -98,6 +98,9 @@ def test_the_report_names_the_later_node_that_replaced_an_attention() -> None:
     run(model)
     replaced = "never ran, later nodes replaced the attention of its blocks (identity attn1.out on all)"
     assert entries(model)[0].endswith(replaced)
+    ruled = attach(model, Rule("basic"))
+    run(ruled)
+    assert entries(ruled)[0].endswith(replaced)
 
 
 def test_the_report_tells_that_a_batch_of_one_has_nothing_to_share() -> None:
