@@ -23,8 +23,8 @@ from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
 from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.reading.heatmap import view
 from ._capabilities import functions, probed
-from .heatmap import view
 
 __all__ = ["ComfyExtension", "io"]
 

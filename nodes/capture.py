@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..ldm_patched.patches.addressing.refused import Refused, readable
+from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.addressing.where import Where
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import Placing, Widget
 from ..ldm_patched.patches.engine.sides import SIDES
 from ..ldm_patched.patches.methods.alignment import Clip, token_ids
-from ..ldm_patched.patches.methods.capture import SIDE, Capture, Listener, Word
+from ..ldm_patched.patches.methods.capture import SIDE, Capture, Listener, Word, parse_heads
 from ..ldm_patched.patches.methods.point_capture import PointCapture, parse_points
 from ..ldm_patched.patches.methods.words import locate
 from ..ldm_patched.patches.patcher import Patcher
@@ -128,19 +128,3 @@ def _of(widget: str, make: Callable[..., T], *args: object, **fields: object) ->
         raise
     except ValueError as error:
         raise Refused(str(error), widget) from None
-
-
-def parse_heads(text: str) -> tuple[int, ...]:
-    """Read `all` (no numbers) or heads such as `0, 3-5`.
-
-    Raises ValueError naming the value and the fix.
-    """
-    if text.strip() in ("", "all"):
-        return ()
-    heads: set[int] = set()
-    for part in readable(text, "heads").split(","):
-        match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"cannot read the heads {part.strip()!r}; write all, or numbers such as 0, 3-5")
-        heads.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(sorted(heads))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -12,11 +10,10 @@ from safetensors.torch import save
 from ..ldm_patched.files.whole import replacing, write_new
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
-from ..ldm_patched.patches.reading.maps import Gathered, captured, heat
-from ..ldm_patched.patches.reading.report import layout
+from ..ldm_patched.patches.reading.heatmap import overlay, sheet, view
+from ..ldm_patched.patches.reading.maps import captured, contents, heat, statistics
 from ._host import io, output_files
 from .derived import CATEGORY
-from .heatmap import overlay, sheet, view
 
 PIXELS = 8  # of the image in one latent pixel
 BY = ("step", "block")
@@ -101,21 +98,6 @@ def image_size(latent: Latent, images: torch.Tensor | None = None) -> tuple[int,
     return PIXELS * height, PIXELS * width
 
 
-def statistics(found: Sequence[Gathered]) -> str:
-    """Return tables: for each block its calls, the part of attention that each label gets, and the entropy in nats."""
-    return "\n\n".join("\n".join(layout(_table(one))) for one in found)
-
-
-def _table(one: Gathered) -> list[list[str]]:
-    lines = [["block", "calls", "tokens", *one.listener.labels, "entropy (least, mean, most of the heads)"]]
-    for block, sums in one.blocks.items():
-        shares = [f"{float(share):.4f}" for share in (sums.attention / sums.calls).mean(dim=(1, 2))]
-        heads = sums.entropy / sums.calls
-        spread = ", ".join(f"{float(value):.2f}" for value in (heads.min(), heads.mean(), heads.max()))
-        lines.append([str(block), str(sums.calls), "x".join(map(str, sums.grid)), *shares, spread])
-    return lines
-
-
 class SaveAttentionMaps(io.ComfyNode):
     """Write what was gathered to a file."""
 
@@ -151,23 +133,3 @@ class SaveAttentionMaps(io.ComfyNode):
         with replacing(path.with_suffix(".json")) as file:
             file.write(json.dumps(about, indent=1).encode())
         return io.NodeOutput(str(path), ui={"text": [str(path)]})
-
-
-def contents(found: Sequence[Gathered]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors by name and what they are.
-
-    `0/output:3` is the mean attention (labels, b, h, w) of a block of the first capture, `0/output:3/entropy` that of
-    its heads (heads,) in nats, `0/step 4/16x16` the mean over the blocks of that grid in step 4.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    about: list[dict[str, Any]] = []
-    for number, one in enumerate(found):
-        for block, sums in one.blocks.items():
-            tensors[f"{number}/{block}"] = (sums.attention / sums.calls).unflatten(-1, sums.grid).contiguous()
-            tensors[f"{number}/{block}/entropy"] = sums.entropy / sums.calls
-        for (step, (height, width)), sums in one.steps.items():
-            mean = (sums.attention / sums.calls).unflatten(-1, sums.grid).contiguous()
-            tensors[f"{number}/step {step}/{height}x{width}"] = mean
-        calls = {str(block): sums.calls for block, sums in one.blocks.items()}
-        about.append({"kind": one.listener.kind, "labels": list(one.listener.labels), "calls": calls})
-    return tensors, {"captures": about, "axes": "labels, pictures, height, width"}

@@ -8,14 +8,14 @@ from ..ldm_patched.ldm.modules.backends.registry import AttentionCall
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.reading.heatmap import url
+from ..ldm_patched.patches.reading.tuning_chart import chart
 from ..ldm_patched.patches.routing.observe import observed
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
 from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table, write_rules
 from ..ldm_patched.patches.routing.tuning_store import TuningStore, machine
 from ._host import HOST, check_interrupt, io, progress, sample_once, user_file
 from .derived import CATEGORY
-from .heatmap import url
-from .tuning_chart import chart
 
 
 class TuneAttention(io.ComfyNode):

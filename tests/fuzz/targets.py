@@ -32,10 +32,10 @@ from attention_patchbay.headless.sweep.store import opened
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import parse_curve
+from attention_patchbay.ldm_patched.patches.methods.capture import parse_heads
 from attention_patchbay.ldm_patched.patches.methods.point_capture import parse_points
 from attention_patchbay.ldm_patched.patches.reading.presets import from_json
 from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules
-from attention_patchbay.nodes.capture import parse_heads
 
 NODES = catalog()
 INFOS = {name: cls.GET_NODE_INFO_V1() for name, cls in NODES.items()}

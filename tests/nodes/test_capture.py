@@ -12,15 +12,15 @@ import torch
 from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word, parse_heads
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
+from attention_patchbay.ldm_patched.patches.reading.heatmap import COLOURS, overlay
 from attention_patchbay.ldm_patched.patches.reading.maps import captured
 from attention_patchbay.ldm_patched.patches.record.plan import entries
 from attention_patchbay.nodes import _host
-from attention_patchbay.nodes.capture import CaptureAttention, parse_heads
+from attention_patchbay.nodes.capture import CaptureAttention
 from attention_patchbay.nodes.captured import AttentionMaps, SaveAttentionMaps
 from attention_patchbay.nodes.demo import LoadDemoModel
-from attention_patchbay.nodes.heatmap import COLOURS, overlay
 from PIL import Image
 from safetensors import safe_open
 

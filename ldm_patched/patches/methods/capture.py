@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..addressing.refused import readable
 from ..addressing.where import Where
 from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gate import Gate
@@ -144,3 +146,19 @@ def word_weights(
         mean = weights.mean(1)  # (b, size, m)
         found.append(torch.stack([mean[..., list(some)].sum(-1) for some in words]))
     return torch.cat(found, dim=-1), entropies / (q.shape[0] * q.shape[2])
+
+
+def parse_heads(text: str) -> tuple[int, ...]:
+    """Read `all` (no numbers) or heads such as `0, 3-5`.
+
+    Raises ValueError naming the value and the fix.
+    """
+    if text.strip() in ("", "all"):
+        return ()
+    heads: set[int] = set()
+    for part in readable(text, "heads").split(","):
+        match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"cannot read the heads {part.strip()!r}; write all, or numbers such as 0, 3-5")
+        heads.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(heads))

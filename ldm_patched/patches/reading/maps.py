@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
 from ..record.run import Run
+from .report import layout
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,41 @@ def scaled(maps: Tensor) -> Tensor:
     """Scale each map (..., h, w) from its least and highest value to 0 and 1."""
     low, high = (limit(maps, dim=(-2, -1), keepdim=True) for limit in (torch.amin, torch.amax))
     return ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+
+
+# As text and as numbers
+
+
+def statistics(found: Sequence[Gathered]) -> str:
+    """Return tables: for each block its calls, the part of attention that each label gets, and the entropy in nats."""
+    return "\n\n".join("\n".join(layout(_table(one))) for one in found)
+
+
+def _table(one: Gathered) -> list[list[str]]:
+    lines = [["block", "calls", "tokens", *one.listener.labels, "entropy (least, mean, most of the heads)"]]
+    for block, sums in one.blocks.items():
+        shares = [f"{float(share):.4f}" for share in (sums.attention / sums.calls).mean(dim=(1, 2))]
+        heads = sums.entropy / sums.calls
+        spread = ", ".join(f"{float(value):.2f}" for value in (heads.min(), heads.mean(), heads.max()))
+        lines.append([str(block), str(sums.calls), "x".join(map(str, sums.grid)), *shares, spread])
+    return lines
+
+
+def contents(found: Sequence[Gathered]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors by name and what they are.
+
+    `0/output:3` is the mean attention (labels, b, h, w) of a block of the first capture, `0/output:3/entropy` that of
+    its heads (heads,) in nats, `0/step 4/16x16` the mean over the blocks of that grid in step 4.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    about: list[dict[str, Any]] = []
+    for number, one in enumerate(found):
+        for block, sums in one.blocks.items():
+            tensors[f"{number}/{block}"] = (sums.attention / sums.calls).unflatten(-1, sums.grid).contiguous()
+            tensors[f"{number}/{block}/entropy"] = sums.entropy / sums.calls
+        for (step, (height, width)), sums in one.steps.items():
+            mean = (sums.attention / sums.calls).unflatten(-1, sums.grid).contiguous()
+            tensors[f"{number}/step {step}/{height}x{width}"] = mean
+        calls = {str(block): sums.calls for block, sums in one.blocks.items()}
+        about.append({"kind": one.listener.kind, "labels": list(one.listener.labels), "calls": calls})
+    return tensors, {"captures": about, "axes": "labels, pictures, height, width"}

@@ -8,10 +8,10 @@ import pytest
 from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
 from attention_patchbay.ldm_patched.patches.addressing.refused import LONGEST
 from attention_patchbay.ldm_patched.patches.addressing.schedule import parse_curve
+from attention_patchbay.ldm_patched.patches.methods.capture import parse_heads
 from attention_patchbay.ldm_patched.patches.methods.operations import parse_gains
 from attention_patchbay.ldm_patched.patches.methods.point_capture import parse_points
 from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules
-from attention_patchbay.nodes.capture import parse_heads
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall
+from attention_patchbay.ldm_patched.patches.reading.tuning_chart import BARS, BEST, INEXACT, NAMES, OTHER, WIDTH, chart
 from attention_patchbay.ldm_patched.patches.routing.tuning import Timing, Tuned
-from attention_patchbay.nodes.tuning_chart import BARS, BEST, INEXACT, NAMES, OTHER, WIDTH, chart
 
 CALL = AttentionCall(2, 8, 8, 64, 64, 40, torch.float32, "cpu")
 TUNED = [

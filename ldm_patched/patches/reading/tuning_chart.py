@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ldm_patched.ldm.modules.backends import registry
-from ..ldm_patched.patches.routing.tuning import Timing, Tuned
+from ...ldm.modules.backends import registry
+from ..routing.tuning import Timing, Tuned
 
 WIDTH, ROW, MARGIN, NAMES, BARS = 860, 20, 12, 150, 430
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)
