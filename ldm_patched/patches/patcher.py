@@ -42,6 +42,9 @@ class Patcher(Protocol):
     def get_model_object(self, name: str, /) -> Any:
         """Return an attribute of the model as this handle will run it."""
 
+    def add_object_patch(self, name: str, value: Any, /) -> None:
+        """Put something in the place of an attribute of the model."""
+
     def set_model_patch(self, patch: Patch, slot: str, /) -> None:
         """Add a patch to a list."""
 

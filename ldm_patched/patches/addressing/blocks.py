@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ..patcher import Patcher
-from .address import Address, AddressError, BlockId, address_error
+from .address import Address, AddressError, BlockId, Term, address_error
 from .families import UNET, Family, blocks_of, family_of, head_shape
+
+UNET_TYPES = ("input", "middle", "output")
+WHOLE = [Term(type, exclude=out) for type in ("input", "output") for out in (False, True)]
+WHOLE += [Term("middle", 0, 0, exclude=out) for out in (False, True)]
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,31 @@ def select(address: Address, model: Patcher) -> list[BlockInfo]:
         )
     _check_kind(address, family_of(model))
     text, columns = address.written
-    for term, column in zip(address.terms, columns, strict=True):
-        if not any(term.matches(*info.id) for info in blocks):
+    meant = [_meant(term, blocks) for term in address.terms]
+    for term, column, terms in zip(address.terms, columns, meant, strict=True):
+        if not any(one.matches(*info.id) for info in blocks for one in terms):
             what = "" if address.kind == "block" else " with attention"
             raise address_error(text, column, f"this model has no block '{term}'{what}; it has {describe(blocks)}")
-    chosen = [info for info in blocks if address.matches(*info.id, address.kind)]
+    wanted = Address(tuple(chain.from_iterable(meant)), address.kind)
+    chosen = [info for info in blocks if wanted.matches(*info.id, address.kind)]
     if not chosen:
         raise AddressError(f"'{address}' excludes every block; the model has {describe(blocks)}")
     return chosen
+
+
+def _meant(term: Term, blocks: Sequence[BlockInfo]) -> list[Term]:
+    """Return a term as a model has it: where it has no blocks of a UNet's types, `middle` is the eighth of its blocks
+    that runs in the middle, `input` those before and `output` those behind."""
+    types = {info.id.type for info in blocks}
+    if term.type not in UNET_TYPES or types & set(UNET_TYPES) or term not in WHOLE:
+        return [term]
+    start = (len(blocks) - -(-len(blocks) // 8)) // 2
+    end = start + -(-len(blocks) // 8)
+    part = {"input": slice(0, start), "middle": slice(start, end), "output": slice(end, None)}[term.type]
+    numbers: dict[str, list[int]] = {}
+    for info in blocks[part]:
+        numbers.setdefault(info.id.type, []).append(info.id.number)
+    return [Term(type, some[0], some[-1], None, term.exclude, term.column) for type, some in numbers.items()]
 
 
 def check_address(address: Address, model: Patcher) -> None:

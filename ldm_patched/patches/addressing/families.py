@@ -1,10 +1,12 @@
-"""Model families: where their transformer blocks are, and which of their attentions can be told apart.
+"""Model families: where their transformer blocks are, and how their attention calls are made up.
 
-A host's transformer is known by the name of its class or of one that it descends from.
+A row says what is true of a family whatever its size. A host's transformer is known by the name of its class or of one
+that it descends from; one that nobody has written down is known by its structure.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +16,15 @@ from torch import nn
 from ..patcher import Patcher
 
 BOTH = ("self", "cross")
+JOINED = ("self",)  # joint attention of text and image counts as self
 DOUBLE_SINGLE = (("double", "double_blocks"), ("single", "single_blocks"))
 # How a family calls attention patches; `engine/adapters.py` has an adapter for each.
 UNET, JOINT, JOINT_INPUT, HIDDEN, AFTER, NOTHING = "unet", "joint", "joint input", "hidden", "after", "nothing"
+# What a joint sequence is made of, in order
+TEXT, IMAGE, REFERENCE = "text", "image", "reference"
+TEXT_FIRST, IMAGE_FIRST = (TEXT, IMAGE), (IMAGE, TEXT)
+TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE = (TEXT, IMAGE, REFERENCE), (TEXT, REFERENCE, IMAGE)
+DEAF = "ComfyUI does not hand their attention the model's options, so that it asks nobody"
 
 
 @dataclass(frozen=True)
@@ -26,55 +34,128 @@ class Family:
     Args:
         blocks: each block type of addresses, with the attribute that lists its blocks.
         calls: by which contract it calls attention patches.
-        kinds: the kinds of attention that a call can be told to be; joint attention of text and image is `self`.
+        kinds: the kinds of attention that a call can be told to be, in the order in which a block makes them.
+        order: what the sequence of joint attention is made of; none where text and image attend apart.
+        front: tokens of the model itself in front of the sequence.
+        patch: latent pixels along a side of a token; 0 where the network tells.
+        told: whether the host says in each call which block makes it.
+        deaf: why its attention asks no override, so that nothing reaches it.
     """
 
     name: str
     blocks: tuple[tuple[str, str], ...] = ()
     calls: str = NOTHING
     kinds: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    front: int = 0
+    patch: int = 0
+    told: bool = True
+    deaf: str = ""
+
+    @property
+    def enterable(self) -> bool:
+        """Return whether methods act in its attention calls through the override."""
+        return self.calls != UNET and bool(self.blocks and self.kinds) and not self.deaf
+
+
+def _apart(name: str, blocks: tuple[tuple[str, str], ...], **facts: Any) -> Family:
+    return Family(name, blocks, kinds=BOTH, **facts)
+
+
+def _joined(name: str, blocks: tuple[tuple[str, str], ...], order: tuple[str, ...], **facts: Any) -> Family:
+    return Family(name, blocks, kinds=JOINED, order=order, **facts)
 
 
 A_UNET = Family("UNet", calls=UNET, kinds=BOTH)
 FAMILIES: dict[str, Family] = {
-    "Flux": Family("Flux", DOUBLE_SINGLE, JOINT, ("self",)),
-    "Chroma": Family("Chroma", DOUBLE_SINGLE, JOINT, ("self",)),
-    "HunyuanVideo": Family("HunyuanVideo", DOUBLE_SINGLE, JOINT, ("self",)),
-    "SingleStreamDiT": Family("Krea2", (("single", "blocks"),), JOINT, ("self",)),
-    "QwenImageTransformer2DModel": Family("Qwen-Image", (("double", "transformer_blocks"),), JOINT_INPUT, ("self",)),
-    "MageFlowTransformer2DModel": Family("Mage-Flow", (("double", "transformer_blocks"),), JOINT_INPUT, ("self",)),
-    "Anima": Family("Anima", (("block", "blocks"),), HIDDEN, BOTH),
-    "MiniTrainDIT": Family("Cosmos-Predict2", (("block", "blocks"),), HIDDEN, BOTH),
-    "WanModel": Family("Wan", (("double", "blocks"),), AFTER, BOTH),
+    "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT),
+    "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT),
+    "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT),
+    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False),
+    "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2),
+    "QwenImageTransformer2DModel": _joined(
+        "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT
+    ),
+    "MageFlowTransformer2DModel": _joined(
+        "Mage-Flow", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT
+    ),
+    "JoyImageTransformer3DModel": _joined("JoyImage", (("double", "double_blocks"),), IMAGE_FIRST),
+    "LensTransformer2DModel": _joined("Lens", (("double", "transformer_blocks"),), IMAGE_FIRST),
+    "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST),
+    "OmniGen2Transformer2DModel": _joined("Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False),
+    "BooguTransformer2DModel": _joined(
+        "Boogu",
+        (("double", "double_stream_layers"), ("single", "single_stream_layers")),
+        TEXT_REFERENCES_IMAGE,
+        told=False,
+    ),
+    "Ideogram4Transformer2DModel": _joined("Ideogram 4", (("single", "layers"),), TEXT_FIRST, told=False),
+    "HiDreamImageTransformer2DModel": _joined(
+        "HiDream",
+        (("double", "double_stream_blocks"), ("single", "single_stream_blocks")),
+        IMAGE_FIRST,
+        told=False,
+    ),
+    "OpenAISignatureMMDITWrapper": _joined("SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False),
+    "MMDiT": _joined(
+        "AuraFlow", (("double", "double_layers"), ("single", "single_layers")), TEXT_FIRST, front=8, told=False
+    ),
+    "CogVideoXTransformer3DModel": _joined("CogVideoX", (("double", "blocks"),), TEXT_FIRST, told=False),
+    "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False),
+    "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False),
+    "MiniMaxH3Model": _joined("MiniMax H3", (("block", "blocks"),), TEXT_FIRST, told=False),
+    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN),
+    "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN),
+    "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False),
+    "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),)),
     "CausalWanModel": Family("CausalWan"),
-    # These say which block is running and call no attention patch.
-    "NextDiT": Family("Lumina", (("double", "layers"),)),
-    "Kandinsky5": Family("Kandinsky 5", (("double", "visual_transformer_blocks"),)),
-    "JoyImageTransformer3DModel": Family("JoyImage", (("double", "double_blocks"),)),
-    "LensTransformer2DModel": Family("Lens", (("double", "transformer_blocks"),)),
+    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER),
+    "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False),
+    "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),)),
+    "PixArtMS": Family("PixArt", (("block", "blocks"),), deaf=DEAF),
+    "HunYuanDiT": Family("Hunyuan-DiT", (("block", "blocks"),), deaf=DEAF),
+    "HunYuanDiTPlain": Family("Hunyuan3D 2.1", (("block", "blocks"),), deaf=DEAF),
+    "ErnieImageModel": Family("Ernie", (("single", "layers"),), deaf=DEAF),
+    "AceStepConditionGenerationModel": Family("ACE-Step 1.5", deaf=DEAF),
+    "NaDiT": Family("SeedVR2", deaf=DEAF),
 }
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads", "n_local_heads")
 DIM_HEADS = ("head_dim", "dim_head", "headdim", "attention_head_dim", "d_head")
 WIDTHS = ("hidden_size", "hidden_dim", "dim")
+OPTIONS = "transformer_options"  # the parameter by which blocks get them
 
 
 def family_of(model: Patcher) -> Family:
-    """Return the family of a model patcher's model; one without blocks where it is not known."""
+    """Return the family of a model patcher's model; see `family_of_net`."""
     return family_of_net(model.model.diffusion_model)
 
 
 def family_of_net(net: Any) -> Family:
-    """Return the family of a network; one without blocks where it is not known."""
+    """Return the family of a network, by its class or else by its structure."""
     if hasattr(net, "input_blocks") and hasattr(net, "output_blocks"):
         return A_UNET
     names = [base.__name__ for base in type(net).__mro__]
-    return next((FAMILIES[name] for name in names if name in FAMILIES), Family(names[0]))
+    return next((FAMILIES[name] for name in names if name in FAMILIES), None) or _by_structure(names[0], net)
+
+
+def _by_structure(name: str, net: Any) -> Family:
+    """Return a row for a network that nobody has written down: its longest list of blocks that get the options."""
+    lists = [(child, key) for key, child in getattr(net, "_modules", {}).items() if isinstance(child, nn.ModuleList)]
+    blocks = [(len(child), key) for child, key in lists if len(child) and takes_options(child[0])]
+    return Family(name, (("block", max(blocks)[1]),), kinds=BOTH, told=False) if blocks else Family(name)
+
+
+def takes_options(block: nn.Module) -> bool:
+    """Return whether the forward of a block has a parameter for the options of a call."""
+    return OPTIONS in inspect.signature(block.forward).parameters
 
 
 def blocks_of(model: Any, family: Family) -> Iterator[tuple[str, int, Any]]:
     """Yield block type, number and module of each transformer block outside UNets, in the order they run."""
     for block_type, attribute in family.blocks:
-        yield from ((block_type, number, block) for number, block in enumerate(getattr(model, attribute, ())))
+        found = getattr(model, attribute, ())
+        some = found.values() if isinstance(found, nn.ModuleDict) else found
+        yield from ((block_type, number, block) for number, block in enumerate(some))
 
 
 def head_shape(block: nn.Module) -> tuple[int, int]:

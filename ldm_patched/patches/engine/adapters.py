@@ -7,7 +7,6 @@ are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import AddressError
-from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family
+from ..addressing.families import HIDDEN, JOINT, JOINT_INPUT, UNET, Family
 from ..patcher import Patch, TransformerOptions
-from .call import LATENT
 from .gate import Gate
 from .method import Method
-from .place import Listed, Place
+from .place import Listed, Place, TokensIn, TokensOut, Wrap
+from .site import Site
+from .stack import KINDS, Inner, merged, split
+from .tokens import LATENT
 
 PATCHES = (1, 2, 4, 8, 16)  # latent pixels along a side of a token
 
@@ -56,16 +57,6 @@ class JointInput(Adapter):
         }
 
 
-class JointOutput(Adapter):
-    """An attn1_output_patch of Flux-like models: the result (b, n, h * d) before its projection."""
-
-    def __call__(self, out: Tensor, extra_options: TransformerOptions) -> Tensor:
-        start = _text_tokens(extra_options)
-        before = out[:, start:]
-        after = self.patch(before, on_image(extra_options, before.shape[1]))
-        return out if after is before else torch.cat([out[:, :start], after], dim=1)
-
-
 class HiddenInput(Adapter):
     """An attn1_patch or attn2_patch of Cosmos-like models: hidden states and context before the projection."""
 
@@ -74,15 +65,6 @@ class HiddenInput(Adapter):
     ) -> dict[str, Tensor]:
         after = self.patch(q, k, v, on_image(extra_options, q.shape[1]))
         return {name: new for name, new, old in zip("qkv", after, (q, k, v), strict=True) if new is not old}
-
-
-class AfterAttention(Adapter):
-    """An attn1_patch of Wan: the result of self-attention before its projection."""
-
-    def __call__(self, args: Mapping[str, Any]) -> Tensor:
-        x, options = args["x"], args["transformer_options"]
-        out: Tensor = self.patch(x, on_image(options, x.shape[1]))
-        return out
 
 
 def _text_tokens(options: TransformerOptions) -> int:
@@ -108,17 +90,11 @@ def on_image(options: TransformerOptions, tokens: int) -> TransformerOptions:
     return options
 
 
-# For each contract: a UNet's slot -> the slot that takes its patches here, and by which adapter.
-ADAPTERS: dict[str, dict[str, tuple[str, type[Adapter]]]] = {
-    JOINT: {"attn1_patch": ("attn1_patch", JointInput), "attn1_output_patch": ("attn1_output_patch", JointOutput)},
-    JOINT_INPUT: {"attn1_patch": ("attn1_patch", JointInput)},
-    HIDDEN: {"attn1_patch": ("attn1_patch", HiddenInput), "attn2_patch": ("attn2_patch", HiddenInput)},
-    AFTER: {"attn1_output_patch": ("attn1_patch", AfterAttention)},
-}
-SLOTS = {
-    "attn1_patch": ("attn1.q", "attn1.k", "attn1.v"),
-    "attn2_patch": ("attn2.q", "attn2.k", "attn2.v"),
-    "attn1_output_patch": ("attn1.out",),
+# For each contract: a UNet's slot -> by which adapter it is called before positions.
+ADAPTERS: dict[str, dict[str, type[Adapter]]] = {
+    JOINT: {"attn1_patch": JointInput},
+    JOINT_INPUT: {"attn1_patch": JointInput},
+    HIDDEN: {"attn1_patch": HiddenInput, "attn2_patch": HiddenInput},
 }
 
 
@@ -127,25 +103,58 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
 
     Raises AddressError, which says what would work, where the family calls no such patch or it could change nothing.
     """
-    if family.calls == UNET:
+    if family.calls == UNET or not isinstance(place, Listed):
         return place
-    adapters = ADAPTERS.get(family.calls, {})
-    if not isinstance(place, Listed) or place.slot not in adapters:
+    adapter, patch = ADAPTERS.get(family.calls, {}).get(place.slot), place.patch
+    before = isinstance(patch, TokensIn) and patch.part != "v" and not method.scales_scores
+    if adapter is not None and (before or method.unprojected):
+        return Listed(place.slot, adapter(patch))
+    if method.unprojected:
         raise refusal(family, method.name)
-    if family.calls == HIDDEN and method.scales_scores:
-        raise AddressError(
-            f"{method.name}: {family.name} models normalise queries and keys after this slot, so no factor on them "
-            "changes anything; choose another operation, or v"
-        )
-    slot, adapter = adapters[place.slot]
-    return Listed(slot, adapter(place.patch))
+    slot = place.slot.partition("_")[0]
+    joint = bool(family.order) and slot == "attn2"
+    if isinstance(patch, TokensIn) and not (joint and patch.part == "q"):
+        return Wrap(slot, patch.gate, ChangedPart(patch), counted=patch.counted)
+    if isinstance(patch, TokensOut) and slot in KINDS and not joint:
+        return Wrap(slot, patch.gate, ChangedOut(patch), counted=patch.counted)
+    raise refusal(family, method.name)
+
+
+@dataclass(frozen=True)
+class ChangedPart:
+    """A change of queries, keys or values, as a layer makes it."""
+
+    patch: TokensIn
+
+    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        parts = {"q": q, "k": k, "v": v}
+        x = parts[self.patch.part]
+        parts[self.patch.part] = split(self.patch.act(site.but(tokens=x.shape[2]), merged(x)), x.shape[1])
+        return inner(parts["q"], parts["k"], parts["v"])
+
+
+@dataclass(frozen=True)
+class ChangedOut:
+    """A change of the result, before its projection."""
+
+    patch: TokensOut
+
+    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        return split(self.patch.act(site, merged(inner(q, k, v))), q.shape[1])
 
 
 def refusal(family: Family, name: str) -> AddressError:
-    """Return the error for a method that a family has no place for, with what works on it."""
-    slots = [slot for taken in ADAPTERS.get(family.calls, {}) for slot in SLOTS[taken]]
-    works = [f"Attention Patch on {', '.join(slots)}, with any operation but identity"] if slots else []
-    works.append("backend rules" if family.blocks else "backend rules for 'all'")
+    """Return the error for a method that a family has no place for."""
+    if family.deaf:
+        return AddressError(f"{name}: {family.name} models cannot be patched: {family.deaf}")
+    if not family.enterable:
+        return AddressError(
+            f"{name}: {family.name} models do not say which attention they call, so that only backend rules for 'all' "
+            "work on them"
+        )
+    joint = ", and one attention for text and image, whose results nobody can tell apart" if family.order else ""
     return AddressError(
-        f"{name}: {family.name} models call no patch where this would go; what works on them: {'; '.join(works)}"
+        f"{name}: {family.name} models have no place for it: they have no skip connections and nothing between "
+        f"attentions{joint}; what works on them: Attention Patch on attn1.q, attn1.k, attn1.v, attn1.out, attn2.k and "
+        "attn2.v, and methods of attention"
     )

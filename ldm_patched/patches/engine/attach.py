@@ -9,6 +9,7 @@ from ..addressing.families import BOTH, UNET, Family, family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
 from .adapters import adapt, refusal
+from .block_forward import name_blocks
 from .call import APPLY_MODEL, call_model
 from .gate import Gate
 from .host import Host
@@ -33,8 +34,10 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     if lacking is not None:
         raise RuntimeError(lacking)
     address, family = method.address.narrowed(method.kind), family_of(model)
-    if method.slot != SLOT:
+    if method.slot != SLOT or family.deaf:
         _check_family(model, method, family)
+    if family.order and method.slot != SLOT:
+        address = replace(address, kind="all")
     attentions = targets(address, model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry, host, number)
@@ -47,8 +50,9 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
 
 
 def _check_family(model: Patcher, method: Method, family: Family) -> None:
-    possible = ("all", "block", *BOTH) if family.calls == UNET else ("all", *family.kinds)
-    if not model_blocks(model) or method.kind not in possible:
+    possible = ("all", "block", *BOTH) if family.calls == UNET else ("all", *BOTH)
+    known = family.calls == UNET or family.enterable
+    if not known or not model_blocks(model) or method.kind not in possible:
         raise refusal(family, method.name)
 
 
@@ -75,4 +79,6 @@ def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) ->
     if shapes and before is None:
         for slot, mark in MARKS.get(calls, {}).items():
             clone.set_model_patch(mark, slot)
+    if shapes:
+        name_blocks(clone, family)
     return clone, entry

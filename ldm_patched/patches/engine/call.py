@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..addressing.families import UNET, family_of_net
 from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
@@ -26,10 +27,10 @@ from .preferred import preferences
 from .prompts import foreign_first
 from .router import SLOT, Router
 from .stack import ATTEND, CONTEXT, LAYERS, stacked
+from .tokens import LATENT, TOKENS, tokens_of
 
 APPLY_MODEL = "apply_model"  # ComfyUI's name of the place
 COMPILE = "torch.compile"  # the key of its wrapper there
-LATENT = "patchbay_latent"  # in the options of a call: the shape of the latent
 
 
 def call_model(
@@ -50,7 +51,8 @@ def call_model(
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options.get(SLOT))
-    given, kwargs = taken(with_stacks(transformer_options), kwargs, x)
+    net = executor.class_obj.diffusion_model
+    given, kwargs = taken(_entered(transformer_options, net, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
@@ -58,6 +60,14 @@ def call_model(
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     with marker(structure(options))():
         return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
+
+
+def _entered(options: TransformerOptions, net: Any, x: Tensor, conds: dict[str, Any]) -> TransformerOptions:
+    """Return the options of a call with the way for layers into it: the slots of a UNet, or the override."""
+    family = family_of_net(net)
+    if family.calls == UNET:
+        return with_stacks(options)
+    return {**options, TOKENS: tokens_of(net, family, x, conds)} if options.get(LAYERS) else dict(options)
 
 
 def with_stacks(options: TransformerOptions) -> TransformerOptions:

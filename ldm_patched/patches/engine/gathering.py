@@ -43,7 +43,11 @@ Shown = Sequence[tuple[Listener, Sequence[Sums]]]  # listeners with some of what
 
 
 def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
-    """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step."""
+    """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step.
+
+    The frames of a video become images of the batch.
+    """
+    attention = attention.unflatten(-1, (site.frames, -1)).flatten(1, 2)
     run, gate = site.run, site.gate
     assert run is not None and gate is not None  # listeners are deaf otherwise
     one = Sums(attention, entropy, grid, 1)

@@ -77,6 +77,11 @@ class Method:
         return False
 
     @property
+    def unprojected(self) -> bool:
+        """Return whether what it puts there are tokens that the model has yet to project."""
+        return False
+
+    @property
     def label(self) -> str:
         """Describe its settings, for the report."""
         widgets = ((field.name, widget_of(field)) for field in dataclasses.fields(self))

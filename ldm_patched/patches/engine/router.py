@@ -19,6 +19,7 @@ from ..record.stopwatch import since, start
 from .gate import curve_weight
 from .preferred import preferred
 from .stack import Attend, default_attend
+from .views import View, view
 
 SLOT = "optimized_attention_override"
 log = logging.getLogger(__name__)
@@ -119,6 +120,9 @@ class Router:
         """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
         given = Arguments((q, k, v, heads, *args), kwargs)
         here = self._here(given)
+        seen = view(here.options, here.attention, *given)
+        if seen is not None:
+            return self._entered(seen, func, here)
         return self._run(self._choice(func, here, given), here, given)
 
     def container_function(
@@ -130,11 +134,24 @@ class Router:
         """
         shown = Arguments((q.peek(), k.peek(), v.peek(), heads, *args), kwargs)
         here = self._here(shown)
+        seen = view(here.options, here.attention, *shown)
+        if seen is not None:
+            return self._entered(seen, self.attend, here)
         choice = self._choice(self.attend, here, shown)
         del shown  # the kernel frees the tensors only if nobody else holds them
         if choice.contained and here.watch is None:
             return self._run(choice, here, Arguments((q, k, v, heads, *args), kwargs), q.peek().device)
         return self._run(choice, here, Arguments((q.take(), k.take(), v.take(), heads, *args), kwargs))
+
+    def _entered(self, seen: View, func: Callable[..., Tensor], here: Here) -> Tensor:
+        """Run the layers of a transformer's call; each attention that they make is chosen for itself."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            split = {"mask": mask, "skip_reshape": True, "skip_output_reshape": True}
+            given = Arguments((q, k, v, seen.call.heads), {**seen.call.others, **split})
+            return self._run(self._choice(func, here, given), here, given)
+
+        return seen.out(attend)
 
     def _run(self, choice: Choice, here: Here, given: Arguments, device: torch.device | None = None) -> Tensor:
         options, run, attention, watch = here

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
+
+from .site import Beside
 
 MOST = 2**24  # scores at a time, in float32
 
@@ -20,3 +23,30 @@ def sliced_scores(q: Tensor, k: Tensor, most: int = MOST) -> Iterator[Tensor]:
 def chosen_heads(x: Tensor, heads: Sequence[int]) -> Tensor:
     """Return the chosen heads of (b, heads, ...), all where none are named; those that a block lacks are left out."""
     return x[:, [head for head in heads if head < x.shape[1]]] if heads else x
+
+
+def with_beside(k: Tensor, beside: Sequence[Beside]) -> Tensor:
+    """Return keys (b, h, m, d) with those of the same softmax behind them."""
+    return torch.cat([k, *(one.k for one in beside)], dim=2) if beside else k
+
+
+def to_itself(q: Tensor, k: Tensor, v: Tensor, beside: Sequence[Beside]) -> Tensor:
+    """Return what attention gives in which each of the tokens attends to itself alone among them: (b, h, n, d).
+
+    In joint attention it attends to what stands beside too, as the text does in diffusers' guidance for SD3.
+    """
+    v = v[:, :, : q.shape[2]]  # behind them another node may have put those of another picture
+    if not beside:
+        return v
+    own = (q.float() * k[:, :, : q.shape[2]].float()).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
+    biases = [one.bias if one.bias is not None else one.k.new_zeros(1, 1, 1, one.k.shape[2]) for one in beside]
+    rows = max(len(bias) for bias in biases)
+    bias = torch.cat([one.float().expand(rows, *one.shape[1:]) for one in biases], dim=-1)
+    keys, values = with_beside(beside[0].k, beside[1:]), torch.cat([one.v for one in beside], dim=2).float()
+    found, start = [], 0
+    for scores in sliced_scores(q, keys):
+        some = slice(start, start + scores.shape[2])
+        weights = torch.cat([scores + bias, own[:, :, some]], dim=-1).softmax(-1)
+        found.append(weights[..., :-1] @ values + weights[..., -1:] * v[:, :, some].float())
+        start = some.stop
+    return torch.cat(found, dim=2).to(v.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ..record.run import Run, current_block, run_of
 from .coordinates import PIXELS, at_pixels, places_of
 from .gate import Gate
 from .sides import COND, chunks_of
+from .tokens import TOKENS, Tokens
 
 T = TypeVar("T")
 # In transformer_options, which hosts copy from call to call:
@@ -27,6 +28,19 @@ PARTS = (
     "The model was called for parts of the picture, and nobody said which: a mask lies on each as if it were the whole."
 )
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
+
+
+class Beside(NamedTuple):
+    """Keys and values (b, h, m, d) that stand beside those of a view, and what is added to their scores."""
+
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None = None  # (b or 1, h or 1, 1, m)
+
+    def rows(self, some: slice) -> Beside:
+        """Return what some rows of the batch have."""
+        bias = self.bias if self.bias is None or len(self.bias) == 1 else self.bias[some]
+        return Beside(self.k[some], self.v[some], bias)
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class Site:
         left_out: positions in the context whose keys and values a layer further out took away.
         fewer: height and width of the image's tokens among the keys, where a layer further out made them fewer.
         changed_by: the name of the method further out that last changed the number of tokens or keys.
+        beside: the keys and values of the same softmax that the method does not get.
     """
 
     options: TransformerOptions
@@ -69,6 +84,7 @@ class Site:
     left_out: frozenset[int] = frozenset()
     fewer: tuple[int, int] | None = None
     changed_by: str = ""
+    beside: tuple[Beside, ...] = ()
 
     def but(self, **changes: Any) -> Site:
         """Return the site with what is different for the layers further in."""
@@ -147,18 +163,32 @@ class Site:
     @property
     def over_time(self) -> bool:
         """Return whether the tokens are the frames of a video, with its pixels in the batch."""
-        if self.piece is not None or self.cut:
+        if self.piece is not None or self.cut or TOKENS in self.options:
             return False
         # a video UNet attends over time with the frames as tokens and each pixel as a row
         frames, _, height, width = self.options["activations_shape"]
         return bool(height * width != self.tokens and self.batch * self.tokens == frames * height * width)
 
     @property
+    def frames(self) -> int:
+        """Return how many images follow one another in the tokens of a row."""
+        tokens: Tokens | None = self.options.get(TOKENS)
+        return 1 if tokens is None or self.piece is not None else tokens.grid[0]
+
+    def each_frame(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return tokens (b, frames * n, c) with those of each frame, (b * frames, n, c), changed."""
+        changed: Tensor = change(x.unflatten(1, (self.frames, -1)).flatten(0, 1)).unflatten(0, (len(x), -1))
+        return changed.flatten(1, 2)
+
+    @property
     def image_grid(self) -> tuple[int, int]:
-        """Return height and width of the tokens.
+        """Return height and width of the tokens of one frame.
 
         Raises ValueError where another patch has changed their number, or they are those of a video.
         """
+        tokens: Tokens | None = self.options.get(TOKENS)
+        if tokens is not None and not tokens.flat and tokens.image == self.tokens:
+            return tokens.grid[1], tokens.grid[2]
         if "activations_shape" not in self.options:
             raise ValueError(
                 f"{self._where}: {self.tokens} tokens are no single picture; it needs one, without frames or reference "
@@ -197,7 +227,7 @@ class Site:
     def grid(self) -> tuple[int, int, int]:
         """Return frames, height and width of the tokens of one row; raises ValueError like `area`."""
         area = self.area
-        return (self.tokens, 1, 1) if area is None else (1, *area)
+        return (self.tokens, 1, 1) if area is None else (self.frames, *area)
 
     def placed(self, mask: Tensor) -> Tensor:
         """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
@@ -206,10 +236,10 @@ class Site:
         """
         grid, pixels, size = self.image_grid, self.options.get(PIXELS), None if self.run is None else self.run.size
         if pixels is not None and size is not None:
-            return on_grid(at_pixels(mask, pixels, size), grid)
+            return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
         if self.partial and self.run is not None:
             self.run.doubts.add(PARTS)
-        shares = on_grid(mask, grid)
+        shares = on_grid(mask, grid).repeat(1, self.frames)
         image = torch.arange(self.batch, device=mask.device) % (self.batch // self.parts)
         return shares[image % len(shares)]
 

@@ -15,6 +15,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut, Wrap
 from ..engine.prompts import prompt_tokens
+from ..engine.scores import to_itself
 from ..engine.site import Site
 from ..engine.stack import Inner
 from ..patcher import Patcher
@@ -177,6 +178,11 @@ class AttentionPatch(Method):
         return self.operation in ("scale", "temperature") and self.part in ("q", "k")
 
     @property
+    def unprojected(self) -> bool:
+        """Return whether it takes tokens of another prompt."""
+        return self.operation == "towards"
+
+    @property
     def neutral(self) -> bool:
         """Return whether the patch can never change anything."""
         no_change = {"scale": self.value == 1.0, "temperature": self.value == 1.0, "noise": self.value == 0.0}
@@ -212,7 +218,8 @@ class AttentionPatch(Method):
         if self.operation == "gain":
             return operations.gain(x, operations.parse_gains(self.channels), site.weight)
         if self.operation == "blur":
-            return operations.blur(x, self.value, site.weight, site.image_grid)
+            grid = site.image_grid
+            return site.each_frame(x, lambda some: operations.blur(some, self.value, site.weight, grid))
         if self.operation == "noise":
             return operations.noise(x, self.value, site.weight, site.generator())
         if self.operation == "shuffle":
@@ -246,4 +253,5 @@ class AttentionPatch(Method):
                 f"{(q.shape[0], q.shape[2])} queries and {(v.shape[0], v.shape[2])} values; take this block out of it "
                 "or of the patch that changed them"
             )
-        return v if site.weight == 1.0 else torch.lerp(inner(q, k, v), v, site.weight)
+        itself = to_itself(q, k, v, site.beside)
+        return itself if site.weight == 1.0 else torch.lerp(inner(q, k, v), itself, site.weight)

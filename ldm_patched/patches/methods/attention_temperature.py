@@ -16,6 +16,7 @@ from ..engine.method import SLOTS, Method
 from ..engine.place import Place, Wrap
 from ..engine.site import Site
 from ..engine.stack import Inner
+from ..engine.tokens import LATENT, TOKENS
 from ..patcher import Patcher, TransformerOptions
 
 PIXELS = 8  # of the image in one latent pixel
@@ -117,6 +118,9 @@ class AttentionTemperature(Method):
         fitted = 1.0
         if sized and self.trained_width and not site.over_time:
             fitted = entropy_scale(k.shape[2], trained_tokens(site.options, self.trained_width, self.trained_height))
+        if site.beside and not sized:  # joint attention: the text's columns alone
+            above = 1.0 if "self" in self.kinds else 1.0 + (self.temperature - 1.0) * site.weight
+            return inner(q, k / above, v)
         factor = 1.0 + (fitted - 1.0) * site.weight
         return inner(q * (factor / (1.0 + (self.temperature - 1.0) * site.weight)), k, v)
 
@@ -128,6 +132,7 @@ def entropy_scale(tokens: int, trained: float) -> float:
 
 def trained_tokens(options: TransformerOptions, width: int, height: int) -> float:
     """Return how many tokens the current block has in an image of this size in pixels."""
-    block, latent = options["activations_shape"], options["original_shape"]
+    block = options[TOKENS].grid if TOKENS in options else options["activations_shape"]
+    latent = options[LATENT] if TOKENS in options else options["original_shape"]
     tokens: float = height * block[-2] / (PIXELS * latent[-2]) * (width * block[-1] / (PIXELS * latent[-1]))
     return tokens

@@ -18,7 +18,7 @@ from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import AfterCfg, Place, Wrap
 from ..engine.prompts import columns, context_positions
-from ..engine.scores import chosen_heads, sliced_scores
+from ..engine.scores import chosen_heads, sliced_scores, with_beside
 from ..engine.sides import SIDES
 from ..engine.site import Site
 from ..engine.stack import Inner
@@ -81,7 +81,8 @@ class Listener(Method):
             site.skip(f"heads {self.heads}: a block has {site.heads}")
         else:
             for rows in site.rows(SIDES.index(self.side)):
-                self.listen(site, q[rows], k[rows])
+                here = site.but(beside=tuple(one.rows(rows) for one in site.beside))
+                self.listen(here, q[rows], k[rows])
         return inner(q, k, v)
 
     def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
@@ -126,7 +127,7 @@ class Capture(Listener):
         """Add up the attention to the words."""
         side = SIDES.index(self.side)
         some = [columns(context_positions(word.positions, self.length, k, site, side), site) for word in self.words]
-        attention, entropy = word_weights(q, k[:, :, site.text], some, self.heads)
+        attention, entropy = word_weights(q, with_beside(k[:, :, site.text], site.beside), some, self.heads)
         gather(site, attention * site.weight, entropy, site.image_grid)
 
 

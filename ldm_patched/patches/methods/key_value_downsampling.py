@@ -79,7 +79,7 @@ class KeyValueDownsampling(Method):
         """Attend to fewer keys and values."""
         grid, smaller, factor = site.but(tokens=k.shape[2]).area, MATHS[self.method], self.factor_now(site)
         assert grid is not None  # it would be idle
-        k, v = (split(smaller(merged(x), grid, factor), x.shape[1]) for x in (k, v))
+        k, v = (split(site.each_frame(merged(x), lambda x: smaller(x, grid, factor)), q.shape[1]) for x in (k, v))
         return inner(q, k, v, site.but(fewer=(-(-grid[0] // factor), -(-grid[1] // factor))))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..addressing.where import Where
 from ..engine.declaration import acts, hidden, method, number
 from ..engine.method import Method
+from ..engine.scores import to_itself
 from ..engine.site import Site
 from ..engine.stack import Inner
 
@@ -39,5 +40,5 @@ class PerturbedGuidance(Method):
         return f"{self.form} guidance {self.scale:g}"
 
     def weak_attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
-        """Return the values themselves, what an identity attention matrix gives."""
-        return v[:, :, : q.shape[2]]  # behind them another node may have put those of another picture
+        """Return what an identity attention matrix gives."""
+        return to_itself(q, k, v, site.beside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,7 +14,7 @@ from ..addressing.refused import readable
 from ..addressing.where import Where
 from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gathering import Grid, gather
-from ..engine.scores import chosen_heads
+from ..engine.scores import chosen_heads, with_beside
 from ..engine.sides import SIDES
 from ..engine.site import Site
 from .capture import SIDE, Listener
@@ -59,8 +60,9 @@ class PointCapture(Listener):
         if k.shape[2] < own:
             return site.skip("another patch left out keys; put Capture Attention behind it")
         grid = site.image_grid
-        tokens = [token_of(point, grid) for point in self.points]
-        attention, entropy = point_weights(q, k, tokens, self.heads)
+        frame = site.frames // 2 * math.prod(grid)  # of a video the one in the middle looks
+        tokens = [frame + token_of(point, grid) for point in self.points]
+        attention, entropy = point_weights(q, with_beside(k, site.beside), tokens, self.heads)
         gather(site, attention[..., :own] * site.weight, entropy, grid)  # more keys are other images'
 
 

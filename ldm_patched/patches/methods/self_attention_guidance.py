@@ -19,7 +19,7 @@ from ..engine.guidance import scale_now
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import POST_CFG, AfterCfg, Place, Wrap
-from ..engine.scores import sliced_scores
+from ..engine.scores import sliced_scores, with_beside
 from ..engine.sides import COND, UNCOND
 from ..engine.site import EXTRA, Site
 from ..engine.stack import Inner
@@ -80,9 +80,9 @@ class SelfAttentionGuidance(Method):
         # cond and uncond can come in separate calls; in one call only the uncond is needed
         for part in (UNCOND,) if site.rows(UNCOND) else (COND,):
             for some in site.rows(part):
-                shares = site.lasting(partial(looked_at, q[some], k[some]))
-                own = shares[:, : math.prod(grid)]
-                site.memory.setdefault(f"maps {part}", {})[site.block] = own.unflatten(1, (1, *grid))
+                shares = site.lasting(partial(looked_at, q[some], with_beside(k, site.beside)[some]))
+                own = shares[:, : site.frames * math.prod(grid)].unflatten(1, (1, site.frames * grid[0], grid[1]))
+                site.memory.setdefault(f"maps {part}", {})[site.block] = own
         return inner(q, k, v)
 
 
@@ -95,7 +95,15 @@ def looked_at(q: Tensor, k: Tensor) -> Tensor:
 
 
 def degraded(x: Tensor, maps: list[Tensor], blur: float, threshold: float) -> Tensor:
-    """Blur a latent (b, c, h, w) where the mean of the maps (b, 1, h', w') is above the threshold."""
+    """Blur a latent (b, c, h, w) where the mean of the maps (b, 1, h', w') is above the threshold.
+
+    The frames of a video (b, c, t, h, w) follow one another in the height of the maps.
+    """
+    if x.ndim == 5:
+        frames = x.transpose(1, 2).flatten(0, 1)
+        maps = [one.unflatten(2, (-1, one.shape[2] // x.shape[2])).movedim(2, 1).flatten(0, 1) for one in maps]
+        worse: Tensor = degraded(frames, maps, blur, threshold).unflatten(0, (len(x), -1))
+        return worse.transpose(1, 2)
     size = x.shape[-2:]
     scaled = torch.stack([F.interpolate(one.to(x), size=size, mode="nearest") for one in maps])
     mask = (scaled.mean(0) > threshold).to(x)  # (b, 1, h, w)

@@ -53,13 +53,13 @@ class SlidingWindowGuidance(Method):
         if site.over_time:
             return inner(q, k, v)
         height, width = site.image_grid
-        places = torch.arange(height * width, device=q.device).view(height, width)
-        total, times = torch.zeros_like(v), v.new_zeros(height * width, 1)
+        places = torch.arange(site.tokens, device=q.device).view(-1, height, width)
+        total, times = torch.zeros_like(v), v.new_zeros(site.tokens, 1)
         for rows in windows(height, self.size, self.overlap):
             for columns in windows(width, self.size, self.overlap):
-                window = places[rows, columns]
+                window = places[:, rows, columns]
                 some = window.flatten()
-                below = site.but(piece=tuple(window.shape))
+                below = site.but(piece=tuple(window.shape[1:]))
                 total[:, :, some] += inner(q[:, :, some], k[:, :, some], v[:, :, some], below)
                 times[some] += 1.0
         return total / times

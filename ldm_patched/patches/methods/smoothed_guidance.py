@@ -60,4 +60,6 @@ class SmoothedGuidance(Method):
             return inner(q.mean(dim=2, keepdim=True).expand_as(q), k, v)
         if site.over_time:
             return inner(q, k, v)
-        return inner(split(blurred(merged(q), site.image_grid, self.blur), q.shape[1]), k, v)
+        grid = site.image_grid
+        smooth = site.each_frame(merged(q), lambda x: blurred(x, grid, self.blur))
+        return inner(split(smooth, q.shape[1]), k, v)

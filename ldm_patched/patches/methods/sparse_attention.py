@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..addressing.where import Where
 from ..engine.declaration import Refused, acts, choice, method, number
 from ..engine.method import Method
-from ..engine.scores import sliced_scores
-from ..engine.site import Site
+from ..engine.scores import sliced_scores, with_beside
+from ..engine.site import Beside, Site
 from ..engine.stack import Inner
 from .entmax import entmax15, sparsemax
 
@@ -54,12 +56,18 @@ class SparseAttention(Method):
         """Attend, and add the difference."""
         out = inner(q, k, v)
         own = site.text or slice(None)
-        change = sparse_change(q, k[:, :, own], v[:, :, own], self.form)
+        change = sparse_change(q, k[:, :, own], v[:, :, own], self.form, site.beside)
         return out + site.weight * self.scale * change
 
 
-def sparse_change(q: Tensor, k: Tensor, v: Tensor, form: str) -> Tensor:
-    """Return sparse minus dense attention for (b, h, n, d), computed in float32."""
-    weigh = FORMS[form]
-    parts = [(weigh(scores) - scores.softmax(-1)) @ v.float() for scores in sliced_scores(q, k)]
-    return torch.cat(parts, dim=2).to(q.dtype)
+def sparse_change(q: Tensor, k: Tensor, v: Tensor, form: str, beside: Sequence[Beside] = ()) -> Tensor:
+    """Return sparse minus dense attention for (b, h, n, d), computed in float32.
+
+    Where other keys stand beside, those of k keep the share of the attention that they have among all.
+    """
+    weigh, found = FORMS[form], []
+    for scores in sliced_scores(q, with_beside(k, beside)):
+        own = scores[..., : k.shape[2]]
+        share = (own.logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)).exp() if beside else 1.0
+        found.append(share * (weigh(own) - own.softmax(-1)) @ v.float())
+    return torch.cat(found, dim=2).to(q.dtype)

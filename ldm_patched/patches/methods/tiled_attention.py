@@ -12,6 +12,7 @@ from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
 
 PIXELS = 8  # of the image in one latent pixel
+VIDEO = "the tokens are those of a video, of which it knows no tiles"
 
 
 @method(
@@ -83,6 +84,8 @@ class TiledAttention(Method):
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return why there is nothing to cut."""
+        if site.frames > 1:
+            return VIDEO
         return "the picture is one tile there" if self.counts(site) == (1, 1) else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:

@@ -89,6 +89,7 @@ class TokenMerging(Method):
         grid, heads = site.area, q.shape[1]
         assert grid is not None  # it would be idle
         generator = site.generator() if self.destination == "random" else None
+        grid = (site.frames * grid[0], grid[1])
         destinations, sources = (tokens.to(q.device) for tokens in draw_cells(grid, generator))
         queries = merged(q)
         place = match(queries, destinations, sources, min(self.count(site), len(sources)))

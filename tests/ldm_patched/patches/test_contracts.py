@@ -18,7 +18,6 @@ from attention_patchbay.ldm_patched.patches.engine.call import LATENT
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
-from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
@@ -118,42 +117,15 @@ def test_blur_knows_the_grid_of_one_picture() -> None:
         call_joint(patched, joint(1), joint(2), joint(3), video)
 
 
-def test_flux_output_patches_leave_the_text_alone() -> None:
-    patched = attach(model(Flux()), AttentionPatch("attn1.out", "zero", where=Where(parse("single"))))
-    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_output_patch"]
-    out = draw(4, 2, TEXT + SIDE * SIDE, HEADS * DIM)
-    extra = options(patched, block_type="single", block_index=0, img_slice=[TEXT, TEXT + SIDE * SIDE])
-    changed = patch(out, extra)
-    assert torch.equal(changed[:, :TEXT], out[:, :TEXT]) and not changed[:, TEXT:].any()
-    assert patch(out, {**extra, "block_type": "double"}) is out
-
-
-def test_cosmos_patches_change_hidden_states_and_context() -> None:
-    patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.v", "scale", 3.0, where=Where(parse("block:1"))))
+def test_cosmos_patches_change_hidden_states_and_context_before_they_are_normalised() -> None:
+    patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.k", "noise", 3.0, where=Where(parse("block:1"))))
     x, context = draw(1, 1, 16, 8), draw(2, 1, 7, 6)
     given: dict[str, Any] = {"pe": None, "attn_mask": None, "extra_options": options(patched, block_index=1)}
     mark, patch = patched.model_options["transformer_options"]["patches"]["attn2_patch"]
     assert mark(x, context, context, **given) == {}
     (name, value), *rest = patch(x, context, context, **given).items()
-    assert name == "v" and not rest and torch.equal(value, context * 3.0)
+    assert name == "k" and not rest and not torch.equal(value, context)
     assert patch(x, context, context, **{**given, "extra_options": options(patched, block_index=0)}) == {}
-
-
-@pytest.mark.parametrize("operation", ["scale", "temperature"])
-def test_cosmos_would_normalise_a_factor_away(operation: str) -> None:
-    with pytest.raises(AddressError, match="Cosmos-Predict2 models normalise queries and keys after this slot"):
-        attach(model(MiniTrainDIT()), AttentionPatch("attn1.q", operation, 2.0))
-
-
-@pytest.mark.parametrize("net", [WanModel, VaceWanModel])
-def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
-    patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, where=Where(parse("double:1"))))
-    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_patch"]
-    x = draw(1, 1, 16, 8)
-    for number in (0, 1):
-        now = options(patched, block_type="double", block_index=number)
-        out = patch({"x": x, "q": None, "k": None, "transformer_options": now})
-        assert torch.equal(out, x * (1.0 + number))
 
 
 def attention(patched: Any, run: Run, keys: int, **block: Any) -> None:
@@ -196,15 +168,14 @@ def test_a_rule_leaves_no_patch_where_none_has_to_tell_the_kind(net: type) -> No
 
 
 def test_a_refusal_names_the_family_and_what_works() -> None:
-    says = "Wan models call no patch where this would go; what works on them: Attention Patch on attn1.out"
-    everywhere = PerturbedGuidance(where=Where())
-    for method in (AttentionPatch("attn1.q", "zero"), AttentionPatch("attn2.out", "zero"), everywhere):
-        with pytest.raises(AddressError, match=says):
-            attach(model(WanModel()), method)
+    says = "Wan models have no place for it: they have no skip connections .* Attention Patch on attn1.q, attn1.k"
+    with pytest.raises(AddressError, match=says):
+        attach(model(WanModel()), AttentionPatch("middle", "zero"))
     with pytest.raises(AddressError, match=says):
         attach(model(WanModel()), AttentionPatch("block.middle", "zero", where=Where(parse("middle"))))
-    with pytest.raises(AddressError, match=r"Flux models .* on attn1.q, attn1.k, attn1.v, attn1.out, with any"):
-        attach(model(Flux()), AttentionPatch("attn2.k", "zero"))
+    for slot in ("attn2.q", "attn2.out"):
+        with pytest.raises(AddressError, match="Flux models .* one attention for text and image"):
+            attach(model(Flux()), AttentionPatch(slot, "zero"))
 
 
 def test_addresses_are_those_of_the_family() -> None:

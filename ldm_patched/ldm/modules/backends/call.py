@@ -49,7 +49,7 @@ class AttentionCall:
         else:
             b, n_q, width = q.shape
             dim_head, n_k = width // heads, k.shape[1]
-            kv_heads = k.shape[2] // dim_head if gqa else heads
+            kv_heads = k.shape[2:].numel() // dim_head if gqa else heads
         return cls(
             b=b,
             heads=heads,

@@ -14,19 +14,22 @@ ALIGNMENT = 16  # rows of a bias begin at a multiple of this many numbers
 def to_heads(
     q: Tensor, k: Tensor, v: Tensor, heads: int, skip_reshape: bool = False, enable_gqa: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """View q, k, v as (b, h, n, d); they come as (b, n, h * d), or already split with `skip_reshape`.
+    """View q, k, v as (b, h, n, d); they come as (b, n, h * d), k and v as (b, n, h, d) too, or as they shall be with
+    `skip_reshape`.
 
     With `enable_gqa` keys and values may have fewer heads than the queries, and keep them here.
     """
     if skip_reshape:
         return q, k, v
     b, _, width = q.shape
-    kv_heads = k.shape[-1] // (width // heads) if enable_gqa else heads
+    kv_heads = k.shape[2:].numel() // (width // heads) if enable_gqa else heads
     # Keys and values take the batch of q: HyperTile folds its tiles into the batch of q alone.
     return _split(q, b, heads), _split(k, b, kv_heads), _split(v, b, kv_heads)
 
 
 def _split(x: Tensor, b: int, heads: int) -> Tensor:
+    if x.ndim == 4:  # SD3 hands its values on as (b, n, h, d)
+        return x.transpose(1, 2)
     width = x.shape[-1]
     dim_head = width // heads
     if x.requires_grad or not x.is_contiguous():

@@ -1,0 +1,81 @@
+"""What the tokens of a transformer's call are: those of the image, of the text and of references."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..addressing.families import IMAGE, REFERENCE, TEXT, Family
+
+TOKENS = "patchbay_tokens"  # in the options of a call of a transformer: its Tokens
+LATENT = "patchbay_latent"  # in the options of a call: the shape of its latent
+FRONT, PADDING = "front", "padding"  # parts of a joint sequence that belong to the network itself
+PATCHES = ("patch_size", "patch_spatial")  # where networks keep how many latent pixels a token has along a side
+
+
+class Tokens(NamedTuple):
+    """How many tokens the latent of a call has, and its references.
+
+    Args:
+        grid: frames, height and width of the image's tokens.
+        flat: whether the latent is no image.
+        references: tokens of reference images.
+        padding: tokens that fill the image's up.
+    """
+
+    family: Family
+    grid: tuple[int, int, int]
+    flat: bool = False
+    references: int = 0
+    padding: int = 0
+
+    @property
+    def image(self) -> int:
+        """Return the number of the image's tokens."""
+        return math.prod(self.grid)
+
+    def parts(self, total: int) -> dict[str, slice] | None:
+        """Return where the parts of a sequence of so many tokens lie.
+
+        None where they are not text and image together, or nobody knows what they are.
+        """
+        family = self.family
+        sizes = {IMAGE: self.image, PADDING: self.padding, REFERENCE: self.references, FRONT: family.front}
+        sizes[TEXT] = total - sum(sizes.values())
+        if sizes[TEXT] <= 0 or not family.order or (self.references and REFERENCE not in family.order):
+            return None
+        order = [FRONT, *(name for part in family.order for name in ((part, PADDING) if part == IMAGE else (part,)))]
+        ends = [sum(sizes[name] for name in order[: i + 1]) for i in range(len(order))]
+        return {name: slice(end - sizes[name], end) for name, end in zip(order, ends, strict=True) if sizes[name]}
+
+
+def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any]) -> Tokens | None:
+    """Return what a call of a network makes tokens of, for its latent x (b, c, ...) and its conditionings."""
+    if not isinstance(x, Tensor) or x.is_nested or x.ndim < 3:
+        return None
+    sides = patch_of(net, family)
+    grid = _grid(x.shape[2:], sides)
+    references: Sequence[Tensor] = conds.get("ref_latents") or ()
+    behind = sum(math.prod(_grid(one.shape[2:], sides)) for one in references)
+    multiple = getattr(net, "pad_tokens_multiple", None) or 1
+    return Tokens(family, grid, x.ndim < 4, behind, -math.prod(grid) % multiple)
+
+
+def patch_of(net: Any, family: Family) -> tuple[int, int]:
+    """Return how many frames and how many pixels along a side of the latent a token has."""
+    found = family.patch or next((getattr(net, name) for name in PATCHES if getattr(net, name, None)), 1)
+    over_time = getattr(net, "patch_temporal", None) or getattr(net, "patch_size_t", None) or 1
+    if isinstance(found, int):
+        return int(over_time), found
+    *before, side = found
+    return int(before[0]) if len(before) == 2 else 1, int(side)
+
+
+def _grid(size: Sequence[int], sides: tuple[int, int]) -> tuple[int, int, int]:
+    """Return frames, height and width in tokens; models fill the latent up to whole ones."""
+    frames, height, width = (1, 1, 1, *size)[-3:]
+    over_time, side = sides
+    return -(-frames // over_time), -(-height // side), -(-width // side)

@@ -1,0 +1,274 @@
+"""Layers in the attention calls of transformers, through the override, against attention by hand in float64."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, IMAGE, TEXT, Family
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.method import Method
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens, tokens_of
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention
+from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
+from torch import Tensor
+
+from .models import draw
+
+B, HEADS, DIM, TOKENS_OF_TEXT, GRID = 2, 2, 8, 5, (1, 4, 6)
+IMAGE_TOKENS = math.prod(GRID)
+
+
+class Block(torch.nn.Module):
+    num_heads, head_dim = HEADS, DIM
+
+
+def net(name: str, blocks: tuple[tuple[str, str], ...]) -> torch.nn.Module:
+    """Return a network of a family's class name with a block in each list."""
+    made: torch.nn.Module = type(name, (torch.nn.Module,), {})()
+    for _, attribute in blocks:
+        setattr(made, attribute, torch.nn.ModuleList([Block()]))
+    return made
+
+
+def patched(method: Method, name: str = "Flux") -> Any:
+    sampling = SimpleNamespace(percent_to_sigma=lambda percent: 1.0 - percent)
+    whole: Any = SimpleNamespace(diffusion_model=net(name, FAMILIES[name].blocks), model_sampling=sampling)
+    return attach(ModelPatcher(whole, "cpu", "cpu", size=1), method)
+
+
+def attended(model: Any, given: list[Tensor], family: str = "Flux", references: int = 0, **kwargs: Any) -> Tensor:
+    """Make one attention call in the first block through the override; q, k, v as the arguments say."""
+    run = Run(plan_of(model))
+    run.enter_model()
+    now = {
+        **model.model_options["transformer_options"],
+        KEY: run,
+        TOKENS: Tokens(FAMILIES[family], GRID, references=references),
+        "block_type": FAMILIES[family].blocks[0][0],
+        "block_index": 0,
+        "cond_or_uncond": [0, 1],
+    }
+    out: Tensor = now[SLOT](attention_pytorch, *given, HEADS, transformer_options=now, **kwargs)
+    return out
+
+
+def softmax(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """Attend by hand: (b, h, n, d)."""
+    q, k, v = (x.double() for x in (q, k, v))
+    return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias).softmax(-1) @ v
+
+
+def joint(references: int = 0) -> list[Tensor]:
+    tokens = TOKENS_OF_TEXT + IMAGE_TOKENS + references
+    return [draw(seed, B, HEADS, tokens, DIM) for seed in (1, 2, 3)]
+
+
+def split(out: Tensor) -> Tensor:
+    return out.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted.float(), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "text_first"), [("Flux", True), ("JoyImageTransformer3DModel", False)])
+def test_a_change_of_the_images_values_leaves_the_text_as_it_was(family: str, text_first: bool) -> None:
+    q, k, v = joint()
+    image = slice(TOKENS_OF_TEXT, None) if text_first else slice(0, IMAGE_TOKENS)
+    out = split(
+        attended(patched(AttentionPatch("attn1.v", "scale", 3.0), family), [q, k, v], family, skip_reshape=True)
+    )
+    more = v.clone()
+    more[:, :, image] *= 3.0
+    wanted = softmax(q, k, v)
+    wanted[:, :, image] = softmax(q[:, :, image], k, more)
+    close(out, wanted)
+
+
+def test_a_change_of_the_texts_keys_is_seen_by_the_image_alone() -> None:
+    q, k, v = joint()
+    out = split(attended(patched(AttentionPatch("attn2.k", "scale", 0.5)), [q, k, v], skip_reshape=True))
+    less = k.clone()
+    less[:, :, :TOKENS_OF_TEXT] *= 0.5
+    wanted = softmax(q, k, v)
+    wanted[:, :, TOKENS_OF_TEXT:] = softmax(q[:, :, TOKENS_OF_TEXT:], less, v)
+    close(out, wanted)
+
+
+def test_reference_images_are_left_alone() -> None:
+    q, k, v = joint(references=6)
+    image = slice(TOKENS_OF_TEXT, TOKENS_OF_TEXT + IMAGE_TOKENS)
+    model = patched(AttentionPatch("attn1.out", "zero"))
+    out = split(attended(model, [q, k, v], references=6, skip_reshape=True))
+    wanted = softmax(q, k, v)
+    wanted[:, :, image] = 0.0
+    close(out, wanted)
+
+
+@pytest.mark.parametrize("layout", ["by heads", "merged", "values by heads", "fewer heads"])
+def test_all_layouts_give_the_same(layout: str) -> None:
+    q, k, v = joint()
+    if layout == "fewer heads":
+        k, v = k[:, :1], v[:, :1]
+    model, merge = patched(AttentionPatch("attn1.v", "scale", 3.0)), [x.transpose(1, 2).flatten(2) for x in (q, k, v)]
+    if layout == "by heads":
+        out = attended(model, [q, k, v], skip_reshape=True, skip_output_reshape=True)
+    elif layout == "fewer heads":
+        out = split(attended(model, merge, enable_gqa=True))
+    else:
+        merge[2] = v.transpose(1, 2) if layout == "values by heads" else merge[2]
+        out = split(attended(model, merge))
+    more = v.clone()
+    more[:, :, TOKENS_OF_TEXT:] *= 3.0
+    wanted = softmax(q, k, v)
+    wanted[:, :, TOKENS_OF_TEXT:] = softmax(q[:, :, TOKENS_OF_TEXT:], k, more)
+    close(out, wanted)
+
+
+def test_a_mask_of_the_text_holds_for_the_image_too() -> None:
+    q, k, v = joint()
+    bias = torch.zeros(B, 1, 1, q.shape[2])
+    bias[:, :, :, 2:TOKENS_OF_TEXT] = float("-inf")
+    model = patched(KeyValueDownsampling(2, where=Where()))
+    out = split(attended(model, [q, k, v], skip_reshape=True, mask=bias))
+    kept = torch.arange(IMAGE_TOKENS).view(GRID[1:])[::2, ::2].flatten() + TOKENS_OF_TEXT
+    columns = torch.cat([torch.arange(2), kept])
+    wanted = softmax(q, k, v, bias.double())
+    wanted[:, :, TOKENS_OF_TEXT:] = softmax(q[:, :, TOKENS_OF_TEXT:], k[:, :, columns], v[:, :, columns])
+    close(out, wanted)
+
+
+def test_a_mask_of_each_query_is_left_to_the_model() -> None:
+    q, k, v = joint()
+    mask = torch.rand(q.shape[2], q.shape[2]) > 0.3
+    mask |= torch.eye(q.shape[2], dtype=torch.bool)
+    model = patched(AttentionPatch("attn1.v", "scale", 3.0))
+    out = split(attended(model, [q, k, v], skip_reshape=True, mask=mask))
+    close(out, softmax(q, k, v, torch.zeros(mask.shape).masked_fill(~mask, float("-inf")).double()))
+
+
+def test_tiles_of_the_image_all_see_the_text() -> None:
+    q, k, v = joint()
+    model = patched(TiledAttention(16, swap=1))
+    out = split(attended(model, [q, k, v], skip_reshape=True))
+    wanted, places = softmax(q, k, v), torch.arange(IMAGE_TOKENS).view(GRID[1:]) + TOKENS_OF_TEXT
+    for rows in (slice(0, 2), slice(2, 4)):
+        for start in (0, 2, 4):
+            tile = places[rows, start : start + 2].flatten()
+            columns = torch.cat([torch.arange(TOKENS_OF_TEXT), tile])
+            wanted[:, :, tile] = softmax(q[:, :, tile], k[:, :, columns], v[:, :, columns])
+    close(out, wanted)
+
+
+def test_an_image_that_attends_to_itself_still_sees_the_text() -> None:
+    q, k, v = joint()
+    out = split(attended(patched(AttentionPatch("attn1.out", "identity")), [q, k, v], skip_reshape=True))
+    wanted = softmax(q, k, v)
+    for token in range(TOKENS_OF_TEXT, q.shape[2]):
+        columns = [*range(TOKENS_OF_TEXT), token]
+        wanted[:, :, token : token + 1] = softmax(q[:, :, [token]], k[:, :, columns], v[:, :, columns])
+    close(out, wanted)
+
+
+@pytest.mark.parametrize("kind", ["self", "cross", "all"])
+def test_a_temperature_for_the_text_is_one_of_its_columns(kind: str) -> None:
+    q, k, v = joint()
+    model = patched(AttentionTemperature(2.0, where=Where.of("all" if kind == "all" else f"all {kind}")))
+    out = split(attended(model, [q, k, v], skip_reshape=True))
+    flatter = k.clone()
+    flatter[:, :, slice(0, TOKENS_OF_TEXT) if kind == "cross" else slice(None)] /= 2.0
+    wanted = softmax(q, k, v)
+    wanted[:, :, TOKENS_OF_TEXT:] = softmax(q[:, :, TOKENS_OF_TEXT:], flatter, v)
+    close(out, wanted)
+
+
+def test_a_word_gets_its_weight_in_the_positive_rows() -> None:
+    q, k, v = joint()
+    model = patched(WordWeight(positions=(1,), weight=0.0, length=TOKENS_OF_TEXT))
+    out = split(attended(model, [q, k, v], skip_reshape=True))
+    without = v.clone()
+    without[0, :, 1] = 0.0
+    wanted = softmax(q, k, v)
+    wanted[:, :, TOKENS_OF_TEXT:] = softmax(q[:, :, TOKENS_OF_TEXT:], k, without)
+    close(out, wanted)
+
+
+def test_a_word_is_left_out_of_the_softmax_outside_its_mask() -> None:
+    q, k, v = joint()
+    bias = torch.zeros(B, 1, 1, q.shape[2])
+    bias[:, :, :, 0] = -2.0
+    mask = torch.zeros(1, 4, 6)
+    mask[:, :, 3:] = 1.0
+    model = patched(WordMask(positions=(1,), length=TOKENS_OF_TEXT, mask=mask))
+    out = split(attended(model, [q, k, v], skip_reshape=True, mask=bias))
+    wanted, left = softmax(q, k, v, bias.double()), [i for i in range(q.shape[2]) if i != 1]
+    outside = torch.arange(IMAGE_TOKENS).view(4, 6)[:, :3].flatten() + TOKENS_OF_TEXT
+    fewer = softmax(q[:1, :, outside], k[:1, :, left], v[:1, :, left], bias[:1, :, :, left].double())
+    wanted[0, :, outside] = fewer[0]
+    close(out, wanted)
+
+
+def test_a_sparse_text_keeps_its_share() -> None:
+    q, k, v = joint()
+    out = split(attended(patched(SparseAttention(1.0)), [q, k, v], skip_reshape=True))
+    close(out[:, :, :TOKENS_OF_TEXT], softmax(q, k, v)[:, :, :TOKENS_OF_TEXT])
+    image = q[:, :, TOKENS_OF_TEXT:].double()
+    scores = image @ k.double().transpose(-1, -2) / math.sqrt(DIM)
+    share = scores.softmax(-1)[..., :TOKENS_OF_TEXT].sum(-1, keepdim=True)
+    rest = scores.softmax(-1)[..., TOKENS_OF_TEXT:] @ v[:, :, TOKENS_OF_TEXT:].double()
+    texts = (out[:, :, TOKENS_OF_TEXT:].double() - rest) / share  # what the text gives, as a mean of its values
+    low, high = v[:, :, :TOKENS_OF_TEXT].aminmax(dim=2, keepdim=True)
+    assert bool((texts >= low - 1e-4).all() and (texts <= high + 1e-4).all())
+
+
+def test_a_call_without_open_layers_is_the_models_own() -> None:
+    q, k, v = joint()
+    late = AttentionPatch("attn1.v", "scale", 3.0, where=Where.of("all", 1.0, 1.0))
+    out = attended(patched(late), [q, k, v], skip_reshape=True)
+    assert torch.equal(out, attention_pytorch(q, k, v, HEADS, skip_reshape=True))
+
+
+# What tokens a call has
+
+
+@pytest.mark.parametrize(
+    ("order", "front", "wanted"),
+    [
+        (("text", "image"), 0, {TEXT: slice(0, 5), IMAGE: slice(5, 29)}),
+        (("image", "text"), 0, {IMAGE: slice(0, 24), TEXT: slice(24, 29)}),
+        (("text", "image"), 2, {"front": slice(0, 2), TEXT: slice(2, 5), IMAGE: slice(5, 29)}),
+    ],
+)
+def test_parts_of_a_sequence(order: tuple[str, ...], front: int, wanted: dict[str, slice]) -> None:
+    assert Tokens(Family("F", order=order, front=front), GRID).parts(29) == wanted
+
+
+def test_a_sequence_of_the_image_alone_has_no_parts() -> None:
+    assert Tokens(Family("F", order=("text", "image")), GRID).parts(24) is None
+    assert Tokens(Family("F", order=("text", "image")), GRID, references=3).parts(32) is None  # nobody knows where
+
+
+@pytest.mark.parametrize(
+    ("size", "sides", "grid"),
+    [((7, 6), {"patch_size": 2}, (1, 4, 3)), ((3, 8, 6), {"patch_size": (1, 2, 2)}, (3, 4, 3)), ((9,), {}, (1, 1, 9))],
+)
+def test_the_grid_is_that_of_the_latent(size: tuple[int, ...], sides: dict[str, Any], grid: tuple[int, ...]) -> None:
+    found = tokens_of(SimpleNamespace(**sides), Family("F"), torch.zeros(1, 4, *size), {})
+    assert found is not None and found.grid == grid and found.flat == (len(size) == 1)
+    more = tokens_of(SimpleNamespace(**sides, pad_tokens_multiple=8), Family("F"), torch.zeros(1, 4, *size), {})
+    assert more is not None and (more.image + more.padding) % 8 == 0
