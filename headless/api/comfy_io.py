@@ -194,6 +194,16 @@ Mask = _socket("MASK")
 Sigmas = _socket("SIGMAS")
 Sampler = _socket("SAMPLER")
 ControlNet = _socket("CONTROL_NET")
+ClipVisionOutput = _socket("CLIP_VISION_OUTPUT")
+Gligen = _socket("GLIGEN")
+Guider = _socket("GUIDER")
+HookKeyframes = _socket("HOOK_KEYFRAMES")
+Hooks = _socket("HOOKS")
+LatentOperation = _socket("LATENT_OPERATION")
+Noise = _socket("NOISE")
+StyleModel = _socket("STYLE_MODEL")
+UpscaleModel = _socket("UPSCALE_MODEL")
+AnyType = _socket("*")
 
 
 @dataclass

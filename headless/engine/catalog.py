@@ -7,16 +7,23 @@ from typing import Any
 
 from ..api.comfy_io import ComfyNode
 from ..nodes import (
+    compositing,
     conditioning,
+    conditioning_values,
     controlnet,
     custom_sampling,
+    filters,
     image,
+    image_parts,
     inpaint,
     latent,
+    latent_changes,
     loaders,
     lora,
     mask,
+    mask_shapes,
     sampling,
+    sizes,
     text,
     vae,
     video,
@@ -36,6 +43,13 @@ CORE = (
     image,
     inpaint,
     mask,
+    sizes,
+    image_parts,
+    filters,
+    compositing,
+    mask_shapes,
+    latent_changes,
+    conditioning_values,
 )
 
 
