@@ -9,11 +9,13 @@ rarely have a UNet, workflows of people do.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +109,11 @@ def listed(counts: Mapping[str, int], files: Mapping[str, str]) -> dict[str, int
 
 def files_of_comfyui() -> tuple[str, dict[str, str]]:
     """Return ComfyUI's version, and for each core node the file that has it, without `nodes_`."""
-    from comfy.cli_args import args
-
-    args.cpu = True
-    import comfyui_version
-
-    import nodes
-
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    nodes = importlib.import_module("nodes")
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     places = {name: cls.__module__ for name, cls in nodes.NODE_CLASS_MAPPINGS.items()}
-    return comfyui_version.__version__, {
+    return importlib.import_module("comfyui_version").__version__, {
         name: Path(place).name.removeprefix("nodes_") for name, place in places.items()
     }
 
@@ -127,11 +124,8 @@ def main(comfyui: str, result: str) -> None:
     os.chdir(comfyui)
     sys.path[0] = os.getcwd()
     sys.argv = sys.argv[:1]
-    from importlib.metadata import version
-
-    import comfyui_workflow_templates_json
-
-    folder = Path(list(comfyui_workflow_templates_json.__path__)[0]) / "templates"
+    templates = importlib.import_module("comfyui_workflow_templates_json")
+    folder = Path(list(templates.__path__)[0]) / "templates"
     comfyui_version, files = files_of_comfyui()
     made = f"tools/core_nodes.py, ComfyUI {comfyui_version}, templates {version('comfyui_workflow_templates')}"
     nodes = listed(counted(folder), files)

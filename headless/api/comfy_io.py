@@ -222,6 +222,7 @@ class Schema:
     is_deprecated: bool = False
     is_experimental: bool = False
     not_idempotent: bool = False
+    accept_all_inputs: bool = False
 
     def __post_init__(self) -> None:
         self.hidden = list(self.hidden)
@@ -286,7 +287,8 @@ class Refusal(str):
 class ComfyNode:
     """Base of a node: class methods only, no state.
 
-    A subclass defines `define_schema` and `execute`, and may define `validate_inputs` and `fingerprint_inputs`.
+    A subclass defines `define_schema` and `execute`, and may define `validate_inputs`, `fingerprint_inputs`, and, where
+    it has lazy inputs, `check_lazy_status`.
     """
 
     hidden: Any = None
@@ -300,6 +302,11 @@ class ComfyNode:
     def execute(cls, *args: Any, **kwargs: Any) -> NodeOutput:
         """Run the node."""
         raise NotImplementedError(f"{cls.__name__} has no execute")
+
+    @classmethod
+    def check_lazy_status(cls, **values: Any) -> list[str]:
+        """Return the lazy inputs that are needed, given what is there already (None: not yet)."""
+        return [name for name, value in values.items() if value is None]
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:  # noqa: N802

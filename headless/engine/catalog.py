@@ -7,12 +7,14 @@ from typing import Any
 
 from ..api.comfy_io import ComfyNode
 from ..nodes import (
+    batches,
     compositing,
     conditioning,
     conditioning_values,
     controlnet,
     custom_sampling,
     filters,
+    guiders,
     image,
     image_parts,
     inpaint,
@@ -22,8 +24,11 @@ from ..nodes import (
     lora,
     mask,
     mask_shapes,
+    primitives,
     sampling,
+    sigmas,
     sizes,
+    strings,
     text,
     vae,
     video,
@@ -50,6 +55,11 @@ CORE = (
     mask_shapes,
     latent_changes,
     conditioning_values,
+    primitives,
+    strings,
+    batches,
+    sigmas,
+    guiders,
 )
 
 

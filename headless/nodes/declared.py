@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..api import comfy_io as io
@@ -19,12 +19,19 @@ class Nodes(list[type[io.ComfyNode]]):
         self.category = category
 
     def add(
-        self, id: str, title: str, inputs: Inputs, *outputs: Any, category: str | None = None, **schema: Any
+        self,
+        id: str,
+        title: str,
+        inputs: Inputs,
+        *outputs: Any,
+        category: str | None = None,
+        methods: Mapping[str, Function] | None = None,
+        **schema: Any,
     ) -> Callable[[Function], type[io.ComfyNode]]:
         """Return a decorator that makes a node of a function and lists it.
 
         The function gets the inputs by name and returns the only output, a tuple of several, or a NodeOutput. An output
-        is a type (`io.Image`) or an `Output` of one.
+        is a type (`io.Image`) or an `Output` of one; `methods` are static ones of the node beside `execute`.
         """
 
         def declare(function: Function) -> type[io.ComfyNode]:
@@ -47,9 +54,10 @@ class Nodes(list[type[io.ComfyNode]]):
                     return given
                 return io.NodeOutput(*(given if isinstance(given, tuple) else (given,)))
 
-            methods = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
+            own = {name: staticmethod(method) for name, method in (methods or {}).items()}
+            made = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
             about = {"__doc__": function.__doc__, "__module__": function.__module__}
-            self.append(type(function.__name__, (io.ComfyNode,), {**methods, **about}))
+            self.append(type(function.__name__, (io.ComfyNode,), {**made, **own, **about}))
             return self[-1]
 
         return declare

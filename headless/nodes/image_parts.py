@@ -125,7 +125,7 @@ def image_pad_for_outpaint(
     """Put a grey margin around pictures, and make the mask of it."""
     rows, columns = image.shape[1:3]
     inside = torch.zeros(rows, columns)
-    if 0 < feathering and feathering * 2 < min(rows, columns):
+    if feathering > 0 and feathering * 2 < min(rows, columns):
         near = _distance(rows, columns, (left, top, right, bottom)).clamp(max=feathering)
         inside = ((feathering - near) / feathering) ** 2
     grown = (len(image), rows + top + bottom, columns + left + right, image.shape[-1])

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..api import comfy_io as io
+from ..api.dynamic_io import MatchType
 from ..api.folders import numbered
 from ..api.session import current
 from .declared import Nodes
@@ -28,6 +29,7 @@ RATIOS = {
     "21:9 (Ultrawide)": (21, 9),
 }
 VALUE = "The value."
+SWITCHED = MatchType.Template("switch")
 WHOLE = {"min": -sys.maxsize, "max": sys.maxsize}
 
 
@@ -96,19 +98,17 @@ def preview_any(source: Any = None) -> io.NodeOutput:
     "If/Else Switch",
     [
         io.Boolean.Input("switch", tooltip="Which of the two goes on."),
-        io.Match.Input("on_false", "switch", lazy=True, tooltip="What goes on if it is false; else it does not run."),
-        io.Match.Input("on_true", "switch", lazy=True, tooltip="What goes on if it is true; else it does not run."),
+        MatchType.Input("on_false", SWITCHED, lazy=True, tooltip="What goes on if it is false; else it does not run."),
+        MatchType.Input("on_true", SWITCHED, lazy=True, tooltip="What goes on if it is true; else it does not run."),
     ],
-    io.Match.Output(display_name="output"),
+    MatchType.Output(display_name="output"),
     category="utilities/logic",
     is_experimental=True,
+    methods={"check_lazy_status": lambda switch, **others: ["on_true" if switch else "on_false"]},
 )
 def comfy_switch_node(switch: bool, on_false: Any = None, on_true: Any = None) -> tuple[Any]:
     """Let one of two values go on."""
     return (on_true if switch else on_false,)
-
-
-NODES[-1].check_lazy_status = lambda switch, **others: ["on_true" if switch else "on_false"]  # type: ignore[attr-defined]
 
 
 @NODES.add(
@@ -120,13 +120,11 @@ NODES[-1].check_lazy_status = lambda switch, **others: ["on_true" if switch else
     category="utilities",
     is_experimental=True,
     accept_all_inputs=True,
+    methods={"validate_inputs": lambda choice=None: True},  # the page makes the list
 )
 def custom_combo(choice: str, index: int = 0, **others: Any) -> tuple[str, int]:
     """Give a choice from a list of one's own."""
     return choice, index
-
-
-NODES[-1].validate_inputs = lambda choice=None, index=0: True  # type: ignore[attr-defined]
 
 
 @NODES.add(
@@ -156,9 +154,7 @@ def comfy_number_convert(value: str | float) -> tuple[float, int]:
     "ResolutionSelector",
     "Resolution Selector",
     [
-        io.Combo.Input(
-            "aspect_ratio", options=list(RATIOS), default="1:1 (Square)", tooltip="Width against height."
-        ),
+        io.Combo.Input("aspect_ratio", options=list(RATIOS), default="1:1 (Square)", tooltip="Width against height."),
         io.Float.Input("megapixels", default=1.0, min=0.1, max=16.0, step=0.1, tooltip="Of 1024 x 1024 pixels each."),
         io.Int.Input(
             "multiple", default=8, min=8, max=128, step=4, advanced=True, tooltip="What both sides are multiples of."

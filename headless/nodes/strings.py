@@ -205,7 +205,10 @@ def regex_replace(
     count: int = 0,
 ) -> str:
     """Replace what a regular expression finds in a text."""
-    return re.sub(regex_pattern, replace, string, count=count, flags=flags(case_insensitive, multiline, dotall))
+    try:
+        return re.sub(regex_pattern, replace, string, count=count, flags=flags(case_insensitive, multiline, dotall))
+    except re.error as error:
+        raise ValueError(f"the regular expression cannot be used: {error}") from error
 
 
 @NODES.add(

@@ -287,4 +287,99 @@ CONDITIONINGS = [
     *of("ConditioningCombine", conditioning_1=PROMPT, conditioning_2=BARE),
     *of("ConditioningConcat", conditioning_to=(PROMPT, BARE), conditioning_from=(PROMPT, BARE)),
 ]
-CASES = [*SIZES, *PARTS, *FILTERS, *COMPOSITING, *MASKS, *LATENTS, *CONDITIONINGS]
+TEXT = "Hello, (red) hello\nblue 12-34"
+VALUES = [
+    *of("ComfyNumberConvert", value=(3, 2.7, -2.7, "12", " 1.5 ", "1e3", "nan", "x", "", True, False, float("inf"))),
+    *of(
+        "ResolutionSelector", aspect_ratio=("1:1 (Square)", "21:9 (Ultrawide)"), megapixels=(0.1, 1.7), multiple=(8, 60)
+    ),
+    *of("PreviewAny", source=("a", 1, 2.5, True, None, [1, {"a": "\u00e9"}], 1e30)),
+    *of("PrimitiveInt", value=(0, -5)),
+    *of("ComfySwitchNode", switch=(True, False), on_true="a", on_false="b"),
+    *of("CustomCombo", choice="b", index=(0, 3)),
+    *of("StringConcatenate", string_a=TEXT, string_b=("", "b"), delimiter=("", ", ")),
+    *of("StringSubstring", string=TEXT, start=(0, 3, -4), end=(5, -1, 99)),
+    *of("StringLength", string=(TEXT, "")),
+    *of("CaseConverter", string=TEXT, mode=("UPPERCASE", "lowercase", "Capitalize", "Title Case")),
+    *of("StringTrim", string="  a b \n", mode=("Both", "Left", "Right")),
+    *of("StringReplace", string=TEXT, find=("l", ""), replace=("L", "")),
+    *of("StringContains", string=TEXT, substring=("RED", "red"), case_sensitive=(True, False)),
+    *of(
+        "StringCompare",
+        string_a=TEXT,
+        string_b=("hello", "34", TEXT),
+        mode=("Starts With", "Ends With", "Equal"),
+        case_sensitive=(True, False),
+    ),
+    *of(
+        "RegexMatch",
+        string=TEXT,
+        regex_pattern=("HELLO$", "^blue", "(", "red.*12"),
+        case_insensitive=(True, False),
+        multiline=(True, False),
+        dotall=(True, False),
+    ),
+    *of(
+        "RegexExtract",
+        string=TEXT,
+        regex_pattern=("hello", "(h)(e)", r"(\d+)-(\d+)", "(", "z", r"(z)?l"),
+        mode=("First Match", "All Matches", "First Group", "All Groups"),
+        case_insensitive=(True, False),
+        multiline=False,
+        dotall=False,
+        group_index=(0, 1, 2),
+    ),
+    *of("RegexReplace", string=TEXT, regex_pattern=("hello", "(h)(e)", "("), replace=("x", r"\2"), count=(0, 1)),
+    *of("JsonExtractString", json_string=('{"a": 1, "b": null, "c": [1]}', "[1]", "{"), key=("a", "b", "c", "d")),
+]
+
+
+def resizing(**choice: Any) -> list[tuple[str, dict[str, Any]]]:
+    cases = of("", **{name.removeprefix("_"): value for name, value in choice.items()})
+    how = tuple(made for _, made in cases)
+    return of("ResizeImageMaskNode", input=(PICTURE, ALPHA, MASK), resize_type=how, scale_method=("area", "bicubic"))
+
+
+BATCHES = [
+    *of("BatchImagesNode", images=({"image0": PICTURE}, {"image0": PICTURE, "image1": OTHER, "image2": ALPHA})),
+    *of("BatchMasksNode", masks=({"mask0": MASK}, {"mask0": MASK, "mask1": T((1, 9, 20))})),
+    *of("BatchLatentsNode", latents=({"latent0": LATENT}, {"latent0": PLACED, "latent1": SMALL, "latent2": SQUARE})),
+    *resizing(resize_type="scale dimensions", width=(0, 20), height=(0, 31), crop=CROPS),
+    *resizing(resize_type="scale by multiplier", multiplier=(0.5, 1.3)),
+    *resizing(resize_type="scale longer dimension", longer_size=(11, 60)),
+    *resizing(resize_type="scale shorter dimension", shorter_size=(11, 60)),
+    *resizing(resize_type="scale width", width=(0, 45)),
+    *resizing(resize_type="scale height", height=45),
+    *resizing(resize_type="scale total pixels", megapixels=0.01),
+    *resizing(resize_type="match size", match=(OTHER, T((1, 9, 20))), crop=CROPS),
+    *resizing(resize_type="scale to multiple", multiple=(1, 7, 8, 10, 99)),
+    *of(
+        "ResizeImageMaskNode",
+        input=PICTURE,
+        resize_type={"resize_type": "scale width", "width": 40},
+        scale_method="lanczos",
+    ),
+]
+SIGMAS = T((8,), 30, "sigmas")
+ENDS = {"sigma_max": (14.6, 80.0), "sigma_min": (0.03, 0.5)}
+SCHEDULES = [
+    *of("KarrasScheduler", steps=(1, 5, 20), **ENDS, rho=(1.0, 7.0)),
+    *of("ExponentialScheduler", steps=(1, 5, 20), **ENDS),
+    *of("PolyexponentialScheduler", steps=(1, 5, 20), **ENDS, rho=(0.5, 1.0, 3.0)),
+    *of("VPScheduler", steps=(1, 5, 20), beta_d=(19.9, 5.0), beta_min=0.1, eps_s=(0.001, 0.1)),
+    *of("AlignYourStepsScheduler", model_type=("SD1", "SDXL", "SVD"), steps=(1, 5, 10, 25), denoise=(0.0, 0.3, 1.0)),
+    *of("SplitSigmas", sigmas=SIGMAS, step=(0, 3, 7, 99)),
+    *of("SplitSigmasDenoise", sigmas=SIGMAS, denoise=(0.0, 0.3, 1.0)),
+    *of("FlipSigmas", sigmas=SIGMAS),
+    *of("SetFirstSigma", sigmas=SIGMAS, sigma=(0.0, 99.5)),
+    *of(
+        "ExtendIntermediateSigmas",
+        sigmas=SIGMAS,
+        steps=(1, 2, 5),
+        start_at_sigma=(-1.0, 8.0),
+        end_at_sigma=(0.0, 4.0),
+        spacing=("linear", "cosine", "sine"),
+    ),
+    *of("ManualSigmas", sigmas=("1, 0.5", "14.6,2 .5;0", "-1 1e3", "")),
+]
+CASES = [*SIZES, *PARTS, *FILTERS, *COMPOSITING, *MASKS, *LATENTS, *CONDITIONINGS, *VALUES, *BATCHES, *SCHEDULES]

@@ -43,8 +43,15 @@ def described(entry: Any) -> tuple[str, Any, dict[str, Any]]:
     """Return type, choices and settings of an input in either way to write it."""
     kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
     choices = kind if isinstance(kind, list) else settings.get("options")
+    if kind == "COMFY_DYNAMICCOMBO_V3":
+        choices = [json.dumps([option["key"], *inner(option["inputs"])]) for option in choices]
     kept = {key: settings[key] for key in SETTINGS if settings.get(key) not in (None, False)}
     return "COMBO" if isinstance(kind, list) else kind, choices, kept
+
+
+def inner(groups: dict[str, Any]) -> list[Any]:
+    """Return the inputs that an option brings, in their order."""
+    return [[group, name, described(entry)] for group, entries in groups.items() for name, entry in entries.items()]
 
 
 @pytest.mark.parametrize("name", OURS)
