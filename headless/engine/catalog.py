@@ -16,6 +16,7 @@ from ..nodes import (
     filters,
     guiders,
     image,
+    image_files,
     image_parts,
     inpaint,
     latent,
@@ -24,6 +25,8 @@ from ..nodes import (
     lora,
     mask,
     mask_shapes,
+    model_patches,
+    more_loaders,
     primitives,
     sampling,
     sigmas,
@@ -60,6 +63,9 @@ CORE = (
     batches,
     sigmas,
     guiders,
+    image_files,
+    more_loaders,
+    model_patches,
 )
 
 

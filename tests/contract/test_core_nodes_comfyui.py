@@ -26,6 +26,10 @@ FILES = (
     "image",
     "control_net_name",
     "vae_name",
+    "clip_name1",
+    "clip_name2",
+    "gligen_name",
+    "model_name",
 )  # depend on the folders of the host
 
 
