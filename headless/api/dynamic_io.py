@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .comfy_io import Input, Output
+from . import comfy_io as io
 
 MATCHING, GROWING, CHOICE = "COMFY_MATCHTYPE_V3", "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
 
 
-def described(inputs: Sequence[Input]) -> dict[str, dict[str, Any]]:
+def described(inputs: Sequence[io.Input]) -> dict[str, dict[str, Any]]:
     """Return inputs as the page sees them, those that are needed and those that are not."""
     found: dict[str, dict[str, Any]] = {"required": {}}
     for entry in inputs:
@@ -28,7 +28,7 @@ class MatchType:
             allowed = ",".join(type.io_type for type in allowed_types) or "*"
             self.about = {"template_id": template_id, "allowed_types": allowed}
 
-    class Input(Input):
+    class Input(io.Input):
         """An input of that type."""
 
         io_type = MATCHING
@@ -37,7 +37,7 @@ class MatchType:
             super().__init__(id, **settings)
             self.entries["template"] = template.about
 
-    class Output(Output):
+    class Output(io.Output):
         """An output of that type."""
 
         io_type = MATCHING
@@ -49,16 +49,16 @@ class Autogrow:
     class TemplateNames:
         """The input, the names that it may have, and how many are needed."""
 
-        def __init__(self, input: Input, names: Sequence[str], min: int = 1) -> None:
+        def __init__(self, input: io.Input, names: Sequence[str], min: int = 1) -> None:
             self.about: dict[str, Any] = {"input": described([input]), "names": list(names), "min": min}
 
     class TemplatePrefix:
         """The input, how the names begin that it may have, and how many are needed and allowed."""
 
-        def __init__(self, input: Input, prefix: str, min: int = 1, max: int = 10) -> None:
+        def __init__(self, input: io.Input, prefix: str, min: int = 1, max: int = 10) -> None:
             self.about = {"input": described([input]), "prefix": prefix, "min": min, "max": max}
 
-    class Input(Input):
+    class Input(io.Input):
         """The input."""
 
         io_type = GROWING
@@ -76,10 +76,10 @@ class DynamicCombo:
     class Option:
         """An option and its inputs."""
 
-        def __init__(self, key: str, inputs: Sequence[Input]) -> None:
+        def __init__(self, key: str, inputs: Sequence[io.Input]) -> None:
             self.about = {"key": key, "inputs": described(inputs)}
 
-    class Input(Input):
+    class Input(io.Input):
         """The input."""
 
         io_type = CHOICE

@@ -37,7 +37,7 @@ class Nodes(list[type[io.ComfyNode]]):
         def declare(function: Function) -> type[io.ComfyNode]:
             description = (function.__doc__ or "").partition("\n")[0]
 
-            def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
+            def define_schema(cls: type[io.ComfyNode], /) -> io.Schema:
                 return io.Schema(
                     node_id=id,
                     display_name=title,
@@ -48,7 +48,7 @@ class Nodes(list[type[io.ComfyNode]]):
                     **schema,
                 )
 
-            def execute(cls: type[io.ComfyNode], **values: Any) -> io.NodeOutput:
+            def execute(cls: type[io.ComfyNode], /, **values: Any) -> io.NodeOutput:
                 given = function(**values)
                 if isinstance(given, io.NodeOutput):
                     return given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .declared import Nodes
 NODES = Nodes("model/sampling/sigmas")
 SCHEDULERS = "model/sampling/schedulers"
 TURBO_STEPS = 10
-SPACINGS = {
+SPACINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "cosine": lambda x: torch.sin(x * math.pi / 2),
     "sine": lambda x: 1 - torch.cos(x * math.pi / 2),

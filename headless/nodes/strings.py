@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 from ..api import comfy_io as io
 from .declared import Nodes
@@ -11,7 +12,11 @@ from .declared import Nodes
 NODES = Nodes("text")
 CASES = {"UPPERCASE": str.upper, "lowercase": str.lower, "Capitalize": str.capitalize, "Title Case": str.title}
 TRIMS = {"Both": str.strip, "Left": str.lstrip, "Right": str.rstrip}
-COMPARISONS = {"Starts With": str.startswith, "Ends With": str.endswith, "Equal": str.__eq__}
+COMPARISONS: dict[str, Callable[[str, str], bool]] = {
+    "Starts With": str.startswith,
+    "Ends With": str.endswith,
+    "Equal": str.__eq__,
+}
 
 
 def _text(name: str = "string", tooltip: str = "The text.") -> io.Input:

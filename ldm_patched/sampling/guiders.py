@@ -79,7 +79,7 @@ class PerpNegGuider(CFGGuider):
         for function in model_options.get("sampler_pre_cfg_function", []):
             out = function({**shared, "conds": conds, "conds_out": out, "timestep": timestep})
         positive, negative, empty = out
-        result = perp_neg(positive, negative, empty, self.neg_scale, self.cfg)
+        result: Tensor = perp_neg(positive, negative, empty, self.neg_scale, self.cfg)
         shared |= {"cond": conds[0], "uncond": conds[1], "cond_denoised": positive, "uncond_denoised": negative}
         for function in model_options.get("sampler_post_cfg_function", []):
             result = function({**shared, "denoised": result, "empty_cond": conds[2], "empty_cond_denoised": empty})
@@ -90,4 +90,5 @@ def perp_neg(positive: Tensor, negative: Tensor, empty: Tensor, neg_scale: float
     """Combine three predictions: of the negative counts what is at a right angle to the positive."""
     towards, away = positive - empty, negative - empty
     beside = away - (away * towards).sum() / torch.norm(towards) ** 2 * towards
-    return empty + cond_scale * (towards - beside * neg_scale)
+    mixed: Tensor = empty + cond_scale * (towards - beside * neg_scale)
+    return mixed
