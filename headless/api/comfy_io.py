@@ -194,6 +194,16 @@ Mask = _socket("MASK")
 Sigmas = _socket("SIGMAS")
 Sampler = _socket("SAMPLER")
 ControlNet = _socket("CONTROL_NET")
+ClipVisionOutput = _socket("CLIP_VISION_OUTPUT")
+Gligen = _socket("GLIGEN")
+Guider = _socket("GUIDER")
+HookKeyframes = _socket("HOOK_KEYFRAMES")
+Hooks = _socket("HOOKS")
+LatentOperation = _socket("LATENT_OPERATION")
+Noise = _socket("NOISE")
+StyleModel = _socket("STYLE_MODEL")
+UpscaleModel = _socket("UPSCALE_MODEL")
+AnyType = _socket("*")
 
 
 @dataclass
@@ -212,6 +222,7 @@ class Schema:
     is_deprecated: bool = False
     is_experimental: bool = False
     not_idempotent: bool = False
+    accept_all_inputs: bool = False
 
     def __post_init__(self) -> None:
         self.hidden = list(self.hidden)
@@ -276,7 +287,8 @@ class Refusal(str):
 class ComfyNode:
     """Base of a node: class methods only, no state.
 
-    A subclass defines `define_schema` and `execute`, and may define `validate_inputs` and `fingerprint_inputs`.
+    A subclass defines `define_schema` and `execute`, and may define `validate_inputs`, `fingerprint_inputs`, and, where
+    it has lazy inputs, `check_lazy_status`.
     """
 
     hidden: Any = None
@@ -290,6 +302,11 @@ class ComfyNode:
     def execute(cls, *args: Any, **kwargs: Any) -> NodeOutput:
         """Run the node."""
         raise NotImplementedError(f"{cls.__name__} has no execute")
+
+    @classmethod
+    def check_lazy_status(cls, **values: Any) -> list[str]:
+        """Return the lazy inputs that are needed, given what is there already (None: not yet)."""
+        return [name for name, value in values.items() if value is None]
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:  # noqa: N802

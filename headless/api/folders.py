@@ -22,6 +22,9 @@ KINDS = {
     "embeddings": ("embeddings",),
     "controlnet": ("controlnet", "t2i_adapter"),
     "vae": ("vae",),
+    "text_encoders": ("text_encoders", "clip"),
+    "upscale_models": ("upscale_models",),
+    "gligen": ("gligen",),
 }
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -21,6 +21,7 @@ from ..engine.progress import Progress
 from ..engine.workflow import one_line
 from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from .coverage import coverage
 
 
 def add_parsers(commands: Any) -> None:
@@ -45,6 +46,9 @@ def add_parsers(commands: Any) -> None:
     tune.set_defaults(run=tune_attention)
     nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
     nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
+    nodes.add_argument(
+        "--coverage", action="store_true", help="say which of the most used core nodes of image workflows run here"
+    )
     nodes.set_defaults(run=list_nodes)
 
 
@@ -138,6 +142,10 @@ def list_nodes(args: argparse.Namespace) -> int:
 
     with entered(Session()):
         infos = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
+    if args.coverage:
+        found = coverage(infos)
+        print(json.dumps({**found._asdict(), "share": found.share}, indent=1) if args.json else found.text())
+        return 0
     if args.json:
         print(json.dumps(infos, indent=1))
         return 0

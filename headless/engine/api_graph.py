@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ...ldm_patched.modules.model_management import throw_exception_if_processing_interrupted
 from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
 from ..api.session import Session, entered
+from .brought import brought, gathered
 from .errors import NodeError
 from .validate import Catalog, is_link, validate_outputs
 from .workflow import Prompt, title
@@ -56,7 +57,7 @@ class Executor:
             signatures: dict[str, str] = {}
             kept: dict[str, NodeOutput] = {}
             try:
-                for id in order:
+                for id in self._needed(prompt, order, outputs):
                     throw_exception_if_processing_interrupted()
                     signature = signatures[id] = self._signature(prompt, id, signatures)
                     known = kept.get(signature) or self._results.get(signature)
@@ -75,13 +76,42 @@ class Executor:
                 self._results = kept
             return run
 
+    def _needed(self, prompt: Prompt, order: list[str], outputs: Mapping[str, NodeOutput]) -> Iterator[str]:
+        """Yield the nodes to run, each when those that it needs have run; `outputs` are what there is so far.
+
+        What only a lazy input leads to is needed when its node asks for it.
+        """
+        for last in (id for id in order if self.catalog[prompt[id]["class_type"]].GET_SCHEMA().is_output_node):
+            waiting = [last]
+            while waiting:
+                id = waiting[-1]
+                missing = [source for source in self._sources(prompt, id, outputs) if source not in outputs]
+                if missing:
+                    waiting += missing[:1]
+                    continue
+                if id not in outputs:
+                    yield id
+                waiting.pop()
+
+    def _sources(self, prompt: Prompt, id: str, outputs: Mapping[str, NodeOutput]) -> list[str]:
+        """Return the nodes that a node needs, of which lazy inputs lead to those that it asks for."""
+        cls = self.catalog[prompt[id]["class_type"]]
+        given = _declared(cls, prompt[id])
+        linked = {name: value[0] for name, value in given.items() if is_link(value)}
+        lazy = {entry.id for entry in cls.GET_SCHEMA().inputs if entry.entries.get("lazy")}
+        sources = [source for name, source in linked.items() if name not in lazy]
+        if not lazy & set(linked) or any(source not in outputs for source in sources):
+            return sources
+        values = {name: _value(value, outputs) for name, value in given.items()}
+        return sources + [linked[name] for name in cls.check_lazy_status(**values) if name in linked]
+
     def _signature(self, prompt: Prompt, id: str, signatures: Mapping[str, str]) -> str:
         """Return what the result of a node depends on: its class, its constants, and the signatures of its sources."""
         node = prompt[id]
         cls = self.catalog[node["class_type"]]
         given = _declared(cls, node)
         constants = {name: value for name, value in given.items() if not is_link(value)}
-        sources = {name: [signatures[v[0]], v[1]] for name, v in given.items() if is_link(v)}
+        sources = {name: [signatures.get(v[0]), v[1]] for name, v in given.items() if is_link(v)}
         fingerprint = getattr(cls, "fingerprint_inputs", None)
         outside = None if fingerprint is None else repr(fingerprint(**constants))
         schema = cls.GET_SCHEMA()
@@ -97,7 +127,7 @@ class Executor:
     ) -> NodeOutput:
         node = prompt[id]
         cls = self.catalog[node["class_type"]]
-        values = {n: outputs[v[0]].args[v[1]] if is_link(v) else v for n, v in _declared(cls, node).items()}
+        values = gathered(_entries(cls), {n: _value(v, outputs) for n, v in _declared(cls, node).items()})
         hidden = {Hidden.unique_id: id, Hidden.prompt: prompt, Hidden.extra_pnginfo: extra_pnginfo}
         try:
             answer = _with_hidden(cls, hidden).execute(**values)
@@ -106,9 +136,23 @@ class Executor:
         return answer if isinstance(answer, NodeOutput) else NodeOutput(*(answer or ()))
 
 
+def _value(given: Any, outputs: Mapping[str, NodeOutput]) -> Any:
+    """Return a constant, or what is linked; None where that has not run."""
+    if not is_link(given):
+        return given
+    source = outputs.get(given[0])
+    return None if source is None else source.args[given[1]]
+
+
+def _entries(cls: type[ComfyNode]) -> list[tuple[str, bool, Any]]:
+    return [(entry.id, entry.optional, entry.info()) for entry in cls.GET_SCHEMA().inputs]
+
+
 def _declared(cls: type[ComfyNode], node: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs that a class declares; what else is given for it is nobody's."""
-    names = {entry.id for entry in cls.GET_SCHEMA().inputs}
+    if cls.GET_SCHEMA().accept_all_inputs:
+        return dict(node["inputs"])
+    names = {name for name, _, _ in brought(_entries(cls), node["inputs"])}
     return {name: value for name, value in node["inputs"].items() if name in names}
 
 

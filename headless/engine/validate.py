@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..api.comfy_io import ComfyNode, Refusal
+from ..api.dynamic_io import MATCHING
+from .brought import Config, brought
 from .workflow import Prompt, PromptError, problem, short, title
 
 Catalog = Mapping[str, type[ComfyNode]]
@@ -78,9 +80,6 @@ def _failed(node_errors: dict[str, dict[str, Any]]) -> PromptError:
     details += f"\nthe check ended at {MOST} nodes with errors" if len(node_errors) == MOST else ""
     message = "Prompt outputs failed validation"
     return PromptError(problem("prompt_outputs_failed_validation", message) | {"details": details}, node_errors)
-
-
-Config = tuple[str, dict[str, Any]]  # type and settings of an input
 
 
 class Known(NamedTuple):
@@ -175,28 +174,30 @@ def _node_problems(prompt: Prompt, id: str, known: Classes, strict: bool) -> lis
     cls, schema, inputs = known[node["class_type"]]
     checked = _checked_by_node(cls)
     errors = []
-    for name, optional, config in inputs:
+    there = list(brought(inputs, node["inputs"]))
+    for name, optional, config in there:
         if name in node["inputs"]:
             found = _input_problems(prompt, node, name, config, name in checked, known)
             errors += [one for one in found if strict or one["type"] != UNLINKED]
         elif not optional:
             errors.append(_missing(node, name, config))
-    errors += _refused_inputs(node, schema) if strict else []
+    strict = strict and not schema.accept_all_inputs
+    errors += _refused_inputs(node, {name for name, _, _ in there}) if strict else []
     return errors or _custom_problems(cls, node, checked)
 
 
 def unknown_inputs(node: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
     """Return an error for each input that a node does not declare."""
-    known = {entry.id for entry in schema.inputs}
-    return [_unknown(name, known) for name in node["inputs"] if name not in known]
+    entries = [(entry.id, entry.optional, entry.info()) for entry in schema.inputs]
+    known = {name for name, _, _ in brought(entries, node["inputs"])}
+    return [_unknown(name, known) for name in node["inputs"] if name not in known and not schema.accept_all_inputs]
 
 
-def _refused_inputs(node: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
-    """Return an error for each link to an input that there is not, and for each name that is nearly one of a class.
+def _refused_inputs(node: Mapping[str, Any], known: set[str]) -> list[dict[str, Any]]:
+    """Return an error for each link to an input that there is not, and for each name that is nearly a known one.
 
     Other constants are what a page wrote for itself (`upload`), or an older or newer node has; ComfyUI ignores them.
     """
-    known = {entry.id for entry in schema.inputs}
     extra = [name for name in node["inputs"] if name not in known]
     return [
         _unknown(name, known)
@@ -233,7 +234,7 @@ def _input_problems(
         except (TypeError, ValueError, OverflowError) as error:
             message = f"Failed to convert an input value to a {wanted} value"
             return [problem("invalid_input_type", message, f"{name}, {_short(value)}, {error}", **extra)]
-    elif wanted != "COMBO":
+    elif wanted != "COMBO" and not _takes_anything(wanted):
         return [problem(UNLINKED, f"A {wanted} comes from another node", f"connect one to {name}", **extra)]
     if wanted == "COMBO" and checked and isinstance(value, (dict, list)):
         details = f"{name}: {_short(value)} is no choice"
@@ -249,6 +250,11 @@ def _input_problems(
     if wanted == "COMBO" and "options" in settings and value not in settings["options"]:
         return [_not_in_list(name, value, settings["options"])]
     return []
+
+
+def _takes_anything(wanted: str) -> bool:
+    """Return whether a value that is not linked may have any type: ComfyUI checks none for these."""
+    return wanted in ("*", "IMAGECOMPARE") or any(part in CONVERSIONS for part in wanted.split(","))
 
 
 def _convert(value: Any, wanted: str) -> Any:
@@ -286,8 +292,9 @@ def _link_problems(prompt: Prompt, name: str, value: list[Any], config: Config, 
     if not 0 <= slot < len(outputs):
         details = f"{name}: output {slot} of {title(prompt, source)}, which has {len(outputs)}"
         return [problem("bad_linked_input", "Bad linked input, there is no such output", details, **extra)]
-    if not connects(config[0], outputs[slot]):
-        details = f"{name}, received_type({outputs[slot]}) mismatch input_type({config[0]})"
+    wanted = config[1]["template"]["allowed_types"] if config[0] == MATCHING else config[0]
+    if outputs[slot] != MATCHING and not connects(wanted, outputs[slot]):
+        details = f"{name}, received_type({outputs[slot]}) mismatch input_type({wanted})"
         message = "Return type mismatch between linked nodes"
         return [problem("return_type_mismatch", message, details, **extra, received_type=outputs[slot])]
     return []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -27,7 +28,7 @@ from ..modules.ops import disable_weight_init
 from ..sampling.model_base import MODEL_CLASSES, BaseModel, ModelConfig
 from ..text.clip import CLIP
 from ..text.embeddings import FindFile
-from ..text.text_encoders import build_clip, find_text_encoders, short_name, text_model
+from ..text.text_encoders import TOKENS, build_clip, find_text_encoders, from_open_clip, short_name, text_model
 from .absent import Absent
 from .diffusers_folder import DiffusersFolder
 from .model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, detect_vae, model_config
@@ -76,6 +77,31 @@ def load_vae(path: str | os.PathLike[str]) -> VAE:
         vae = build_vae(weights)
         report_unused(file, weights.prefix)
     return vae
+
+
+def load_clip(paths: Sequence[str | os.PathLike[str]], embeddings: FindFile | None = None) -> CLIP:
+    """Load text encoders from safetensors files that hold one each, or from a checkpoint.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(model_file(path)) for path in paths]
+        texts: dict[str, Weights] = {}
+        for file in files:
+            with naming(file.path):
+                texts |= _texts_of(file)
+        clip = build_clip(texts, embeddings=embeddings)
+        for file in files:
+            report_unused(file)
+    return clip
+
+
+def _texts_of(file: Checkpoint) -> dict[str, Weights]:
+    bare = from_open_clip(file) if "transformer.resblocks.0.ln_1.weight" in file else text_model(file)
+    found = {short_name(bare): bare} if TOKENS in bare else find_text_encoders(file)
+    if not found:
+        raise _nothing(file, "text encoder of CLIP", TOKENS)
+    return found
 
 
 def load_folder(

@@ -18,7 +18,7 @@ from .model_sampling import EPS
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 StepCallback = Callable[[int, Tensor, Tensor], None]
 NoiseSource = Callable[[Tensor, Tensor], Tensor]
-Sampler = Callable[["Run", Tensor], Tensor]
+Sampler = Callable[..., Tensor]  # of a Run and a latent, and of options by name
 
 
 @dataclass
@@ -54,9 +54,9 @@ def slope(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
     return (x - denoised) / sigma
 
 
-def ancestral_split(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+def ancestral_split(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
     """Split a step into the sigma to go down to and the noise to add back, so that the sum has the next variance."""
-    up = torch.minimum(sigma_next, (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5)
+    up = torch.minimum(sigma_next, eta * (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5)
     return (sigma_next**2 - up**2) ** 0.5, up
 
 
@@ -142,15 +142,15 @@ def sample_dpmpp_2m(run: Run, x: Tensor) -> Tensor:
 # Stochastic
 
 
-def sample_euler_ancestral(run: Run, x: Tensor) -> Tensor:
+def sample_euler_ancestral(run: Run, x: Tensor, eta: float = 1.0, s_noise: float = 1.0) -> Tensor:
     """Take an Euler step past the next sigma and add noise back up to it."""
     noise = gaussian_noise(x, run.seed)
     for i, sigma, sigma_next in run.steps():
         denoised = run.first(i, x, sigma)
-        down, up = ancestral_split(sigma, sigma_next)
+        down, up = ancestral_split(sigma, sigma_next, eta)
         x = x + slope(x, sigma, denoised) * (down - sigma)
         if sigma_next > 0:
-            x = x + noise(sigma, sigma_next) * up
+            x = x + noise(sigma, sigma_next) * s_noise * up
     return x
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -77,10 +77,11 @@ class MaskedDenoiser:
 
 
 class KSampler:
-    """A sampler by name, in the form a guider runs."""
+    """A sampler by name with its options, in the form a guider runs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None) -> None:
         self.name = name
+        self.options = dict(options or {})
         self.sampler_function = SAMPLERS[name]
 
     def max_denoise(self, guider: Guider, sigmas: Tensor) -> bool:
@@ -114,7 +115,7 @@ class KSampler:
                 callback(i, denoised, x, total)
 
         run = k_sampling.Run(denoise, sigmas, seed, report, sampling)
-        latent: Tensor = sampling.inverse_noise_scaling(sigmas[-1], self.sampler_function(run, start))
+        latent: Tensor = sampling.inverse_noise_scaling(sigmas[-1], self.sampler_function(run, start, **self.options))
         return latent
 
     def _mask_noise(self, noise: Tensor, seed: int | None) -> Tensor:

@@ -52,10 +52,10 @@ def exponential(sampling: ModelSamplingDiscrete, steps: int) -> Tensor:
     return _close(torch.linspace(math.log(sampling.sigma_max), math.log(sampling.sigma_min), steps).exp())
 
 
-def beta(sampling: ModelSamplingDiscrete, steps: int) -> Tensor:
-    """Take trained steps at the quantiles of Beta(0.6, 0.6), dense at both ends (Lee et al., 2024)."""
+def beta(sampling: ModelSamplingDiscrete, steps: int, a: float = 0.6, b: float = 0.6) -> Tensor:
+    """Take trained steps at the quantiles of a beta distribution, dense at both ends (Lee et al., 2024)."""
     share = 1 - np.linspace(0, 1, steps, endpoint=False)
-    indices = np.rint(beta_quantile(share, 0.6, 0.6) * (len(sampling.sigmas) - 1)).astype(int)
+    indices = np.rint(beta_quantile(share, a, b) * (len(sampling.sigmas) - 1)).astype(int)
     distinct = indices[np.insert(np.diff(indices) != 0, 0, True)]
     return _close(sampling.sigmas[distinct.tolist()])
 

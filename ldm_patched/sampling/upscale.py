@@ -13,13 +13,13 @@ SAME_DIRECTION = 1e-5  # as a cosine's distance from 1
 def common_upscale(samples: Tensor, width: int, height: int, upscale_method: str, crop: str = "disabled") -> Tensor:
     """Resize (b, c, h, w) to (b, c, height, width); crop "center" first cuts it to the new aspect ratio."""
     if crop == "center":
-        samples = _centre(samples, width / height)
+        samples = centred(samples, width / height)
     if upscale_method == "bislerp":
         return bislerp(samples, width, height)
     return F.interpolate(samples, size=(height, width), mode=upscale_method)
 
 
-def _centre(samples: Tensor, aspect: float) -> Tensor:
+def centred(samples: Tensor, aspect: float) -> Tensor:
     """Cut the longer side of (b, c, h, w) equally at both ends, down to width / height = aspect."""
     height, width = samples.shape[-2:]
     old = width / height

@@ -39,7 +39,9 @@ class TextEncoder(nn.Module):
         self.norm_hidden = norm_hidden
         self.projected = projected
 
-    def forward(self, chunks: list[list[Token]], end_token: int, layer: int | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, chunks: list[list[Token]], end_token: int, layer: int | None, project: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Encode chunks of ids and vectors (c,).
 
         Returns hidden states (chunks, tokens, c) and pooled states (chunks, c), float32.
@@ -62,7 +64,7 @@ class TextEncoder(nn.Module):
             intermediate_output=layer,
             final_layer_norm_intermediate=self.norm_hidden,
         )
-        if self.projected:
+        if self.projected and project:
             pooled = self.transformer.text_projection(pooled)
         return (last if layer is None else hidden).float(), pooled.float()
 
@@ -145,14 +147,14 @@ class CLIP:
         return [[context, {**entries, **(add_dict or {})}]]
 
     def encode_from_tokens(
-        self, tokens: Mapping[str, Chunks], return_pooled: bool = False, return_dict: bool = False
+        self, tokens: Mapping[str, Chunks], return_pooled: bool | str = False, return_dict: bool = False
     ) -> Any:
-        """Return the context (1, tokens, c), on request with the pooled output (1, c)."""
+        """Return the context (1, tokens, c), on request with the pooled output (1, c), or with that "unprojected"."""
         device = self.patcher.load_device
         try:
             self.patcher.patch_model(device)
             with torch.no_grad():
-                cond, pooled = self._encode(tokens)
+                cond, pooled = self._encode(tokens, return_pooled != "unprojected")
         finally:
             self.patcher.unpatch_model()
         cond, pooled = cond.cpu(), pooled.cpu()
@@ -164,13 +166,13 @@ class CLIP:
         """Return the context of a prompt."""
         return self.encode_from_tokens(self.tokenize(text))
 
-    def _encode(self, tokens: Mapping[str, Chunks]) -> tuple[Tensor, Tensor]:
-        encoded = [self._encode_one(name, tokens[name]) for name in self.tokenizers]
+    def _encode(self, tokens: Mapping[str, Chunks], project: bool) -> tuple[Tensor, Tensor]:
+        encoded = [self._encode_one(name, tokens[name], project) for name in self.tokenizers]
         length = min(cond.shape[1] for cond, _ in encoded)
         # with two encoders the pooled output is the last one's, which is the projected one
         return torch.cat([cond[:, :length] for cond, _ in encoded], dim=-1), encoded[-1][1]
 
-    def _encode_one(self, name: str, chunks: Chunks) -> tuple[Tensor, Tensor]:
+    def _encode_one(self, name: str, chunks: Chunks, project: bool) -> tuple[Tensor, Tensor]:
         tokenizer, encoder = self.tokenizers[name], cast(TextEncoder, self.cond_stage_model[f"clip_{name}"])
         weights = torch.tensor([[weight for _, weight in chunk] for chunk in chunks])
         width = cast(int, encoder.transformer.get_input_embeddings().embedding_dim)
@@ -178,7 +180,7 @@ class CLIP:
         weighted = bool((weights != 1.0).any())
         if weighted:
             ids.append(tokenizer.empty_tokens())
-        hidden, pooled = encoder(ids, tokenizer.end_token, self.layer_idx)
+        hidden, pooled = encoder(ids, tokenizer.end_token, self.layer_idx, project)
         states = hidden[: len(chunks)]
         if weighted:
             states = apply_weights(states, hidden[-1:], weights.to(hidden.device))

@@ -8,7 +8,7 @@ import sys
 
 
 def main(names: list[str]) -> None:
-    """Write {name: {required, optional, output, output_name, output_node}} to stdout."""
+    """Write to stdout what each node takes and gives, and how the page shows it."""
     from comfy.cli_args import args
 
     args.cpu = True
@@ -25,6 +25,11 @@ def main(names: list[str]) -> None:
             "optional": list(inputs.get("optional", {}).items()),
             "output": list(cls.RETURN_TYPES),
             "output_node": bool(getattr(cls, "OUTPUT_NODE", False)),
+            "output_name": list(getattr(cls, "RETURN_NAMES", None) or cls.RETURN_TYPES),
+            "display_name": nodes.NODE_DISPLAY_NAME_MAPPINGS.get(name),
+            "category": cls.CATEGORY,
+            "deprecated": bool(getattr(cls, "DEPRECATED", False)),
+            "experimental": bool(getattr(cls, "EXPERIMENTAL", False)),
         }
     sys.stdout.write("\n" + json.dumps(infos, default=list))
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from attention_patchbay.headless.engine.catalog import CORE
+from attention_patchbay.headless.nodes.declared import Nodes
 
 pytestmark = pytest.mark.comfyui
 OURS = {cls.GET_SCHEMA().node_id: cls.GET_NODE_INFO_V1() for cls in [node for room in CORE for node in room.NODES]}
+DECLARED = [cls.GET_SCHEMA().node_id for room in CORE if isinstance(room.NODES, Nodes) for cls in room.NODES]
 SETTINGS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate", "image_upload")
 FILES = (
     "ckpt_name",
@@ -24,6 +26,10 @@ FILES = (
     "image",
     "control_net_name",
     "vae_name",
+    "clip_name1",
+    "clip_name2",
+    "gligen_name",
+    "model_name",
 )  # depend on the folders of the host
 
 
@@ -41,8 +47,15 @@ def described(entry: Any) -> tuple[str, Any, dict[str, Any]]:
     """Return type, choices and settings of an input in either way to write it."""
     kind, settings = entry[0], entry[1] if len(entry) > 1 else {}
     choices = kind if isinstance(kind, list) else settings.get("options")
+    if kind == "COMFY_DYNAMICCOMBO_V3":
+        choices = [json.dumps([option["key"], *inner(option["inputs"])]) for option in choices]
     kept = {key: settings[key] for key in SETTINGS if settings.get(key) not in (None, False)}
     return "COMBO" if isinstance(kind, list) else kind, choices, kept
+
+
+def inner(groups: dict[str, Any]) -> list[Any]:
+    """Return the inputs that an option brings, in their order."""
+    return [[group, name, described(entry)] for group, entries in groups.items() for name, entry in entries.items()]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -60,3 +73,11 @@ def test_a_core_node_takes_and_gives_what_comfyuis_does(name: str, theirs: dict[
                 assert [choice for choice in real_choices if choice in choices] == list(choices), key
     assert ours["output"] == real["output"]
     assert ours["output_node"] == real["output_node"]
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_core_node_looks_as_comfyuis_does(name: str, theirs: dict[str, Any]) -> None:
+    ours, real = OURS[name], theirs[name]
+    for key in ("output_name", "category", "deprecated", "experimental"):
+        assert ours[key] == real[key], key
+    assert (ours["display_name"] or name) == (real["display_name"] or name)
