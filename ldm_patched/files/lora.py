@@ -140,6 +140,8 @@ def _adapter(file: Mapping[str, Tensor], name: str, kind: Kind, parts: dict[str,
     """Return the adapter of some parts, and which numbers beside them it was made with."""
     alpha = file.get(f"{name}.alpha")
     shape = file.get(f"{name}.reshape_weight") if kind is LORA else None
+    if (alpha is not None and alpha.numel() != 1) or (shape is not None and shape.ndim != 1):
+        raise ValueError(f"{name}.alpha has to be a number, and {name}.reshape_weight a shape")
     reshape = None if shape is None else tuple(int(side) for side in shape.tolist())
     adapter = Adapter(kind, parts, None if alpha is None else float(alpha), reshape)
     return adapter, set() if reshape is None else {f"{name}.reshape_weight"}
