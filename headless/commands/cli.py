@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError
 from ..engine.workflow import PromptError, shown
 
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # nobody's wrong input
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # nobody's wrong input
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,7 +78,7 @@ def stopped(folder: Path, number: int, seconds: float) -> tuple[int, str, list[P
     return os.waitstatus_to_exitcode(status), said.read_text() if said.exists() else "", files
 
 
-def trial(folder: Path, number: int, seconds: float) -> str:
+def trial(folder: Path, number: int, seconds: float, whole: int) -> str:
     """Stop one run, check what it leaves, and return what happened in a few words."""
     code, text, files = stopped(folder, number, seconds)
     assert all(path.suffix == ".png" for path in files), files
@@ -87,7 +87,7 @@ def trial(folder: Path, number: int, seconds: float) -> str:
             picture.load()
             assert "prompt" in picture.info  # type: ignore[attr-defined]
     if code == 0:
-        assert len(files) == FILES, files
+        assert len(files) == whole, files
         return "it had ended"
     if code == -signal.SIGTERM:  # before the command could hear it
         assert not files
@@ -99,8 +99,9 @@ def trial(folder: Path, number: int, seconds: float) -> str:
     return f"{signal.Signals(number).name} while {where}"
 
 
-def trials(count: int, seed: int) -> Counter[str]:
+def trials(count: int, seed: int, files: int = FILES) -> Counter[str]:
     """Stop runs at random times, half of them late, while files are saved."""
+    PROMPT["2"]["inputs"]["batch_size"] = files // 2
     rng, found = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         assert _run(Path(folder)) == 0  # each fork has then what it imports
@@ -110,7 +111,7 @@ def trials(count: int, seed: int) -> Counter[str]:
     for _ in range(count):
         seconds = whole * (rng.uniform(0.6, 1.05) if rng.random() < 0.5 else rng.uniform(0.0, 0.7))
         with tempfile.TemporaryDirectory() as folder:
-            found[trial(Path(folder), rng.choice(list(CODES)), seconds)] += 1
+            found[trial(Path(folder), rng.choice(list(CODES)), seconds, files)] += 1
     return found
 
 
@@ -118,6 +119,7 @@ if __name__ == "__main__":
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--trials", type=int, default=200)
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--files", type=int, default=100, help="that a whole run saves")
     args = command.parse_args()
-    for what, count in sorted(trials(args.trials, args.seed).items()):
+    for what, count in sorted(trials(args.trials, args.seed, args.files).items()):
         print(f"{count} {what}")  # noqa: T201
