@@ -17,7 +17,15 @@ from typing import Any, TextIO, cast
 from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError
 from ..engine.workflow import PromptError, shown
 
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # nobody's wrong input
+MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+}  # nobody's wrong input
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +62,9 @@ def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
     except OSError as error:
         text = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
         return _fail(args, _code_of(error), text, _about("failed", text))
+    except ModuleNotFoundError as error:
+        text = f'{error.name} is missing; pip install "attention-patchbay[headless]"'
+        return _fail(args, FAILED, text, _about("failed", text))
     except MemoryError:
         return _fail(args, FAILED, "out of memory", _about("failed", "out of memory"))
 

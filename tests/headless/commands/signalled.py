@@ -93,7 +93,7 @@ def trial(folder: Path, number: int, seconds: float, whole: int) -> str:
         assert not files
         return "SIGTERM at its very beginning"
     assert code == CODES[signal.Signals(number)], (code, text)
-    assert text.splitlines()[-1:] == [f"patchbay: {'interrupted' if code == 130 else 'terminated'}"], text
+    assert text.splitlines() == [f"patchbay: {'interrupted' if code == 130 else 'terminated'}"], text
     assert "Traceback" not in text
     where = "saving" if files else "loading or sampling"
     return f"{signal.Signals(number).name} while {where}"

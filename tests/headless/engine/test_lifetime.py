@@ -125,8 +125,6 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Run a workflow many times, and print the memory"
-    )
+    parser = argparse.ArgumentParser(description="Run a workflow many times, and print the memory")
     parser.add_argument("--runs", type=int, default=100)
     main(parser.parse_args().runs)
