@@ -17,15 +17,8 @@ from typing import Any, TextIO, cast
 from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError
 from ..engine.workflow import PromptError, shown
 
-MACHINE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ENOMEM,
-    errno.EMFILE,
-    errno.ENFILE,
-}  # nobody's wrong input
+# nobody's wrong input
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
