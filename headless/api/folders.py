@@ -13,6 +13,7 @@ from pathlib import Path
 from ...ldm_patched.demo import CHECKPOINT
 
 PROCESS = secrets.token_hex(8)  # nobody else can make the folder for previews before this process does
+LONGEST, MOST = 255, 4000  # bytes of a name and of a path, on most file systems
 DEMO_NAME = "patchbay_demo.safetensors"
 KINDS = {
     "checkpoints": ("checkpoints",),
@@ -124,6 +125,7 @@ def below(folder: Path, name: str) -> Path:
     Raises ValueError when the name itself leads out of the folder, by `..`, a drive or an absolute path. A `..` is
     taken off the name before any link is followed, so that it never leaves the target of a link.
     """
+    _check_length(folder, name)
     path = os.path.normpath(name.replace("\0", ""))
     leads_out = path.split(os.sep)[0] == ".." or os.path.isabs(path) or os.path.splitdrive(path)[0]
     if "\0" in name or leads_out:
@@ -136,11 +138,20 @@ def inside(folder: Path, name: str) -> Path:
 
     Raises ValueError when that lies outside of the folder, by `..`, an absolute path or a link.
     """
+    _check_length(folder, name)
     root = folder.resolve()
     path = Path(os.path.realpath(root / name.replace("\0", "")))
     if "\0" in name or root not in (path, *path.parents):
         raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
     return path
+
+
+def _check_length(folder: Path, name: str) -> None:
+    """Raise ValueError for a name that no file system takes."""
+    if len(os.fsencode(str(folder))) + len(name.encode("utf-8", "replace")) > MOST or any(
+        len(part.encode("utf-8", "replace")) > LONGEST for part in name.split("/")
+    ):
+        raise ValueError(f"the name {name[:80]!r}... is too long; give one of at most {LONGEST} bytes")
 
 
 def _is_inside(folder: Path, name: str) -> bool:

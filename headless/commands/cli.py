@@ -14,16 +14,27 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO, cast
 
-from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure, NodeError
+from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError
 from ..engine.workflow import PromptError, shown
 
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # nobody's wrong input
+# nobody's wrong input
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 it failed, 2 the input is wrong, 130 Ctrl-C."""
-    _open_streams()
+    """Run the command line and return its exit code: 0, 1 it failed, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
     args = argparse.Namespace(json=False)
+    try:
+        with _terminable():
+            return _main(argv, args)
+    except Terminated:
+        return _fail(args, TERMINATED, "terminated", _about("interrupted", "terminated"))
+    except KeyboardInterrupt:
+        return _fail(args, INTERRUPTED, "interrupted", _about("interrupted", "interrupted"))
+
+
+def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
+    _open_streams()
     try:
         args = parser().parse_args(argv, args)
         code = args.run(args)
@@ -44,10 +55,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         text = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
         return _fail(args, _code_of(error), text, _about("failed", text))
+    except ModuleNotFoundError as error:
+        text = f'{error.name} is missing; pip install "attention-patchbay[headless]"'
+        return _fail(args, FAILED, text, _about("failed", text))
     except MemoryError:
         return _fail(args, FAILED, "out of memory", _about("failed", "out of memory"))
-    except KeyboardInterrupt:
-        return _fail(args, INTERRUPTED, "interrupted", _about("interrupted", "interrupted"))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Hear SIGTERM, so that what is half written is removed; whoever listens to it already goes on doing so."""
+    if not _is_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,18 +101,22 @@ def parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _interrupt_after() -> Iterator[None]:
-    """Hear Ctrl-C at the end: in the midst of torch's own beginning it would abort the process."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main_thread():
+    """Hear signals at the end: in the midst of torch's own beginning they would abort the process."""
+    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminated}
+    ours = {number: handler for number, handler in raising.items() if signal.getsignal(number) is handler}
+    if not _is_main_thread():
         yield
         return
     heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    for number in ours:
+        signal.signal(number, lambda number, frame: heard.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in ours.items():
+            signal.signal(number, handler)
     if heard:
-        raise KeyboardInterrupt
+        raise Terminated if heard[0] == signal.SIGTERM else KeyboardInterrupt
 
 
 def _is_main_thread() -> bool:

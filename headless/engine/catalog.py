@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from ..api.comfy_io import ComfyNode
@@ -74,7 +74,7 @@ def catalog() -> dict[str, type[ComfyNode]]:
     from ...nodes.extension import PatchbayExtension
 
     extension = PatchbayExtension()
-    own = asyncio.run(_nodes_of(extension))
+    own = _come_to(_nodes_of(extension))
     everything: list[type[ComfyNode]] = [*(node for module in CORE for node in module.NODES), *own]
     return {cls.GET_SCHEMA().node_id: cls for cls in everything}
 
@@ -82,3 +82,13 @@ def catalog() -> dict[str, type[ComfyNode]]:
 async def _nodes_of(extension: Any) -> list[type[ComfyNode]]:
     await extension.on_load()
     return await extension.get_node_list()
+
+
+def _come_to(work: Coroutine[Any, Any, list[type[ComfyNode]]]) -> list[type[ComfyNode]]:
+    """Return what a coroutine comes to that waits for nothing; an event loop would complain when a signal stops it."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        found: list[type[ComfyNode]] = end.value
+        return found
+    raise RuntimeError("the nodes of the pack wait for something")

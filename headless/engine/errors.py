@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+USER_ERROR, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 class Failure(RuntimeError):

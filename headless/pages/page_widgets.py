@@ -185,7 +185,7 @@ def undrawn(widget: Widget, value: Any) -> Any:
 
 def chosen(text: str) -> str:
     """Return a prompt without comments, with one of each `{this|that}` taken at random."""
-    text = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
+    text = "".join(_outside_comments(text))
     open_choices: list[list[str]] = [[""]]  # the parts of each choice around this place; outermost the text itself
     for token in re.findall(r"\\[\s\S]|[{|}]|[^\\{|}]+|\\", text):
         parts = open_choices[-1]
@@ -202,3 +202,19 @@ def chosen(text: str) -> str:
         parts = open_choices.pop()
         open_choices[-1][-1] += random.choice(parts)
     return open_choices[0][0]
+
+
+def _outside_comments(text: str) -> Iterator[str]:
+    """Yield what is in no comment; where one never ends, those after it do not either, and are not looked for."""
+    place, ending = 0, True
+    while found := re.compile(r"/\*|//.*" if ending else "//.*").search(text, place):
+        yield text[place : found.start()]
+        place = found.end()
+        if found[0] == "/*":
+            end = text.find("*/", place)
+            ending = end >= 0
+            if ending:
+                place = end + 2
+            else:
+                yield "/*"
+    yield text[place:]

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from ...ldm_patched.files.whole import write_new
 from ..api.folders import inside
 from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure
-from ..engine.workflow import Prompt, one_line
+from ..engine.workflow import Prompt, one_line, short
 from .node_infos import node_infos
 from .page_widgets import UPLOADS, Infos, inputs_of
 
@@ -109,6 +109,8 @@ def download(client: Any, entries: Iterable[dict[str, Any]], folder: Path) -> It
             path = inside(folder, one_line(name))
         except ValueError as error:
             raise Failure(str(error)) from None
+        if path == folder.resolve():
+            raise Failure(f"the server names a file {short(name)!r}, which is no name")
         data = client.fetch(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         same = [other for other in itertools.takewhile(Path.exists, _numbered(path)) if _holds(other, data)]

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def listed(path: Path, is_text: IsText = never) -> list[Choice]:
         names, *rows = [row for row in csv.reader(io.StringIO(read_text(path), newline=""), strict=True) if row] or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise Failure(f"--list {path} cannot be read: {error}") from None
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise Failure(f"--list {path}: the column {short(twice[0])!r} stands there twice; keep one of them")
     if not rows or "" in names or any(len(row) != len(names) for row in rows):

@@ -100,7 +100,7 @@ def _middle(layer: int, rest: str) -> str:
 
 def _resnet(rest: str) -> str:
     part, _, end = rest.rpartition(".")
-    return f"{RESNET[part]}.{end}"
+    return f"{RESNET.get(part, part)}.{end}"
 
 
 def unet_from_diffusers(keys: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,8 @@ WHOLE = (
     (".diff_b", "diff", "bias"),
     (".set_weight", "set", "weight"),
 )
+# ends of keys that only peft writes
+PEFT_ROTATIONS = re.compile(r"\.b?oft_[rRs](\.\w+)*")
 TEXT_LAYERS = ("mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj", "self_attn.out_proj")
 UNET = "diffusion_model."
 PEFT_IN_UNET = "unet.base_model.model."
@@ -111,7 +114,13 @@ def clip_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def load_lora(file: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Any], set[str]]:
-    """Return the patches of a LoRA file by weight, and the keys of the file that belong to none of `names`."""
+    """Return the patches of a LoRA file by weight, and the keys of the file that belong to none of `names`.
+
+    Raises ValueError for kinds that would come out wrong.
+    """
+    rotations = next((key for key in file if PEFT_ROTATIONS.search(key)), None)
+    if rotations is not None:
+        raise ValueError(f"{rotations}: OFT and BOFT in peft's layout are not read; save them as LyCORIS does")
     patches: dict[str, Any] = {}
     unused = set(file)
     for name, weight in names.items():
@@ -128,18 +137,31 @@ def _entries(file: Mapping[str, Tensor], name: str, weight: str) -> Iterator[tup
         if any(keys.keys() >= set(needed) for needed in kind.needs):
             parts = {role: file[key] for role, key in keys.items()}
             if kind.fits(parts):
+                used_scalar = _refuse_unknown_scales(file, name, kind)
                 adapter, used = _adapter(file, name, kind, parts)
-                yield weight, adapter, used | set(keys.values())
+                yield weight, adapter, used | set(keys.values()) | used_scalar
     for end, kind_of_patch, what in WHOLE:
         if name + end in file:
             key = weight if what == "weight" else f"{weight.removesuffix(END)}.bias"
             yield key, (kind_of_patch, (file[name + end],)), {name + end}
 
 
+def _refuse_unknown_scales(file: Mapping[str, Tensor], name: str, kind: Kind) -> set[str]:
+    """Refuse scales beside the parts that are not computed with; return the one that is 1."""
+    if kind in (OFT, BOFT) and f"{name}.dora_scale" in file:
+        raise ValueError(f"{name}.dora_scale: weight decomposition together with {kind.name} is not read")
+    scalar = file.get(f"{name}.scalar")
+    if scalar is not None and not bool((scalar == 1).all()):
+        raise ValueError(f"{name}.scalar: a LyCORIS file with use_scalar; save it with the scalar multiplied in")
+    return set() if scalar is None else {f"{name}.scalar"}
+
+
 def _adapter(file: Mapping[str, Tensor], name: str, kind: Kind, parts: dict[str, Tensor]) -> tuple[Adapter, set[str]]:
     """Return the adapter of some parts, and which numbers beside them it was made with."""
     alpha = file.get(f"{name}.alpha")
     shape = file.get(f"{name}.reshape_weight") if kind is LORA else None
+    if (alpha is not None and alpha.numel() != 1) or (shape is not None and shape.ndim != 1):
+        raise ValueError(f"{name}.alpha has to be a number, and {name}.reshape_weight a shape")
     reshape = None if shape is None else tuple(int(side) for side in shape.tolist())
     adapter = Adapter(kind, parts, None if alpha is None else float(alpha), reshape)
     return adapter, set() if reshape is None else {f"{name}.reshape_weight"}

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .checkpoint import CheckpointError
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -18,6 +20,19 @@ def find_prefix(keys: Iterable[str], prefixes: Iterable[str], key: str) -> str |
 def strip_prefix(shapes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the entries under a prefix, without it."""
     return {key[len(prefix) :]: value for key, value in shapes.items() if key.startswith(prefix)}
+
+
+def side(shapes: Shapes, key: str, axis: int = 0) -> int:
+    """Return the length of one side of a tensor.
+
+    Raises CheckpointError when there is no such tensor or side, or it is empty.
+    """
+    shape = shapes.get(key)
+    if shape is None:
+        raise CheckpointError(f"{key} is missing; the file is incomplete or of another kind")
+    if not -len(shape) <= axis < len(shape) or shape[axis] == 0:
+        raise CheckpointError(f"{key} of shape {list(shape)} is not what a network of its kind has there")
+    return shape[axis]
 
 
 def count_blocks(shapes: Iterable[str], prefix: str) -> int:

@@ -6,7 +6,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,17 +64,29 @@ def sync_file(path: Path) -> None:
 def _unfinished(folder: Path, durable: bool) -> Iterator[tuple[Path, BinaryIO]]:
     path = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        path.open("xb").close()
-    except OSError as error:
-        error.filename = str(folder)
-        raise
-    try:
-        with path.open("wb") as file:
+        with _created(path) as file:
             yield path, file
         if durable:
             sync_folder(folder)
     finally:
-        path.unlink(missing_ok=True)
+        try:
+            _discard(path)
+        except KeyboardInterrupt:  # it came before the file was gone
+            _discard(path)
+            raise
+
+
+def _created(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb")
+    except OSError as error:
+        error.filename = str(path.parent)
+        raise
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):  # another error tells more
+        path.unlink()
 
 
 def _close(file: BinaryIO, durable: bool) -> None:

@@ -15,7 +15,7 @@ from ..controlnet.union import UnionControlNet
 from ..files.checkpoint import CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
 from ..files.model_file import model_file, report_unused
-from ..files.shapes import Shapes, find_prefix
+from ..files.shapes import Shapes, find_prefix, side
 from ..files.weights import Source, Weights, WeightView, load_weights, under
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
@@ -24,6 +24,7 @@ from .model_detection import detect_unet, model_config
 from .sd import image_format
 
 LDM_KEY = "zero_convs.0.0.weight"
+HINT = "input_hint_block.0.weight"
 DIFFUSERS_KEY = "controlnet_cond_embedding.conv_in.weight"
 SHUFFLE_ENDINGS = ("_shuffle", "_shuffle_fp16")  # of the names of ControlNets that use the mean of their output
 
@@ -93,16 +94,13 @@ def controlnet_config(shapes: Shapes) -> dict[str, Any]:
     """Return the arguments of the network from the keys and shapes of a ControlNet in the LDM layout."""
     # it has no output of its own; detection is told that one gives the channels that the input takes
     first = shapes.get("input_blocks.0.0.weight", (0, 0))
-    try:
-        config = dict(model_config(detect_unet({**shapes, "out.2.weight": first[1:]})).unet)
-        if any(key.startswith(("task_embedding", "control_add_embedding.")) for key in shapes):
-            config["union_controlnet_num_control_type"] = shapes["task_embedding"][0]
-    except KeyError as error:
-        raise CheckpointError(f"{error.args[0]} is missing; the file is incomplete or of another kind") from error
+    config = dict(model_config(detect_unet({**shapes, "out.2.weight": first[1:]})).unet)
+    if any(key.startswith(("task_embedding", "control_add_embedding.")) for key in shapes):
+        config["union_controlnet_num_control_type"] = side(shapes, "task_embedding")
     if config["transformer_depth_middle"] == -2:
         raise CheckpointError("middle_block.0.in_layers.0.weight is missing; the file is incomplete or of another kind")
     del config["out_channels"], config["transformer_depth_output"]
-    config["hint_channels"] = shapes.get("input_hint_block.0.weight", (0, 3))[1]
+    config["hint_channels"] = side({HINT: (0, 3), **shapes}, HINT, 1)
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..files.checkpoint import Checkpoint, CheckpointError
 from ..files.quantized import refuse_quantized
-from ..text.clip_tokenizer import VOCABULARY_SIZE, folder_tokenizer
+from ..text.clip_tokenizer import VOCABULARY_SIZE, folder_tokenizer, read_object
 from ..text.prompt import Tokenizer
 from ..text.text_encoders import tokenizer_for
 
@@ -82,4 +81,5 @@ class DiffusersFolder:
         file = self.path / "scheduler" / "scheduler_config.json"
         if not file.is_file():
             return None
-        return PREDICTIONS.get(json.loads(file.read_text(encoding="utf-8")).get("prediction_type", ""))
+        kind = read_object(file).get("prediction_type")
+        return PREDICTIONS.get(kind) if isinstance(kind, str) else None

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from ..files.checkpoint import CheckpointError
-from ..files.shapes import Shapes, count_blocks, some_keys, strip_prefix
+from ..files.shapes import Shapes, count_blocks, side, some_keys, strip_prefix
 from ..sampling.latent_formats import SD15, SDXL
 from ..sampling.model_base import ModelConfig
 from .sampling_markers import sampling_of
 
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
+LABEL = "label_emb.0.0.weight"
 NO_MARKERS: Mapping[str, Any] = {}
 
 
@@ -30,27 +31,28 @@ NO_MARKERS: Mapping[str, Any] = {}
 def detect_unet(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
     """Return UNetModel's arguments from the keys and shapes of a UNet in the LDM layout."""
     shapes = strip_prefix(shapes, prefix)
-    first = shapes.get("input_blocks.0.0.weight")
-    if first is None or "time_embed.0.weight" not in shapes:
+    if "input_blocks.0.0.weight" not in shapes or "time_embed.0.weight" not in shapes:
         raise CheckpointError(
             f"no UNet found: expected keys such as {prefix}input_blocks.0.0.weight, found {some_keys(shapes)}"
         )
-    channels = first[0]
+    channels = side(shapes, "input_blocks.0.0.weight")
     count = count_blocks(shapes, "input_blocks.")
     levels = _levels(shapes, count)
     blocks = [index for level in levels for index in level]
     depths = [_depth(shapes, f"input_blocks.{i}.1.") for i in blocks]
     transformers = [key for key in shapes if key.endswith(".proj_in.weight")]
     linear = bool(transformers) and len(shapes[transformers[0]]) == 2
-    contexts = [shapes[key][1] for key in shapes if key.endswith("transformer_blocks.0.attn2.to_k.weight")]
-    label = shapes.get("label_emb.0.0.weight")
+    contexts = [side(shapes, key, 1) for key in shapes if key.endswith("transformer_blocks.0.attn2.to_k.weight")]
+    vector = side(shapes, LABEL, 1) if LABEL in shapes else None
     return {
         "image_size": 32,
-        "in_channels": first[1],
-        "out_channels": shapes["out.2.weight"][0],
+        "in_channels": side(shapes, "input_blocks.0.0.weight", 1),
+        "out_channels": side(shapes, "out.2.weight"),
         "model_channels": channels,
         "num_res_blocks": [len(level) for level in levels],
-        "channel_mult": [shapes[f"input_blocks.{level[0]}.0.out_layers.3.weight"][0] // channels for level in levels],
+        "channel_mult": [
+            side(shapes, f"input_blocks.{level[0]}.0.out_layers.3.weight") // channels for level in levels
+        ],
         "transformer_depth": depths,
         "transformer_depth_output": [_depth(shapes, f"output_blocks.{count - 1 - i}.1.") for i in range(count)],
         "transformer_depth_middle": _middle_depth(shapes),
@@ -59,8 +61,8 @@ def detect_unet(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
         "context_dim": contexts[0] if contexts else None,
         "num_heads": -1 if linear else 8,
         "num_head_channels": 64 if linear else -1,
-        "num_classes": None if label is None else "sequential",
-        "adm_in_channels": None if label is None else label[1],
+        "num_classes": None if vector is None else "sequential",
+        "adm_in_channels": vector,
         "legacy": False,
         **_video(shapes),
     }
@@ -160,18 +162,18 @@ def detect_vae(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
     missing = [key for key in needed if key not in shapes]
     if missing:
         raise CheckpointError(f"no VAE found: {prefix}{missing[0]} is missing, found {some_keys(shapes)}")
-    channels, in_channels = shapes["encoder.conv_in.weight"][:2]
-    z_channels = shapes["decoder.conv_in.weight"][1]
+    channels, in_channels = (side(shapes, "encoder.conv_in.weight", axis) for axis in (0, 1))
+    z_channels = side(shapes, "decoder.conv_in.weight", 1)
     levels = count_blocks(shapes, "encoder.down.")
     return {
         "ch": channels,
-        "ch_mult": [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] // channels for i in range(levels)],
+        "ch_mult": [side(shapes, f"encoder.down.{i}.block.0.conv1.weight") // channels for i in range(levels)],
         "num_res_blocks": count_blocks(shapes, "encoder.down.0.block."),
         "z_channels": z_channels,
         "in_channels": in_channels,
-        "out_ch": shapes["decoder.conv_out.weight"][0],
-        "double_z": shapes["encoder.conv_out.weight"][0] == 2 * z_channels,
-        "embed_dim": z_channels if video else shapes["post_quant_conv.weight"][1],
+        "out_ch": side(shapes, "decoder.conv_out.weight"),
+        "double_z": side(shapes, "encoder.conv_out.weight") == 2 * z_channels,
+        "embed_dim": z_channels if video else side(shapes, "post_quant_conv.weight", 1),
         "video": video,
         "quant": "quant_conv.weight" in shapes,
     }

@@ -125,7 +125,7 @@ def _lokr(weight: Tensor, parts: Parts, alpha: float, strength: float) -> Tensor
         right = _tucker(parts["t2"], parts["w2_a"], parts["w2_b"])
     else:
         right = parts["w2_a"] @ parts["w2_b"]
-    return torch.kron(left.reshape(*left.shape, *[1] * (right.ndim - 2)), right)
+    return torch.kron(left.reshape((*left.shape, *[1] * (right.ndim - 2))), right)
 
 
 def _lokr_rank(parts: Parts) -> int | None:

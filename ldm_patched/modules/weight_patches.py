@@ -47,7 +47,7 @@ def _changed(patch: WeightPatch, part: Tensor, key: str) -> Tensor:
     if isinstance(value, Adapter):
         try:
             return value.applied(part, patch.strength, function)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             shape = tuple(part.shape)
             raise ValueError(f"a {value.kind.name} patch does not fit {key} of shape {shape}: {error}") from error
     kind, data = ("diff", value) if len(value) == 1 else value

@@ -70,10 +70,29 @@ def _merge_lines() -> list[str]:
 
 
 def folder_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Return the tokenizer of a folder with `vocab.json` and `merges.txt`."""
-    vocabulary: dict[str, Any] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    return CLIPTokenizer(vocabulary, [_pair(line) for line in lines if line and not line.startswith("#version")])
+    """Return the tokenizer of a folder with `vocab.json` and `merges.txt`.
+
+    Raises CheckpointError where they do not fit together.
+    """
+    vocabulary = read_object(folder / "vocab.json")
+    lines = (folder / "merges.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+    merges = [line.split() for line in lines if line and not line.startswith("#version")]
+    known = all(type(number) is int and 0 <= number < 2**31 for number in vocabulary.values())
+    made = {token for pair in merges for token in (*pair, "".join(pair))}
+    if not known or any(len(pair) != 2 for pair in merges) or not {START, END, *made} <= vocabulary.keys():
+        raise CheckpointError(f"{folder}: vocab.json and merges.txt are no vocabulary of CLIP's kind")
+    return CLIPTokenizer(vocabulary, [(first, second) for first, second in merges])
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file. Raises CheckpointError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {str(error)[:200]}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: an object is expected there")
+    return found
 
 
 def vocabulary_of(merges: Merges) -> dict[str, int]:

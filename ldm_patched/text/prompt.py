@@ -13,6 +13,7 @@ from torch import Tensor
 from .embeddings import IDENTIFIER, FindVectors, cut_at_embeddings, read_embedding
 
 EMPHASIS = 1.1
+DEEPEST = 100  # parentheses within parentheses
 LARGE_GROUP = 8  # a group of that many tokens is cut at a chunk's end, a smaller one moves to the next chunk
 
 _OPEN, _CLOSE = "\x00", "\x01"  # stand for escaped parentheses while weights are parsed
@@ -30,17 +31,22 @@ class Tokenizer(Protocol):
 
 
 def parse_weights(text: str) -> list[tuple[str, float]]:
-    """Split a prompt into pieces with their weights; escaped parentheses come out plain."""
+    """Split a prompt into pieces with their weights; escaped parentheses come out plain.
+
+    Raises ValueError for parentheses nested too deep.
+    """
     hidden = text.replace("\\)", _CLOSE).replace("\\(", _OPEN)
-    pieces = _weights(hidden, 1.0)
+    pieces = _weights(hidden, 1.0, 0)
     return [(piece.replace(_OPEN, "(").replace(_CLOSE, ")"), weight) for piece, weight in pieces]
 
 
-def _weights(text: str, weight: float) -> list[tuple[str, float]]:
+def _weights(text: str, weight: float, depth: int) -> list[tuple[str, float]]:
+    if depth > DEEPEST:
+        raise ValueError(f"the prompt has parentheses nested over {DEEPEST} deep; write a weight as (word:1.5)")
     pieces: list[tuple[str, float]] = []
     for group in _groups(text):
         if len(group) >= 2 and group[0] == "(" and group[-1] == ")":
-            pieces += _weights(*_emphasis(group[1:-1], weight))
+            pieces += _weights(*_emphasis(group[1:-1], weight), depth + 1)
         else:
             pieces.append((group, weight))
     return pieces

@@ -12,6 +12,7 @@ import torch
 
 from ..demo.tokenizer import VOCABULARY, DemoTokenizer
 from ..files.checkpoint import CheckpointError
+from ..files.shapes import side
 from ..files.weights import Source, Weights, WeightView, load_weights, under
 from ..modules import model_management
 from ..modules.ops import manual_cast
@@ -97,7 +98,7 @@ def text_model(weights: Weights) -> Weights:
 
 def short_name(weights: Weights) -> str:
     """Return "l", "h" or "g" by the width of a text model."""
-    return NAMES.get(weights.shapes[TOKENS][1], "l")
+    return NAMES.get(side(weights.shapes, TOKENS, 1), "l")
 
 
 def build_clip(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attention_patchbay.headless.api.folders import Folders, inside
+from attention_patchbay.headless.api.folders import inside, numbered
 from attention_patchbay.headless.api.session import Session, entered
-from attention_patchbay.headless.client.answers import as_dict, outputs_of, place_in, sizes_of
-from attention_patchbay.headless.client.events import end_in_history, event_of
-from attention_patchbay.headless.client.job import Result, refused
-from attention_patchbay.headless.commands.check import findings_there
 from attention_patchbay.headless.commands.diff import differences
 from attention_patchbay.headless.engine import workflow
 from attention_patchbay.headless.engine.catalog import catalog
@@ -23,29 +18,33 @@ from attention_patchbay.headless.engine.errors import Failure
 from attention_patchbay.headless.engine.validate import validate
 from attention_patchbay.headless.nodes.pictures import read_picture as decoded
 from attention_patchbay.headless.pages.convert import is_page_format, to_api, to_page
-from attention_patchbay.headless.pages.node_infos import node_infos
 from attention_patchbay.headless.pages.workflow_file import metadata, parse_json
 from attention_patchbay.headless.sweep.axes import parse_axis
 from attention_patchbay.headless.sweep.cells import Cell, listed
-from attention_patchbay.headless.sweep.runner import backends_of, pictures
-from attention_patchbay.headless.sweep.store import opened
-from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
+from attention_patchbay.headless.sweep.report import write_report
+from attention_patchbay.headless.sweep.store import PLAN, Store
+from attention_patchbay.ldm_patched.files.checkpoint import CheckpointError
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
-from attention_patchbay.ldm_patched.patches.addressing.schedule import parse_curve
+from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.methods.capture import parse_heads
 from attention_patchbay.ldm_patched.patches.methods.point_capture import parse_points
-from attention_patchbay.ldm_patched.patches.reading.presets import from_json
-from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules
+from attention_patchbay.ldm_patched.patches.reading.presets import from_json, to_json
+from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules, rules_text
+from attention_patchbay.ldm_patched.patches.routing.tuning_store import TuningStore
+
+from . import models, prompts, servers
 
 NODES = catalog()
 INFOS = {name: cls.GET_NODE_INFO_V1() for name, cls in NODES.items()}
 FOLDER = Path(tempfile.mkdtemp())
-EXAMPLES = Path(__file__).parents[2] / "example_workflows" / "api"
-PROMPTS = [json.loads((EXAMPLES / name).read_text()) for name in ("demo.json", "regional_prompt.json")]
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
+
+
+# Workflows and pictures
 
 
 def read_workflow(data: bytes) -> None:
@@ -56,25 +55,6 @@ def read_workflow(data: bytes) -> None:
         validate(prompt, NODES)
     to_page(prompt, INFOS)
     assert differences(prompt, prompt) == []
-
-
-def read_nodes(data: bytes) -> None:
-    """Take what a server says of its nodes, and convert and check workflows by it."""
-    infos = node_infos(parse_json(data, "input"), "input")
-    for prompt in PROMPTS:
-        with contextlib.suppress(workflow.PromptError):
-            to_api(to_page(prompt, infos), infos)
-        with contextlib.suppress(workflow.PromptError):
-            findings_there(copy.deepcopy(prompt), infos, Folders(FOLDER, FOLDER, FOLDER))
-
-
-def read_header(data: bytes) -> None:
-    """Open a model file."""
-    path = FOLDER / "a.safetensors"
-    path.write_bytes(data)
-    file = Checkpoint(path)
-    for key in file:
-        file[key].sum()
 
 
 def read_picture(data: bytes) -> None:
@@ -90,52 +70,106 @@ def read_pixels(data: bytes) -> None:
     assert image.ndim == 4 and len(mask) == len(image)
 
 
-def read_message(data: bytes) -> None:
-    """Take what a websocket tells, as text and as bytes."""
-    event_of(_text(data), "job")
-    event_of(data, "job")
+def read_name(data: bytes) -> None:
+    """Look for a file of a workflow, and number one."""
+    inside(FOLDER, _text(data))
+    folder, _, number = numbered(FOLDER, _text(data), 8, 8)
+    assert FOLDER.resolve() in (folder, *folder.parents) and number == 1
 
 
-def read_answer(data: bytes) -> None:
-    """Take what a server says of a job, of its queue and of a workflow that it refuses."""
-    value: Any = parse_json(data, "input")
-    entry = as_dict(value)
-    result = Result("job", outputs_of(entry))
-    _ = list(result.images()), list(result.texts()), pictures(result.outputs), backends_of(result.outputs)
-    assert end_in_history(entry).status and str(refused(value))
-    _ = place_in(value, "job"), sizes_of(value)
+# Texts of widgets
 
 
-def read_cells(data: bytes) -> None:
-    """Read cells from a list, and a sweep whose files hold anything."""
+def read_address(data: bytes) -> None:
+    """Read an address, and look it up on a model."""
+    address = parse(_text(data))
+    assert parse(str(address)) == address
+    check_address(address, models.model())
+
+
+def read_rules(data: bytes) -> None:
+    """Read rules, and write them as they are read."""
+    rules = parse_rules(_text(data))
+    assert parse_rules(rules_text(rules)) == rules
+
+
+def read_curve(data: bytes) -> None:
+    """Read a curve, and follow it."""
+    schedule = Schedule(0.25, 0.75, _text(data))
+    assert all(isinstance(schedule.weight(percent / 16), float) for percent in range(17))
+
+
+def read_preset(data: bytes) -> None:
+    """Read a preset, and write it as it is read."""
+    preset = from_json(_text(data))
+    assert from_json(to_json(preset)).patches == preset.patches
+
+
+# Sweeps
+
+
+def read_list(data: bytes) -> None:
+    """Read the cells of a list."""
     path = FOLDER / "cells.csv"
     path.write_bytes(data)
+    listed(path)
+
+
+def read_sweep(data: bytes) -> None:
+    """Read the folder of a sweep, each of whose files may hold anything."""
+    cells, folder = [Cell({"a.b": number}, {"1": {"a": number}}, number == 0) for number in (0, 1)], FOLDER / "sweep"
+    cells[1] = Cell(cells[1].choice, cells[1].prompt, False, cells[0].id)
+    for cell in cells:
+        (folder / "cells" / cell.id).mkdir(parents=True, exist_ok=True)
+        (folder / "cells" / cell.id / "a.png").write_bytes(data)
+        (folder / "cells" / f"{cell.id}.json").write_bytes(data)
+        for kept in (folder / "cells").glob(f"{cell.id}.*.difference"):
+            kept.write_bytes(data)
+    store = Store(folder, cells)
+    write_report(folder, store.tables())
+    (folder / PLAN).write_bytes(data)
     with contextlib.suppress(Failure):
-        listed(path)
-    cell = Cell({"a.b": 1}, {"1": {}}, True)
-    (FOLDER / "sweep" / "cells").mkdir(parents=True, exist_ok=True)
-    (FOLDER / "sweep" / "cells" / f"{cell.id}.json").write_bytes(data)
-    with opened(FOLDER / "sweep", [cell]) as store:
-        store.tables()
+        Store(folder, cells)
+    (folder / PLAN).unlink()
+
+
+def read_tuning(data: bytes) -> None:
+    """Read what was measured, and keep it."""
+    path = FOLDER / "tuning.json"
+    path.write_bytes(data)
+    store = TuningStore(path, {})
+    known = store.load()
+    store.save(known.values())
+    assert store.load() == known and all(one.best(1.0) or True for one in known.values())
 
 
 TARGETS: dict[str, Callable[[bytes], Any]] = {
     "workflow": read_workflow,
-    "nodes": read_nodes,
-    "header": read_header,
     "picture": read_picture,
     "pixels": read_pixels,
-    "message": read_message,
-    "answer": read_answer,
-    "cells": read_cells,
-    "address": lambda data: parse(_text(data)),
-    "rules": lambda data: parse_rules(_text(data)),
-    "curve": lambda data: parse_curve(_text(data)),
-    "preset": lambda data: from_json(_text(data)),
+    "name": read_name,
+    "nodes": servers.read_nodes,
+    "message": servers.read_message,
+    "answer": servers.read_answer,
+    "body": servers.read_body,
+    "files": servers.read_files,
+    "header": models.read_header,
+    "folder": models.read_folder,
+    "lora": models.read_lora,
+    "shapes": models.read_shapes,
+    "prompt": lambda data: prompts.read_prompt(_text(data)),
+    "choices": lambda data: prompts.read_choices(_text(data)),
+    "words": lambda data: prompts.read_words(_text(data)),
+    "address": read_address,
+    "rules": read_rules,
+    "curve": read_curve,
+    "preset": read_preset,
     "points": lambda data: parse_points(_text(data)),
     "heads": lambda data: parse_heads(_text(data)),
     "axis": lambda data: parse_axis(_text(data)),
-    "name": lambda data: inside(FOLDER, _text(data)),
+    "list": read_list,
+    "sweep": read_sweep,
+    "tuning": read_tuning,
 }
 # Errors that say what is wrong; anything else is a bug.
 REFUSALS = (ValueError, CheckpointError, workflow.PromptError, Failure)

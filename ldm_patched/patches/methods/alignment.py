@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+MOST = 100_000  # pairs of equal tokens, of which each may be looked at for each token: seconds
 EMBEDDING = -1  # stands for a token that is a vector, not an id
 
 Tokens = tuple[int, ...]
@@ -35,8 +37,12 @@ def alignment(source: Sequence[int], edited: Sequence[int]) -> Tensor:
 
     Equal tokens in equal order stand for each other, and so do the words that replace some at their place: one for one
     where they are as many, else each gets an equal part of what all of those got. A column of zeros is a new token,
-    which keeps its own attention; a row of zeros is one that is gone.
+    which keeps its own attention; a row of zeros is one that is gone. Raises ValueError for prompts that repeat too
+    much.
     """
+    counts = Counter(edited)
+    if sum(counts[token] for token in source) > MOST:
+        raise ValueError("the two prompts repeat the same words too often to tell which stand for which; shorten them")
     shares = torch.zeros(len(source), len(edited))
     matcher = SequenceMatcher(None, source, edited, autojunk=False)
     for operation, i1, i2, j1, j2 in matcher.get_opcodes():

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .alignment import EMBEDDING, Clip, token_ids
 
+SHOWN = 500  # characters of a text in an error
+
 
 def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
     """Return the positions of words in the context that a CLIP object makes of a prompt.
@@ -21,11 +23,16 @@ def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
     special = set(_tokens(clip, ""))  # start, end and padding
     spoken = [(place, token) for place, token in enumerate(_tokens(clip, prompt)) if token not in special]
     found: set[int] = set()
-    for word in filter(None, (part.strip() for part in re.split(r"[,\n]", words))):
+    starts: dict[int, list[int]] = {}
+    for start, (_, token) in enumerate(spoken):
+        starts.setdefault(token, []).append(start)
+    for word in filter(None, dict.fromkeys(part.strip() for part in re.split(r"[,\n]", words))):
         wanted = [token for token in _tokens(clip, word) if token not in special and token != EMBEDDING]
-        places = _places(spoken, wanted)
+        places = _places(spoken, wanted, starts.get(wanted[0], ()) if wanted else ())
         if not places:
-            raise ValueError(f"the prompt {prompt!r} has no {word!r}; write the words as they stand in it")
+            raise ValueError(
+                f"the prompt {_short(prompt)!r} has no {_short(word)!r}; write the words as they stand in it"
+            )
         found.update(places)
     if not found:
         raise ValueError("no words are given; write some of the prompt's, separated by commas")
@@ -39,13 +46,17 @@ def _tokens(clip: Clip, text: str) -> list[int]:
     return [EMBEDDING if isinstance(token, Tensor) else token for token in tokens]
 
 
-def _places(tokens: Sequence[tuple[int, int]], wanted: Sequence[int]) -> list[int]:
+def _places(tokens: Sequence[tuple[int, int]], wanted: Sequence[int], starts: Sequence[int]) -> list[int]:
     found: list[int] = []
-    for first in range(len(tokens) - len(wanted) + 1):
+    for first in starts:
         some = tokens[first : first + len(wanted)]
-        if wanted and [token for _, token in some] == list(wanted):
+        if [token for _, token in some] == list(wanted):
             found += [place for place, _ in some]
     return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def positions_of(asked: Mapping[str, Any]) -> dict[str, Any]:

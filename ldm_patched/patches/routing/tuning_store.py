@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -56,9 +57,12 @@ class TuningStore:
 
     def load(self) -> dict[AttentionCall, Tuned]:
         """Return what is known about this machine."""
-        entries = self._read().get(self._key, {}).get("calls", [])
-        found = (_tuned(entry) for entry in entries)
-        return {one.call: one for one in found}
+        found: dict[AttentionCall, Tuned] = {}
+        with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):
+            for entry in self._read()[self._key]["calls"]:
+                one = _tuned(entry)
+                found[one.call] = one
+        return found
 
     def save(self, results: Iterable[Tuned]) -> None:
         """Add results to the file; other machines' stay, and a reader never sees half of it."""
@@ -71,8 +75,8 @@ class TuningStore:
     def _read(self) -> dict[str, Any]:
         try:
             data = json.loads(self.path.read_text())
-            return data["machines"] if data["format"] == FORMAT else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            return dict(data["machines"]) if data["format"] == FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
 
@@ -87,6 +91,14 @@ def _word(value: Any) -> Any:
 
 def _tuned(entry: dict[str, Any]) -> Tuned:
     call = dict(entry["call"])
-    for name in ("dtype", "mask"):
-        call[name] = None if call[name] is None else getattr(torch, call[name])
-    return Tuned(AttentionCall(**call), tuple(Timing(*timing) for timing in entry["timings"]))
+    for name in ("dtype", "mask", "precision"):
+        call[name] = None if call.get(name) is None else _dtype(call[name])
+    timings = (Timing(str(name), float(seconds), float(error)) for name, seconds, error in entry["timings"])
+    return Tuned(AttentionCall(**call), tuple(timings))
+
+
+def _dtype(word: str) -> torch.dtype:
+    found = getattr(torch, word)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{word} is no dtype")
+    return found

@@ -209,3 +209,36 @@ def test_a_slice_of_a_weight_is_changed_alone() -> None:
     got = calculate_weight([patch], weight, "a.weight", torch.float64)
     assert same(got[4:8], weight[4:8] - 0.5 * file["lora_unet_a.lora_up.weight"] @ file["lora_unet_a.lora_down.weight"])
     assert torch.equal(got[:4], weight[:4]) and torch.equal(got[8:], weight[8:])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"lora_unet_a.oft_blocks": (3, 4, 4), "lora_unet_a.dora_scale": (12, 1)},
+        {"lora_unet_a.lora_up.weight": (12, 4), "lora_unet_a.lora_down.weight": (4, 8), "lora_unet_a.scalar": ()},
+        {"unet.a.oft_r": (3, 6)},
+        {"unet.a.oft_R.weight": (3, 6)},
+        {"unet.a.oft_R.default.weight": (3, 6)},
+        {"unet.a.boft_R": (1, 3, 4, 4), "unet.a.boft_s": (12, 1)},
+    ],
+    ids=lambda keys: list(keys)[-1],
+)
+def test_what_would_come_out_wrong_is_refused_by_name(keys: dict[str, tuple[int, ...]]) -> None:
+    file = {key: torch.full(shape, 0.5) for key, shape in keys.items()}
+    with pytest.raises(ValueError, match=r"\.(dora_scale|scalar|oft_[rR]|boft_R)[\w.]*: "):
+        load_lora(file, NAMES)
+
+
+def test_a_scalar_of_one_changes_nothing() -> None:
+    weight, file = draw(0, *LINEAR).double(), lora((12, 4), (4, 8))
+    assert torch.equal(patched({**file, "lora_unet_a.scalar": torch.ones(())}, weight), patched(file, weight))
+
+
+@pytest.mark.parametrize("alpha", [(2,), ()])
+def test_numbers_that_are_none_are_refused(alpha: tuple[int, ...]) -> None:
+    file = {**lora((12, 4), (4, 8)), "lora_unet_a.alpha": torch.ones(alpha)}
+    if alpha:
+        with pytest.raises(ValueError, match="alpha has to be a number"):
+            load_lora(file, NAMES)
+    else:
+        assert load_lora(file, NAMES)[1] == set()
