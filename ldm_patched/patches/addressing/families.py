@@ -38,7 +38,9 @@ class Family:
         order: what the sequence of joint attention is made of; none where text and image attend apart.
         front: tokens of the model itself in front of the sequence.
         patch: latent pixels along a side of a token; 0 where the network tells.
+        beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
+        rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
         deaf: why its attention asks no override, so that nothing reaches it.
     """
 
@@ -50,6 +52,8 @@ class Family:
     front: int = 0
     patch: int = 0
     told: bool = True
+    beside: tuple[str, ...] = ()
+    rich: bool = False
     deaf: str = ""
 
     @property
@@ -95,6 +99,7 @@ FAMILIES: dict[str, Family] = {
         (("double", "double_stream_blocks"), ("single", "single_stream_blocks")),
         IMAGE_FIRST,
         told=False,
+        rich=True,
     ),
     "OpenAISignatureMMDITWrapper": _joined("SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False),
     "MMDiT": _joined(
@@ -104,12 +109,12 @@ FAMILIES: dict[str, Family] = {
     "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False),
     "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False),
     "MiniMaxH3Model": _joined("MiniMax H3", (("block", "blocks"),), TEXT_FIRST, told=False),
-    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN),
+    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN),
     "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False),
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),)),
     "CausalWanModel": Family("CausalWan"),
-    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER),
+    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",)),
     "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False),
     "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),)),
     "PixArtMS": Family("PixArt", (("block", "blocks"),), deaf=DEAF),

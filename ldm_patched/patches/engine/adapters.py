@@ -15,10 +15,13 @@ from torch import Tensor
 
 from ..addressing.address import AddressError
 from ..addressing.families import HIDDEN, JOINT, JOINT_INPUT, UNET, Family
-from ..patcher import Patch, TransformerOptions
+from ..patcher import Patch, Patcher, TransformerOptions
 from .gate import Gate
+from .host import Host
 from .method import Method
 from .place import Listed, Place, TokensIn, TokensOut, Wrap
+from .prompts import MorePrompts
+from .rows import WANTED
 from .site import Site
 from .stack import KINDS, Inner, merged, split
 from .tokens import LATENT
@@ -105,6 +108,8 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     """
     if family.calls == UNET or not isinstance(place, Listed):
         return place
+    if isinstance(place.patch, MorePrompts) and not family.rich:
+        return AskForRows(place.patch)
     adapter, patch = ADAPTERS.get(family.calls, {}).get(place.slot), place.patch
     before = isinstance(patch, TokensIn) and patch.part != "v" and not method.scales_scores
     if adapter is not None and (before or method.unprojected):
@@ -118,6 +123,18 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     if isinstance(patch, TokensOut) and slot in KINDS and not joint:
         return Wrap(slot, patch.gate, ChangedOut(patch), counted=patch.counted)
     raise refusal(family, method.name)
+
+
+@dataclass(frozen=True)
+class AskForRows:
+    """The place of more prompts on a transformer."""
+
+    patch: MorePrompts
+
+    def put(self, clone: Patcher, host: Host) -> None:
+        """Ask for a row for each prompt."""
+        options = clone.model_options["transformer_options"]
+        options[WANTED] = (*options.get(WANTED, ()), self.patch)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,13 @@ NETWORK = "diffusion_model"
 
 @dataclass(frozen=True)
 class BlockForward:
-    """A block's forward with the block in the options that it hands on; `place` is where those stand unnamed."""
+    """A block's forward with the block in the options that it hands on, or none for one that is no block of addresses.
+
+    `place` is where the options stand unnamed.
+    """
 
     forward: Callable[..., Any]
-    block: BlockId
+    block: BlockId | None
     place: int
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -31,6 +34,8 @@ class BlockForward:
         return self.forward(*args, **kwargs)
 
     def _named(self, options: dict[str, Any]) -> dict[str, Any]:
+        if self.block is None:
+            return {name: given for name, given in options.items() if name not in ("block_type", "block_index")}
         return {**options, "block_type": self.block.type, "block_index": self.block.number}
 
 
@@ -39,11 +44,11 @@ def name_blocks(clone: Patcher, family: Family) -> None:
 
     What stands there is taken from the patcher, for another handle on the model may have put its own on the module.
     """
-    if family.told or family.deaf:
-        return
     net = clone.model.diffusion_model
-    paths = {id(module): path for path, module in net.named_modules()}
-    for block, module in block_modules(net, family):
+    told = [] if family.told or family.deaf else list(block_modules(net, family))
+    found = [*told, *((None, block) for name in family.beside for block in getattr(net, name, ()))]
+    paths = {id(module): path for path, module in net.named_modules()} if found else {}
+    for block, module in found:
         path = f"{NETWORK}.{paths[id(module)]}.forward"
         forward = clone.get_model_object(path)
         if not isinstance(forward, BlockForward):

@@ -26,6 +26,7 @@ from .owner import owner
 from .preferred import preferences
 from .prompts import foreign_first
 from .router import SLOT, Router
+from .rows import Call, with_rows
 from .stack import ATTEND, CONTEXT, LAYERS, stacked
 from .tokens import LATENT, TOKENS, tokens_of
 
@@ -56,10 +57,14 @@ def call_model(
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
-    if not compiles(options):
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-    with marker(structure(options))():
-        return executor(x, t, c_concat, c_crossattn, control, untraced(options), **kwargs)
+    call = with_rows(executor.class_obj, Call(x, t, c_concat, c_crossattn, control, options, kwargs))
+    *given_to_model, options, conds = call
+    if compiles(options):
+        with marker(structure(options))():
+            out = executor(*given_to_model, untraced(options), **conds)
+    else:
+        out = executor(*given_to_model, options, **conds)
+    return out if call.x is x else out[: len(x)]
 
 
 def _entered(options: TransformerOptions, net: Any, x: Tensor, conds: dict[str, Any]) -> TransformerOptions:

@@ -109,9 +109,10 @@ def foreign_first(patches: Sequence[Patch]) -> list[Patch]:
     return [*patches[:first], *late, *(patch for patch in patches[first:] if patch not in late)]
 
 
-def take_off(x: Tensor, prompts: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def take_off(x: Tensor, prompts: Sequence[Tensor], site: Site) -> tuple[Tensor, list[Tensor]]:
     """Split keys or values (b, h, n, d) into those of the context and those of each appended prompt."""
-    lengths = [extra.shape[1] for extra in prompts]
+    number = 0 if site.gate is None else site.gate.entry.number
+    lengths = site.appended.get(number) or [extra.shape[1] for extra in prompts]
     base, *more = x.split([x.shape[2] - sum(lengths), *lengths], dim=2)
     return base, more
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -67,6 +67,7 @@ class Site:
         fewer: height and width of the image's tokens among the keys, where a layer further out made them fewer.
         changed_by: the name of the method further out that last changed the number of tokens or keys.
         beside: the keys and values of the same softmax that the method does not get.
+        appended: by number of the entry, tokens of each of its further prompts where the model made others of them.
     """
 
     options: TransformerOptions
@@ -85,6 +86,7 @@ class Site:
     fewer: tuple[int, int] | None = None
     changed_by: str = ""
     beside: tuple[Beside, ...] = ()
+    appended: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Site:
         """Return the site with what is different for the layers further in."""

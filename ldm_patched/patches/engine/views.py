@@ -7,7 +7,7 @@ references attend as they did.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from ...ldm.modules.backends.shapes import from_heads, repeat_kv, to_bias, to_he
 from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
 from ..record.run import AttentionId
+from .rows import ROWS, Rows
 from .site import Beside, Site
 from .stack import KINDS, LAYERS, Layer
 from .tokens import TOKENS, Tokens
@@ -53,38 +54,103 @@ def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
 
 @dataclass(frozen=True)
 class View:
-    """One call, its layers from the innermost, and where the parts of its keys lie."""
+    """One call, its layers from the innermost, and where the parts of its keys lie.
+
+    `call` has the call's own rows; `whole` has those of further prompts behind them, which `rows` tells.
+    """
 
     call: Given
     layers: tuple[tuple[str, Layer], ...]
-    parts: dict[str, slice]
+    sequence: dict[str, slice]
     options: TransformerOptions
+    whole: Given
+    rows: Rows | None = None
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Return where the parts lie, without what the call's own text was filled up with."""
+        return self.sequence if self.rows is None else _text(self.sequence, self.rows.own, self.rows)
 
     def out(self, attend: Attend) -> Tensor:
         """Return the result in the layout that was asked for."""
-        call, image = self.call, self.parts[IMAGE]
-        keys = {name: (call.k[:, :, part], call.v[:, :, part]) for name, part in self.parts.items()}
-        queries = call.q[:, :, image] if TEXT in self.parts and self._joint else call.q
-        out = self._run(attend, len(self.layers), self._sites(queries), queries, keys)
-        if queries is not call.q:
-            rest = torch.cat([call.q[:, :, : image.start], call.q[:, :, image.stop :]], dim=2)
-            around = attend(rest, call.k, call.v, call.mask)
-            out = torch.cat([around[:, :, : image.start], out, around[:, :, image.start :]], dim=2)
-        return from_heads(out, call.split)
+        out = self._own(attend)
+        if self.rows is not None:
+            out = torch.cat([out, *self._further(attend, out, self.rows)])
+        return from_heads(out, self.whole.split)
 
     @property
     def _joint(self) -> bool:
         return len(self.parts) > 1
 
-    def _sites(self, q: Tensor) -> dict[str, Site]:
-        options = {**self.options, "n_heads": self.call.heads}
-        return {slot: Site(options, kind, len(q), q.shape[2], positioned=True) for slot, kind in KINDS.items()}
+    def _own(self, attend: Attend) -> Tensor:
+        call = self.call
+        keys = {name: (call.k[:, :, part], call.v[:, :, part]) for name, part in self.parts.items()}
+        own = keys[TEXT][0].shape[2] if TEXT in keys else None
+        if self.rows is not None and TEXT in keys:
+            keys[TEXT] = self._with_further(keys[TEXT], self.rows)
+        queries = call.q[:, :, self.parts[IMAGE]] if self._joint else call.q
+        out = self._run(attend, len(self.layers), self._sites(queries, own), queries, keys)
+        return self._around(attend, out, call, self.parts) if self._joint else out
+
+    def _around(self, attend: Attend, image: Tensor, call: Given, parts: dict[str, slice]) -> Tensor:
+        """Return the whole sequence: the image's result, and what the model makes of the text and the rest."""
+        place = parts[IMAGE]
+        rest = torch.cat([call.q[:, :, : place.start], call.q[:, :, place.stop :]], dim=2)
+        k, v, mask = call.k, call.v, call.mask
+        if sum(part.stop - part.start for part in parts.values()) < k.shape[2]:
+            k, v = (torch.cat([x[:, :, part] for part in parts.values()], dim=2) for x in (k, v))
+            mask = None if mask is None else torch.cat([mask[..., part] for part in parts.values()], dim=-1)
+        out = attend(rest, k, v, mask)
+        return torch.cat([out[:, :, : place.start], image, out[:, :, place.start :]], dim=2)
+
+    def _with_further(self, own: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return the text's keys and values with those of the prompts behind them whose layers are open."""
+        k, v = ([x] for x in own)
+        for place, (number, length) in enumerate(rows.prompts):
+            if number in self._open:
+                part = _text(self.sequence, length, rows)[TEXT]
+                k.append(rows.beside_each(self.whole.k, place)[:, :, part])
+                v.append(rows.beside_each(self.whole.v, place)[:, :, part])
+        return torch.cat(k, dim=2), torch.cat(v, dim=2)
+
+    @property
+    def _open(self) -> set[int]:
+        """Return the numbers of the entries whose layers are open."""
+        return {layer.gate.entry.number for _, layer in self.layers}
+
+    def _appended(self, rows: Rows) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for number, length in rows.prompts:
+            part = _text(self.sequence, length, rows)[TEXT]
+            found.setdefault(number, []).append(part.stop - part.start)
+        return found
+
+    def _further(self, attend: Attend, own: Tensor, rows: Rows) -> Iterator[Tensor]:
+        """Yield the rows of each further prompt: the image of its positive rows, and its text by itself."""
+        same = rows.of_positive(own)
+        for place, (_, length) in enumerate(rows.prompts):
+            if not self._joint:
+                yield same
+                continue
+            whole = self.whole
+            q, k, v = (rows.of_prompt(x, place) for x in (whole.q, whole.k, whole.v))
+            mask = whole.mask if whole.mask is None or len(whole.mask) == 1 else rows.of_prompt(whole.mask, place)
+            call = whole._replace(q=q, k=k, v=v, mask=mask)
+            yield self._around(attend, same[:, :, self.parts[IMAGE]], call, _text(self.sequence, length, rows))
+
+    def _sites(self, q: Tensor, text: int | None) -> dict[str, Site]:
+        given = {} if self.rows is None else self.rows.given
+        options = {**self.options, **given, "n_heads": self.call.heads}
+        sites = {slot: Site(options, kind, len(q), q.shape[2], positioned=True) for slot, kind in KINDS.items()}
+        if self.rows is not None and TEXT in self.parts:
+            sites["attn2"] = sites["attn2"].but(length=text, appended=self._appended(self.rows))
+        return sites
 
     def _run(self, attend: Attend, depth: int, sites: dict[str, Site], q: Tensor, keys: Keys) -> Tensor:
         if not depth:
             return self._attended(attend, sites, q, keys)
         slot, layer = self.layers[depth - 1]
-        part = PARTS[slot] if self._joint else IMAGE
+        part = PARTS[slot]
         here, (own_k, own_v) = sites[slot], keys[part]
 
         def inner(new_q: Tensor, k: Tensor, v: Tensor, site: Site = here) -> Tensor:
@@ -99,8 +165,9 @@ class View:
         return layer(here.but(beside=beside), q, own_k, own_v, inner)
 
     def _beside(self, name: str, pair: tuple[Tensor, Tensor]) -> Beside:
-        mask, (k, v) = self.call.mask, pair
-        if mask is None or mask.shape[-1] == 1 or k.shape[2] != self.parts[name].stop - self.parts[name].start:
+        mask, size = self.call.mask, self.parts[name].stop - self.parts[name].start
+        k, v = (x[:, :, :size] if name == TEXT else x for x in pair)  # without those of further prompts
+        if mask is None or mask.shape[-1] == 1 or k.shape[2] != size:
             return Beside(k, v)
         return Beside(k, v, to_bias(mask[..., self.parts[name]], k.dtype))
 
@@ -114,9 +181,9 @@ class View:
             return None
         found = []
         for name, (k, _) in keys.items():
-            some, slot = mask[..., self.parts[name]], "attn1" if name == IMAGE and self._joint else "attn2"
-            if some.shape[-1] != k.shape[2]:
-                some = _for_fewer(some, k.shape[2], sites[slot])
+            some, site = mask[..., self.parts[name]], sites["attn1" if name == IMAGE else "attn2"]
+            if some.shape[-1] != k.shape[2] or (name == TEXT and site.swapped):
+                some = _for_fewer(some, k.shape[2], site)
             found.append(some.repeat_interleave(rows // len(some), 0) if len(some) > 1 else some)
         return torch.cat(found, dim=-1)
 
@@ -132,33 +199,56 @@ def _repeated(pair: tuple[Tensor, Tensor], rows: int) -> tuple[Tensor, Tensor]:
 def _for_fewer(mask: Tensor, tokens: int, site: Site) -> Tensor:
     """Return the columns of a mask (b, h, 1, n) for keys of which a layer left some out, or put others there."""
     left = [one for one in range(mask.shape[-1]) if one not in site.left_out]
-    if len(left) == tokens:
+    if len(left) == tokens and not site.swapped:
         return mask[..., left]
     return torch.full_like(mask[..., :1], mask.dtype is torch.bool).expand(*mask.shape[:3], tokens)
 
 
+def _text(parts: dict[str, slice], length: int, rows: Rows) -> dict[str, slice]:
+    """Return the parts for a text of fewer tokens than the contexts were filled up to."""
+    text = parts.get(TEXT)
+    if text is None or text.stop - text.start != rows.tokens:
+        return parts
+    return {**parts, TEXT: slice(text.start, text.start + length)}
+
+
 def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, ...], kwargs: Any) -> View | None:
-    """Return a call with the layers that are open in it; None where there is none, or nobody knows its tokens."""
+    """Return a call with the layers that are open in it; None where there is nothing to do, or nobody knows its tokens.
+
+    Layers of attn1 stand around those of attn2.
+    """
     tokens: Tokens | None = options.get(TOKENS)
+    rows: Rows | None = options.get(ROWS)
     block, kind = attention
     slots = options.get(LAYERS, {})
     found = [(slot, layer) for slot in ("attn2", "attn1") for layer in slots.get(slot, {}).get(block, ())]
     found = [(slot, layer) for slot, layer in found if layer.gate.weight(options)]
-    if tokens is None or not found:
+    if tokens is None or not (found or rows):
         return None
     call = given(args, kwargs)
-    total = call.q.shape[2]
-    parts = tokens.parts(total) if total == call.k.shape[2] and kind == "self" else None
+    total, keys = call.q.shape[2], call.k.shape[2]
+    if block is None and (total != tokens.image or keys == total):
+        return None  # outside of the blocks only the image that looks at a text has to be kept the same
+    kind = kind or "cross"
+    parts = tokens.parts(total) if total == keys and kind == "self" else None
     if parts is None:
         found = [(slot, layer) for slot, layer in found if KINDS[slot] == kind]
-        parts = {IMAGE: slice(0, call.k.shape[2])}
+        parts = {TEXT if kind == "cross" else IMAGE: slice(0, keys)}
         if total != tokens.image:
             _step_back(found, options, f"{total} tokens that are not those of the picture alone")
             return None
     if call.mask is not None and call.mask.shape[2] > 1:
         _step_back(found, options, "a mask of its own for each query")
         return None
-    return View(call, tuple(found), parts, options) if found else None
+    if rows is None:
+        return View(call, tuple(found), parts, options, call) if found else None
+    own = call._replace(
+        q=call.q[: rows.base],
+        k=call.k[: rows.base],
+        v=call.v[: rows.base],
+        mask=call.mask if call.mask is None or len(call.mask) == 1 else call.mask[: rows.base],
+    )
+    return View(own, tuple(found), parts, options, call, rows)
 
 
 def _step_back(found: list[tuple[str, Layer]], options: TransformerOptions, what: str) -> None:

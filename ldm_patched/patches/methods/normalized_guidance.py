@@ -69,8 +69,8 @@ class NormalizedGuidance(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to the prompt, and in the positive rows away from the negative one."""
-        k, (other_k,) = take_off(k, (self.negative,))
-        v, (other_v,) = take_off(v, (self.negative,))
+        k, (other_k,) = take_off(k, (self.negative,), site)
+        v, (other_v,) = take_off(v, (self.negative,), site)
         out = inner(q, k, v)
         positive = site.rows()
         if not positive:

@@ -96,8 +96,8 @@ class RegionalPrompt(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to each prompt that holds somewhere, and mix."""
-        k, more_k = take_off(k, self.prompts)
-        v, more_v = take_off(v, self.prompts)
+        k, more_k = take_off(k, self.prompts, site)
+        v, more_v = take_off(v, self.prompts, site)
         out = inner(q, k, v)
         parts = self.parts(site, q.device) if site.rows() else {}
         if not parts:

@@ -136,7 +136,7 @@ def test_the_rows_of_a_side() -> None:
 
 def test_prompts_are_put_behind_and_taken_off() -> None:
     x = draw(0, 2, 2, 9, 4)
-    base, (a, b) = take_off(x, [draw(1, 1, 2, 8), draw(2, 1, 3, 8)])
+    base, (a, b) = take_off(x, [draw(1, 1, 2, 8), draw(2, 1, 3, 8)], Site({}))
     assert torch.equal(torch.cat([base, a, b], 2), x) and base.shape[2] == 4
     seen: list[Any] = []
 

@@ -1,0 +1,125 @@
+"""Further prompts of transformers as rows of the batch, against attention by hand in float64."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.patches.engine.rows import ROWS, WANTED, Call, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from torch import Tensor
+
+from .models import draw
+from .test_views import (
+    DIM,
+    GRID,
+    HEADS,
+    IMAGE_TOKENS,
+    TOKENS_OF_TEXT,
+    B,
+    attended,
+    close,
+    joint,
+    patched,
+    softmax,
+    split,
+)
+
+OWN, OTHER = TOKENS_OF_TEXT, TOKENS_OF_TEXT - 2  # tokens of the call's prompt and of the further one
+
+
+def rows_of(length: int) -> Rows:
+    """Return the rows of a call of a positive and a negative image with one further prompt."""
+    return Rows(B, (0,), 1, ((1, length),), OWN, OWN, {"cond_or_uncond": [0, 1]})
+
+
+def with_further() -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return q, k, v of a joint call with a row of a further prompt, and keys and values of that text."""
+    own, further = joint(), [draw(seed, 1, HEADS, TOKENS_OF_TEXT, DIM) for seed in (4, 5, 6)]
+    rows = [torch.cat([text, x[:1, :, TOKENS_OF_TEXT:]], dim=2) for text, x in zip(further, own, strict=True)]
+    return [torch.cat([x, row]) for x, row in zip(own, rows, strict=True)], further[1], further[2]
+
+
+def call(model: Any, given: list[Tensor], length: int, **kwargs: Any) -> Tensor:
+    """Make the joint call with its further row."""
+    model.model_options["transformer_options"][ROWS] = rows_of(length)
+    return split(attended(model, given, skip_reshape=True, **kwargs))
+
+
+@pytest.mark.parametrize("length", [OWN, OTHER])
+def test_a_region_attends_to_its_own_prompt(length: int) -> None:
+    given, text_k, text_v = with_further()
+    q, k, v = (x[:B] for x in given)
+    mask = torch.zeros(1, *GRID[1:])
+    mask[:, :, 3:] = 1.0
+    out = call(patched(RegionalPrompt(regions=(Region(torch.zeros(1, length, 3), mask),))), given, length)
+    wanted, inside = softmax(q, k, v), torch.arange(IMAGE_TOKENS).view(GRID[1:])[:, 3:].flatten() + TOKENS_OF_TEXT
+    other_k = torch.cat([text_k[:, :, :length], k[:1, :, TOKENS_OF_TEXT:]], dim=2)
+    other_v = torch.cat([text_v[:, :, :length], v[:1, :, TOKENS_OF_TEXT:]], dim=2)
+    wanted[0, :, inside] = softmax(q[:1, :, inside], other_k, other_v)[0]
+    close(out[:B], wanted)
+    close(out[B:, :, TOKENS_OF_TEXT:], wanted[:1, :, TOKENS_OF_TEXT:])  # the same image
+    close(out[B:, :, :length], softmax(given[0][B:, :, :length], other_k, other_v))  # by its own text
+
+
+def test_the_negative_prompt_of_a_guidance_may_be_of_any_length() -> None:
+    given, text_k, text_v = with_further()
+    q, k, v = (x[:B] for x in given)
+    out = call(patched(NormalizedGuidance(torch.zeros(1, OTHER, 3), strength=1.0)), given, OTHER)
+    other_k = torch.cat([text_k[:, :, :OTHER], k[:1, :, TOKENS_OF_TEXT:]], dim=2)
+    other_v = torch.cat([text_v[:, :, :OTHER], v[:1, :, TOKENS_OF_TEXT:]], dim=2)
+    image = slice(TOKENS_OF_TEXT, None)
+    wanted = softmax(q, k, v)
+    parts = [x.transpose(1, 2).flatten(2) for x in (wanted[:1, :, image], softmax(q[:1, :, image], other_k, other_v))]
+    wanted[:1, :, image] = split(normalized(*parts, 5.0, 2.5, 1.0))
+    close(out[:B], wanted)
+
+
+def test_outside_of_its_window_a_further_row_only_keeps_the_image() -> None:
+    given, _, _ = with_further()
+    model = patched(NormalizedGuidance(torch.zeros(1, OWN, 3)))
+    model.model_options["transformer_options"].pop("patchbay_layers")
+    out = call(model, given, OWN)
+    wanted = softmax(*given)
+    close(out[:B], wanted[:B])
+    close(out[B:, :, TOKENS_OF_TEXT:], wanted[:1, :, TOKENS_OF_TEXT:])
+    close(out[B:, :, :TOKENS_OF_TEXT], wanted[B:, :, :TOKENS_OF_TEXT])
+
+
+def asked(prompts: tuple[Tensor, ...], **options: Any) -> Call:
+    """Return a call of two images, a negative and a positive chunk of each, with rows for prompts."""
+    model = patched(NormalizedGuidance(prompts[0]))
+    (patch,) = model.model_options["transformer_options"][WANTED]
+    wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts)]
+    network = SimpleNamespace(extra_conds=lambda cross_attn, **_: {"c_crossattn": SimpleNamespace(cond=cross_attn)})
+    given = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": ["n", "p"], **options}
+    x = draw(1, 4, 3, 2, 2)
+    conds = {"y": draw(2, 4, 5), "guidance": torch.ones(1), "ref_latents": [draw(3, 4, 3, 2, 2)]}
+    control = {"input": [draw(4, 4, 7), None]}
+    return with_rows(network, Call(x, torch.arange(4.0), None, draw(5, 4, 6, 3), control, given, conds))
+
+
+def test_a_row_for_each_prompt_and_positive_image() -> None:
+    prompts = draw(7, 1, 6, 3), draw(8, 1, 8, 3)
+    made = asked(prompts)
+    again = [0, 1, 2, 3, 2, 3, 2, 3]
+    assert torch.equal(made.x, draw(1, 4, 3, 2, 2)[again]) and torch.equal(made.t, torch.arange(4.0)[again])
+    assert torch.equal(made.conds["y"], draw(2, 4, 5)[again]) and len(made.conds["guidance"]) == 1
+    assert torch.equal(made.conds["ref_latents"][0], draw(3, 4, 3, 2, 2)[again])
+    assert torch.equal(made.control["input"][0], draw(4, 4, 7)[again]) and made.control["input"][1] is None
+    assert made.c_crossattn is not None and made.c_crossattn.shape == (8, 8, 3)
+    assert torch.equal(made.c_crossattn[:4, :6], draw(5, 4, 6, 3)) and not made.c_crossattn[:6, 6:].any()
+    assert torch.equal(made.c_crossattn[4:6, :6], prompts[0].expand(2, -1, -1))
+    assert torch.equal(made.c_crossattn[6:], prompts[1].expand(2, -1, -1))
+    assert made.options["cond_or_uncond"] == [1, 0, 2, 2] and len(set(made.options["uuids"])) == 4
+    rows = made.options[ROWS]
+    assert (rows.base, rows.positive, rows.chunk, rows.own, rows.tokens) == (4, (1,), 2, 6, 8)
+    assert rows.given == {"cond_or_uncond": [1, 0], "uuids": ["n", "p"]}
+
+
+def test_a_call_of_the_negative_alone_gets_no_rows() -> None:
+    made = asked((draw(7, 1, 6, 3),), patchbay_chunks=[1, 1])
+    assert len(made.x) == 4 and ROWS not in made.options
