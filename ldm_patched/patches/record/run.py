@@ -71,6 +71,7 @@ class Run:
         preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
         in_front: the name of what stood in front of this library's override; empty where nothing did.
         forward: the owner of what was put in the place of the network's own forward; empty where nothing was.
+        others: the names of the patches of others in the lists of attention, by slot.
         more_rows: attentions that got more rows of keys than of queries.
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
@@ -100,6 +101,7 @@ class Run:
     preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
     in_front: str = ""
     forward: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
     more_rows: set[AttentionId] = field(default_factory=set)
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)

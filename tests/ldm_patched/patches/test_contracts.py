@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.call import LATENT
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
@@ -76,7 +77,7 @@ def options(patched: Any, **block: Any) -> dict[str, Any]:
 def call_joint(patched: Any, q: Any, k: Any, v: Any, extra: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Call attn1_patch as Flux does."""
     pe = attn_mask = None
-    for patch in patched.model_options["transformer_options"]["patches"]["attn1_patch"]:
+    for patch in lists(patched.model_options["transformer_options"])["attn1_patch"]:
         out = patch(q, k, v, pe=pe, attn_mask=attn_mask, extra_options=extra)
         q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
     return q, k, v
@@ -120,7 +121,7 @@ def test_blur_knows_the_grid_of_one_picture() -> None:
 
 def test_flux_output_patches_leave_the_text_alone() -> None:
     patched = attach(model(Flux()), AttentionPatch("attn1.out", "zero", where=Where(parse("single"))))
-    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_output_patch"]
+    (patch,) = lists(patched.model_options["transformer_options"])["attn1_output_patch"]
     out = draw(4, 2, TEXT + SIDE * SIDE, HEADS * DIM)
     extra = options(patched, block_type="single", block_index=0, img_slice=[TEXT, TEXT + SIDE * SIDE])
     changed = patch(out, extra)
@@ -132,7 +133,7 @@ def test_cosmos_patches_change_hidden_states_and_context() -> None:
     patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.v", "scale", 3.0, where=Where(parse("block:1"))))
     x, context = draw(1, 1, 16, 8), draw(2, 1, 7, 6)
     given: dict[str, Any] = {"pe": None, "attn_mask": None, "extra_options": options(patched, block_index=1)}
-    mark, patch = patched.model_options["transformer_options"]["patches"]["attn2_patch"]
+    mark, patch = lists(patched.model_options["transformer_options"])["attn2_patch"]
     assert mark(x, context, context, **given) == {}
     (name, value), *rest = patch(x, context, context, **given).items()
     assert name == "v" and not rest and torch.equal(value, context * 3.0)
@@ -148,7 +149,7 @@ def test_cosmos_would_normalise_a_factor_away(operation: str) -> None:
 @pytest.mark.parametrize("net", [WanModel, VaceWanModel])
 def test_wan_calls_its_patch_after_the_attention(net: type) -> None:
     patched = attach(model(net()), AttentionPatch("attn1.out", "scale", 2.0, where=Where(parse("double:1"))))
-    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_patch"]
+    (patch,) = lists(patched.model_options["transformer_options"])["attn1_patch"]
     x = draw(1, 1, 16, 8)
     for number in (0, 1):
         now = options(patched, block_type="double", block_index=number)
@@ -166,7 +167,7 @@ def attention(patched: Any, run: Run, keys: int, **block: Any) -> None:
 def test_wan_needs_no_mark_to_tell_self_from_cross() -> None:
     """Its blocks call self-attention, then cross-attention with the text, and with a picture's tokens."""
     ruled = attach(model(WanModel()), Rule("basic", Where(parse("all cross"))))
-    assert "patches" not in ruled.model_options["transformer_options"]
+    assert not lists(ruled.model_options["transformer_options"])
     run = Run(plan_of(ruled))
     for _ in range(2):
         run.enter_model()
@@ -192,7 +193,7 @@ def test_a_self_attention_that_another_node_took_is_not_taken_for_the_cross_atte
 
 @pytest.mark.parametrize("net", [Flux, WanModel, Silent])
 def test_a_rule_leaves_no_patch_where_none_has_to_tell_the_kind(net: type) -> None:
-    assert "patches" not in attach(model(net()), Rule("basic")).model_options["transformer_options"]
+    assert not lists(attach(model(net()), Rule("basic")).model_options["transformer_options"])
 
 
 def test_a_refusal_names_the_family_and_what_works() -> None:
