@@ -41,7 +41,12 @@ class Guest:
         self.last_shapes: tuple[torch.Size, ...] = ()
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        """Return what the patch makes of a call, with the tokens of q."""
+        """Return what the patch makes of a call, with the tokens of q.
+
+        It may write into what it gets, as smoothed-energy guidance of sd-perturbed-attention does; a layer can ask
+        more than once, with rows that share their memory.
+        """
+        q, k, v = (x.clone() for x in (q, k, v))
         self.last_shapes = q.shape, k.shape
         own_q, own_k, own_v = self.own
         behind = own_k[len(own_q) :]
