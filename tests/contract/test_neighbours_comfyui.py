@@ -18,21 +18,24 @@ pytestmark = [
 
 Row = dict[str, Any]
 FELT = 1e-3
-# What needs the whole picture says so where another node has cut or merged it
-REFUSED = {
-    ("downsampling", "core HyperTile"),
-    ("merging", "core HyperTile"),
-    ("merging", "core ToMe"),
-    ("downsampling", "Inspire HyperTile"),
-    ("merging", "Inspire HyperTile"),
-    ("downsampling", "Advanced reference"),
+# What needs the whole picture says so where another node has cut or merged it, and names that node
+CUTTING = {
+    "core HyperTile": "nodes_hypertile.",
+    "core ToMe": "nodes_tomesd.",
+    "Inspire HyperTile": "ComfyUI-Inspire-Pack: inspire.a1111_compat",
 }
+WHOLE = ("merging", "tiles", "windows", "points seen")
+REFUSED = {(ours, theirs): name for ours in WHOLE for theirs, name in CUTTING.items()}
+REFUSED |= {("downsampling", theirs): CUTTING[theirs] for theirs in ("core HyperTile", "Inspire HyperTile")}
+REFUSED |= {("identity", "core ToMe"): CUTTING["core ToMe"], ("downsampling", "Advanced reference"): "another node"}
 # A window of one picture has nothing to share, and the report says so
 ALONE = ("style", "AnimateDiff windows")
-# Another exact function moves a picture by rounding only, and so does a compiler that changes nothing
-NO_PICTURE = "rule"
+# What listens changes no picture, another exact function by rounding only, and so does a compiler that changes nothing
+NO_PICTURE = ("rule", "guard", "words seen", "points seen")
 SAME_PICTURE = "core TorchCompile"
 CROSS = ("temperature", "regions", "normalized")
+# Each sees the further prediction of the other, which is of a blurred picture
+SEE_EACH_OTHER = ("self-attention", "core SAG")
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +66,18 @@ def test_every_pack_is_there_and_acts(rows: list[Row]) -> None:
 def test_nothing_fails_but_what_cannot_work_and_that_names_the_fix(pairs: list[Row]) -> None:
     errors = {name(row): row["error"] for row in done(pairs) if "error" in row}
     assert not errors
-    refused = [row["error"] for row in pairs if (row["ours"], row["theirs"]) in REFUSED]
+    refused = [row for row in pairs if (row["ours"], row["theirs"]) in REFUSED]
     assert len(refused) == 2 * len(REFUSED)
-    assert all("another node merged, cut or added some; take the block out" in error for error in refused)
+    for row in refused:
+        assert REFUSED[row["ours"], row["theirs"]] in row["error"], name(row)
+        assert "take the block out of one" in row["error"] or "take this block out of it" in row["error"], name(row)
 
 
 def test_both_have_their_effect_or_the_report_says_who_has_none(pairs: list[Row]) -> None:
     for row in done(pairs):
         if (row["ours"], row["theirs"]) == ALONE:
             assert row["ours_effect"] == 0.0 and "never ran, the batch holds one picture" in row["report"]
-        elif row["ours"] != NO_PICTURE:
+        elif row["ours"] not in NO_PICTURE:
             assert row["ours_effect"] > FELT or "; overridden by attention-couple-ComfyUI" in row["report"], name(row)
         told = "ComfyUI-NAG: sd.openaimodel put rows of keys on 16 attentions" in row["report"]
         assert row["theirs_effect"] > FELT or told or row["theirs"] == SAME_PICTURE, name(row)
@@ -88,6 +93,7 @@ def test_the_order_of_the_nodes_makes_no_difference(pairs: list[Row]) -> None:
     sums: dict[tuple[str, str], list[float]] = {}
     for row in done(pairs):
         sums.setdefault((row["ours"], row["theirs"]), []).append(row["sum"])
+    sums.pop(SEE_EACH_OTHER)
     assert all(one == pytest.approx(other, rel=1e-6) for one, other in sums.values())
 
 

@@ -134,6 +134,8 @@ class TokensIn(Listing):
         if site is None:
             return n, context, value
         x = self.act(site, x)
+        if self.part != "q" and site.run is not None:
+            site.run.steered[self.slot, site.block].add(self.gate.entry.number)
         return x if self.part == "q" else n, x if self.part == "k" else keys, x if self.part == "v" else values
 
 

@@ -83,6 +83,7 @@ class Run:
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
+        steered: the entries that have changed what keys or values are made of, by slot and block.
         reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         doubts: what a method had to assume of the guider, as lines of the report.
@@ -112,6 +113,7 @@ class Run:
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
+    steered: defaultdict[tuple[str, BlockId | None], set[int]] = field(default_factory=lambda: defaultdict(set))
     reads: dict[Hashable, bool] = field(default_factory=dict)
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     doubts: set[str] = field(default_factory=set)

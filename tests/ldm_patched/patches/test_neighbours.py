@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.stack import Inner, Layer, Stack
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
@@ -237,8 +238,10 @@ def couple(model: Any) -> Any:
 
 
 @orders
-def test_regions_that_a_foreign_patch_leaves_out_are_overridden(ours_first: bool) -> None:
-    both = beside(half_region(), couple, ours_first)
+@pytest.mark.parametrize("method", ["regions", "attn2.k", "attn2.v"])
+def test_keys_and_values_that_a_foreign_patch_leaves_out_are_overridden(method: str, ours_first: bool) -> None:
+    ours = half_region() if method == "regions" else AttentionPatch(method, "scale", 1.5)
+    both = beside(ours, couple, ours_first)
     out = run(both)
     assert (out - run(couple(patcher()))).abs().max() < 1e-4
     text = report.text(last_run(both))
@@ -247,8 +250,10 @@ def test_regions_that_a_foreign_patch_leaves_out_are_overridden(ours_first: bool
     assert "overridden by" in mine.trouble
 
 
-def test_regions_that_a_foreign_patch_reads_are_not_overridden() -> None:
-    both = beside(half_region(), keeping, True)
+@pytest.mark.parametrize("method", ["regions", "attn2.q", "attn2.v"])
+def test_what_a_foreign_patch_reads_is_not_overridden(method: str) -> None:
+    ours = half_region() if method == "regions" else AttentionPatch(method, "scale", 1.5)
+    both = beside(ours, couple if method == "attn2.q" else keeping, True)
     run(both)
     assert "overridden" not in report.text(last_run(both))
 
