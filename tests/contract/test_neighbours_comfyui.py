@@ -28,6 +28,7 @@ WHOLE = ("merging", "tiles", "windows", "points seen")
 REFUSED = {(ours, theirs): name for ours in WHOLE for theirs, name in CUTTING.items()}
 REFUSED |= {("downsampling", theirs): CUTTING[theirs] for theirs in ("core HyperTile", "Inspire HyperTile")}
 REFUSED |= {("identity", "core ToMe"): CUTTING["core ToMe"], ("downsampling", "Advanced reference"): "another node"}
+REFUSED |= {(ours, "Advanced reference"): "this block out of it" for ours in ("identity", "tiles")}
 # A window of one picture has nothing to share, and the report says so
 ALONE = ("style", "AnimateDiff windows")
 # What listens changes no picture, another exact function by rounding only, and so does a compiler that changes nothing

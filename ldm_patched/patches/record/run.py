@@ -66,6 +66,7 @@ class Run:
         steps: which step a call belongs to.
         size: height and width of the latent; None outside a sampler.
         prompts: the name that the guider gives each prompt, by the prompt's uuid.
+        pictures: rows of the latent; None outside a sampler.
         seen: self- and cross-attentions that the model entered, whatever came of them; where the blocks tell nothing
             themselves, all of them in each call of the model.
         preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
@@ -98,6 +99,7 @@ class Run:
     steps: StepCount = field(default_factory=StepCount)
     size: tuple[int, ...] | None = None
     prompts: dict[Hashable, str] = field(default_factory=dict)
+    pictures: int | None = None
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
     in_front: str = ""
