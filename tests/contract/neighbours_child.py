@@ -27,19 +27,10 @@ import comfy.ldm.cosmos.predict2 as predict2  # noqa: E402
 import comfy.ldm.flux.layers as flux  # noqa: E402
 import comfy.sample  # noqa: E402
 import server  # noqa: E402
-from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned  # noqa: E402
-from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging  # noqa: E402
 from attention_patchbay.ldm_patched.patches.reading import inspector, report  # noqa: E402
-from attention_patchbay.ldm_patched.patches.routing.rule import Rule  # noqa: E402
 from attention_patchbay.tests.contract.beside import HOST, unet  # noqa: E402
+from attention_patchbay.tests.contract.mine import MINE  # noqa: E402
 from attention_patchbay.tests.contract.theirs import (  # noqa: E402
     NEGATIVE,
     OTHER,
@@ -48,31 +39,16 @@ from attention_patchbay.tests.contract.theirs import (  # noqa: E402
     THEIRS,
     Model,
     Node,
-    half,
 )
-from attention_patchbay.tests.unets import draw  # noqa: E402
 
 import nodes  # noqa: E402
 
 SHAPE = (2, 4, SIZE, SIZE)
 
 
-def ours() -> dict[str, Node]:
-    """Return nodes of ours, each on all blocks."""
-    cross = Where.of("all cross")
-    region = Region(draw(5, 1, 5, 16), half(True))
-    methods = {
-        "temperature": AttentionTemperature(3.0, where=cross),
-        "regions": RegionalPrompt((region,)),
-        "normalized": NormalizedGuidance(draw(6, 1, 5, 16), 4.0, 9.0),
-        "reference": Reference(draw(7, 1, 4, SIZE, SIZE)),
-        "style": StyleAligned(),
-        "downsampling": KeyValueDownsampling(),
-        "merging": TokenMerging(),
-        "perturbed": PerturbedGuidance(scale=2.0, where=Where.of("input:7-8, middle")),
-        "rule": Rule("basic", Where.of("middle")),
-    }
-    return {name: lambda model, method=method: attach(model, method, HOST) for name, method in methods.items()}
+def put(name: str) -> Node:
+    """Return a node of ours."""
+    return lambda model: attach(model, MINE[name].method, HOST)
 
 
 def sample(model: Model, theirs: str, steps: int = 2) -> torch.Tensor:
@@ -109,11 +85,11 @@ def far(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one - other).abs().max().item()
 
 
-def main() -> list[dict[str, Any]]:
+def main() -> None:
     packs = load(Path(os.environ["PATCHBAY_PACKS"]).resolve())
     base, rows = unet(), []
-    mine = {name: put for name, put in ours().items() if name in os.environ.get("PATCHBAY_OURS", name).split(",")}
-    alone = cache(lambda name, steps: sample(mine[name](base) if name else base, "", steps))
+    mine = [name for name in MINE if name in os.environ.get("PATCHBAY_OURS", name).split(",")]
+    alone = cache(lambda name, steps: sample(put(name)(base) if name else base, "", steps))
     for theirs, (pack, make, _, steps) in THEIRS.items():
         if wanted and theirs not in wanted:
             continue
@@ -124,13 +100,13 @@ def main() -> list[dict[str, Any]]:
         only = sample(node(base), theirs, steps)
         plain = far(sample(base, "", steps), alone("", steps))
         rows.append({"theirs": theirs, "effect": far(only, alone("", steps)), "plain": plain})
-        for name, put in mine.items():
+        for name in (name for name in mine if theirs in MINE[name].beside):
             for first in (True, False):
-                both = node(put(base)) if first else put(node(base))
+                both = node(put(name)(base)) if first else put(name)(node(base))
                 row = {"ours": name, "theirs": theirs, "ours first": first}
                 row |= pair(both, theirs, steps, alone(name, steps), only)
                 rows.append({**row, "plain": far(sample(base, "", 1), alone("", 1))})
-    return rows
+        Path(result).write_text(json.dumps(rows))  # what is known, should a later one end the process
 
 
 def pair(model: Model, theirs: str, steps: int, ours_alone: torch.Tensor, theirs_alone: torch.Tensor) -> dict[str, Any]:
@@ -143,4 +119,4 @@ def pair(model: Model, theirs: str, steps: int, ours_alone: torch.Tensor, theirs
     return {**effects, "report": report.report(model, out).text, "found": sorted(set(map(str, found)))}
 
 
-Path(result).write_text(json.dumps(main()))
+main()

@@ -13,6 +13,7 @@ from .block_forward import name_blocks
 from .call import APPLY_MODEL, call_model
 from .gate import Gate
 from .host import Host
+from .listed import with_listed
 from .marks import MARKS
 from .method import Method
 from .recording import OUTER_SAMPLE, record_run
@@ -78,7 +79,8 @@ def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) ->
         clone.add_wrapper_with_key(place, KEY, wrapper)
     if shapes and before is None:
         for slot, mark in MARKS.get(calls, {}).items():
-            clone.set_model_patch(mark, slot)
+            options = with_listed(options, slot, mark)
+        clone.model_options["transformer_options"] = options
     if shapes:
         name_blocks(clone, family)
     return clone, entry

@@ -22,9 +22,9 @@ from ..record.plan import KEY, Plan
 from ..record.run import Run
 from .coordinates import taken
 from .foreign import counted
+from .listed import lists, others_in
 from .owner import owner
 from .preferred import preferences
-from .prompts import foreign_first
 from .router import SLOT, Router
 from .rows import Call, with_rows
 from .stack import ATTEND, CONTEXT, LAYERS, stacked
@@ -51,7 +51,7 @@ def call_model(
     plan = transformer_options.get(KEY)
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):
-        begin(run, executor.class_obj, transformer_options.get(SLOT))
+        begin(run, executor.class_obj, transformer_options)
     net = executor.class_obj.diffusion_model
     given, kwargs = taken(_entered(transformer_options, net, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
@@ -72,21 +72,19 @@ def _entered(options: TransformerOptions, net: Any, x: Tensor, conds: dict[str, 
     family = family_of_net(net)
     if family.calls == UNET:
         return with_stacks(options)
-    return {**options, TOKENS: tokens_of(net, family, x, conds)} if options.get(LAYERS) else dict(options)
+    found = {**options, "patches": lists(options)}
+    return {**found, TOKENS: tokens_of(net, family, x, conds)} if options.get(LAYERS) else found
 
 
 def with_stacks(options: TransformerOptions) -> TransformerOptions:
-    """Return the options of a call with the layers of a model in its slots, around what is there."""
+    """Return the options of a call with what a model keeps beside its slots and lists in them."""
     slots = dict(options.get("patches_replace", {}))
     for name, layers in options.get(LAYERS, {}).items():
         slots[name] = stacked(name, slots.get(name, {}), layers, options[ATTEND])
-    patches = dict(options.get("patches", {}))
-    if "attn2_patch" in patches:
-        patches["attn2_patch"] = foreign_first(patches["attn2_patch"])
-    return {**options, "patches": patches, "patches_replace": slots}
+    return {**options, "patches": lists(options), "patches_replace": slots}
 
 
-def begin(run: Run, model: Any, override: Patch | None) -> None:
+def begin(run: Run, model: Any, options: TransformerOptions) -> None:
     """Note what a call of the model finds on it: the preferences of its layers, and what of others comes first."""
     run.enter_model()
     forward = vars(model.diffusion_model).get("forward")
@@ -94,8 +92,10 @@ def begin(run: Run, model: Any, override: Patch | None) -> None:
         run.forward = owner(forward)
     if run.preferred is None:
         run.preferred = preferences(model.diffusion_model)
+    override = options.get(SLOT)
     if override is not None and not isinstance(override, Router):
         run.in_front = owner(override)
+    run.others = {slot: others_in(options, slot) for slot in ("attn1_patch", "attn2_patch")}
 
 
 def compiles(options: TransformerOptions) -> bool:

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..patcher import TransformerOptions
 from ..record.run import Run, run_of
 from ..record.stopwatch import since, start
+from .guest import watched
 from .marks import Mark
-from .stack import Stack
+from .stack import KINDS, Stack
 
 
 def counted(options: TransformerOptions) -> TransformerOptions:
@@ -26,10 +27,22 @@ def counted(options: TransformerOptions) -> TransformerOptions:
         **options,
         "patches": {slot: [_counting(patch, run) for patch in some] for slot, some in patches.items()},
         "patches_replace": {
-            slot: {address: _counting(patch, run) for address, patch in entries.items()}
+            slot: {address: _replacing(patch, slot, run) for address, patch in entries.items()}
             for slot, entries in replaced.items()
         },
     }
+
+
+def _replacing(patch: Any, slot: str, run: Run) -> Any:
+    """Return a patch in the place of an attention as one that is counted, and that may leave out what is ours."""
+    counting = _counting(patch, run)
+    if slot not in KINDS or isinstance(patch, Stack):
+        return counting
+
+    def call(q: Tensor, k: Tensor, v: Tensor, extra_options: TransformerOptions) -> Tensor:
+        return watched(counting, slot, q, k, v, extra_options)
+
+    return call
 
 
 def _counting(patch: Any, run: Run) -> Any:

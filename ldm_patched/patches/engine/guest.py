@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,13 +41,18 @@ class Guest:
         self.last_shapes: tuple[torch.Size, ...] = ()
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
-        """Return what the patch makes of a call, with the tokens of q."""
+        """Return what the patch makes of a call, with the tokens of q.
+
+        It may write into what it gets, as smoothed-energy guidance of sd-perturbed-attention does; a layer can ask
+        more than once, with rows that share their memory.
+        """
+        q, k, v = (x.clone() for x in (q, k, v))
         self.last_shapes = q.shape, k.shape
         own_q, own_k, own_v = self.own
         behind = own_k[len(own_q) :]
         if len(behind) and len(k) == len(own_q) and k.shape[1:] == behind.shape[1:]:
             k, v = torch.cat([k, behind]), torch.cat([v, own_v[len(own_q) :]])
-        out = self._watched(q, k, v, site.options)
+        out = watched(self.patch, self.slot, q, k, v, site.options, self.steered_by)
         if out.shape[1] == q.shape[1] or self.slot != "attn1":
             return out
         if out.shape[1] == v.shape[1] > q.shape[1]:  # it gives back the values: layers put more behind the call's own
@@ -64,23 +69,6 @@ class Guest:
         if not self.last_shapes or (self.slot == "attn1" and self.last_shapes != shapes):
             self.patch(*self.own, self.options)
 
-    def _watched(self, q: Tensor, k: Tensor, v: Tensor, options: TransformerOptions) -> Tensor:
-        """Call the patch; where it looks at neither k nor v, those who changed them only are overridden."""
-        run, block = run_of(options), current_block(options)
-        if run is None or not self.steered_by:
-            return self.patch(q, k, v, options)
-        theirs = getattr(self.patch, "__wrapped__", self.patch)
-        key = (self.slot, block, id(theirs))
-        if key not in run.reads:
-            with Reads(k, v) as reads:
-                out = self.patch(q, k, v, options)
-            run.reads[key] = reads.found or out is v or out is k
-        else:
-            out = self.patch(q, k, v, options)
-        if not run.reads[key]:
-            run.overridden.update(dict.fromkeys(((number, block) for number in self.steered_by), owner(theirs)))
-        return out
-
     def _misfit(self, q: Tensor, k: Tensor, out: Tensor) -> str:
         names = " and ".join(entry.name for entry in self.entries)
         theirs = foreign_name(getattr(self.patch, "__wrapped__", self.patch))
@@ -88,6 +76,33 @@ class Guest:
             f"{theirs} gives {out.shape[1]} tokens for {q.shape[1]} queries with {k.shape[1]} keys of {names} in "
             f"{current_block(self.options)}; take this block out of one of the two nodes"
         )
+
+
+def watched(
+    patch: Callable[..., Tensor],
+    slot: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: TransformerOptions,
+    steered_by: Iterable[int] = (),
+) -> Tensor:
+    """Call a foreign patch; where it looks at neither k nor v, those who changed them only are overridden."""
+    run, block = run_of(options), current_block(options)
+    numbers = set() if run is None else {*steered_by, *run.steered[slot, block]}
+    if run is None or not numbers:
+        return patch(q, k, v, options)
+    theirs = getattr(patch, "__wrapped__", patch)
+    key = (slot, block, id(theirs))
+    if key not in run.reads:
+        with Reads(k, v) as reads:
+            out = patch(q, k, v, options)
+        run.reads[key] = reads.found or out is v or out is k
+    else:
+        out = patch(q, k, v, options)
+    if not run.reads[key]:
+        run.overridden.update(dict.fromkeys(((number, block) for number in numbers), owner(theirs)))
+    return out
 
 
 class Reads(TorchFunctionMode):

@@ -13,6 +13,7 @@ from ..addressing.families import family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
 from .gate import Gate
+from .listed import lists
 from .marks import Mark
 from .owner import foreign_name
 from .router import SLOT, Router
@@ -60,7 +61,7 @@ class Placed(NamedTuple):
 def placed(model: Patcher) -> Iterator[Placed]:
     """Yield every patch of a model patcher but the marks and wrappers that only serve others."""
     options = model.model_options.get("transformer_options", {})
-    for slot, patches in options.get("patches", {}).items():
+    for slot, patches in lists(options).items():
         # some slots take pairs of a class of layers and the function that runs them
         called = (patch[-1] if isinstance(patch, tuple) else patch for patch in patches)
         yield from (Placed(slot, patch) for patch in called if not serves(patch))

@@ -1,4 +1,4 @@
-"""Where a method enters a model: each place is put on a clone through the patcher's public methods."""
+"""Where a method enters a model: each place is put on a clone, on its own options or by the patcher's methods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..record.plan import KEY
 from .call import APPLY_MODEL
 from .gate import Gate
 from .host import Host
+from .listed import with_listed
 from .site import Site
 from .stack import ATTEND, KINDS, Act, Layer, with_layer
 
@@ -51,7 +52,8 @@ class Listed:
 
     def put(self, clone: Patcher, host: Host) -> None:
         """Append the function."""
-        clone.set_model_patch(self.patch, self.slot)
+        options = clone.model_options["transformer_options"]
+        clone.model_options["transformer_options"] = with_listed(options, self.slot, self.patch)
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class TokensIn(Listing):
         if site is None:
             return n, context, value
         x = self.act(site, x)
+        if self.part != "q" and site.run is not None:
+            site.run.steered[self.slot, site.block].add(self.gate.entry.number)
         return x if self.part == "q" else n, x if self.part == "k" else keys, x if self.part == "v" else values
 
 

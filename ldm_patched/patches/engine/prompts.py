@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..patcher import Patch, TransformerOptions
+from ..patcher import TransformerOptions
 from .gate import Gate
-from .inventory import entry_number, serves
 from .sides import COND
 from .site import LENGTH, Site
 from .stack import CONTEXT, Inner
@@ -99,14 +98,6 @@ class MorePrompts:
     def _append(self, context: Tensor) -> Tensor:
         more = [extra.to(context).expand(len(context), -1, -1) for extra in self.prompts]
         return torch.cat([context, *more], dim=1)
-
-
-def foreign_first(patches: Sequence[Patch]) -> list[Patch]:
-    """Return the patches of attn2_patch with foreign ones before those that append: else they repeat what is appended,
-    or put it into rows and tokens of their own, and it is no longer what the layers take off."""
-    first = next((i for i, patch in enumerate(patches) if isinstance(patch, MorePrompts)), len(patches))
-    late = [patch for patch in patches[first:] if entry_number(patch) is None and not serves(patch)]
-    return [*patches[:first], *late, *(patch for patch in patches[first:] if patch not in late)]
 
 
 def take_off(x: Tensor, prompts: Sequence[Tensor], site: Site) -> tuple[Tensor, list[Tensor]]:

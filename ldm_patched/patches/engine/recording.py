@@ -42,7 +42,7 @@ def record_run(
     still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
     prompts = {cond["uuid"]: name for name, group in guider.conds.items() for cond in group if "uuid" in cond}
-    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), tuple(noise.shape[-2:]), prompts)
+    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), tuple(noise.shape[-2:]), prompts, len(noise))
     last: dict[str, object] = {}
 
     def called_back(step: int, x0: object, *rest: Any, **more: Any) -> object:

@@ -27,6 +27,10 @@ RECORDING = "patchbay_reference_recording"  # the call runs a reference, whose T
 PARTS = (
     "The model was called for parts of the picture, and nobody said which: a mask lies on each as if it were the whole."
 )
+STRETCHED = (
+    "A mask of {}x{} lies on a picture of {}x{} latent pixels, which has other proportions: it was stretched. Where a "
+    "detailer or upscaler samples a part as a picture of its own, a mask lies on the part as if it were the whole."
+)
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
 
 
@@ -198,10 +202,11 @@ class Site:
             )
         height, width = self.options["activations_shape"][-2:]
         if height * width != self.tokens:
+            others = "" if self.run is None else self.run.others.get("attn1_patch")
+            by = self.changed_by or others or "another node"
             raise ValueError(
-                f"{self._where}: {self.tokens} tokens are no {height}x{width} picture, "
-                f"{self.changed_by or 'another node'} merged, cut or added some; take the block out of one of the two "
-                "nodes, or put this one after the other"
+                f"{self._where}: {self.tokens} tokens are no {height}x{width} picture, {by} merged, cut or added some; "
+                "take the block out of one of the two nodes, or put this one after the other"
             )
         return height, width
 
@@ -241,6 +246,8 @@ class Site:
             return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
         if self.partial and self.run is not None:
             self.run.doubts.add(PARTS)
+        if size is not None and self.run is not None and stretched(mask, size):
+            self.run.doubts.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
         shares = on_grid(mask, grid).repeat(1, self.frames)
         image = torch.arange(self.batch, device=mask.device) % (self.batch // self.parts)
         return shares[image % len(shares)]
@@ -284,3 +291,9 @@ class Site:
         """Return the site with the pixels of what a UNet block hands on, (b, c, h, w), as its tokens."""
         options = {**self.options, "activations_shape": list(h.shape)}
         return self.but(options=options, tokens=h.shape[-2] * h.shape[-1])
+
+
+def stretched(mask: Tensor, size: tuple[int, ...]) -> bool:
+    """Return whether a mask (m, y, x) has other proportions than a latent, by more than a pixel, and that matters."""
+    (y, x), (height, width) = mask.shape[-2:], size
+    return abs(x * height / y - width) > 1.0 and bool((mask != mask.flatten()[0]).any())

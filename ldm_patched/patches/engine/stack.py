@@ -99,7 +99,8 @@ class Stack:
         site = Site(extra_options, KINDS[self.slot], len(q), q.shape[1], cut=cut, length=extra_options.get(LENGTH))
         innermost = self._innermost(q, k, v, extra_options)
         if len(k) < len(q):
-            self._step_back(extra_options, f"{len(k)} rows of keys and {len(q)} of queries")
+            by = (site.run and site.run.others.get(f"{self.slot}_patch")) or "another patch"
+            self._step_back(extra_options, f"{by} made {len(k)} rows of keys and {len(q)} of queries")
             return innermost(q, k, v, site)
         if len(k) > len(q) and site.run is not None:
             site.run.more_rows.add((site.block, site.kind))
@@ -121,7 +122,7 @@ class Stack:
     def _step_back(self, options: TransformerOptions, why: str) -> None:
         for layer in self.layers:
             if layer.gate.weight(options):
-                layer.gate.skip(options, f"another patch made {why}")
+                layer.gate.skip(options, why)
 
     def _run(self, depth: int, site: Site, q: Tensor, k: Tensor, v: Tensor, innermost: Innermost) -> Tensor:
         if not depth:

@@ -248,10 +248,11 @@ class AttentionPatch(Method):
         Raises ValueError where queries and values are not the same tokens.
         """
         if q.shape[:3] != v.shape[:3]:
+            others = "" if site.run is None else site.run.others.get("attn1_patch")
             raise ValueError(
                 f"{self.name}: an identity matrix needs one value for each query, but there are "
                 f"{(q.shape[0], q.shape[2])} queries and {(v.shape[0], v.shape[2])} values; take this block out of it "
-                "or of the patch that changed them"
+                f"or of {others or 'the patch'} that changed them"
             )
         itself = to_itself(q, k, v, site.beside)
         return itself if site.weight == 1.0 else torch.lerp(inner(q, k, v), itself, site.weight)

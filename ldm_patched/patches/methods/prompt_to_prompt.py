@@ -173,9 +173,13 @@ def pair(source: Conditioning, edited: Conditioning) -> list[list[Any]]:
 def pairs(site: Site) -> list[tuple[slice, slice]]:
     """Return the rows of the source's images and those of the edited ones, for each chunk of cond rows.
 
-    References have none. Raises ValueError where an image has no partner.
+    References have none, nor has what another pack runs with other rows than the run has pictures. Raises ValueError
+    where an image has no partner.
     """
     chunks = [] if site.of_reference else site.rows()
+    pictures = None if site.run is None else site.run.pictures
+    if pictures and not pictures % 2 and any(rows.stop - rows.start == 1 for rows in chunks):
+        return []
     if any((rows.stop - rows.start) % 2 for rows in chunks):
         raise ValueError(
             f"prompt-to-prompt draws pairs of pictures, but the batch holds {chunks[0].stop - chunks[0].start}; set "

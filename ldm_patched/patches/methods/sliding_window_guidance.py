@@ -54,13 +54,15 @@ class SlidingWindowGuidance(Method):
             return inner(q, k, v)
         height, width = site.image_grid
         places = torch.arange(site.tokens, device=q.device).view(-1, height, width)
-        total, times = torch.zeros_like(v), v.new_zeros(site.tokens, 1)
+        own = site.tokens  # further keys, as those of a reference, are in every window
+        total, times = v.new_zeros(*q.shape[:3], v.shape[3]), v.new_zeros(own, 1)
         for rows in windows(height, self.size, self.overlap):
             for columns in windows(width, self.size, self.overlap):
                 window = places[:, rows, columns]
                 some = window.flatten()
                 below = site.but(piece=tuple(window.shape[1:]))
-                total[:, :, some] += inner(q[:, :, some], k[:, :, some], v[:, :, some], below)
+                keys, values = (torch.cat([x[:, :, some], x[:, :, own:]], 2) for x in (k, v))
+                total[:, :, some] += inner(q[:, :, some], keys, values, below)
                 times[some] += 1.0
         return total / times
 

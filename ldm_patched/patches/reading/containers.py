@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number, serves
+from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number
+from ..engine.listed import LISTED
 from ..engine.router import SLOT, Router
 from ..engine.stack import ATTEND, LAYERS, Key
 from ..patcher import Patch, Patcher, TransformerOptions
@@ -24,7 +25,7 @@ def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
     gone = {(part.slot, part.address, id(part.patch)) for part in foreign}
 
     def stays(slot: str, patch: Patch | None, address: Key | None = None) -> bool:
-        if patch is None or serves(patch) or entry_number(patch) is not None:
+        if patch is None or entry_number(patch) is not None:
             return False
         return (slot, address, id(patch)) not in gone
 
@@ -44,7 +45,7 @@ def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
 
 
 def _empty_options(options: TransformerOptions, stays: Stays) -> None:
-    for name in (KEY, LAYERS, ATTEND):
+    for name in (KEY, LAYERS, LISTED, ATTEND):
         options.pop(name, None)
     for slot, slots in options.get("patches_replace", {}).items():
         for address in [address for address, patch in slots.items() if not stays(slot, patch, address)]:
@@ -95,8 +96,6 @@ def as_in(
     """Sort patches into the order they had before; what is new comes last. `numbers` has the new of old entries."""
 
     def identity(patch: Patch, number: int | None) -> tuple[str, object]:
-        if serves(patch):
-            return "serves", type(patch)
         return ("foreign", id(patch)) if number is None else ("ours", number)
 
     places: dict[tuple[str, object], int] = {}

@@ -65,15 +65,16 @@ def findings(model: Patcher, samples: Tensor | None = None) -> list[Finding]:
     parts, (run, _) = list(placed(model)), _known(model, samples)
     there = {part.number for part in parts}
     lost = (entry for entry in entries(model) if not entry.neutral and entry.number not in there)
-    return [*(_finding(model, part, parts, run) for part in parts), *map(_gone, lost)]
+    return [*(_finding(model, part, parts, run) for part in parts), *(_gone(model, entry) for entry in lost)]
 
 
-def _gone(entry: Entry) -> Finding:
+def _gone(model: Patcher, entry: Entry) -> Finding:
     """Return the finding of an entry of which a later node has left nothing on the model."""
     schedule = entry.schedule.suffix.strip() or "always"
-    return Finding(
-        entry.slot, _meant(entry), f"{entry.number}. {entry.name}", schedule, None, None, "another node took its place"
-    )
+    override = model.model_options["transformer_options"].get(SLOT) if entry.slot == SLOT else None
+    by = "another node" if override is None else foreign_name(override)
+    name = f"{entry.number}. {entry.name}"
+    return Finding(entry.slot, _meant(entry), name, schedule, None, None, f"{by} took its place")
 
 
 def _known(model: Patcher, samples: Tensor | None) -> tuple[Run | None, str]:

@@ -185,8 +185,9 @@ def _faults(run: Run) -> list[str]:
 def _more_rows(run: Run) -> list[str]:
     if not run.more_rows:
         return []
+    by = run.forward or run.others.get("attn2_patch") or "Another node"
     return [
-        f"{run.forward or 'Another node'} put rows of keys on {len(run.more_rows)} attentions that belong to no query; "
+        f"{by} put rows of keys on {len(run.more_rows)} attentions that belong to no query; "
         "there a patch replaces the attention that would read them, so they have no effect: leave these blocks out of "
         "the patch to keep it."
     ]
@@ -227,7 +228,7 @@ def _why_not(run: Run, entry: Entry) -> str:
         return "its settings change nothing"
     if entry.number not in {number for number, _ in run.placed}:
         if entry.slot == SLOT:
-            return "another node took the attention override after it"
+            return f"{run.in_front or 'another node'} took the attention override after it"
         return "another patch took its place after it"
     if run.percents and not any(entry.schedule.weight(percent) for percent in run.percents.values()):
         return "no step of the run lay in its window with a strength above 0"

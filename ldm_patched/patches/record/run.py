@@ -66,11 +66,13 @@ class Run:
         steps: which step a call belongs to.
         size: height and width of the latent; None outside a sampler.
         prompts: the name that the guider gives each prompt, by the prompt's uuid.
+        pictures: rows of the latent; None outside a sampler.
         seen: self- and cross-attentions that the model entered, whatever came of them; where the blocks tell nothing
             themselves, all of them in each call of the model.
         preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
         in_front: the name of what stood in front of this library's override; empty where nothing did.
         forward: the owner of what was put in the place of the network's own forward; empty where nothing was.
+        others: the names of the patches of others in the lists of attention, by slot.
         more_rows: attentions that got more rows of keys than of queries.
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
@@ -82,6 +84,7 @@ class Run:
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
+        steered: the entries that have changed what keys or values are made of, by slot and block.
         reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         doubts: what a method had to assume of the guider, as lines of the report.
@@ -96,10 +99,12 @@ class Run:
     steps: StepCount = field(default_factory=StepCount)
     size: tuple[int, ...] | None = None
     prompts: dict[Hashable, str] = field(default_factory=dict)
+    pictures: int | None = None
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
     in_front: str = ""
     forward: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
     more_rows: set[AttentionId] = field(default_factory=set)
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
@@ -110,6 +115,7 @@ class Run:
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
+    steered: defaultdict[tuple[str, BlockId | None], set[int]] = field(default_factory=lambda: defaultdict(set))
     reads: dict[Hashable, bool] = field(default_factory=dict)
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     doubts: set[str] = field(default_factory=set)

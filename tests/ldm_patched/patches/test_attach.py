@@ -10,8 +10,10 @@ import torch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.call import with_stacks
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
@@ -46,7 +48,7 @@ def test_running_a_node_again_on_a_cached_model_adds_nothing_up() -> None:
         again = attach(upstream, AttentionPatch("attn1.out", "scale", 1.5))
         assert torch.equal(run(again), once)
         assert len(last_run(again).entries) == 2
-        assert len(again.model_options["transformer_options"]["patches"]["attn1_output_patch"]) == 2
+        assert len(lists(again.model_options["transformer_options"])["attn1_output_patch"]) == 2
         assert len(again.wrappers["outer_sample"]["patchbay"]) == len(again.wrappers["apply_model"]["patchbay"]) == 1
 
 
@@ -75,7 +77,7 @@ def test_marks_and_router_are_there_once() -> None:
     for _ in range(3):
         model = attach(attach(model, ZERO), Rule("basic"))
     options = model.model_options["transformer_options"]
-    assert len(options["patches"]["attn1_patch"]) == len(options["patches"]["attn2_patch"]) == 1
+    assert len(lists(options)["attn1_patch"]) == len(lists(options)["attn2_patch"]) == 1
     assert isinstance(options[SLOT], Router)
     assert options[SLOT].previous is None
 
@@ -84,7 +86,7 @@ def test_the_order_of_the_graph_is_the_order_of_the_patches() -> None:
     double = AttentionPatch("attn1.out", "scale", 2.0, where=Where(ZERO.address))
     mean = AttentionPatch("attn1.out", "mean", strength=0.5, where=Where(ZERO.address))
     model = attach(attach(patcher(), double), mean)
-    patches = model.model_options["transformer_options"]["patches"]["attn1_output_patch"]
+    patches = lists(model.model_options["transformer_options"])["attn1_output_patch"]
     assert [patch.gate.entry.value for patch in patches] == [double, mean]
 
 
@@ -179,3 +181,17 @@ def test_what_appends_prompts_is_equal_by_their_numbers_and_keeps_them() -> None
     kept = MorePrompts(gate, (prompt,))
     prompt.zero_()
     assert bool(kept.prompts[0].any())
+
+
+def test_what_other_packs_find_in_the_lists_of_a_model_is_theirs() -> None:
+    """A pack that knows only its own kind of patch ends at any other."""
+    model = patcher()
+    model.set_model_attn1_output_patch(print)
+    for method in (ZERO, Rule("basic"), AttentionPatch("block.output", "scale", 2.0, where=Where.of("output"))):
+        model = attach(model, method)
+    options = model.model_options["transformer_options"]
+    assert options["patches"] == {"attn1_output_patch": [print]}
+    assert set(lists(options)) == {"attn1_output_patch", "attn1_patch", "attn2_patch", "output_block_patch"}
+    assert lists(options)["attn1_output_patch"][0] is print
+    call = with_stacks(options)
+    assert lists(call) == lists(options)  # the options of a call that are used for one more

@@ -11,6 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
 from attention_patchbay.ldm_patched.patches.methods.free_u import FreeU, hidden_mean, scale_low_frequencies, widest
 from attention_patchbay.ldm_patched.patches.reading import report
@@ -54,7 +55,7 @@ def by_hand(h: torch.Tensor, skip: torch.Tensor, b: float, s: float, version: in
 
 
 def hook(model: Any, slot: str = "output_block_patch") -> Any:
-    return model.model_options["transformer_options"]["patches"][slot][0]
+    return lists(model.model_options["transformer_options"])[slot][0]
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -136,9 +137,8 @@ def test_freeu_and_a_scale_run_in_the_order_of_the_graph() -> None:
     freeu, scale = FreeU(version=1), BlockScale(1.5, 0.5)
     for order in ([freeu, scale], [scale, freeu]):
         out: tuple[torch.Tensor, torch.Tensor] = (h, skip)
-        for patch in attach(attach(patcher(), order[0]), order[1]).model_options["transformer_options"]["patches"][
-            "output_block_patch"
-        ]:
+        model = attach(attach(patcher(), order[0]), order[1])
+        for patch in lists(model.model_options["transformer_options"])["output_block_patch"]:
             out = patch(*out, options)
         backbone, low = by_hand(h, skip, 1.3, 0.9, 1)
         assert (out[0].double() - 1.5 * backbone).abs().max() < 1e-5

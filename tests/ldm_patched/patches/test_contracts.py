@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.call import LATENT
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
@@ -75,7 +76,7 @@ def options(patched: Any, **block: Any) -> dict[str, Any]:
 def call_joint(patched: Any, q: Any, k: Any, v: Any, extra: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Call attn1_patch as Flux does."""
     pe = attn_mask = None
-    for patch in patched.model_options["transformer_options"]["patches"]["attn1_patch"]:
+    for patch in lists(patched.model_options["transformer_options"])["attn1_patch"]:
         out = patch(q, k, v, pe=pe, attn_mask=attn_mask, extra_options=extra)
         q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
     return q, k, v
@@ -121,7 +122,7 @@ def test_cosmos_patches_change_hidden_states_and_context_before_they_are_normali
     patched = attach(model(MiniTrainDIT()), AttentionPatch("attn2.k", "noise", 3.0, where=Where(parse("block:1"))))
     x, context = draw(1, 1, 16, 8), draw(2, 1, 7, 6)
     given: dict[str, Any] = {"pe": None, "attn_mask": None, "extra_options": options(patched, block_index=1)}
-    mark, patch = patched.model_options["transformer_options"]["patches"]["attn2_patch"]
+    mark, patch = lists(patched.model_options["transformer_options"])["attn2_patch"]
     assert mark(x, context, context, **given) == {}
     (name, value), *rest = patch(x, context, context, **given).items()
     assert name == "k" and not rest and not torch.equal(value, context)
@@ -138,7 +139,7 @@ def attention(patched: Any, run: Run, keys: int, **block: Any) -> None:
 def test_wan_needs_no_mark_to_tell_self_from_cross() -> None:
     """Its blocks call self-attention, then cross-attention with the text, and with a picture's tokens."""
     ruled = attach(model(WanModel()), Rule("basic", Where(parse("all cross"))))
-    assert "patches" not in ruled.model_options["transformer_options"]
+    assert not lists(ruled.model_options["transformer_options"])
     run = Run(plan_of(ruled))
     for _ in range(2):
         run.enter_model()
@@ -164,7 +165,7 @@ def test_a_self_attention_that_another_node_took_is_not_taken_for_the_cross_atte
 
 @pytest.mark.parametrize("net", [Flux, WanModel, Silent])
 def test_a_rule_leaves_no_patch_where_none_has_to_tell_the_kind(net: type) -> None:
-    assert "patches" not in attach(model(net()), Rule("basic")).model_options["transformer_options"]
+    assert not lists(attach(model(net()), Rule("basic")).model_options["transformer_options"])
 
 
 def test_a_refusal_names_the_family_and_what_works() -> None:

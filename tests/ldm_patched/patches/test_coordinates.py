@@ -113,6 +113,24 @@ def test_the_report_says_that_nobody_told_which_part_it_was() -> None:
     assert "The model was called for parts of the picture, and nobody said which" in report.text(last_run(model))
 
 
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (torch.cat([torch.ones(1, 16, 16), torch.zeros(1, 16, 16)], 2), True),
+        (torch.cat([torch.ones(1, 65, 32), torch.zeros(1, 65, 32)], 2), False),  # within a pixel
+        (torch.full((1, 16, 32), 0.5), False),
+    ],
+    ids=["half of a wide picture", "half of it", "the same everywhere"],
+)
+def test_the_report_says_that_a_mask_was_stretched(mask: torch.Tensor, told: bool) -> None:
+    model = attach(patcher(), WordMask((1, 2), mask, 7))
+    samplers.sample(
+        model, draw(0, 1, 4, 8, 8), conditioning(1), conditioning(2), 4.0, 1, "euler", "normal", 1.0, seed=0
+    )
+    says = "A mask of 32x16 lies on a picture of 8x8 latent pixels, which has other proportions: it was stretched."
+    assert (says in report.text(last_run(model))) is told
+
+
 def test_the_network_gets_no_note_and_the_whole_picture_has_no_pixels() -> None:
     (prompt,) = noted([{"model_conds": {}}], 1, torch.Size((2, 4, 3, 5)))
     note = prompt["model_conds"][NOTE]

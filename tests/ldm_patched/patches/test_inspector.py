@@ -179,7 +179,7 @@ def test_a_foreign_override_in_front_of_ours_is_not_called_dead() -> None:
     patched.model_options["transformer_options"]["optimized_attention_override"] = theirs
     finding = found(patched, "theirs", run(patched, steps=1))
     assert finding.calls is None and not finding.trouble
-    assert found(patched, "basic on all").trouble == "another node took its place"
+    assert found(patched, "basic on all").trouble.endswith(".theirs took its place")
     inside = patcher()
     inside.model_options["transformer_options"]["optimized_attention_override"] = theirs
     watched = attach(inside, Rule("basic", Where.of("middle")))

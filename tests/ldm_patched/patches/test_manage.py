@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
+from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.engine.owner import foreign_name
 from attention_patchbay.ldm_patched.patches.engine.recording import record_run
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
@@ -86,7 +87,7 @@ def test_with_all_patches_gone_nothing_is_left() -> None:
     assert lines == [f"removed {value.name}" for value in VALUES]
     assert plan_of(clone) is None and list(placed(clone)) == []
     options = clone.model_options["transformer_options"]
-    assert not any(options.get("patches", {}).values()) and not any(options.get("patches_replace", {}).values())
+    assert not any(lists(options).values()) and not any(options.get("patches_replace", {}).values())
     assert not any(clone.get_all_wrappers(place) for place in ("apply_model", "outer_sample"))
     assert torch.equal(run(clone), base)
 
@@ -141,9 +142,9 @@ def test_everything_else_keeps_its_order() -> None:
     model.set_model_attn1_output_patch(second)
     model = put(model, double)
     clone = take(model, owner=ZERO.name)
-    patches = clone.model_options["transformer_options"]["patches"]["attn1_output_patch"]
-    assert [patches[0], patches[2]] == [first, second]
-    assert [patches[1].gate.entry.number, patches[3].gate.entry.number] == [1, 2]
+    patches = lists(clone.model_options["transformer_options"])["attn1_output_patch"]
+    assert patches[:2] == [first, second]
+    assert [patch.gate.entry.number for patch in patches[2:]] == [1, 2]
 
 
 def test_wrappers_keep_their_order() -> None:
@@ -257,8 +258,8 @@ def test_foreign_patches_are_copied_in_their_order() -> None:
     target = small()
     target.set_model_attn1_output_patch(own)
     assert names(copy_patches(source, target)) == [ZERO.name]
-    patches = copy_patches(source, target, True).model_options["transformer_options"]["patches"]["attn1_output_patch"]
-    assert patches[:2] == [own, first] and patches[2].gate.entry.value == ZERO and patches[3] == second
+    patches = lists(copy_patches(source, target, True).model_options["transformer_options"])["attn1_output_patch"]
+    assert patches[:3] == [own, first, second] and [patch.gate.entry.value for patch in patches[3:]] == [ZERO]
 
 
 def test_a_copied_foreign_replacement_runs_inside_the_stack_that_is_there() -> None:

@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.stack import Inner, Layer, Stack
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
@@ -237,8 +238,10 @@ def couple(model: Any) -> Any:
 
 
 @orders
-def test_regions_that_a_foreign_patch_leaves_out_are_overridden(ours_first: bool) -> None:
-    both = beside(half_region(), couple, ours_first)
+@pytest.mark.parametrize("method", ["regions", "attn2.k", "attn2.v"])
+def test_keys_and_values_that_a_foreign_patch_leaves_out_are_overridden(method: str, ours_first: bool) -> None:
+    ours = half_region() if method == "regions" else AttentionPatch(method, "scale", 1.5)
+    both = beside(ours, couple, ours_first)
     out = run(both)
     assert (out - run(couple(patcher()))).abs().max() < 1e-4
     text = report.text(last_run(both))
@@ -247,8 +250,10 @@ def test_regions_that_a_foreign_patch_leaves_out_are_overridden(ours_first: bool
     assert "overridden by" in mine.trouble
 
 
-def test_regions_that_a_foreign_patch_reads_are_not_overridden() -> None:
-    both = beside(half_region(), keeping, True)
+@pytest.mark.parametrize("method", ["regions", "attn2.q", "attn2.v"])
+def test_what_a_foreign_patch_reads_is_not_overridden(method: str) -> None:
+    ours = half_region() if method == "regions" else AttentionPatch(method, "scale", 1.5)
+    both = beside(ours, couple if method == "attn2.q" else keeping, True)
     run(both)
     assert "overridden" not in report.text(last_run(both))
 
@@ -341,3 +346,41 @@ def test_a_patch_that_records_is_left_with_the_call_itself() -> None:
     q, k = draw(0, 2, 16, 8), draw(1, 2, 16, 8)
     Stack("attn1", (layer,), recording)(q, k, k, OPTIONS)
     assert seen[0] is k
+
+
+def test_a_patch_may_write_into_what_it_gets() -> None:
+    """Smoothed-energy guidance blurs queries in place; the maps of one picture for all share their memory."""
+
+    def writing(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        q[:] = q.mean(1, keepdim=True)
+        return attend(q, k, v, extra_options)
+
+    def pure(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        return attend(q.mean(1, keepdim=True).expand_as(q), k, v, extra_options)
+
+    def twice(site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        return inner(q[:1].expand_as(q), k, v) - inner(q, k * 2.0, v)
+
+    layer = Layer(Gate(Entry("twice"), frozenset({HERE})), twice)
+    k = draw(1, 2, 16, 8)
+    ran = [Stack("attn1", (layer,), patch)(draw(0, 2, 16, 8), k, k, OPTIONS) for patch in (writing, pure)]
+    assert torch.allclose(*ran, atol=1e-6)
+
+
+def merging(model: Any) -> Any:
+    """Keep every second token of the queries of large pictures, as token merging does."""
+    model = model.clone()
+    model.set_model_attn1_patch(halving)
+    model.set_model_attn1_output_patch(lambda n, options: n.repeat_interleave(2, 1))
+    return model
+
+
+def halving(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    return n[:, ::2], context, value
+
+
+@orders
+def test_an_error_of_missing_tokens_names_who_may_have_taken_them(ours_first: bool) -> None:
+    says = r"middle: 8 tokens are no 4x4 picture, .*test_neighbours.halving merged, cut or added some; take the block"
+    with pytest.raises(ValueError, match=says):
+        run(beside(TokenMerging(where=Where(parse("middle"))), merging, ours_first))

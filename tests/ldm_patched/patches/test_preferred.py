@@ -191,7 +191,7 @@ def test_the_report_says_who_chose_and_whose_override_took_the_calls() -> None:
     call(here(Router(attend=host), run))
     assert [row["note"] for row in report.table(run)] == ["preferred by the model"]
     taken = Run(plan)
-    begin(taken, model.model, in_front)
+    begin(taken, model.model, {SLOT: in_front})
     taken.enter("self", MIDDLE)
     assert f"0 of 1 attention calls took the override: {__name__} took them." in report.text(taken)
 

@@ -140,7 +140,7 @@ def test_an_override_of_a_later_node_is_reported_as_zero_calls() -> None:
     assert report.text(last_run(model)).startswith(
         f"0 of 80 attention calls took the override: {__name__} took them.\n"
     )
-    assert entries(model) == ["1. backend basic on all: never ran, another node took the attention override after it"]
+    assert entries(model) == [f"1. backend basic on all: never ran, {__name__} took the attention override after it"]
 
 
 def test_the_report_is_of_the_run_of_its_latent() -> None:

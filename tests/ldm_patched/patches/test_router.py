@@ -12,6 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.listed import LISTED
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Route, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.reading import report
@@ -175,8 +176,7 @@ def test_a_fallback_is_said_again_in_the_next_run(caplog: pytest.LogCaptureFixtu
 def test_a_rule_for_all_kinds_holds_where_the_kind_is_unknown() -> None:
     for text, name in (("middle", "basic"), ("middle self", "pytorch")):
         model = attach(patcher(), Rule("basic", Where(parse(text))))
-        for patches in model.model_options["transformer_options"]["patches"].values():
-            patches.clear()
+        del model.model_options["transformer_options"][LISTED]
         run(model, steps=1)
         assert calls(model)["middle", "-", name] == 2
 

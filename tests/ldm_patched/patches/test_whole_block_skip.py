@@ -11,6 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
 from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.reading import report
@@ -70,7 +71,7 @@ def test_output_blocks_one_after_the_other_pass_on_what_came_into_the_first(orde
     model = patcher()
     for number in order:
         model = attach(model, WholeBlockSkip((0.5, 1.0)[number], Where(parse(f"output:{number}"))))
-    patches = model.model_options["transformer_options"]["patches"]["output_block_patch"]
+    patches = lists(model.model_options["transformer_options"])["output_block_patch"]
     options: dict[str, Any] = {}
     h, skip = [draw(i, 1, 4, 2, 2) for i in range(3)], draw(9, 1, 4, 2, 2)
     out = []
