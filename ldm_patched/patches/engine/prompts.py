@@ -19,6 +19,7 @@ from .gate import Gate
 from .sides import COND
 from .site import LENGTH, Site
 from .stack import CONTEXT, Inner
+from .tokens import TOKENS
 from .value import value
 
 Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
@@ -67,6 +68,14 @@ def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Si
 
     `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
     """
+    context: Tensor | None = site.options.get(CONTEXT)
+    tokens = 0 if TOKENS not in site.options or context is None else context.shape[1]
+    if tokens % length or (tokens and repeats(length, x, site, side) < tokens // length):
+        # A model cuts the front off a template, or puts rows of its own in front of the prompt's
+        first = tokens - length
+        if first + min(positions, default=0) < 0:
+            raise ValueError(f"the model gets the last {tokens} of {length} tokens, and not all of the words")
+        return [first + position for position in positions]
     starts = range(0, length * repeats(length, x, site, side), length)
     return [start + position for start in starts for position in positions]
 

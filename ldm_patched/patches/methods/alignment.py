@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .streams import is_language_model, stream_of
+
 MOST = 100_000  # pairs of equal tokens, of which each may be looked at for each token: seconds
 EMBEDDING = -1  # stands for a token that is a vector, not an id
 
@@ -26,9 +28,13 @@ class Clip(Protocol):
 def token_ids(clip: Clip, prompt: str) -> Tokens:
     """Return the token of each place in the context that a CLIP makes of a prompt, with its start, end and padding.
 
-    With two text encoders it is the one with fewer tokens, to which a host cuts the context.
+    With two text encoders of CLIP's it is the one with fewer tokens, to which a host cuts the context; beside that of a
+    language model they do not count.
     """
-    encoders = [[entry[0] for chunk in chunks for entry in chunk] for chunks in clip.tokenize(prompt).values()]
+    tokenized = clip.tokenize(prompt)
+    if is_language_model(tokenized):
+        tokenized = {name: chunks for name, chunks in tokenized.items() if name == stream_of(tokenized)}
+    encoders = [[entry[0] for chunk in chunks for entry in chunk] for chunks in tokenized.values()]
     return tuple(token if isinstance(token, int) else EMBEDDING for token in min(encoders, key=len))
 
 

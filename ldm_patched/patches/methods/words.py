@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .alignment import EMBEDDING, Clip, token_ids
+from .streams import between, is_language_model, letters, places_of, stream_of
 
 SHOWN = 500  # characters of a text in an error
 
@@ -20,20 +21,39 @@ def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
     count. Weights such as `(red:1.2)` do not matter. Works with the CLIP objects of either host by their `tokenize`;
     two text encoders of one model number their positions alike. Raises ValueError for a word that the prompt lacks.
     """
+    if is_language_model(clip.tokenize(prompt)):
+        return _by_letters(clip, prompt, words)
     special = set(_tokens(clip, ""))  # start, end and padding
     spoken = [(place, token) for place, token in enumerate(_tokens(clip, prompt)) if token not in special]
     found: set[int] = set()
     starts: dict[int, list[int]] = {}
     for start, (_, token) in enumerate(spoken):
         starts.setdefault(token, []).append(start)
-    for word in filter(None, dict.fromkeys(part.strip() for part in re.split(r"[,\n]", words))):
+    for word in _parts(words):
         wanted = [token for token in _tokens(clip, word) if token not in special and token != EMBEDDING]
         places = _places(spoken, wanted, starts.get(wanted[0], ()) if wanted else ())
-        if not places:
-            raise ValueError(
-                f"the prompt {_short(prompt)!r} has no {_short(word)!r}; write the words as they stand in it"
-            )
-        found.update(places)
+        found.update(_there(places, prompt, word))
+    return _some(found)
+
+
+def _by_letters(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
+    tokens = _tokens(clip, prompt)
+    pieces = letters(clip, stream_of(clip.tokenize(prompt)), tokens)
+    inside = between(tokens, _tokens(clip, ""))
+    return _some({place for word in _parts(words) for place in _there(places_of(word, pieces, *inside), prompt, word)})
+
+
+def _parts(words: str) -> list[str]:
+    return [word for word in dict.fromkeys(part.strip() for part in re.split(r"[,\n]", words)) if word]
+
+
+def _there(places: list[int], prompt: str, word: str) -> list[int]:
+    if not places:
+        raise ValueError(f"the prompt {_short(prompt)!r} has no {_short(word)!r}; write the words as they stand in it")
+    return places
+
+
+def _some(found: set[int]) -> tuple[int, ...]:
     if not found:
         raise ValueError("no words are given; write some of the prompt's, separated by commas")
     return tuple(sorted(found))
@@ -41,7 +61,8 @@ def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
 
 def _tokens(clip: Clip, text: str) -> list[int]:
     """Return the tokens of all parts of a text in a row: the place of one is its position in the context."""
-    chunks = next(iter(clip.tokenize(text).values()))
+    tokenized = clip.tokenize(text)
+    chunks = tokenized[stream_of(tokenized)]
     tokens = (entry[0] for chunk in chunks for entry in chunk)
     return [EMBEDDING if isinstance(token, Tensor) else token for token in tokens]
 

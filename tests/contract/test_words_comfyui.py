@@ -1,0 +1,35 @@
+"""Check that words are found with the tokenizers of ComfyUI's text encoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .children import result_of
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found: dict[str, Any] = result_of("words_child.py", tmp_path_factory.mktemp("words"))
+    return found
+
+
+def test_most_vocabularies_are_there(results: dict[str, Any]) -> None:
+    assert sum("missing" not in found for found in results.values()) >= 10
+
+
+def test_each_word_is_found_wherever_it_stands_and_nowhere_else(results: dict[str, Any]) -> None:
+    """`fox` stands alone and in `fox-den`, not in `foxglove`; `image` once, though templates speak of images."""
+    for found in (found for found in results.values() if "missing" not in found):
+        joined = {word: "".join(pieces).replace(" ", "") for word, pieces in found["words"].items()}
+        assert joined == {
+            "red": "redRED",
+            "fox": "foxfox",
+            "gr\u00fcne B\u00e4ume": "gr\u00fcneB\u00e4ume",
+            "fox-den": "fox-den",
+            "cat": "cat",
+            "image": "image",
+        }
