@@ -21,7 +21,7 @@ PIECES = [
     "\u0120red",
     "\u0120fox",
     "glove",
-    "\u00c3\u00bc",
+    "\u0120\u00c3\u00bc",
     "<|end|>",
     "Red",
 ]
