@@ -7,7 +7,7 @@ changes nothing by itself. Layers get its keys and values behind the text's own,
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -136,8 +136,8 @@ def _repeated(given: Any, rows: Rows) -> Any:
     """Return what a call gets beside its latent with more rows wherever it has those of the call."""
     if isinstance(given, Tensor):
         return rows.more(given) if given.ndim and len(given) == rows.base else given
-    if isinstance(given, Mapping):
+    if type(given) is dict:
         return {name: _repeated(one, rows) for name, one in given.items()}
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return [_repeated(one, rows) for one in given]
+    if type(given) in (list, tuple):  # not what descends from them, such as shapes
+        return type(given)(_repeated(one, rows) for one in given)
     return given
