@@ -52,7 +52,7 @@ def call_model(
     run = Run(plan) if isinstance(plan, Plan) else plan  # outside of a sampler a call is a run of its own
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options)
-    net = executor.class_obj.diffusion_model
+    net = network(executor.class_obj)
     given, kwargs = taken(_entered(transformer_options, net, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
@@ -84,14 +84,20 @@ def with_stacks(options: TransformerOptions) -> TransformerOptions:
     return {**options, "patches": lists(options), "patches_replace": slots}
 
 
+def network(model: Any) -> Any:
+    """Return the network of a model; torch.compile puts a module of its own around it."""
+    return getattr(model.diffusion_model, "_orig_mod", model.diffusion_model)
+
+
 def begin(run: Run, model: Any, options: TransformerOptions) -> None:
     """Note what a call of the model finds on it: the preferences of its layers, and what of others comes first."""
     run.enter_model()
-    forward = vars(model.diffusion_model).get("forward")
+    net = network(model)
+    forward = vars(net).get("forward")
     if forward is not None:
         run.forward = owner(forward)
     if run.preferred is None:
-        run.preferred = preferences(model.diffusion_model)
+        run.preferred = preferences(net)
     override = options.get(SLOT)
     if override is not None and not isinstance(override, Router):
         run.in_front = owner(override)

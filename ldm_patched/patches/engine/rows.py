@@ -86,6 +86,13 @@ class Call(NamedTuple):
     conds: dict[str, Any]
 
 
+def without_rows(options: TransformerOptions) -> set[int]:
+    """Return the numbers of the entries whose further prompts have no rows in a call, as one of the negative alone."""
+    rows: Rows | None = options.get(ROWS)
+    given = {number for number, _ in rows.prompts} if rows is not None else set()
+    return {one.gate.entry.number for one in options.get(WANTED, ())} - given
+
+
 def with_rows(model: Any, call: Call) -> Call:
     """Return a call with a row for each prompt that is asked for now; itself where none is, or nothing is positive."""
     asking: tuple[Asking, ...] = call.options.get(WANTED, ())

@@ -18,7 +18,7 @@ from ...ldm.modules.backends.shapes import from_heads, repeat_kv, to_bias, to_he
 from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
 from ..record.run import AttentionId
-from .rows import ROWS, Rows
+from .rows import ROWS, Rows, without_rows
 from .site import Beside, Site
 from .stack import KINDS, LAYERS, Layer
 from .tokens import TOKENS, Tokens
@@ -222,7 +222,10 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
     block, kind = attention
     slots = options.get(LAYERS, {})
     found = [(slot, layer) for slot in ("attn2", "attn1") for layer in slots.get(slot, {}).get(block, ())]
-    found = [(slot, layer) for slot, layer in found if layer.gate.weight(options)]
+    lacking = without_rows(options)
+    found = [
+        (slot, layer) for slot, layer in found if layer.gate.weight(options) and layer.gate.entry.number not in lacking
+    ]
     if tokens is None or not (found or rows):
         return None
     call = given(args, kwargs)

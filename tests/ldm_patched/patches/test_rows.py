@@ -78,6 +78,12 @@ def test_the_negative_prompt_of_a_guidance_may_be_of_any_length() -> None:
     close(out[:B], wanted)
 
 
+def test_a_call_of_the_negative_alone_is_the_models_own() -> None:
+    q, k, v = joint()
+    model = patched(NormalizedGuidance(torch.zeros(1, OTHER, 3)))
+    close(split(attended(model, [q, k, v], skip_reshape=True)), softmax(q, k, v))
+
+
 def test_outside_of_its_window_a_further_row_only_keeps_the_image() -> None:
     given, _, _ = with_further()
     model = patched(NormalizedGuidance(torch.zeros(1, OWN, 3)))

@@ -13,6 +13,7 @@ from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, IMAGE, TEXT, Family
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.call import call_model
 from attention_patchbay.ldm_patched.patches.engine.method import Method
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens, tokens_of
@@ -272,3 +273,19 @@ def test_the_grid_is_that_of_the_latent(size: tuple[int, ...], sides: dict[str, 
     assert found is not None and found.grid == grid and found.flat == (len(size) == 1)
     more = tokens_of(SimpleNamespace(**sides, pad_tokens_multiple=8), Family("F"), torch.zeros(1, 4, *size), {})
     assert more is not None and (more.image + more.padding) % 8 == 0
+
+
+def test_a_network_inside_torch_compile_is_known() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def executor(x: Tensor, t: Any, c: Any, context: Any, control: Any, options: dict[str, Any]) -> Tensor:
+        seen.append(options)
+        return x
+
+    model = patched(AttentionPatch("attn1.v", "scale", 3.0))
+    network = model.model.diffusion_model
+    for found in (network, SimpleNamespace(_orig_mod=network)):
+        executor.class_obj = SimpleNamespace(diffusion_model=found)  # type: ignore[attr-defined]
+        options = model.model_options["transformer_options"]
+        call_model(executor, torch.zeros(1, 16, 8, 12), torch.ones(1), None, None, None, options)  # type: ignore[arg-type]
+    assert [options[TOKENS].family.name for options in seen] == ["Flux", "Flux"]
