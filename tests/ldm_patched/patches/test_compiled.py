@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,8 @@ def call(compiled: Callable[..., torch.Tensor], x: torch.Tensor, options: dict[s
     def executor(x: torch.Tensor, t: Any, concat: Any, context: Any, control: Any, options: Any) -> torch.Tensor:
         return compiled(x, options)
 
+    unet = SimpleNamespace(input_blocks=(), output_blocks=())
+    executor.class_obj = SimpleNamespace(diffusion_model=unet)  # type: ignore[attr-defined]
     return call_model(executor, x, x, None, None, None, behind)
 
 
