@@ -68,8 +68,18 @@ def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Si
 
     `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
     """
-    starts = range(0, length * repeats(length, x, site, side), length)
-    return [start + position for start in starts for position in positions]
+    return [start + position for start in starts(length, x, site, side) for position in positions]
+
+
+def starts(length: int, x: Tensor, site: Site, side: int = COND) -> Sequence[int]:
+    """Return where in the context each repeat of a prompt of `length` tokens begins; see `repeats`."""
+    context: Tensor | None = site.options.get(CONTEXT)
+    filled = 0 if context is None else context.shape[1] - length
+    if context is not None and filled > 0:
+        row = Site(site.options, batch=len(context)).rows(side)[0]
+        if site.once(f"{filled} in front", lambda: not bool(context[row, :filled].any())):
+            return [filled]  # some hosts fill a short prompt up with zeros in front
+    return range(0, length * repeats(length, x, site, side), length)
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:

@@ -19,7 +19,7 @@ from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
 from ..record.run import AttentionId
 from .site import Beside, Site
-from .stack import KINDS, LAYERS, Layer
+from .stack import CONTEXT, KINDS, LAYERS, Layer
 from .tokens import TOKENS, Tokens
 
 NAMES = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # what may stand behind the heads
@@ -154,6 +154,10 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
         parts = {IMAGE: slice(0, call.k.shape[2])}
         if total != tokens.image:
             _step_back(found, options, f"{total} tokens that are not those of the picture alone")
+            return None
+        context: Tensor | None = options.get(CONTEXT)
+        if kind == "cross" and context is not None and call.k.shape[2] != context.shape[1]:
+            _step_back(found, options, f"{call.k.shape[2]} keys that are not those of the text")
             return None
     if call.mask is not None and call.mask.shape[2] > 1:
         _step_back(found, options, "a mask of its own for each query")
