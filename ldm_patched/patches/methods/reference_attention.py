@@ -182,8 +182,8 @@ class ReferencePass:
         more = {name: _rows(value, len(x), rows, copies) for name, value in kwargs.items()}
         sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (t, c_concat, c_crossattn))
         noisy = self._noisy(executor.class_obj, x, sigmas[::frames], gate, options).repeat_interleave(frames, dim=0)
-        if concat is not None:
-            concat = F.interpolate(concat, size=noisy.shape[2:])
+        size = noisy.shape[2:]
+        concat, more = _resized(concat, x, size), {name: _resized(value, x, size) for name, value in more.items()}
         aside = _by_itself(options) | {EXTRA: True, RECORDING: tokens}
         if TOKENS in options:  # the reference may have another size, and is a single picture
             net = executor.class_obj.diffusion_model
@@ -228,6 +228,14 @@ def _rows(value: Any, batch: int, rows: Sequence[int], copies: int) -> Any:
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
         return value
     return value[list(rows)].repeat_interleave(copies, dim=0)
+
+
+def _resized(value: Any, x: Tensor, size: Sequence[int]) -> Any:
+    """Scale what lies on the image (..., h, w) to the size of the reference."""
+    if not isinstance(value, Tensor) or value.ndim < x.ndim or value.shape[-len(size) :] != x.shape[2:]:
+        return value
+    before = value.shape[: -len(size)]
+    return F.interpolate(value.flatten(0, len(before) - 1)[:, None], size=tuple(size)).view(*before, *size)
 
 
 def _framed(options: TransformerOptions) -> bool:
