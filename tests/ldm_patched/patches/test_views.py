@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, IMAGE, TEXT, Family
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.method import Method
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
@@ -22,11 +23,12 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference, ReferencePass
 from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
-from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from torch import Tensor
@@ -345,3 +347,24 @@ def test_references_count_where_the_network_looks_at_them(method: str | None, gi
     conds = {"ref_latents": [torch.zeros(1, 4, 4, 6)], "ref_latents_method": given}
     found = tokens_of(net, Family("F"), torch.zeros(1, 4, 8, 8), conds)
     assert found is not None and found.references == tokens
+
+
+def test_a_reference_is_one_frame_with_tokens_of_its_own() -> None:
+    calls: list[tuple[Tensor, Tensor, Any, Any]] = []
+
+    def executor(x: Tensor, t: Tensor, concat: Tensor, text: None, control: None, options: Any, **more: Any) -> Tensor:
+        calls.append((x, concat, options[TOKENS], more))
+        return x
+
+    scaling = SimpleNamespace(noise_scaling=lambda sigmas, noise, latent: latent)
+    whole = {"diffusion_model": SimpleNamespace(patch_size=(1, 2, 2)), "process_latent_in": lambda latent: latent}
+    executor.class_obj = SimpleNamespace(**whole, model_sampling=scaling)  # type: ignore[attr-defined]
+    x, gate = torch.zeros(2, 4, 2, 8, 12), Gate(Entry("reference"), frozenset())
+    options = {TOKENS: Tokens(FAMILIES["WanModel"], (2, 4, 6)), "cond_or_uncond": [0, 1]}
+    control = torch.zeros(2, 1, 3, 2, 8, 12)
+    act: Any = ReferencePass(Reference(torch.ones(1, 4, 4, 6)))
+    act(gate, executor, x, torch.ones(2), x, None, None, options, vace_context=control)
+    (aside, concat, tokens, more), (picture, _, own, _) = calls
+    assert aside.shape == concat.shape == (1, 4, 1, 4, 6) and tokens.grid == (1, 2, 3)
+    assert more["vace_context"].shape == (1, 1, 3, 1, 4, 6)
+    assert picture is x and own.grid == (2, 4, 6)
