@@ -26,6 +26,9 @@ TEXT_FIRST, IMAGE_FIRST = (TEXT, IMAGE), (IMAGE, TEXT)
 TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE = (TEXT, IMAGE, REFERENCE), (TEXT, REFERENCE, IMAGE)
 DEAF = "ComfyUI does not hand their attention the model's options, so that it asks nobody"
 
+BY_FRAME = "each block makes several calls of self-attention with a part of the tokens, and does not say which"
+CACHED = "it draws a video piece by piece and keeps keys and values for the next, which would be changed once more"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -41,7 +44,9 @@ class Family:
         beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
         rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
+        flat: whether what it makes is no picture.
         deaf: why its attention asks no override, so that nothing reaches it.
+        closed: why methods cannot act in its attention calls.
     """
 
     name: str
@@ -54,7 +59,9 @@ class Family:
     told: bool = True
     beside: tuple[str, ...] = ()
     rich: bool = False
+    flat: bool = False
     deaf: str = ""
+    closed: str = ""
 
     @property
     def enterable(self) -> bool:
@@ -75,7 +82,7 @@ FAMILIES: dict[str, Family] = {
     "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT),
     "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT),
     "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT),
-    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False),
+    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True),
     "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2),
     "QwenImageTransformer2DModel": _joined(
         "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT
@@ -84,7 +91,7 @@ FAMILIES: dict[str, Family] = {
         "Mage-Flow", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT
     ),
     "JoyImageTransformer3DModel": _joined("JoyImage", (("double", "double_blocks"),), IMAGE_FIRST),
-    "LensTransformer2DModel": _joined("Lens", (("double", "transformer_blocks"),), IMAGE_FIRST),
+    "LensTransformer2DModel": _joined("Lens", (("double", "transformer_blocks"),), IMAGE_FIRST, patch=1),
     "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST),
     "OmniGen2Transformer2DModel": _joined("Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False),
     "BooguTransformer2DModel": _joined(
@@ -93,7 +100,7 @@ FAMILIES: dict[str, Family] = {
         TEXT_REFERENCES_IMAGE,
         told=False,
     ),
-    "Ideogram4Transformer2DModel": _joined("Ideogram 4", (("single", "layers"),), TEXT_FIRST, told=False),
+    "Ideogram4Transformer2DModel": _joined("Ideogram 4", (("single", "layers"),), TEXT_FIRST, patch=1, told=False),
     "HiDreamImageTransformer2DModel": _joined(
         "HiDream",
         (("double", "double_stream_blocks"), ("single", "single_stream_blocks")),
@@ -112,8 +119,8 @@ FAMILIES: dict[str, Family] = {
     "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN),
     "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False),
-    "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),)),
-    "CausalWanModel": Family("CausalWan"),
+    "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),
+    "CausalWanModel": Family("CausalWan", (("double", "blocks"),), closed=CACHED),
     "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",)),
     "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False),
     "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),)),

@@ -19,13 +19,18 @@ from ..patcher import Patch, Patcher, TransformerOptions
 from .gate import Gate
 from .host import Host
 from .method import Method
-from .place import Listed, Place, TokensIn, TokensOut, Wrap
+from .place import Listed, Listing, Place, TokensIn, TokensOut, Wrap
 from .prompts import MorePrompts
 from .rows import WANTED
 from .site import Site
 from .stack import KINDS, Inner, merged, split
 from .tokens import LATENT
 
+# Why a method has no place
+SKIPS = "they have no skip connections and nothing between attentions"
+SHARED = "they have one attention for text and image, whose queries and results nobody can tell apart"
+UNPROJECTED = "it puts tokens in before the model projects them, and these models let nobody in there"
+ATTN1_ATTN2 = "attn1.q, attn1.k, attn1.v, attn1.out, and the same of attn2"
 PATCHES = (1, 2, 4, 8, 16)  # latent pixels along a side of a token
 
 
@@ -115,14 +120,20 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     if adapter is not None and (before or method.unprojected):
         return Listed(place.slot, adapter(patch))
     if method.unprojected:
-        raise refusal(family, method.name)
+        raise refusal(family, method.name, UNPROJECTED)
     slot = place.slot.partition("_")[0]
     joint = bool(family.order) and slot == "attn2"
     if isinstance(patch, TokensIn) and not (joint and patch.part == "q"):
         return Wrap(slot, patch.gate, ChangedPart(patch), counted=patch.counted)
     if isinstance(patch, TokensOut) and slot in KINDS and not joint:
         return Wrap(slot, patch.gate, ChangedOut(patch), counted=patch.counted)
-    raise refusal(family, method.name)
+    raise refusal(family, method.name, _why(place.slot, isinstance(patch, Listing), joint))
+
+
+def _why(slot: str, changes: bool, joint: bool) -> str:
+    if slot == "attn2_patch" and not changes:
+        return UNPROJECTED
+    return SHARED if joint and slot != "middle_patch" else SKIPS
 
 
 @dataclass(frozen=True)
@@ -160,18 +171,22 @@ class ChangedOut:
         return split(self.patch.act(site, merged(inner(q, k, v))), q.shape[1])
 
 
-def refusal(family: Family, name: str) -> AddressError:
-    """Return the error for a method that a family has no place for."""
+def refusal(family: Family, name: str, why: str = "") -> AddressError:
+    """Return the error for a method that a family has no place for, with the reason."""
     if family.deaf:
         return AddressError(f"{name}: {family.name} models cannot be patched: {family.deaf}")
+    if family.closed:
+        return AddressError(
+            f"{name}: methods cannot act in the attention of {family.name} models: {family.closed}; backend rules work "
+            "on them"
+        )
     if not family.enterable:
         return AddressError(
             f"{name}: {family.name} models do not say which attention they call, so that only backend rules for 'all' "
             "work on them"
         )
-    joint = ", and one attention for text and image, whose results nobody can tell apart" if family.order else ""
+    slots = "attn1.q, attn1.k, attn1.v, attn1.out, attn2.k and attn2.v" if family.order else ATTN1_ATTN2
     return AddressError(
-        f"{name}: {family.name} models have no place for it: they have no skip connections and nothing between "
-        f"attentions{joint}; what works on them: Attention Patch on attn1.q, attn1.k, attn1.v, attn1.out, attn2.k and "
-        "attn2.v, and methods of attention"
+        f"{name}: {family.name} models have no place for it: {why or SKIPS}; what works on them: Attention Patch on "
+        f"{slots}, and methods of attention"
     )

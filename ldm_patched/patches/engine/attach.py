@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..addressing.address import AddressError
 from ..addressing.blocks import model_blocks, targets
 from ..addressing.families import BOTH, UNET, Family, family_of
 from ..patcher import Patch, Patcher
@@ -55,6 +56,8 @@ def _check_family(model: Patcher, method: Method, family: Family) -> None:
     known = family.calls == UNET or family.enterable
     if not known or not model_blocks(model) or method.kind not in possible:
         raise refusal(family, method.name)
+    if family.flat and method.pictured:
+        raise AddressError(f"{method.name}: it needs tokens that are a picture, and those of {family.name} are none")
 
 
 def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) -> tuple[Patcher, Entry]:

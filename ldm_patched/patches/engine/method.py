@@ -82,6 +82,11 @@ class Method:
         return False
 
     @property
+    def pictured(self) -> bool:
+        """Return whether it needs tokens that are laid out as a picture."""
+        return False
+
+    @property
     def label(self) -> str:
         """Describe its settings, for the report."""
         widgets = ((field.name, widget_of(field)) for field in dataclasses.fields(self))

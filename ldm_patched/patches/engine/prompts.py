@@ -68,16 +68,22 @@ def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Si
 
     `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
     """
+    begins = starts(length, x, site, side)
+    if begins[0] + min(positions, default=0) < 0:
+        raise ValueError(f"the model gets the last {length + begins[0]} of {length} tokens, and not all of the words")
+    return [start + position for start in begins for position in positions]
+
+
+def starts(length: int, x: Tensor, site: Site, side: int = COND) -> Sequence[int]:
+    """Return where in the context each repeat of a prompt of `length` tokens begins; see `repeats`.
+
+    A transformer may cut the front off a template, or put rows of its own in front of the prompt's.
+    """
     context: Tensor | None = site.options.get(CONTEXT)
     tokens = 0 if TOKENS not in site.options or context is None else context.shape[1]
     if tokens % length or (tokens and repeats(length, x, site, side) < tokens // length):
-        # A model cuts the front off a template, or puts rows of its own in front of the prompt's
-        first = tokens - length
-        if first + min(positions, default=0) < 0:
-            raise ValueError(f"the model gets the last {tokens} of {length} tokens, and not all of the words")
-        return [first + position for position in positions]
-    starts = range(0, length * repeats(length, x, site, side), length)
-    return [start + position for start in starts for position in positions]
+        return [tokens - length]
+    return range(0, length * repeats(length, x, site, side), length)
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:

@@ -15,6 +15,8 @@ LATENT = "patchbay_latent"  # in the options of a call: the shape of its latent
 FRONT, PADDING = "front", "padding"  # parts of a joint sequence that belong to the network itself
 PATCHES = ("patch_size", "patch_spatial")  # where networks keep how many latent pixels a token has along a side
 
+REFERENCE_METHOD = "default_ref_method"  # where networks keep how they take reference images
+
 
 class Tokens(NamedTuple):
     """How many tokens the latent of a call has, and its references.
@@ -59,6 +61,8 @@ def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any]) -> 
     sides = patch_of(net, family)
     grid = _grid(x.shape[2:], sides)
     references: Sequence[Tensor] = conds.get("ref_latents") or ()
+    if getattr(net, REFERENCE_METHOD, "one") is None and conds.get("ref_latents_method") is None:
+        references = ()  # such a network looks at them only where a node says how
     behind = sum(math.prod(_grid(one.shape[2:], sides)) for one in references)
     multiple = getattr(net, "pad_tokens_multiple", None) or 1
     return Tokens(family, grid, x.ndim < 4, behind, -math.prod(grid) % multiple)

@@ -20,7 +20,7 @@ from ..patcher import TransformerOptions
 from ..record.run import AttentionId
 from .rows import ROWS, Rows, without_rows
 from .site import Beside, Site
-from .stack import KINDS, LAYERS, Layer
+from .stack import CONTEXT, KINDS, LAYERS, Layer
 from .tokens import TOKENS, Tokens
 
 NAMES = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # what may stand behind the heads
@@ -239,6 +239,11 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
         parts = {TEXT if kind == "cross" else IMAGE: slice(0, keys)}
         if total != tokens.image:
             _step_back(found, options, f"{total} tokens that are not those of the picture alone")
+            return None
+        context: Tensor | None = options.get(CONTEXT)
+        text = rows.tokens if rows is not None else None if context is None else context.shape[1]
+        if kind == "cross" and text is not None and keys != text:
+            _step_back(found, options, f"{keys} keys that are not those of the text")
             return None
     if call.mask is not None and call.mask.shape[2] > 1:
         _step_back(found, options, "a mask of its own for each query")

@@ -191,6 +191,11 @@ class AttentionPatch(Method):
         return self.strength == 0.0 or no_change.get(self.operation, False)
 
     @property
+    def pictured(self) -> bool:
+        """Return whether it looks at neighbours."""
+        return self.operation == "blur"
+
+    @property
     def label(self) -> str:
         """Describe the patch."""
         value = f" {self.value:g}" if self.operation in WITH_VALUE else ""

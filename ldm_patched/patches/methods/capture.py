@@ -50,6 +50,11 @@ class Listener(Method):
         """Return what each map is of."""
         raise NotImplementedError
 
+    @property
+    def pictured(self) -> bool:
+        """Return that maps are pictures."""
+        return True
+
     def check(self) -> None:
         """Refuse a side or heads that there are not."""
         if self.side not in SIDES:

@@ -61,6 +61,11 @@ class KeyValueDownsampling(Method):
         return self.factor == 1
 
     @property
+    def pictured(self) -> bool:
+        """Return that it scales a picture of tokens."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe it."""
         return f"keys and values / {self.factor} {self.method}"

@@ -16,7 +16,7 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place, Wrap
-from ..engine.prompts import Conditioning, prompt_tokens, repeats
+from ..engine.prompts import Conditioning, prompt_tokens, starts
 from ..engine.site import Site
 from ..engine.stack import CONTEXT, Inner
 from ..patcher import Patcher
@@ -125,10 +125,10 @@ class PromptToPrompt(Method):
         V), so the values are shared out and any attention function computes it. What new tokens add by maps of their
         own is the difference between attention with and without their values.
         """
-        chosen, shares = pairs(site), self.shares(site, v)
-        tokens, values = len(shares), v.clone()
+        chosen, (shares, text) = pairs(site), self.shares(site, v)
+        values = v.clone()
         for _, edited in chosen:
-            values[edited, :, :tokens] = shares @ v[edited, :, :tokens]
+            values[edited, :, text] = shares @ v[edited, :, text]
         mapped = with_maps(inner, q, k, values, chosen)
         old = shares.sum(0) > 0.0
         if site.weight == 1.0 and bool(old.all()):
@@ -137,17 +137,19 @@ class PromptToPrompt(Method):
         if not bool(old.all()):
             values = v.clone()
             for _, edited in chosen:
-                values[edited, :, :tokens] *= old.to(v.dtype)[:, None]
+                values[edited, :, text] *= old.to(v.dtype)[:, None]
             mapped = mapped + own - inner(q, k, values)
         return blended(own, mapped, chosen, site.weight)
 
-    def shares(self, site: Site, v: Tensor) -> Tensor:
-        """Return the alignment (n, m) for prompts as long as the host repeated them, kept for the run."""
+    def shares(self, site: Site, v: Tensor) -> tuple[Tensor, slice]:
+        """Return the alignment (n, m) for prompts as long as the host repeated them, and where they stand."""
         length = math.lcm(len(self.source), len(self.edited))
-        tokens = length * repeats(length, v, site)
-        if CONTEXT in site.options and tokens != site.options[CONTEXT].shape[1]:
+        begins = starts(length, v, site)
+        tokens = length * len(begins)
+        if CONTEXT in site.options and begins[0] + tokens != site.options[CONTEXT].shape[1]:
             raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
-        return site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
+        shares = site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
+        return shares, slice(begins[0], begins[0] + tokens)
 
     def aligned(self, tokens: int) -> Tensor:
         """Return the alignment of both prompts repeated to `tokens`."""

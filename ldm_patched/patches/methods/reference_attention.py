@@ -25,6 +25,7 @@ from ..engine.place import Place, Wrap, WrapModel
 from ..engine.sides import COND, chunks_of
 from ..engine.site import EXTRA, RECORDING, Site
 from ..engine.stack import Inner
+from ..engine.tokens import TOKENS, tokens_of
 from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
 
@@ -70,6 +71,11 @@ class Reference(Method):
         if self.latent.ndim != 4:
             shape = "x".join(map(str, self.latent.shape))
             raise ValueError(f"the reference is {shape}; give a latent of pictures, batch x channels x height x width")
+
+    @property
+    def pictured(self) -> bool:
+        """Return that its references are pictures."""
+        return True
 
     @property
     def label(self) -> str:
@@ -176,9 +182,12 @@ class ReferencePass:
         more = {name: _rows(value, len(x), rows, copies) for name, value in kwargs.items()}
         sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (t, c_concat, c_crossattn))
         noisy = self._noisy(executor.class_obj, x, sigmas[::frames], gate, options).repeat_interleave(frames, dim=0)
-        if concat is not None:
-            concat = F.interpolate(concat, size=noisy.shape[-2:])
+        size = noisy.shape[2:]
+        concat, more = _resized(concat, x, size), {name: _resized(value, x, size) for name, value in more.items()}
         aside = _by_itself(options) | {EXTRA: True, RECORDING: tokens}
+        if TOKENS in options:  # the reference may have another size, and is a single picture
+            net = executor.class_obj.diffusion_model
+            aside[TOKENS] = tokens_of(net, options[TOKENS].family, noisy, more)
         prompts = places_of(options)
         aside |= dict.fromkeys((CHUNKS, "cond_or_uncond"), [prompts[place] for place in places])
         if len(options.get("uuids", ())) == len(chunks):
@@ -201,13 +210,15 @@ class ReferencePass:
         """Return the references with the noise of the step, once for each place."""
 
         def make() -> tuple[Tensor, Tensor]:
-            return model.process_latent_in(self.reference.latent).to(x), self.reference.noise().to(x)
+            shape = (*self.reference.latent.shape[:2], *[1] * (x.ndim - 4), *self.reference.latent.shape[2:])
+            latent, noise = (one.view(shape) for one in (self.reference.latent, self.reference.noise()))
+            return model.process_latent_in(latent).to(x), noise.to(x)
 
         device, memory = str(x.device), gate.memory(options)
         if device not in memory:
             memory[device] = gate.lasting(make)
         repeats = len(sigmas) // len(self.reference.latent)
-        latent, noise = (source.repeat(repeats, 1, 1, 1) for source in memory[device])
+        latent, noise = (source.repeat(repeats, *[1] * (x.ndim - 1)) for source in memory[device])
         noisy: Tensor = model.model_sampling.noise_scaling(sigmas, noise, latent)
         return noisy
 
@@ -217,6 +228,14 @@ def _rows(value: Any, batch: int, rows: Sequence[int], copies: int) -> Any:
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
         return value
     return value[list(rows)].repeat_interleave(copies, dim=0)
+
+
+def _resized(value: Any, x: Tensor, size: Sequence[int]) -> Any:
+    """Scale what lies on the image (..., h, w) to the size of the reference."""
+    if not isinstance(value, Tensor) or value.ndim < x.ndim or value.shape[-len(size) :] != x.shape[2:]:
+        return value
+    before = value.shape[: -len(size)]
+    return F.interpolate(value.flatten(0, len(before) - 1)[:, None], size=tuple(size)).view(*before, *size)
 
 
 def _framed(options: TransformerOptions) -> bool:

@@ -62,6 +62,11 @@ class SelfAttentionGuidance(Method):
         return POST_CFG
 
     @property
+    def pictured(self) -> bool:
+        """Return that it blurs parts of a picture."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe the guidance."""
         return f"self-attention guidance {self.scale:g} blur {self.blur:g} threshold {self.threshold:g}"

@@ -44,6 +44,11 @@ class SlidingWindowGuidance(Method):
             raise Refused(f"overlap is {self.overlap}; give a part of the window from 0, below 1", "overlap")
 
     @property
+    def pictured(self) -> bool:
+        """Return that windows lie on a picture."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe the guidance."""
         return f"sliding-window {self.size:g}/{self.overlap:g} guidance {self.scale:g}"

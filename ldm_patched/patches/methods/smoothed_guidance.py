@@ -50,6 +50,11 @@ class SmoothedGuidance(Method):
             raise Refused(f"blur is {self.blur}; give a number above 0, or inf for the mean over the picture", "blur")
 
     @property
+    def pictured(self) -> bool:
+        """Return whether it looks at neighbours."""
+        return not math.isinf(self.blur)
+
+    @property
     def label(self) -> str:
         """Describe the guidance."""
         return f"smoothed-energy {self.blur:g} guidance {self.scale:g}"

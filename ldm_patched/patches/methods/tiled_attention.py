@@ -68,6 +68,11 @@ class TiledAttention(Method):
         return self.tile_size == 0
 
     @property
+    def pictured(self) -> bool:
+        """Return that tiles are parts of a picture."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe it."""
         swap = f" swap {self.swap}" if self.swap > 1 else ""

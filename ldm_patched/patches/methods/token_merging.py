@@ -70,6 +70,11 @@ class TokenMerging(Method):
         return self.ratio == 0.0
 
     @property
+    def pictured(self) -> bool:
+        """Return that it chooses tokens by their place in a picture."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe it."""
         fixed = "" if self.destination == "random" else f" to {self.destination}"

@@ -71,6 +71,11 @@ class WordMask(Method):
         return self.strength == 0.0 or not self.positions or bool((self.mask >= 1.0).all())
 
     @property
+    def pictured(self) -> bool:
+        """Return that a mask lies on a picture."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe the method."""
         return f"words {', '.join(map(str, self.positions))} within a mask{self.times}"

@@ -10,22 +10,28 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, IMAGE, TEXT, Family
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.call import call_model
+from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.method import Method
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens, tokens_of
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference, ReferencePass
 from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
-from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
+from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from torch import Tensor
 
 from .models import draw
@@ -52,7 +58,14 @@ def patched(method: Method, name: str = "Flux") -> Any:
     return attach(ModelPatcher(whole, "cpu", "cpu", size=1), method)
 
 
-def attended(model: Any, given: list[Tensor], family: str = "Flux", references: int = 0, **kwargs: Any) -> Tensor:
+def attended(
+    model: Any,
+    given: list[Tensor],
+    family: str = "Flux",
+    references: int = 0,
+    context: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
     """Make one attention call in the first block through the override; q, k, v as the arguments say."""
     run = Run(plan_of(model))
     run.enter_model()
@@ -64,6 +77,8 @@ def attended(model: Any, given: list[Tensor], family: str = "Flux", references: 
         "block_index": 0,
         "cond_or_uncond": [0, 1],
     }
+    if context is not None:
+        now[CONTEXT] = context
     out: Tensor = now[SLOT](attention_pytorch, *given, HEADS, transformer_options=now, **kwargs)
     return out
 
@@ -209,6 +224,28 @@ def test_a_word_gets_its_weight_in_the_positive_rows() -> None:
     close(out, wanted)
 
 
+def test_a_word_of_a_prompt_that_is_filled_up_in_front_is_found() -> None:
+    q, k, v = joint()
+    context = draw(5, B, TOKENS_OF_TEXT, DIM)
+    context[:, :2] = 0.0
+    model = patched(WordWeight(positions=(1,), weight=0.0, length=TOKENS_OF_TEXT - 2))
+    out = split(attended(model, [q, k, v], context=context, skip_reshape=True))
+    without = v.clone()
+    without[0, :, 3] = 0.0
+    wanted = softmax(q, k, v)
+    wanted[:, :, TOKENS_OF_TEXT:] = softmax(q[:, :, TOKENS_OF_TEXT:], k, without)
+    close(out, wanted)
+
+
+@pytest.mark.parametrize("keys", [TOKENS_OF_TEXT, 7])
+def test_cross_attention_to_anything_but_the_text_is_left_alone(keys: int) -> None:
+    q, k, v = (draw(seed, B, HEADS, n, DIM) for seed, n in ((1, IMAGE_TOKENS), (2, keys), (3, keys)))
+    context = draw(5, B, TOKENS_OF_TEXT, DIM)
+    model = patched(AttentionPatch("attn2.v", "scale", 2.0), "WanModel")
+    out = split(attended(model, [q, k, v], "WanModel", context=context, skip_reshape=True))
+    close(out, softmax(q, k, v * (2.0 if keys == TOKENS_OF_TEXT else 1.0)))
+
+
 def test_a_word_is_left_out_of_the_softmax_outside_its_mask() -> None:
     q, k, v = joint()
     bias = torch.zeros(B, 1, 1, q.shape[2])
@@ -242,6 +279,30 @@ def test_a_call_without_open_layers_is_the_models_own() -> None:
     late = AttentionPatch("attn1.v", "scale", 3.0, where=Where.of("all", 1.0, 1.0))
     out = attended(patched(late), [q, k, v], skip_reshape=True)
     assert torch.equal(out, attention_pytorch(q, k, v, HEADS, skip_reshape=True))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("method", [AttentionPatch("attn1.v", "blur", 1.0), TiledAttention(16), KeyValueDownsampling()])
+def test_what_needs_a_picture_is_refused_where_none_is_made(method: Method) -> None:
+    with pytest.raises(AddressError, match="needs tokens that are a picture, and those of Hunyuan3D 2 are none"):
+        patched(method, "Hunyuan3Dv2")
+    assert patched(AttentionPatch("attn1.v", "scale", 2.0), "Hunyuan3Dv2") is not None
+
+
+@pytest.mark.parametrize(("name", "why"), [("WanAnimate2Model", "several calls"), ("CausalWanModel", "piece by piece")])
+def test_a_closed_family_says_why(name: str, why: str) -> None:
+    with pytest.raises(AddressError, match=f"{why}.*; backend rules work on them"):
+        patched(AttentionTemperature(2.0), name)
+    ruled = patched(Rule("basic", Where.of("double:0")), name)
+    assert plan_of(ruled).entries[0].targets == ((BlockId("double", 0), None),)
+
+
+def test_a_prompt_that_is_put_in_is_refused_with_the_reason() -> None:
+    method = NormalizedGuidance(torch.zeros(1, 5, 8))
+    with pytest.raises(AddressError, match="Anima models have no place for it: it puts tokens in before the model"):
+        patched(method, "Anima")  # it makes its context of more than the tokens of a prompt
 
 
 # What tokens a call has
@@ -289,3 +350,38 @@ def test_a_network_inside_torch_compile_is_known() -> None:
         options = model.model_options["transformer_options"]
         call_model(executor, torch.zeros(1, 16, 8, 12), torch.ones(1), None, None, None, options)  # type: ignore[arg-type]
     assert [options[TOKENS].family.name for options in seen] == ["Flux", "Flux"]
+
+
+def test_the_row_of_a_family_goes_before_what_its_network_says() -> None:
+    family = FAMILIES["Ideogram4Transformer2DModel"]  # its latent is in patches already
+    found = tokens_of(SimpleNamespace(patch_size=2), family, torch.zeros(1, 4, 6, 8), {})
+    assert found is not None and found.grid == (1, 6, 8)
+
+
+@pytest.mark.parametrize(("method", "given", "tokens"), [(None, None, 0), (None, "index", 6), ("index", None, 6)])
+def test_references_count_where_the_network_looks_at_them(method: str | None, given: str | None, tokens: int) -> None:
+    net = SimpleNamespace(patch_size=2, default_ref_method=method)
+    conds = {"ref_latents": [torch.zeros(1, 4, 4, 6)], "ref_latents_method": given}
+    found = tokens_of(net, Family("F"), torch.zeros(1, 4, 8, 8), conds)
+    assert found is not None and found.references == tokens
+
+
+def test_a_reference_is_one_frame_with_tokens_of_its_own() -> None:
+    calls: list[tuple[Tensor, Tensor, Any, Any]] = []
+
+    def executor(x: Tensor, t: Tensor, concat: Tensor, text: None, control: None, options: Any, **more: Any) -> Tensor:
+        calls.append((x, concat, options[TOKENS], more))
+        return x
+
+    scaling = SimpleNamespace(noise_scaling=lambda sigmas, noise, latent: latent)
+    whole = {"diffusion_model": SimpleNamespace(patch_size=(1, 2, 2)), "process_latent_in": lambda latent: latent}
+    executor.class_obj = SimpleNamespace(**whole, model_sampling=scaling)  # type: ignore[attr-defined]
+    x, gate = torch.zeros(2, 4, 2, 8, 12), Gate(Entry("reference"), frozenset())
+    options = {TOKENS: Tokens(FAMILIES["WanModel"], (2, 4, 6)), "cond_or_uncond": [0, 1]}
+    control = torch.zeros(2, 1, 3, 2, 8, 12)
+    act: Any = ReferencePass(Reference(torch.ones(1, 4, 4, 6)))
+    act(gate, executor, x, torch.ones(2), x, None, None, options, vace_context=control)
+    (aside, concat, tokens, more), (picture, _, own, _) = calls
+    assert aside.shape == concat.shape == (1, 4, 1, 4, 6) and tokens.grid == (1, 2, 3)
+    assert more["vace_context"].shape == (1, 1, 3, 1, 4, 6)
+    assert picture is x and own.grid == (2, 4, 6)

@@ -1,0 +1,129 @@
+"""Write docs/families.md: what each method does on each family of models, from a run on tiny models in ComfyUI.
+
+COMFYUI_PATH names a checkout, COMFYUI_PYTHON its interpreter. With a file of results (`python benchmarks/families.py
+RESULT.json`), as `tests/contract/families_child.py` writes it, nothing is run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attention_patchbay.tests.contract.children import result_of
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "families.md"
+# Where positions are part of the tokens, and not turned into queries and keys
+UNPOSITIONED = ("SD3", "SD3.5 medium", "AuraFlow", "Hunyuan3D 2")
+POSITIONED = {
+    "SEG": "a blur or mean of queries that hold their positions already",
+    "token merging": "a mean of keys that hold their positions already",
+    "style aligned": "AdaIN of queries and keys that hold their positions already; all pictures have the same",
+    "reference": "the positions of the reference lie on those of the picture",
+}
+JOINED = {"prompt to prompt": "the text has its share of one softmax with the picture, whose part stays the own one"}
+ENTERED = "methods cannot act in the attention models: "
+HEAD = """# Methods and model families
+
+Each method on a tiny model of each transformer family that ComfyUI 0.33 brings, with random weights: whether it
+changes the picture, in the blocks that are meant, with finite results; closed or neutral it leaves the latent as it
+is, to the bit. **Quality was not judged.** Made by `benchmarks/families.py`; the same run is a test
+(`tests/contract/test_families_comfyui.py`), which also traces by changed pixels and tokens where text, picture and
+references lie in each attention. UNets (SD1, SD2, SDXL) have every method and are not in the table.
+
+*works*: as on a UNet, on what the picture gets; rows of text and of reference images are left as they are.
+*approximate*: another result than the method's maths before the positions would give. *no effect*: accepted, and the
+report says why it did nothing. *impossible*: refused when the node runs. The numbers are reasons, below.
+"""
+WORDS = """On all of them the output slots (`attn1.out`, `attn2.out`) act before the projection of the result; on a UNet
+after it. `blur` is exact on values and results, approximate on queries and keys that hold their positions.
+
+Words (Word Weight, Word Mask, Capture Attention) are found by the first text encoder that a CLIP names. HiDream has
+three texts, of which the words are those of T5. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5
+refine the text before their blocks: the token of a word then holds something of its neighbours.
+"""
+
+
+def outcome(name: str, method: str, found: dict[str, Any]) -> tuple[str, str]:
+    """Return what a method is on a family, and the reason where it does not simply work."""
+    one = found["methods"][method]
+    if "refused" in one:
+        return "impossible", reason(one["refused"], found["family"])
+    if "error" in one:
+        return "fails", one["error"]
+    if not one["ran"]:
+        return "no effect", one["skip"]
+    if method in POSITIONED and name not in UNPOSITIONED:
+        return "approximate", POSITIONED[method]
+    if method in JOINED and len(found["kinds"]) == 1:
+        return "approximate", JOINED[method]
+    return "works", ""
+
+
+def reason(text: str, family: str) -> str:
+    """Return the reason in a refusal, without the names of method and family."""
+    why = text.partition(": ")[2] or text
+    why = why.split("; ")[0].replace(f" of {family}", "").replace(f"{family} models", "they")
+    for start in ("they have no place for it: ", "they cannot be patched: ", ENTERED):
+        why = why.removeprefix(start)
+    return why
+
+
+def groups(results: dict[str, Any]) -> list[tuple[list[str], dict[str, tuple[str, str]]]]:
+    """Return families with equal outcomes together, the largest groups first."""
+    found: dict[str, tuple[list[str], dict[str, tuple[str, str]]]] = {}
+    for name, family in results.items():
+        column = {method: outcome(name, method, family) for method in family["methods"]}
+        found.setdefault(json.dumps(column), ([], column))[0].append(name)
+    return sorted(found.values(), key=lambda group: -len(group[0]))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def document(results: dict[str, Any]) -> str:
+    """Return the text of the document."""
+    columns = groups(results)
+    reasons: dict[str, int] = {}
+
+    def cell(what: str, why: str) -> str:
+        return f"{what} {reasons.setdefault(why, len(reasons) + 1)}" if why else what
+
+    letters = [chr(ord("A") + i) for i in range(len(columns))]
+    methods = columns[0][1]
+    body = [[method, *(cell(*column[method]) for _, column in columns)] for method in methods]
+    families = [
+        [letter, name, found["described"] or "all only", ", ".join(found["kinds"]) or "-"]
+        for letter, (names, _) in zip(letters, columns, strict=True)
+        for name, found in ((name, results[name]) for name in names)
+    ]
+    parts = [
+        HEAD,
+        "## Families\n\nBlocks are those of the tiny model. `self` alone: one attention of text and picture.\n",
+        table(["Column", "Family", "Blocks", "Kinds"], families) + "\n",
+        "## Methods\n",
+        table(["Method", *letters], body) + "\n",
+        "\n".join(f"{number}. {why}" for why, number in reasons.items()) + "\n",
+        WORDS,
+    ]
+    return "\n".join(parts)
+
+
+def main(*paths: str) -> None:
+    """Run, or read what was run, and write the document."""
+    if paths:
+        results = json.loads(Path(paths[0]).read_text())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            results = result_of("families_child.py", Path(folder))
+    DOCUMENT.write_text(document(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
