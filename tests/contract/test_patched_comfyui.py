@@ -1,0 +1,19 @@
+"""Latents behind core nodes that change a model or its sampling are ComfyUI's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .children import result_of
+
+SAME = ("merged 1.0", "tiles 0 False 2")  # nothing is mixed in, and one tile is left
+
+
+@pytest.mark.comfyui
+def test_latents_behind_core_nodes_are_those_of_comfyui(tmp_path: Path) -> None:
+    found = result_of("patched_child.py", tmp_path, 300)
+    assert len(found) > 25
+    assert {what: apart for what, (apart, _) in found.items() if not apart < 1e-4} == {}
+    assert {what for what, (_, changed) in found.items() if not changed > 1e-4} <= set(SAME)
