@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-(result,) = sys.argv[1:]
-
 from comfy.cli_args import args as comfy_args  # noqa: E402
 
 comfy_args.cpu = True
@@ -35,8 +32,8 @@ from attention_patchbay.tests.unets import UNET, draw  # noqa: E402
 
 OURS = catalog()
 CPU = torch.device("cpu")
-CONFIG = UNET | {"num_heads": 8, "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1]}
-Run = Callable[[str], Any]
+SMALL = UNET | {"num_heads": 8, "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1]}
+CONFIG: dict[str, Any] = {}
 FOUND: dict[str, tuple[float, float]] = {}
 
 
@@ -67,7 +64,7 @@ def model_of_theirs(mine: ModelPatcher) -> Any:
 
 
 def prompt(seed: int, **entries: Any) -> list[Any]:
-    return [[draw(seed, 1, 7, 16), entries]]
+    return [[draw(seed, 1, 7, CONFIG["context_dim"]), entries]]
 
 
 class Side:
@@ -90,8 +87,15 @@ class Side:
         return node("SamplerCustomAdvanced", **parts)[0]["samples"]
 
 
-FIRST, SECOND = model_of_ours(0), model_of_ours(1)
-SIDES = [Side(ours, [FIRST, SECOND]), Side(theirs, [model_of_theirs(FIRST), model_of_theirs(SECOND)])]
+SIDES: list[Side] = []
+
+
+def use(changes: dict[str, Any]) -> None:
+    """Build the models of both hosts anew, with changes of their configuration."""
+    CONFIG.clear()
+    CONFIG.update(SMALL | changes)
+    first, second = model_of_ours(0), model_of_ours(1)
+    SIDES[:] = [Side(ours, [first, second]), Side(theirs, [model_of_theirs(first), model_of_theirs(second)])]
 
 
 def compare(what: str, run: Callable[[Side], Any], **plain_run: Any) -> None:
@@ -155,6 +159,8 @@ def compare_merges() -> None:
     compare("difference added", merged("ModelMergeSubtract", True, multiplier=0.5))
 
 
-compare_patches()
-compare_merges()
-Path(result).write_text(json.dumps(FOUND))
+if __name__ == "__main__":
+    use({})
+    compare_patches()
+    compare_merges()
+    Path(sys.argv[1]).write_text(json.dumps(FOUND))

@@ -17,3 +17,11 @@ def test_latents_behind_core_nodes_are_those_of_comfyui(tmp_path: Path) -> None:
     assert len(found) > 25
     assert {what: apart for what, (apart, _) in found.items() if not apart < 1e-4} == {}
     assert {what for what, (_, changed) in found.items() if not changed > 1e-4} <= set(SAME)
+
+
+@pytest.mark.comfyui
+def test_files_that_steer_give_the_latents_of_comfyui(tmp_path: Path) -> None:
+    found = result_of("controls_child.py", tmp_path, 400)
+    assert len(found) > 12
+    assert {what: apart for what, (apart, _) in found.items() if not apart < 1e-4} == {}
+    assert all(changed > 1e-4 for _, changed in found.values())
