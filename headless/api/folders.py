@@ -23,6 +23,7 @@ KINDS = {
     "embeddings": ("embeddings",),
     "controlnet": ("controlnet", "t2i_adapter"),
     "vae": ("vae",),
+    "vae_approx": ("vae_approx",),
     "text_encoders": ("text_encoders", "clip"),
     "upscale_models": ("upscale_models",),
     "gligen": ("gligen",),

@@ -18,6 +18,7 @@ from ..nodes import (
     filters,
     guidance_patches,
     guiders,
+    hypernetworks,
     image,
     image_files,
     image_parts,
@@ -80,6 +81,7 @@ CORE = (
     model_merging,
     saving,
     token_patches,
+    hypernetworks,
 )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ldm_patched.files.model_file import model_file, report_unused
+from ...ldm_patched.files.torch_file import named_tensors
 from ...ldm_patched.images.vae_tiles import tiled
 from ...ldm_patched.ldm.modules.gligen import load_gligen
 from ...ldm_patched.loading import sd
@@ -28,7 +29,7 @@ TILE, OVERLAP, SMALLEST_TILE = 512, 32, 128
 
 def _file(name: str, kind: str) -> io.Input:
     names = current().folders.model_names(kind)
-    return io.Combo.Input(name, options=names, tooltip=f"A safetensors file in models/{kind}.")
+    return io.Combo.Input(name, options=names, tooltip=f"A file in models/{kind}.")
 
 
 def _device() -> io.Input:
@@ -182,8 +183,8 @@ def load_upscale_model(path: Path) -> Any:
         import spandrel
     except ImportError:
         raise ValueError("upscale models need spandrel: pip install 'attention-patchbay[upscale]'") from None
-    with model_file(path) as file:
-        weights = {key: file[key] for key in file}
+    file = named_tensors(path)
+    weights = {key: file[key] for key in file}
     if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     try:

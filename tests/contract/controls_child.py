@@ -26,9 +26,9 @@ from safetensors.torch import save_file
 
 MODELS = Path(tempfile.mkdtemp())
 XL = {"num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 1, 1, 1, 1]}
-XL |= {"transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1], "num_heads": 4}
+XL |= {"transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1], "num_heads": 8}
 SD1 = {"num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0]}
-SD1 |= {"transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "num_heads": 4}
+SD1 |= {"transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "num_heads": 8}
 
 WIDE = {"model_channels": 320, "channel_mult": [1], "num_res_blocks": [1], "context_dim": 768, "transformer_depth": [1]}
 WIDE |= {"transformer_depth_output": [1, 1]}  # ComfyUI reads the heads of a file from such widths

@@ -25,3 +25,11 @@ def test_files_that_steer_give_the_latents_of_comfyui(tmp_path: Path) -> None:
     assert len(found) > 12
     assert {what: apart for what, (apart, _) in found.items() if not apart < 1e-4} == {}
     assert all(changed > 1e-4 for _, changed in found.values())
+
+
+@pytest.mark.comfyui
+def test_small_vaes_hypernetworks_and_embeddings_are_those_of_comfyui(tmp_path: Path) -> None:
+    found = result_of("files_child.py", tmp_path, 300)
+    assert len(found) > 10
+    assert {what: apart for what, (apart, _) in found.items() if not apart < 1e-4} == {}
+    assert all(changed > 1e-4 for _, changed in found.values())
