@@ -1,4 +1,4 @@
-"""Inputs of the node API that bring others: a choice with inputs of its own, inputs that repeat, types that match."""
+"""Inputs of the node API that bring others: a choice with inputs of its own, inputs that repeat, several types."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ def described(inputs: Sequence[io.Input]) -> dict[str, dict[str, Any]]:
     for entry in inputs:
         found.setdefault("optional" if entry.optional else "required", {})[entry.id] = entry.info()
     return found
+
+
+class MultiType:
+    """An input that may have one of several types."""
+
+    class Input(io.Input):
+        """The input."""
+
+        def __init__(self, id: str, types: Sequence[Any], **settings: Any) -> None:
+            super().__init__(id, **settings)
+            self.io_type = ",".join(type.io_type for type in types)
 
 
 class MatchType:

@@ -23,11 +23,16 @@ KINDS = {
     "embeddings": ("embeddings",),
     "controlnet": ("controlnet", "t2i_adapter"),
     "vae": ("vae",),
+    "vae_approx": ("vae_approx",),
     "text_encoders": ("text_encoders", "clip"),
     "upscale_models": ("upscale_models",),
     "gligen": ("gligen",),
+    "configs": ("configs",),
+    "hypernetworks": ("hypernetworks",),
+    "style_models": ("style_models",),
 }
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".sft")
+CONFIG_ENDINGS = (".yaml",)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -42,7 +47,7 @@ class Folders:
 
     def model_names(self, kind: str) -> list[str]:
         """List the model files of a kind by their names in a workflow; the demo checkpoint is always one."""
-        found = {name for folder in self._model_folders(kind) for name in _files(folder, MODEL_ENDINGS)}
+        found = {name for folder in self._model_folders(kind) for name in _files(folder, _endings(kind))}
         return sorted(found | ({DEMO_NAME} if kind == "checkpoints" else set()))
 
     def model(self, kind: str, name: str) -> Path:
@@ -52,7 +57,7 @@ class Folders:
         """
         for folder in self._model_folders(kind):
             path = below(folder, name)
-            if path.is_file() and path.suffix.lower() in MODEL_ENDINGS:
+            if path.is_file() and path.suffix.lower() in _endings(kind):
                 return path
         if kind == "checkpoints" and name == DEMO_NAME:
             return CHECKPOINT
@@ -92,6 +97,10 @@ class Folders:
         """List the images of the input folder."""
         return sorted(name for name in _files(self.input, IMAGE_ENDINGS) if _is_inside(self.input, name))
 
+    def latent_names(self) -> list[str]:
+        """List the latents that lie in the input folder itself."""
+        return sorted(path.name for path in _entries(self.input) if path.suffix == ".latent" and path.is_file())
+
     def input_file(self, name: str) -> Path:
         """Return the path of a file of the input folder.
 
@@ -117,6 +126,10 @@ class Folders:
 
     def _model_folders(self, kind: str) -> list[Path]:
         return [self.models / name for name in KINDS[kind]]
+
+
+def _endings(kind: str) -> tuple[str, ...]:
+    return CONFIG_ENDINGS if kind == "configs" else MODEL_ENDINGS
 
 
 def below(folder: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...ldm_patched.controlnet.control import ControlNet
 from ...ldm_patched.controlnet.union import CONTROL_TYPES
 from ...ldm_patched.loading.controlnet_loader import load_controlnet
+from ...ldm_patched.modules.model_patcher import ModelPatcher
 from ..api import comfy_io as io
 from ..api.session import current
 from .conditioning import Conditioning
@@ -31,7 +32,7 @@ class ControlNetLoader(io.ComfyNode):
             node_id="ControlNetLoader",
             display_name="Load ControlNet Model",
             category="model/loaders",
-            description="Load a ControlNet from a safetensors file in models/controlnet.",
+            description="Load a ControlNet, T2I adapter or control-LoRA from a safetensors file in models/controlnet.",
             inputs=[
                 io.Combo.Input(
                     "control_net_name",
@@ -47,6 +48,35 @@ class ControlNetLoader(io.ComfyNode):
         """Load the file."""
         path = current().folders.model("controlnet", control_net_name)
         return io.NodeOutput(load_controlnet(path, current().unet_dtype))
+
+
+class DiffControlNetLoader(io.ComfyNode):
+    """Load a ControlNet that may be the difference to a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="DiffControlNetLoader",
+            display_name="Load ControlNet Model (diff)",
+            category="model/loaders",
+            description="Load a ControlNet from models/controlnet; one that is a difference is added to the model.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that a difference is added to; it stays as it is."),
+                io.Combo.Input(
+                    "control_net_name",
+                    options=current().folders.model_names("controlnet"),
+                    tooltip="A file in models/controlnet.",
+                ),
+            ],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, control_net_name: str) -> io.NodeOutput:
+        """Load the file."""
+        path = current().folders.model("controlnet", control_net_name)
+        return io.NodeOutput(load_controlnet(path, current().unet_dtype, model))
 
 
 class ControlNetApply(io.ComfyNode):
@@ -182,4 +212,4 @@ class SetUnionControlNetType(io.ComfyNode):
         return io.NodeOutput(copy)
 
 
-NODES = [ControlNetLoader, ControlNetApply, ControlNetApplyAdvanced, SetUnionControlNetType]
+NODES = [ControlNetLoader, DiffControlNetLoader, ControlNetApply, ControlNetApplyAdvanced, SetUnionControlNetType]

@@ -202,6 +202,22 @@ def sampler_euler_ancestral(eta: float, s_noise: float) -> KSampler:
     return KSampler("euler_ancestral", {"eta": eta, "s_noise": s_noise})
 
 
+@NODES.add(
+    "SamplerLCM",
+    "SamplerLCM",
+    [
+        number("s_noise", 1.0, "The strength of the noise in the first step.", 64.0),
+        number("s_noise_end", 1.0, "The strength of the noise in the last step.", 64.0),
+        number("noise_clip_std", 0.0, "At how many deviations the noise is cut off; 0 leaves it.", 10.0),
+    ],
+    io.Sampler,
+    category=SAMPLERS,
+)
+def sampler_lcm(s_noise: float, s_noise_end: float, noise_clip_std: float) -> KSampler:
+    """Give the sampler of consistency models with its settings."""
+    return KSampler("lcm", {"s_noise": s_noise, "s_noise_end": s_noise_end, "noise_clip_std": noise_clip_std})
+
+
 def sampled(model: Any, latent: Latent, run: Callable[[Latent, Callable[..., None]], Tensor]) -> tuple[Latent, Latent]:
     """Return latents and the last prediction of them without noise; `run` samples, given latents and a callback."""
     latent = {**latent, "samples": fix_empty_latent_channels(model, latent["samples"])}

@@ -184,7 +184,7 @@ def save(images: Tensor, folder: Path, prefix: str, kind: str, texts: Mapping[st
     for place, image in enumerate(images):
         pixels = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
         start = name.replace("%batch_num%", str(place))
-        path, number = write_numbered(directory, start, number, ".png", partial(_write_png, pixels, texts))
+        path, number = write_numbered(directory, start, number, "_.png", partial(_write_png, pixels, texts))
         entries.append({"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": kind})
     return entries
 
@@ -198,7 +198,7 @@ def write_numbered(
     def paths() -> Iterator[Path]:
         nonlocal last
         for last in itertools.count(number):
-            yield directory / f"{name}_{last:05}_{ending}"
+            yield directory / f"{name}_{last:05}{ending}"
 
     return write_new(paths(), write), last + 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ...ldm_patched.files.model_file import model_file, report_unused
+from ...ldm_patched.files.torch_file import named_tensors
 from ...ldm_patched.images.vae_tiles import tiled
 from ...ldm_patched.ldm.modules.gligen import load_gligen
 from ...ldm_patched.loading import sd
 from ...ldm_patched.modules import model_management
 from ...ldm_patched.modules.model_patcher import ModelPatcher
+from ...ldm_patched.sampling.model_sampling import discrete_sampling
 from ..api import comfy_io as io
 from ..api.session import current
 from .conditioning import Conditioning
@@ -26,7 +29,7 @@ TILE, OVERLAP, SMALLEST_TILE = 512, 32, 128
 
 def _file(name: str, kind: str) -> io.Input:
     names = current().folders.model_names(kind)
-    return io.Combo.Input(name, options=names, tooltip=f"A safetensors file in models/{kind}.")
+    return io.Combo.Input(name, options=names, tooltip=f"A file in models/{kind}.")
 
 
 def _device() -> io.Input:
@@ -68,6 +71,34 @@ def clip_loader(clip_name: str, type: str, device: str = "default") -> Any:
 def dual_clip_loader(clip_name1: str, clip_name2: str, type: str, device: str = "default") -> Any:
     """Load both text encoders of SDXL."""
     return _clip(clip_name1, clip_name2)
+
+
+@NODES.add(
+    "CheckpointLoader",
+    "Load Checkpoint With Config (DEPRECATED)",
+    lambda: [
+        io.Combo.Input(
+            "config_name", options=current().folders.model_names("configs"), tooltip="A file in models/configs."
+        ),
+        _file("ckpt_name", "checkpoints"),
+    ],
+    io.Model,
+    io.Clip,
+    io.Vae,
+    is_deprecated=True,
+)
+def checkpoint_loader(config_name: str, ckpt_name: str) -> tuple[Any, Any, Any]:
+    """Load a checkpoint whose kind of prediction and layer of the text encoder stand in a file of their own."""
+    folders = current().folders
+    text = folders.model("configs", config_name).read_text(errors="replace")
+    model, clip, vae = sd.load_checkpoint(
+        folders.model("checkpoints", ckpt_name), current().unet_dtype, folders.embedding
+    )
+    if re.search(r"""^\s*parameterization:\s*["']?v["']?\s*$""", text, re.M):
+        model.add_object_patch("model_sampling", discrete_sampling("v_prediction"))
+    if layer := re.search(r"^\s*layer_idx:\s*(-?\d+)\s*$", text, re.M):
+        clip.clip_layer(int(layer[1]))
+    return model, clip, vae
 
 
 @NODES.add(
@@ -152,8 +183,8 @@ def load_upscale_model(path: Path) -> Any:
         import spandrel
     except ImportError:
         raise ValueError("upscale models need spandrel: pip install 'attention-patchbay[upscale]'") from None
-    with model_file(path) as file:
-        weights = {key: file[key] for key in file}
+    file = named_tensors(path)
+    weights = {key: file[key] for key in file}
     if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     try:

@@ -214,7 +214,7 @@ def save_text(text: str, filename_prefix: str, format: str) -> io.NodeOutput:
     directory, name, number = numbered(folder, filename_prefix, 1, 1)
     directory.mkdir(parents=True, exist_ok=True)
     data = (_laid_out(text) if format == "json" else text).encode()
-    path, _ = write_numbered(directory, name, number, f".{format}", lambda file: file.write(data))
+    path, _ = write_numbered(directory, name, number, f"_.{format}", lambda file: file.write(data))
     subfolder = directory.relative_to(folder.resolve()).as_posix()
     entry = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
     return io.NodeOutput(text, ui={"text": [text], "files": [entry]})

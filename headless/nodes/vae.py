@@ -14,7 +14,18 @@ from ...ldm_patched.loading import sd
 from ..api import comfy_io as io
 from ..api.session import current
 
+TINY_SCALES = {"taesd": 0.18215, "taesdxl": 0.13025}  # of the latents of SD 1 and 2, and of SDXL
 CATEGORY = "model/latent"
+
+
+def _tiny() -> dict[str, dict[str, str]]:
+    """Return the small VAEs whose two files are there, and the files by their part."""
+    found: dict[str, dict[str, str]] = {}
+    for name in current().folders.model_names("vae_approx"):
+        kind, _, part = name.partition(".")[0].rpartition("_")
+        if kind in TINY_SCALES and part in ("encoder", "decoder"):
+            found.setdefault(kind, {})[part] = name
+    return {kind: files for kind, files in found.items() if len(files) == 2}
 
 
 class VAELoader(io.ComfyNode):
@@ -27,10 +38,12 @@ class VAELoader(io.ComfyNode):
             node_id="VAELoader",
             display_name="Load VAE",
             category="model/loaders",
-            description="Load a VAE from a safetensors file in models/vae.",
+            description="Load a VAE from models/vae, or a small one from the two files of models/vae_approx.",
             inputs=[
                 io.Combo.Input(
-                    "vae_name", options=current().folders.model_names("vae"), tooltip="A file in models/vae."
+                    "vae_name",
+                    options=[*current().folders.model_names("vae"), *_tiny()],
+                    tooltip="A file in models/vae, or taesd or taesdxl.",
                 )
             ],
             outputs=[io.Vae.Output()],
@@ -38,7 +51,10 @@ class VAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name: str) -> io.NodeOutput:
-        """Load the file."""
+        """Load the file, or the two files."""
+        if vae_name in TINY_SCALES:
+            pair = (current().folders.model("vae_approx", _tiny()[vae_name][part]) for part in ("encoder", "decoder"))
+            return io.NodeOutput(sd.load_tiny_vae(*pair, TINY_SCALES[vae_name]))
         return io.NodeOutput(sd.load_vae(current().folders.model("vae", vae_name)))
 
 

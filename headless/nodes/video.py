@@ -227,7 +227,7 @@ class SaveAnimatedWEBP(io.ComfyNode):
         directory.mkdir(parents=True, exist_ok=True)
         options = {"lossless": lossless, "quality": quality, "method": WEBP_METHODS[method]}
         write = partial(write_webp, images, int(1000.0 / fps), metadata(cls.hidden), options)
-        path, _ = write_numbered(directory, name, number, ".webp", write)
+        path, _ = write_numbered(directory, name, number, "_.webp", write)
         subfolder = directory.relative_to(folder.resolve()).as_posix()
         entry = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": "output"}
         animated = {"animated": [True]} if len(images) > 1 else {}

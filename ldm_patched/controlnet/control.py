@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -14,7 +14,6 @@ from ..modules.model_patcher import ModelPatcher
 from ..sampling.conds import repeat_to_batch_size
 from ..sampling.model_base import BaseModel
 from ..sampling.upscale import common_upscale
-from .cldm import ControlNet as ControlModel
 
 Control = dict[str, list[Tensor | None]]  # input, middle, output: what is added to those blocks of a UNet
 
@@ -25,8 +24,8 @@ WHOLE_RUN = (math.inf, -math.inf)
 class ControlNet:
     """One use of a ControlNet; `copy` shares its weights, and nothing of a run is left in it after `cleanup`."""
 
-    def __init__(self, patcher: ModelPatcher, global_average_pooling: bool = False) -> None:
-        self.control_model: ControlModel = patcher.model
+    def __init__(self, patcher: ModelPatcher | None, global_average_pooling: bool = False) -> None:
+        self.control_model: Any = None if patcher is None else patcher.model
         self.control_model_wrapped = patcher
         self.global_average_pooling = global_average_pooling
         self.cond_hint_original: Tensor | None = None
@@ -72,7 +71,7 @@ class ControlNet:
 
     def copy(self) -> ControlNet:
         """Return another use of the same weights with the same settings, in no chain."""
-        other = type(self)(self.control_model_wrapped, self.global_average_pooling)
+        other = self._again()
         other.cond_hint_original = self.cond_hint_original
         other.strength = self.strength
         other.timestep_percent_range = self.timestep_percent_range
@@ -80,10 +79,13 @@ class ControlNet:
         other.extra_concat_orig = list(self.extra_concat_orig)
         return other
 
+    def _again(self) -> ControlNet:
+        return type(self)(self.control_model_wrapped, self.global_average_pooling)
+
     def get_models(self) -> list[ModelPatcher]:
         """Return the models of the chain, to be loaded before a run."""
         before = [] if self.previous_controlnet is None else self.previous_controlnet.get_models()
-        return [*before, self.control_model_wrapped]
+        return before if self.control_model_wrapped is None else [*before, self.control_model_wrapped]
 
     # In a run
 
@@ -118,32 +120,43 @@ class ControlNet:
         start, end = self.timestep_range
         if t[0] > start or t[0] < end:
             return previous
+        control = self._computed(x_noisy, t, cond, batched_number)
+        own: Control = {name: [self._weighted(tensor) for tensor in tensors] for name, tensors in control.items()}
+        return merge_controls(own, previous)
+
+    def _computed(self, x: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int) -> Control:
+        """Return what is added to the UNet, before its strength."""
         dtype, sampling = self.control_model.dtype, self.model_sampling_current
-        extra = {"y": cond["y"].to(x_noisy.device, dtype)} if cond.get("y") is not None else {}
-        control = self.control_model(
-            x=sampling.calculate_input(t, x_noisy).to(dtype),
-            hint=hint_for_batch(self._resized_hint(x_noisy, dtype), len(x_noisy), batched_number),
+        extra = {"y": cond["y"].to(x.device, dtype)} if cond.get("y") is not None else {}
+        control: Control = self.control_model(
+            x=sampling.calculate_input(t, x).to(dtype),
+            hint=hint_for_batch(self._resized_hint(x, dtype), len(x), batched_number),
             timesteps=sampling.timestep(t).to(dtype),
-            context=cond["c_crossattn"].to(x_noisy.device, dtype),
+            context=cond["c_crossattn"].to(x.device, dtype),
             **self.extra_args,
             **extra,
         )
-        own: Control = {name: [self._weighted(tensor) for tensor in tensors] for name, tensors in control.items()}
-        return merge_controls(own, previous)
+        return control
+
+    def hint(self) -> Tensor:
+        """Return the hint as it was given, or raise ValueError."""
+        if self.cond_hint_original is None:
+            raise ValueError("this ControlNet has no hint; give it a picture with an Apply ControlNet node")
+        return self.cond_hint_original
 
     def _resized_hint(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the hint in the pixels of latents (b, c, h, w), resized once for all steps of a run."""
         width, height = x.shape[-1] * HINT_SCALE, x.shape[-2] * HINT_SCALE
         if self.cond_hint is None or self.cond_hint.shape[-2:] != (height, width):
-            if self.cond_hint_original is None:
-                raise ValueError("this ControlNet has no hint; give it a picture with an Apply ControlNet node")
-            parts = [self.cond_hint_original, *self.extra_concat_orig]
+            parts = [self.hint(), *self.extra_concat_orig]
             resized = [common_upscale(part, width, height, "nearest-exact", "center") for part in parts]
             resized = [repeat_to_batch_size(part, len(resized[0])).to(resized[0].device) for part in resized]
             self.cond_hint = torch.cat(resized, dim=1).to(x.device, dtype)
         return self.cond_hint
 
-    def _weighted(self, tensor: Tensor) -> Tensor:
+    def _weighted(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
         if self.global_average_pooling:
             tensor = tensor.mean(dim=(2, 3), keepdim=True).expand_as(tensor)
         return tensor * self.strength

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ldm.models.autoencoder import AutoencoderKL
+from ..ldm.models.tiny_autoencoder import TinyAutoencoder
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
 from .vae_tiles import averaged_tiles
@@ -24,14 +25,14 @@ class VAE:
 
     def __init__(
         self,
-        model: AutoencoderKL,
+        model: AutoencoderKL | TinyAutoencoder,
         dtype: torch.dtype = torch.float32,
         load_device: torch.device | str = "cpu",
         offload_device: torch.device | str = "cpu",
     ) -> None:
         self.first_stage_model = model.requires_grad_(False).eval()
         self.dtype = dtype
-        self.downscale_ratio = 2 ** (len(model.decoder.up) - 1)
+        self.downscale_ratio = model.downscale_ratio
         self.patcher = ModelPatcher(model, load_device, offload_device)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Load a ControlNet file: the LDM layout, diffusers' layout, and union ControlNets."""
+"""Load a ControlNet file: the LDM and diffusers' layout, unions, T2I adapters, control-LoRAs and differences."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..controlnet.cldm import ControlNet as ControlModel
 from ..controlnet.control import ControlNet
+from ..controlnet.control_lora import MARKER, ControlLora
+from ..controlnet.t2i_adapter import Adapter, T2IAdapter, adapter_config
 from ..controlnet.union import UnionControlNet
 from ..files.checkpoint import CheckpointError
 from ..files.diffusers_keys import unet_from_diffusers
@@ -20,46 +23,85 @@ from ..files.weights import Source, Weights, WeightView, load_weights, under
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
 from ..modules.ops import disable_weight_init
+from ..modules.weight_patches import calculate_weight
 from .model_detection import detect_unet, model_config
 from .sd import image_format
 
 LDM_KEY = "zero_convs.0.0.weight"
 HINT = "input_hint_block.0.weight"
 DIFFUSERS_KEY = "controlnet_cond_embedding.conv_in.weight"
+DIFFERENCE, UNET = "difference", "diffusion_model."
+DIFFUSERS_ADAPTER = re.compile(r"^adapter\.body\.(\d+)\.(?:resnets\.(\d+)\.)?")
 SHUFFLE_ENDINGS = ("_shuffle", "_shuffle_fp16")  # of the names of ControlNets that use the mean of their output
 
 # a key that tells what else a file is
 OTHERS = {
-    "lora_controlnet": "a control-LoRA",
-    "difference": "the difference of a ControlNet to its model",
-    "adapter.conv_in.weight": "a T2I adapter",
-    "adapter.body.0.in_conv.weight": "a T2I adapter",
-    "body.0.in_conv.weight": "a T2I adapter",
-    "body.0.block1.weight": "a T2I adapter",
+    DIFFERENCE: "the difference of a ControlNet to its model, which DiffControlNetLoader loads",
     "controlnet_blocks.0.weight": "a ControlNet for a transformer such as SD3 or Flux",
     "controlnet_blocks.0.linear.weight": "a ControlNet for a transformer such as SD3 or Flux",
 }
 
 
-def load_controlnet(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> ControlNet:
-    """Load a ControlNet for a UNet; half weights compute in float32 on a CPU unless `dtype` says otherwise.
+def load_controlnet(
+    path: str | os.PathLike[str], dtype: torch.dtype | None = None, base: ModelPatcher | None = None
+) -> ControlNet:
+    """Load a ControlNet, T2I adapter or control-LoRA for a UNet; half weights compute in float32 on a CPU by default.
 
+    `base` is the model that the file of a difference is added to.
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
     with model_file(path) as file:
-        weights = find_controlnet(file)
+        if MARKER in file:
+            side(file.shapes, HINT, 1)  # that it is there
+            return ControlLora({key: file[key] for key in file if key != MARKER})
+        adapter = adapter_of(file)
+        if adapter is not None:
+            return T2IAdapter(build_adapter(adapter, dtype))
+        weights = find_controlnet(file, base is not None)
         config = controlnet_config(weights.shapes)
         model = build_controlnet(weights, config, dtype)
+        if DIFFERENCE in file and base is not None:
+            add_weights(model.model, base)
         report_unused(file, weights.prefix)
     return ControlNet(model, global_average_pooling=file.path.stem.endswith(SHUFFLE_ENDINGS))
 
 
-def find_controlnet(file: Weights) -> WeightView:
-    """Return a ControlNet in the LDM layout, without prefix.
+def adapter_of(file: Weights) -> WeightView | None:
+    """Return a T2I adapter in its own layout, or None."""
+    names = {key: DIFFUSERS_ADAPTER.sub(_of_diffusers, key).removeprefix("adapter.") for key in file.shapes}
+    view = WeightView(file, {name: Source(key) for key, name in names.items()})
+    return view if adapter_config(view.shapes) is not None else None
+
+
+def _of_diffusers(found: re.Match[str]) -> str:
+    """Return the name of a block: a stage has two, and what halves the picture belongs to the first."""
+    return f"body.{int(found[1]) * 2 + int(found[2] or 0)}."
+
+
+def build_adapter(weights: WeightView, dtype: torch.dtype | None = None) -> ModelPatcher:
+    """Build the network of a T2I adapter and give it its weights."""
+    device = model_management.get_torch_device()
+    dtype = dtype or model_management.unet_dtype(device)
+    model = Adapter(adapter_config(weights.shapes) or {}, dtype=dtype, device="meta")
+    load_weights(model, weights, "", dtype, image_format(device))
+    return ModelPatcher(model, device, model_management.unet_offload_device())
+
+
+def add_weights(network: nn.Module, base: ModelPatcher) -> None:
+    """Add the weights of a model, with its own patches, to those of a ControlNet that is a difference to it."""
+    own = network.state_dict()
+    for key, ((weight, _), *patches) in base.get_key_patches(UNET).items():
+        name = key.removeprefix(UNET)
+        if name in own and own[name].shape == weight.shape:
+            own[name].add_(calculate_weight(patches, weight, key).to(own[name]))
+
+
+def find_controlnet(file: Weights, has_base: bool = False) -> WeightView:
+    """Return a ControlNet in the LDM layout, without prefix; that of a difference only where there is a model for it.
 
     Raises CheckpointError for anything else, saying what it seems to be.
     """
-    other = next((kind for key, kind in OTHERS.items() if key in file), None)
+    other = next((kind for key, kind in OTHERS.items() if key in file and not (has_base and key == DIFFERENCE)), None)
     prefix = find_prefix(file.shapes, ("control_model.", ""), LDM_KEY)
     if other is None and prefix is not None:
         return under(file, prefix)

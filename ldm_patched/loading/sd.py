@@ -18,10 +18,12 @@ from ..files.diffusers_keys import unet_from_diffusers
 from ..files.diffusers_vae import vae_from_diffusers
 from ..files.model_file import model_file, naming, report_unused
 from ..files.preferences import warn_of_preferences
-from ..files.shapes import find_prefix
+from ..files.shapes import find_prefix, side
+from ..files.torch_file import named_tensors
 from ..files.weights import Source, Weights, WeightView, load_weights, under
 from ..images.vae import VAE
 from ..ldm.models.autoencoder import AutoencoderKL, VideoAutoencoder
+from ..ldm.models.tiny_autoencoder import TinyAutoencoder
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
 from ..modules.ops import disable_weight_init
@@ -36,6 +38,7 @@ from .model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, detect_va
 __all__ = ["CLIP", "VAE", "CheckpointError", "load_checkpoint", "load_folder", "load_unet", "load_vae", "load_weights"]
 
 VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight")
+TINY_KEY = "taesd_decoder.1.weight"
 log = logging.getLogger(__name__)
 SPREAD_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
@@ -73,10 +76,36 @@ def load_vae(path: str | os.PathLike[str]) -> VAE:
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
     with model_file(path) as file:
+        if TINY_KEY in file:
+            return build_tiny_vae(file, float(file["vae_scale"]) if "vae_scale" in file else 1.0)
         weights = find_vae(file, VAE_PREFIXES)
         vae = build_vae(weights)
         report_unused(file, weights.prefix)
     return vae
+
+
+def load_tiny_vae(encoder: str | os.PathLike[str], decoder: str | os.PathLike[str], scale: float) -> VAE:
+    """Load the two files of a TAESD; `scale` is that of the latents of its model.
+
+    Raises CheckpointError, naming the file, for a file that is not complete or not known.
+    """
+    weights = {}
+    for part, path in (("encoder", encoder), ("decoder", decoder)):
+        weights |= {f"taesd_{part}.{key}": value for key, value in named_tensors(path).items()}
+    with naming(Path(decoder)):
+        return build_tiny_vae(weights, scale)
+
+
+def build_tiny_vae(weights: Mapping[str, Tensor], scale: float) -> VAE:
+    """Build the VAE object of a TAESD."""
+    device = model_management.vae_device()
+    dtype = model_management.vae_dtype(device)
+    if TINY_KEY not in weights:
+        raise CheckpointError(f"{TINY_KEY.partition('.')[2]} is missing; the file is incomplete or of another kind")
+    channels = side({TINY_KEY: tuple(weights[TINY_KEY].shape)}, TINY_KEY, 1)
+    model = TinyAutoencoder(channels, scale, dtype=dtype, device="meta")
+    load_weights(model, weights, "", dtype, image_format(device))
+    return VAE(model, dtype, device, model_management.unet_offload_device())
 
 
 def load_clip(paths: Sequence[str | os.PathLike[str]], embeddings: FindFile | None = None) -> CLIP:

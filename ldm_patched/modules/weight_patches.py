@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .weight_adapters import LORA, Adapter
 
-PatchValue = Any  # (diff,) | ("diff", (diff,)) | ("set", (value,)) | ("lora", (up, down, alpha, mid)) | Adapter
+# [(weight, function), patch, ...] of another model | (diff,) | ("diff", (diff,)) | ("set", (value,))
+# | ("lora", (up, down, alpha, mid)) | Adapter
+PatchValue = Any
 
 
 class WeightPatch(NamedTuple):
@@ -43,7 +45,11 @@ def calculate_weight(
 
 def _changed(patch: WeightPatch, part: Tensor, key: str) -> Tensor:
     """Return what a patch makes of a weight or a slice of one."""
-    value, function = _adapter(patch.value), patch.function or _unchanged
+    value, function = patch.value, patch.function or _unchanged
+    if isinstance(value, list):
+        (weight, converted), *patches = value
+        value = (calculate_weight(patches, converted(weight), key),)
+    value = _adapter(value)
     if isinstance(value, Adapter):
         try:
             return value.applied(part, patch.strength, function)

@@ -223,12 +223,23 @@ def sample_dpmpp_2m_sde(run: Run, x: Tensor) -> Tensor:
     return x
 
 
-def sample_lcm(run: Run, x: Tensor) -> Tensor:
-    """Jump to the predicted latent and add the next level's noise, as consistency models are used."""
-    noise = gaussian_noise(x, run.seed)
+def sample_lcm(
+    run: Run, x: Tensor, s_noise: float = 1.0, s_noise_end: float | None = None, noise_clip_std: float = 0.0
+) -> Tensor:
+    """Jump to the predicted latent and add the next level's noise, as consistency models are used.
+
+    The noise is multiplied by what goes from `s_noise` in the first step to `s_noise_end` in the last, and cut off at
+    `noise_clip_std` deviations, or nowhere for 0.
+    """
+    noise, last = gaussian_noise(x, run.seed), max(1, len(run.sigmas) - 2)
     sampling = run.sampling or EPS()
     for i, sigma, sigma_next in run.steps():
         x = run.first(i, x, sigma)
         if sigma_next > 0:
-            x = sampling.noise_scaling(sigma_next, noise(sigma, sigma_next), x)
+            drawn = noise(sigma, sigma_next)
+            if noise_clip_std > 0:
+                edge = noise_clip_std * drawn.std()
+                drawn = drawn.clamp(-edge, edge)
+            factor = s_noise + ((s_noise if s_noise_end is None else s_noise_end) - s_noise) * i / last
+            x = sampling.noise_scaling(sigma_next, drawn * factor, x)
     return x

@@ -124,6 +124,10 @@ class CLIP:
         """Add weight patches, keyed as `clip_l.transformer.text_model...`."""
         return self.patcher.add_patches(patches, strength_patch, strength_model)
 
+    def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list[Any]]:
+        """Return, per key, the weight and this handle's patches, as `ModelPatcher.get_key_patches` does."""
+        return self.patcher.get_key_patches(filter_prefix)
+
     def tokenize(self, text: str) -> dict[str, Chunks]:
         """Return, for each encoder, chunks of `(id or vector, weight)`.
 

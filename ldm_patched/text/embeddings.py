@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files.checkpoint import Checkpoint, CheckpointError
+from ..files.checkpoint import CheckpointError
+from ..files.torch_file import named_tensors
 
 IDENTIFIER = "embedding:"
 FindFile = Callable[[str], Path | None]  # the file of a name, or None
@@ -31,9 +32,9 @@ def vectors_of(find: FindFile, encoder: str) -> FindVectors:
 def load_embedding(path: Path, key: str) -> Tensor:
     """Return the vectors (n, c) of a file: those under a key, those of a bundle, or its first tensor.
 
-    Raises CheckpointError for a file that is not safetensors or holds nothing.
+    Raises CheckpointError for a file that is not known or holds nothing.
     """
-    file = Checkpoint(path)
+    file = named_tensors(path)
     names = [key] if key in file else []
     for ending in (".string_to_param.*", f".{key}"):
         names = names or [name for name in file if name.startswith("bundle_emb.") and name.endswith(ending)]

@@ -37,6 +37,8 @@ class T:
         if self.kind == "sigmas":
             return torch.rand(self.shape, generator=generator).mul(14).sort(descending=True).values
         drawn = torch.rand(self.shape, generator=generator)
+        if self.kind == "muted":  # near black sRGB makes large differences of small ones
+            return 0.3 + 0.4 * drawn
         return drawn.round() if self.kind == "whole" else drawn
 
 
@@ -159,6 +161,34 @@ FILTERS = [
         image=T((1, 384, 352, 3), 1, "blocks"),
         low_threshold=(0.1, 0.4),
         high_threshold=0.8,
+    ),
+]
+BASELINES = (
+    {"source_stats": "per_frame"},
+    {"source_stats": "uniform"},
+    {"source_stats": "target_frame", "target_index": 1},
+    {"source_stats": "target_frame", "target_index": 99},
+)
+MUTED = {
+    "image_target": (T((2, 24, 32, 3), 0, "muted"), T((3, 8, 9, 3), 40, "muted")),
+    "image_ref": (T((1, 16, 40, 3), 1, "muted"), T((2, 12, 10, 3), 41, "muted")),
+}
+FILTERS += [
+    *of("ColorTransfer", **MUTED, method="mkl_lab", source_stats=BASELINES, strength=(1.0, 0.4)),
+    *of(
+        "ColorTransfer",
+        **MUTED,
+        method=("reinhard_lab", "histogram"),
+        source_stats=BASELINES[:3],
+        strength=(1.0, 2.0),
+    ),
+    *of(
+        "ColorTransfer",
+        image_target=(PICTURE, ALPHA),
+        image_ref=OTHER,
+        method=("reinhard_lab", "histogram"),
+        source_stats=BASELINES[1],
+        strength=(0.0, 1.0),
     ),
 ]
 DUFF = (
@@ -288,6 +318,43 @@ CONDITIONINGS = [
     *of("ConditioningConcat", conditioning_to=(PROMPT, BARE), conditioning_from=(PROMPT, BARE)),
 ]
 TEXT = "Hello, (red) hello\nblue 12-34"
+FORMULAS = (
+    "a + b",
+    "a*b - -b % 3 ** 2",
+    " a // b / 0.5\n",
+    "a > b",
+    "1 < a <= 7 and not b == 2",
+    "a and b or 3",
+    "b if a > 100 else -a",
+    "max(values) + min(a, b) + sum(values) + sum(a, b)",
+    "values[0] + values[-1]",
+    "sum(values[1:])",
+    "round(a / 3, 2) + round(a / b)",
+    "pow(a, b) + sqrt(abs(b)) + ceil(a) + floor(2.5)",
+    "log(a) + log2(a) + log10(a) + sin(b) + cos(b) + tan(b)",
+    "log(a, 10)",
+    "int(2.9) + float(b)",
+    "True + a",
+    "a & 3 | 8 ^ 1",
+    "7 << 2 >> 1",
+    "~5",
+    "2 in values",
+    "2 ** 2000 % 7",
+    "10 ** 400",
+    "9 ** 9 ** 9",
+    "pow(2, 4001)",
+    "1e308 * 10",
+    "a / 0",
+    "c + 1",
+    "",
+    "a +",
+    "__import__('os')",
+    "values",
+    "[1, 2]",
+    "lambda: 1",
+    "a if",
+    "(" * 300 + "a" + ")" * 300,
+)
 VALUES = [
     *of("ComfyNumberConvert", value=(3, 2.7, -2.7, "12", " 1.5 ", "1e3", "nan", "x", "", True, False, float("inf"))),
     *of(
@@ -330,6 +397,8 @@ VALUES = [
         group_index=(0, 1, 2),
     ),
     *of("RegexReplace", string=TEXT, regex_pattern=("hello", "(h)(e)", "("), replace=("x", r"\2"), count=(0, 1)),
+    *of("ComfyMathExpression", expression=FORMULAS, values={"a": 7, "b": 2}),
+    *of("ComfyMathExpression", expression=FORMULAS, values={"a": 2.5, "b": True}),
     *of("JsonExtractString", json_string=('{"a": 1, "b": null, "c": [1]}', "[1]", "{"), key=("a", "b", "c", "d")),
 ]
 

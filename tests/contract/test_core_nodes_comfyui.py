@@ -30,6 +30,10 @@ FILES = (
     "clip_name2",
     "gligen_name",
     "model_name",
+    "latent",
+    "config_name",
+    "hypernetwork_name",
+    "style_model_name",
 )  # depend on the folders of the host
 
 

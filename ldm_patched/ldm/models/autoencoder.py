@@ -39,6 +39,12 @@ class AutoencoderKL(nn.Module):
         self.quant_conv = operations.Conv2d(2 * z, 2 * embed_dim, 1, **factory)
         self.post_quant_conv = operations.Conv2d(embed_dim, z, 1, **factory)
 
+    @property
+    def downscale_ratio(self) -> int:
+        """Return how many pixels a latent pixel has in width and in height."""
+        ratio: int = 2 ** (len(self.decoder.up) - 1)
+        return ratio
+
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give the latent's mean and log-variance, each (b, embed_dim, h / f, w / f)."""
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)

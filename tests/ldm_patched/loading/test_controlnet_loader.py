@@ -219,14 +219,36 @@ def test_published_sizes_are_detected_from_their_shapes(name: str) -> None:
     assert len(names) == len(shapes)
 
 
+# T2I adapters
+
+
+@pytest.mark.parametrize(("kind", "colours"), [("full_adapter", 3), ("full_adapter", 1), ("full_adapter_xl", 3)])
+def test_adapters_of_diffusers_give_what_they_give_there(tmp_path: Path, kind: str, colours: int) -> None:
+    shuffle = 16 if kind.endswith("xl") else 8
+    theirs = diffusers.T2IAdapter(colours, [8, 16, 32, 32], 2, shuffle, kind)
+    path = saved(tmp_path / "a.safetensors", randomised(theirs))
+    control = load_controlnet(path)
+    hint = torch.rand(1, 3, 64, 128)  # of even sides down to the last stage
+    with torch.no_grad():
+        features = theirs(hint if colours == 3 else hint.mean(1, keepdim=True))
+        use = control.copy().set_cond_hint(hint, 0.5)
+        given = use.get_control(torch.zeros(2, 4, 8, 16), torch.ones(2), {}, 1, {})
+    found = [one for one in [*given["middle"], *given["input"]] if one is not None]
+    assert len(found) == len(features) == 4
+    for mine, real in zip(found, reversed(features), strict=True):
+        torch.testing.assert_close(mine, 0.5 * real)
+    use.cleanup()
+    assert use.features is None
+
+
 # Refusals
 
 REFUSED = [
-    ({"lora_controlnet": (), "zero_convs.0.0.weight": (1,)}, "found a control-LoRA; expected a ControlNet for a UNet"),
+    ({"lora_controlnet": (), "zero_convs.0.0.weight": (1,)}, "input_hint_block.0.weight is missing"),
     ({"difference": (), "control_model.zero_convs.0.0.weight": (1,)}, "found the difference of a ControlNet"),
-    ({"adapter.conv_in.weight": (1,), "adapter.body.0.resnets.0.block1.weight": (1,)}, "found a T2I adapter"),
-    ({"conv_in.weight": (1,), "body.0.block1.weight": (1,)}, "found a T2I adapter"),
-    ({"body.0.in_conv.weight": (1,)}, "found a T2I adapter"),
+    ({"adapter.conv_in.weight": (1,), "adapter.body.0.resnets.0.block1.weight": (1,)}, "conv_in.weight of shape"),
+    ({"conv_in.weight": (1, 64), "body.0.block1.weight": (1,)}, "body.0.block2.weight is missing"),
+    ({"body.0.in_conv.weight": (1,)}, "body.0.out_conv.weight is missing"),
     ({"controlnet_blocks.0.weight": (1,), "transformer_blocks.0.x": (1,)}, "a transformer such as SD3 or Flux"),
     ({"model.diffusion_model.x": (1,)}, r"found model.diffusion_model.x, ...; expected .* control_model.zero_convs"),
 ]

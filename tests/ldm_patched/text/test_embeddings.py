@@ -98,7 +98,11 @@ def test_files_of_sdxl_and_bundles(tmp_path: Path) -> None:
     assert torch.equal(load_embedding(path, "clip_g"), draw(4, 1, 6))
 
 
-def test_a_pickle_is_refused(clip: CLIP, folders: Folders) -> None:
-    torch.save({"string_to_param": {"*": torch.ones(1, WIDTH)}}, folders.models / "embeddings" / "old.pt")
-    with pytest.raises(CheckpointError, match=r"old.pt: a pickle can run code"):
+def test_a_file_of_torch_is_read_and_one_of_before_torch_1_6_is_refused(clip: CLIP, folders: Folders) -> None:
+    values = {"string_to_param": {"*": torch.full((2, WIDTH), 0.5)}, "string_to_token": {"*": 265}, "name": "new"}
+    torch.save(values, folders.models / "embeddings" / "new.pt")
+    ((chunk,),) = clip.tokenize("embedding:new").values()
+    assert [torch.equal(token, torch.full((WIDTH,), 0.5)) for token, _ in chunk[1:3]] == [True, True]
+    torch.save(values, folders.models / "embeddings" / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"old.pt: not a file of torch 1.6 or later"):
         clip.tokenize("embedding:old")
