@@ -76,7 +76,8 @@ def _network(weights: Mapping[str, Tensor], settings: Mapping[Any, Any], activat
     normed = bool(settings.get("is_layer_norm", False))
     layers: list[nn.Module] = []
     for place in range(0, len(names), 2 if normed else 1):
-        layers.append(_filled(nn.Linear(*reversed(weights[f"{names[place]}.weight"].shape)), weights, names[place]))
+        outputs, inputs = weights[f"{names[place]}.weight"].shape
+        layers.append(_filled(nn.Linear(inputs, outputs), weights, names[place]))
         if activation is not nn.Identity and (place < len(names) - 1 or settings.get("activate_output", False)):
             layers.append(activation())
         if normed:

@@ -53,8 +53,9 @@ class VAELoader(io.ComfyNode):
     def execute(cls, vae_name: str) -> io.NodeOutput:
         """Load the file, or the two files."""
         if vae_name in TINY_SCALES:
-            pair = (current().folders.model("vae_approx", _tiny()[vae_name][part]) for part in ("encoder", "decoder"))
-            return io.NodeOutput(sd.load_tiny_vae(*pair, TINY_SCALES[vae_name]))
+            folders, files = current().folders, _tiny()[vae_name]
+            encoder, decoder = (folders.model("vae_approx", files[part]) for part in ("encoder", "decoder"))
+            return io.NodeOutput(sd.load_tiny_vae(encoder, decoder, TINY_SCALES[vae_name]))
         return io.NodeOutput(sd.load_vae(current().folders.model("vae", vae_name)))
 
 
