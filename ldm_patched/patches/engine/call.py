@@ -24,7 +24,7 @@ from .coordinates import taken
 from .foreign import counted
 from .listed import lists, others_in
 from .owner import owner
-from .preferred import preferences
+from .preferred import hidden_by_an_override, preferences
 from .router import SLOT, Router
 from .rows import Call, with_rows
 from .stack import ATTEND, CONTEXT, LAYERS, stacked
@@ -53,7 +53,7 @@ def call_model(
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options)
     net = network(executor.class_obj)
-    given, kwargs = taken(_entered(transformer_options, net, x, kwargs), kwargs, x)
+    given, kwargs = taken(_entered(_out_of_the_way(transformer_options, run, net), net, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
@@ -65,6 +65,17 @@ def call_model(
     else:
         out = executor(*given_to_model, options, **conds)
     return out if call.x is x else out[: len(x)]
+
+
+def _out_of_the_way(options: TransformerOptions, run: Run | None, net: Any) -> TransformerOptions:
+    """Return the options without our override where no entry needs it and it would hide what layers prefer."""
+    router = options.get(SLOT)
+    if run is None or not isinstance(router, Router) or not all(entry.neutral for entry in run.entries):
+        return options
+    if not hidden_by_an_override(net, run.preferred or {}):
+        return options
+    rest = {name: given for name, given in options.items() if name != SLOT}
+    return rest if router.previous is None else {**rest, SLOT: router.previous}
 
 
 def _entered(options: TransformerOptions, net: Any, x: Tensor, conds: dict[str, Any]) -> TransformerOptions:

@@ -6,7 +6,7 @@ told of it. So what stands there finds it by the block and the kind of a call, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -20,17 +20,27 @@ Preferences = Mapping[AttentionId, Callable[..., Tensor]]
 
 
 def preferences(net: Any) -> Preferences:
-    """Return the functions that the layers of a network prefer.
+    """Return the functions that the layers of a network prefer; none where one attention has two that differ.
 
     A LoRA may bring one, so the network is to be read while it is patched.
     """
-    found: dict[AttentionId, Callable[..., Tensor]] = {}
+    found: dict[AttentionId, set[Callable[..., Tensor]]] = {}
     for block, module in block_modules(net, family_of_net(net)):
-        for name, layer in module.named_modules():
-            function = getattr(layer, "function", None) if name.rpartition(".")[2] == LAYER else None
-            if function is not None:
-                found[block, "cross" if "cross" in name or "attn2" in name else "self"] = function
-    return found
+        for name, function in _functions(module):
+            found.setdefault((block, "cross" if "cross" in name or "attn2" in name else "self"), set()).add(function)
+    return {attention: functions.pop() for attention, functions in found.items() if len(functions) == 1}
+
+
+def hidden_by_an_override(net: Any, found: Preferences) -> bool:
+    """Return whether a layer prefers a function that nobody can tell from its call, as those outside of the blocks."""
+    return len(list(_functions(net))) > len(found)
+
+
+def _functions(module: Any) -> Iterator[tuple[str, Callable[..., Tensor]]]:
+    for name, layer in module.named_modules():
+        function = getattr(layer, "function", None) if name.rpartition(".")[2] == LAYER else None
+        if function is not None:
+            yield name, function
 
 
 def preferred(found: Preferences, attention: AttentionId) -> Callable[..., Tensor] | None:

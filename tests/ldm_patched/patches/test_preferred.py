@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
+from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.call import begin
+from attention_patchbay.ldm_patched.patches.engine.call import begin, call_model
 from attention_patchbay.ldm_patched.patches.engine.preferred import preferences
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Route, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
@@ -220,3 +222,45 @@ def test_neutral_nodes_and_rules_elsewhere_leave_the_preferences_alone() -> None
                 run.enter(kind, block)
                 call({**options, **here(options[SLOT], run, block)})
         assert len(kernel.seen) == expected and set(kernel.seen) == {"containers"}
+
+
+class Refined(nn.Module):
+    """A network whose refiner stands outside of its blocks."""
+
+    def __init__(self, function: Any, other: Any = None) -> None:
+        super().__init__()
+        self.layers, self.refiner = nn.ModuleList([nn.Module()]), nn.Module()
+        self.layers[0].comfy_attention, self.refiner.comfy_attention = Layer(function), Layer(other)
+
+
+NextDiT = type("NextDiT", (Refined,), {})  # as ComfyUI calls Lumina's
+
+
+@pytest.mark.parametrize(("other", "stays"), [(None, True), (attention_pytorch, False)])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_node_that_does_nothing_leaves_the_slot_to_layers_outside_of_the_blocks(
+    other: Any, stays: bool, scale: float
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def executor(x: Tensor, t: Any, c: Any, context: Any, control: Any, options: dict[str, Any]) -> Tensor:
+        seen.append(options)
+        return x
+
+    network: Any = NextDiT(attention_pytorch, other)
+    sampling = SimpleNamespace(percent_to_sigma=lambda percent: 1.0 - percent)
+    whole: Any = SimpleNamespace(diffusion_model=network, model_sampling=sampling)
+    model = attach(ModelPatcher(whole, "cpu", "cpu", size=1), AttentionPatch("attn1.v", "scale", scale))
+    executor.class_obj = whole  # type: ignore[attr-defined]
+    options = model.model_options["transformer_options"]
+    call_model(executor, torch.zeros(1, 4, 4, 4), torch.ones(1), None, None, None, options)  # type: ignore[arg-type]
+    assert (SLOT in seen[0]) == (stays or scale != 1.0) and SLOT in options
+
+
+def test_an_attention_with_two_preferences_has_none() -> None:
+    network: Any = NextDiT(attention_pytorch)
+    network.layers[0].second = nn.Module()
+    network.layers[0].second.comfy_attention = Layer(attention_pytorch)
+    assert list(preferences(network).values()) == [attention_pytorch]
+    network.layers[0].second.comfy_attention = Layer(Kernel())
+    assert not preferences(network)
