@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TEXT = 12  # tokens of a prompt
-STEPS = 2
+STEPS = 1
 
 
 class Tiny(NamedTuple):
@@ -231,13 +231,15 @@ def noise_of(tiny: Tiny, images: int = 2) -> Tensor:
     return torch.stack(drawn)
 
 
-def sample(model: Any, noise: Tensor, positive: list[Any], negative: list[Any], cfg: float = 3.0) -> Tensor:
+def sample(
+    model: Any, noise: Tensor, positive: list[Any], negative: list[Any], cfg: float = 3.0, steps: int = STEPS
+) -> Tensor:
     """Sample with a patcher."""
     import comfy.sample
 
     prompts = positive, negative, torch.zeros_like(noise)
     with torch.inference_mode():
         out: Tensor = comfy.sample.sample(
-            model, noise, STEPS, cfg, "euler", "simple", *prompts, disable_pbar=True, seed=1
+            model, noise, steps, cfg, "euler", "simple", *prompts, disable_pbar=True, seed=1
         )
     return out

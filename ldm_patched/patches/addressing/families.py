@@ -27,7 +27,7 @@ TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE = (TEXT, IMAGE, REFERENCE), (TEXT, 
 DEAF = "ComfyUI does not hand their attention the model's options, so that it asks nobody"
 
 BY_FRAME = "each block makes several calls of self-attention with a part of the tokens, and does not say which"
-CACHED = "it draws a video piece by piece and keeps keys and values for the next, which would be changed once more"
+CACHED = "it draws a video piece by piece, with the queries of one piece and the keys of all before it"
 
 
 @dataclass(frozen=True)
