@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from ..api import comfy_io as io
 from .conditioning import Conditioning, with_values
-from .declared import Nodes
+from .declared import Function, Nodes
 
 NODES = Nodes("advanced/hooks")
 SINGLE, PAIR = "advanced/hooks/cond single", "advanced/hooks/cond pair"
 TimestepsRange = io.Custom("TIMESTEPS_RANGE")
 Window = tuple[float, float]
+Decorator = Callable[[Function], type[io.ComfyNode]]
 POSITIVE, NEGATIVE = (io.Conditioning.Output(display_name=name) for name in ("positive", "negative"))
 
 
@@ -53,7 +55,7 @@ def narrowed(
     return with_values(conditioning, **values)
 
 
-def _node(id: str, title: str, category: str, inputs: list[io.Input], *outputs: Any) -> Any:
+def _node(id: str, title: str, category: str, inputs: list[io.Input], *outputs: Any) -> Decorator:
     return NODES.add(id, title, inputs, *outputs, category=category, is_experimental=True)
 
 

@@ -89,7 +89,7 @@ def load_tiny_vae(encoder: str | os.PathLike[str], decoder: str | os.PathLike[st
 
     Raises CheckpointError, naming the file, for a file that is not complete or not known.
     """
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for part, path in (("encoder", encoder), ("decoder", decoder)):
         weights |= {f"taesd_{part}.{key}": value for key, value in named_tensors(path).items()}
     with naming(Path(decoder)):
