@@ -11,6 +11,7 @@ from ..nodes import (
     color_transfer,
     compositing,
     conditioning,
+    conditioning_properties,
     conditioning_values,
     controlnet,
     custom_sampling,
@@ -82,6 +83,7 @@ CORE = (
     saving,
     token_patches,
     hypernetworks,
+    conditioning_properties,
 )
 
 

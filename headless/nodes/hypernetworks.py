@@ -66,7 +66,7 @@ def networks_of(values: Mapping[Any, Any]) -> dict[int, nn.ModuleList]:
             dim: nn.ModuleList(_network(layers, values, ACTIVATIONS[activation]) for layers in pair[:2])
             for dim, pair in pairs.items()
         }
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the hypernetwork is damaged: {error}") from None
 
 
@@ -76,8 +76,8 @@ def _network(weights: Mapping[str, Tensor], settings: Mapping[Any, Any], activat
     normed = bool(settings.get("is_layer_norm", False))
     layers: list[nn.Module] = []
     for place in range(0, len(names), 2 if normed else 1):
-        outputs, inputs = weights[f"{names[place]}.weight"].shape
-        layers.append(_filled(nn.Linear(inputs, outputs), weights, names[place]))
+        rows, columns = weights[f"{names[place]}.weight"].shape
+        layers.append(_filled(nn.Linear(columns, rows), weights, names[place]))
         if activation is not nn.Identity and (place < len(names) - 1 or settings.get("activate_output", False)):
             layers.append(activation())
         if normed:

@@ -8,7 +8,8 @@ import pytest
 
 from .children import result_of
 
-SAME = ("merged 1.0", "tiles 0 False 2")  # nothing is mixed in, and one tile is left
+SAME = {"merged 1.0"}  # nothing is mixed in
+ROUNDING = 2e-6  # merging queries of a small model changes little more than that
 
 
 @pytest.mark.comfyui
@@ -16,7 +17,7 @@ def test_latents_behind_core_nodes_are_those_of_comfyui(tmp_path: Path) -> None:
     found = result_of("patched_child.py", tmp_path, 300)
     assert len(found) > 25
     assert {what: apart for what, (apart, _) in found.items() if not apart < 1e-4} == {}
-    assert {what for what, (_, changed) in found.items() if not changed > 1e-4} <= set(SAME)
+    assert {what for what, (_, changed) in found.items() if not changed > ROUNDING} == SAME
 
 
 @pytest.mark.comfyui

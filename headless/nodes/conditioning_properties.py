@@ -1,0 +1,146 @@
+"""ComfyUI's core nodes that give prompts a mask and a part of the run at once, for the embedded host; no LoRA hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..api import comfy_io as io
+from .conditioning import Conditioning, with_values
+from .declared import Function, Nodes
+
+NODES = Nodes("advanced/hooks")
+SINGLE, PAIR = "advanced/hooks/cond single", "advanced/hooks/cond pair"
+TimestepsRange = io.Custom("TIMESTEPS_RANGE")
+Window = tuple[float, float]
+Decorator = Callable[[Function], type[io.ComfyNode]]
+POSITIVE, NEGATIVE = (io.Conditioning.Output(display_name=name) for name in ("positive", "negative"))
+
+
+def _prompts(*names: str) -> list[io.Input]:
+    return [io.Conditioning.Input(name, tooltip="A prompt; the input itself stays as it is.") for name in names]
+
+
+def _properties(*names: str) -> list[io.Input]:
+    areas = ["default", "mask bounds"]
+    return [
+        *_prompts(*names),
+        io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01, tooltip="Its weight within the mask."),
+        io.Combo.Input("set_cond_area", options=areas, tooltip="Whether only the mask's surroundings are computed."),
+        io.Mask.Input("mask", optional=True, tooltip="Where the prompt acts."),
+        io.Hooks.Input("hooks", optional=True, tooltip="Needs ComfyUI."),
+        TimestepsRange.Input("timesteps", optional=True, tooltip="In which part of the run it acts."),
+    ]
+
+
+def narrowed(
+    conditioning: Conditioning,
+    strength: float,
+    set_cond_area: str,
+    mask: Tensor | None = None,
+    hooks: Any = None,
+    timesteps: Window | None = None,
+) -> Conditioning:
+    """Return a conditioning that acts within a mask and a part of the run, where they are given."""
+    if hooks is not None:
+        raise ValueError("LoRA hooks need ComfyUI; take the link to `hooks` away")
+    values: dict[str, Any] = {}
+    if mask is not None:
+        mask = mask.unsqueeze(0) if mask.ndim < 3 else mask
+        values = {"mask": mask, "set_area_to_bounds": set_cond_area != "default", "mask_strength": strength}
+    if timesteps is not None:
+        values |= {"start_percent": timesteps[0], "end_percent": timesteps[1]}
+    return with_values(conditioning, **values)
+
+
+def _node(id: str, title: str, category: str, inputs: list[io.Input], *outputs: Any) -> Decorator:
+    return NODES.add(id, title, inputs, *outputs, category=category, is_experimental=True)
+
+
+@_node("ConditioningSetProperties", "Cond Set Props", SINGLE, _properties("cond_NEW"), io.Conditioning)
+def conditioning_set_properties(cond_NEW: Conditioning, **how: Any) -> Conditioning:  # noqa: N803
+    """Let a prompt act within a mask and a part of the run."""
+    return narrowed(cond_NEW, **how)
+
+
+@_node(
+    "ConditioningSetPropertiesAndCombine",
+    "Cond Set Props Combine",
+    SINGLE,
+    _properties("cond", "cond_NEW"),
+    io.Conditioning,
+)
+def conditioning_set_properties_and_combine(cond: Conditioning, cond_NEW: Conditioning, **how: Any) -> Conditioning:  # noqa: N803
+    """Let a prompt act within a mask and a part of the run, beside another one."""
+    return [*cond, *narrowed(cond_NEW, **how)]
+
+
+@_node(
+    "PairConditioningSetProperties",
+    "Cond Pair Set Props",
+    PAIR,
+    _properties("positive_NEW", "negative_NEW"),
+    POSITIVE,
+    NEGATIVE,
+)
+def pair_conditioning_set_properties(
+    positive_NEW: Conditioning,  # noqa: N803
+    negative_NEW: Conditioning,  # noqa: N803
+    **how: Any,
+) -> tuple[Conditioning, Conditioning]:
+    """Let two prompts act within a mask and a part of the run."""
+    return narrowed(positive_NEW, **how), narrowed(negative_NEW, **how)
+
+
+@_node(
+    "PairConditioningSetPropertiesAndCombine",
+    "Cond Pair Set Props Combine",
+    PAIR,
+    _properties("positive", "negative", "positive_NEW", "negative_NEW"),
+    POSITIVE,
+    NEGATIVE,
+)
+def pair_conditioning_set_properties_and_combine(
+    positive: Conditioning,
+    negative: Conditioning,
+    positive_NEW: Conditioning,  # noqa: N803
+    negative_NEW: Conditioning,  # noqa: N803
+    **how: Any,
+) -> tuple[Conditioning, Conditioning]:
+    """Let two prompts act within a mask and a part of the run, beside two others."""
+    return [*positive, *narrowed(positive_NEW, **how)], [*negative, *narrowed(negative_NEW, **how)]
+
+
+@_node(
+    "PairConditioningCombine",
+    "Cond Pair Combine",
+    PAIR,
+    _prompts("positive_A", "negative_A", "positive_B", "negative_B"),
+    POSITIVE,
+    NEGATIVE,
+)
+def pair_conditioning_combine(
+    positive_A: Conditioning,  # noqa: N803
+    negative_A: Conditioning,  # noqa: N803
+    positive_B: Conditioning,  # noqa: N803
+    negative_B: Conditioning,  # noqa: N803
+) -> tuple[Conditioning, Conditioning]:
+    """Let two pairs of prompts act beside each other."""
+    return [*positive_A, *positive_B], [*negative_A, *negative_B]
+
+
+@_node(
+    "ConditioningTimestepsRange",
+    "Timesteps Range",
+    "advanced/hooks",
+    [
+        io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where it begins, 0 to 1."),
+        io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where it ends, 0 to 1."),
+    ],
+    *(TimestepsRange.Output(display_name=name) for name in ("TIMESTEPS_RANGE", "BEFORE_RANGE", "AFTER_RANGE")),
+)
+def conditioning_timesteps_range(start_percent: float, end_percent: float) -> tuple[Window, Window, Window]:
+    """Give a part of the run, what is before it, and what is after it."""
+    return (start_percent, end_percent), (0.0, start_percent), (end_percent, 1.0)
