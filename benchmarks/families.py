@@ -41,8 +41,9 @@ report says why it did nothing. *impossible*: refused when the node runs. The nu
 WORDS = """On all of them the output slots (`attn1.out`, `attn2.out`) act before the projection of the result; on a UNet
 after it. `blur` is exact on values and results, approximate on queries and keys that hold their positions.
 
-Words (Word Weight, Word Mask, Capture Attention) are found by the first text encoder that a CLIP names. HiDream has
-three texts, of which the words are those of T5. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5
+Words (Word Weight, Word Mask, Capture Attention) are found by their letters, in the text encoder of a language model
+where a CLIP has one. HiDream has three texts, of which only the last is looked into. NAG and regional prompts are rows
+of the batch, one for each further prompt. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5
 refine the text before their blocks: the token of a word then holds something of its neighbours.
 """
 

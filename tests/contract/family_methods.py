@@ -77,7 +77,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "word mask": ("all", lambda tiny, where: WordMask(mask=HALF, where=where, **WORD)),
     "capture of words": ("all", lambda tiny, where: Capture(words=(Word("a", (3,)),), length=TEXT, where=where)),
     "capture of points": ("all", lambda tiny, where: PointCapture(points=((0.5, 0.5),), where=where)),
-    "NAG": ("all", lambda tiny, where: NormalizedGuidance(prompt(tiny, 3), where=where)),
+    "NAG": ("all", lambda tiny, where: NormalizedGuidance(prompt(tiny, 3)[0][0], where=where)),
     "regional prompt": ("all", region),
     "prompt to prompt": ("all", lambda tiny, where: PromptToPrompt(SOURCE, (*SOURCE[:-1], 0), where=where)),
     "reference": ("all", lambda tiny, where: Reference(torch.ones(1, tiny.latent[1], *tiny.latent[-2:]), where=where)),
@@ -90,4 +90,4 @@ METHODS: dict[str, tuple[str, Make]] = {
 }
 LISTENING = ("capture of words", "capture of points", "NaN guard")
 PICTURED = ("blur", "sliding window", "SAG", "KV downsampling", "tiles", "token merging", "word mask", "reference")
-PICTURED = (*PICTURED, "capture of words", "capture of points")
+PICTURED = (*PICTURED, "capture of words", "capture of points", "regional prompt")

@@ -75,6 +75,11 @@ class RegionalPrompt(Method):
             raise ValueError(f"the regions' masks are for {sorted(pictures)} pictures; give each 1 or the same number")
 
     @property
+    def pictured(self) -> bool:
+        """Return that masks lie on a picture."""
+        return True
+
+    @property
     def neutral(self) -> bool:
         """Return whether the method can never change anything."""
         seen = any(bool((region.mask * region.weight > 0).any()) for region in self.regions)
