@@ -36,12 +36,12 @@ def prompt_tokens(conditioning: Conditioning) -> Tensor:
     return tokens
 
 
-def repeats(length: int, x: Tensor, site: Site, side: int = COND) -> int:
+def repeats(length: int, x: Tensor, site: Site, side: int = COND, place: int = 0) -> int:
     """Return how often a prompt of `length` tokens stands at the front of the context.
 
     Hosts repeat a prompt until it is as long as the others of its batch; what a user has put behind it is another
-    prompt. `x` are keys or values (b, h, n, d); what other methods appended to them is not counted. The answer is kept
-    for the run.
+    prompt. `x` are keys or values (b, h, n, d); what other methods appended to them is not counted. `place` is
+    the chunk of those that are `side`: a combined prompt has several. The answer is kept for the run.
 
     Raises ValueError where the context is not that of such a prompt.
     """
@@ -54,36 +54,40 @@ def repeats(length: int, x: Tensor, site: Site, side: int = COND) -> int:
         )
     if context is None:
         return tokens // length
-    row = Site(site.options, batch=len(context)).rows(side)[0]
+    row = Site(site.options, batch=len(context)).rows(side)[place]
 
     def count() -> int:
         first, *more = context[row].split(length, dim=1)
         return 1 + sum(1 for _ in takewhile(partial(torch.equal, first), more))
 
-    return site.once(f"{length} of {tokens} tokens", count)
+    prompts = site.options.get("uuids", ())
+    return site.once(f"{length} of {tokens} tokens in {place} of {prompts}", count)
 
 
-def context_positions(positions: Sequence[int], length: int, x: Tensor, site: Site, side: int = COND) -> list[int]:
+def context_positions(
+    positions: Sequence[int], length: int, x: Tensor, site: Site, side: int = COND, place: int = 0
+) -> list[int]:
     """Return where in the context tokens at `positions` of a prompt of `length` tokens stand, in each repeat of it.
 
-    `x` are keys or values (b, h, n, d). Raises ValueError where the context is not that of such a prompt.
+    `x` are keys or values (b, h, n, d), `place` is as in `repeats`. Raises ValueError where the context is not that of
+    such a prompt.
     """
-    begins = starts(length, x, site, side)
+    begins = starts(length, x, site, side, place)
     if begins[0] + min(positions, default=0) < 0:
         raise ValueError(f"the model gets the last {length + begins[0]} of {length} tokens, and not all of the words")
     return [start + position for start in begins for position in positions]
 
 
-def starts(length: int, x: Tensor, site: Site, side: int = COND) -> Sequence[int]:
+def starts(length: int, x: Tensor, site: Site, side: int = COND, place: int = 0) -> Sequence[int]:
     """Return where in the context each repeat of a prompt of `length` tokens begins; see `repeats`.
 
     A transformer may cut the front off a template, or put rows of its own in front of the prompt's.
     """
     context: Tensor | None = site.options.get(CONTEXT)
     tokens = 0 if TOKENS not in site.options or context is None else context.shape[1]
-    if tokens % length or (tokens and repeats(length, x, site, side) < tokens // length):
+    if tokens % length or (tokens and repeats(length, x, site, side, place) < tokens // length):
         return [tokens - length]
-    return range(0, length * repeats(length, x, site, side), length)
+    return range(0, length * repeats(length, x, site, side, place), length)
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:

@@ -85,13 +85,13 @@ class Listener(Method):
         if self.heads and min(self.heads) >= site.heads:
             site.skip(f"heads {self.heads}: a block has {site.heads}")
         else:
-            for rows in site.rows(SIDES.index(self.side)):
+            for place, rows in enumerate(site.rows(SIDES.index(self.side))):
                 here = site.but(beside=tuple(one.rows(rows) for one in site.beside))
-                self.listen(here, q[rows], k[rows])
+                self.listen(here, q[rows], k[rows], place)
         return inner(q, k, v)
 
-    def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
-        """Add up what some rows attend to."""
+    def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
+        """Add up what the rows of a chunk attend to, the `place`-th of its side."""
         raise NotImplementedError
 
 
@@ -128,10 +128,10 @@ class Capture(Listener):
         """Describe the capture."""
         return f"attention to {', '.join(self.labels)}"
 
-    def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
+    def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
         """Add up the attention to the words."""
-        side = SIDES.index(self.side)
-        some = [columns(context_positions(word.positions, self.length, k, site, side), site) for word in self.words]
+        where = self.length, k, site, SIDES.index(self.side), place
+        some = [columns(context_positions(word.positions, *where), site) for word in self.words]
         attention, entropy = word_weights(q, with_beside(k[:, :, site.text], site.beside), some, self.heads)
         gather(site, attention * site.weight, entropy, site.image_grid)
 

@@ -54,7 +54,7 @@ class PointCapture(Listener):
         """Describe the capture."""
         return f"self-attention of {', '.join(self.labels)}"
 
-    def listen(self, site: Site, q: Tensor, k: Tensor) -> None:
+    def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
         """Add up what the points attend to."""
         own = site.tokens
         if k.shape[2] < own:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -85,13 +85,14 @@ class WordWeight(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with scaled values of the words."""
-        some = columns(context_positions(self.positions, self.length, v, site), site)
-        return inner(q, k, scaled(v, site.rows(), some, 1.0 + (self.weight - 1.0) * site.weight))
+        for place, rows in enumerate(site.rows()):
+            some = columns(context_positions(self.positions, self.length, v, site, place=place), site)
+            v = scaled(v, rows, some, 1.0 + (self.weight - 1.0) * site.weight)
+        return inner(q, k, v)
 
 
-def scaled(v: Tensor, rows: Iterable[slice], positions: Sequence[int], factor: float) -> Tensor:
+def scaled(v: Tensor, rows: slice, positions: Sequence[int], factor: float) -> Tensor:
     """Return values (b, h, n, d) with some tokens of some rows multiplied."""
     v = v.clone()
-    for some in rows:
-        v[some, :, list(positions)] *= factor
+    v[rows, :, list(positions)] *= factor
     return v

@@ -52,6 +52,21 @@ def test_a_prompt_that_the_host_repeated_is_scaled_in_every_copy() -> None:
     assert (out - applied(weights, v)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("longer_first", [False, True])
+def test_each_of_two_combined_prompts_is_scaled_where_its_own_tokens_stand(longer_first: bool) -> None:
+    """The host repeats the shorter one, of 7 tokens, to the length of the other, of 14."""
+    q, k, v = qkv(14)
+    short, long = draw(3, 1, 7, 8).repeat(1, 2, 1), draw(4, 1, 14, 8)
+    other = draw(5, 2, 14, 8)
+    context = torch.cat([other, *((long, short) if longer_first else (short, long))])
+    now = {**options(1, 1, 0, 0), CONTEXT: context}
+    out = around(WordWeight((2,), 0.0, 7), q, k, v, now)
+    weights = maps(q, k)
+    weights[3 if longer_first else 2, :, :, [2, 9]] = 0
+    weights[2 if longer_first else 3, :, :, 2] = 0
+    assert (out - applied(weights, v)).abs().max() < 1e-6
+
+
 def test_tokens_that_another_method_appended_are_left_alone() -> None:
     q, k, v = qkv(14)
     out = around(WordWeight((2,), 0.0, 7), q, k, v, {**NEGATIVE_FIRST, CONTEXT: k[:, :7]})
