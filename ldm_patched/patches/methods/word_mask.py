@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,16 +86,14 @@ class WordMask(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the words and without them."""
-        words = context_positions(self.positions, self.length, k, site)
-        gone = set(columns(words, site))
-        left = [column for column in range(k.shape[2]) if column not in gone]
-        length = None if site.length is None else site.length - len(gone)
         out = inner(q, k, v).clone()
-        shorter = site.but(left_out=site.left_out | set(words), length=length)
-        without = inner(q, k[:, :, left], v[:, :, left], shorter)
         outside = self.outside(site, q.device) * site.weight
-        for some in site.rows():
-            out[some] = torch.lerp(out[some], without[some], outside[some].to(out.dtype))
+        found: dict[tuple[int, ...], Tensor] = {}  # combined prompts can have the words in other places
+        for place, some in enumerate(site.rows()):
+            words = tuple(context_positions(self.positions, self.length, k, site, place=place))
+            if words not in found:
+                found[words] = without(words, site, q, k, v, inner)
+            out[some] = torch.lerp(out[some], found[words][some], outside[some].to(out.dtype))
         return out
 
     def outside(self, site: Site, device: torch.device) -> Tensor:
@@ -105,3 +103,11 @@ class WordMask(Method):
             return 1.0 - site.placed(self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
 
         return site.once(f"outside {site.image_grid} {site.batch} {site.parts} {device}", make)
+
+
+def without(words: Sequence[int], site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+    """Attend without the words at some places of the context."""
+    gone = set(columns(words, site))
+    left = [column for column in range(k.shape[2]) if column not in gone]
+    length = None if site.length is None else site.length - len(gone)
+    return inner(q, k[:, :, left], v[:, :, left], site.but(left_out=site.left_out | set(words), length=length))
