@@ -38,6 +38,8 @@ class DescribedOutput:
 class DescribedNode:
     """A node by its entry in /object_info; it answers what `validate` asks of a class."""
 
+    accept_all_inputs = False
+
     def __init__(self, name: str, info: Mapping[str, Any]) -> None:
         required = (info.get("input") or {}).get("required") or {}
         entries = [(input, entry) for input, entry in inputs_of(info) if not _is_open(entry[0])]

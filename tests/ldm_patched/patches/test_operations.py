@@ -12,6 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.listed import with_listed
 from attention_patchbay.ldm_patched.patches.methods import operations
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
     BLOCK_SLOTS,
@@ -135,8 +136,11 @@ def test_chance_is_another_one_in_each_step_and_the_same_in_each_run() -> None:
     seen: list[torch.Tensor] = []
     model = attach(patcher(), AttentionPatch("attn1.out", "noise", 1.0, where=Where(parse("middle"))))
     before = torch.random.get_rng_state()
-    model.set_model_attn1_output_patch(
-        lambda n, options: seen.append(n.clone()) or n if options["block"][0] == "middle" else n  # type: ignore[func-returns-value]
+    # behind the patch, which enters behind those of others
+    model.model_options["transformer_options"] = with_listed(
+        model.model_options["transformer_options"],
+        "attn1_output_patch",
+        lambda n, options: seen.append(n.clone()) or n if options["block"][0] == "middle" else n,  # type: ignore[func-returns-value]
     )
     run(model)
     first = list(seen)
