@@ -115,7 +115,7 @@ def _ignored(prompt: Prompt, order: list[str], nodes: Catalog) -> list[str]:
     found, known = [], Classes(nodes)
     for id in order:
         schema = known[prompt[id]["class_type"]].schema
-        for error in [] if getattr(schema, "open", False) else unknown_inputs(prompt[id], schema):
+        for error in unknown_inputs(prompt[id], schema):
             found.append(f"{title(prompt, id)}: {error['message']}: {error['details']}")
     return found
 

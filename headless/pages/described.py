@@ -38,13 +38,11 @@ class DescribedOutput:
 class DescribedNode:
     """A node by its entry in /object_info; it answers what `validate` asks of a class."""
 
-    accept_all_inputs = False
-
     def __init__(self, name: str, info: Mapping[str, Any]) -> None:
         required = (info.get("input") or {}).get("required") or {}
         entries = [(input, entry) for input, entry in inputs_of(info) if not _is_open(entry[0])]
         self.inputs = [_input(name, input, entry, input not in required) for input, entry in entries]
-        self.open = len(entries) < len(inputs_of(info))
+        self.accept_all_inputs = len(entries) < len(inputs_of(info))
         self.outputs = [DescribedOutput(_type(kind)) for kind in info.get("output") or []]
         self.is_output_node = bool(info.get("output_node"))
 

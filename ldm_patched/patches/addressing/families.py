@@ -18,7 +18,7 @@ from ..patcher import Patcher
 BOTH = ("self", "cross")
 JOINED = ("self",)  # joint attention of text and image counts as self
 DOUBLE_SINGLE = (("double", "double_blocks"), ("single", "single_blocks"))
-# How a family calls attention patches; `engine/adapters.py` has an adapter for each.
+# How a family calls attention patches; `engine/adapters.py` has adapters for those before the positions.
 UNET, JOINT, JOINT_INPUT, HIDDEN, AFTER, NOTHING = "unet", "joint", "joint input", "hidden", "after", "nothing"
 # What a joint sequence is made of, in order
 TEXT, IMAGE, REFERENCE = "text", "image", "reference"

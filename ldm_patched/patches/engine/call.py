@@ -53,7 +53,7 @@ def call_model(
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options)
     net = network(executor.class_obj)
-    given, kwargs = taken(_entered(_out_of_the_way(transformer_options, run, net), net, x, kwargs), kwargs, x)
+    given, kwargs = taken(_entered(_out_of_the_way(transformer_options, run), net, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
@@ -67,12 +67,12 @@ def call_model(
     return out if call.x is x else out[: len(x)]
 
 
-def _out_of_the_way(options: TransformerOptions, run: Run | None, net: Any) -> TransformerOptions:
+def _out_of_the_way(options: TransformerOptions, run: Run | None) -> TransformerOptions:
     """Return the options without our override where no entry needs it and it would hide what layers prefer."""
     router = options.get(SLOT)
-    if run is None or not isinstance(router, Router) or not all(entry.neutral for entry in run.entries):
+    if run is None or not run.hidden or not isinstance(router, Router):
         return options
-    if not hidden_by_an_override(net, run.preferred or {}):
+    if not all(entry.neutral for entry in run.entries):
         return options
     rest = {name: given for name, given in options.items() if name != SLOT}
     return rest if router.previous is None else {**rest, SLOT: router.previous}
@@ -109,6 +109,7 @@ def begin(run: Run, model: Any, options: TransformerOptions) -> None:
         run.forward = owner(forward)
     if run.preferred is None:
         run.preferred = preferences(net)
+        run.hidden = hidden_by_an_override(net, run.preferred)
     override = options.get(SLOT)
     if override is not None and not isinstance(override, Router):
         run.in_front = owner(override)

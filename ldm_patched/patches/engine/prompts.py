@@ -85,9 +85,10 @@ def starts(length: int, x: Tensor, site: Site, side: int = COND, place: int = 0)
     """
     context: Tensor | None = site.options.get(CONTEXT)
     tokens = 0 if TOKENS not in site.options or context is None else context.shape[1]
-    if tokens % length or (tokens and repeats(length, x, site, side, place) < tokens // length):
+    if tokens % length:
         return [tokens - length]
-    return range(0, length * repeats(length, x, site, side, place), length)
+    times = repeats(length, x, site, side, place)
+    return [tokens - length] if tokens > times * length else range(0, length * times, length)
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:

@@ -72,6 +72,18 @@ class Layer:
             self.gate.count(site.options)
         return self.act(here, q, k, v, inner)
 
+    def below(self, site: Site, got: tuple[Tensor, Tensor], gives: tuple[Tensor, Tensor]) -> Site:
+        """Return the site of what it hands on, queries and keys (b, h, n, d).
+
+        Merging, tiles and windows hand on other rows or tokens than they got.
+        """
+        (q, k), (new_q, new_k) = got, gives
+        if (new_q.shape[0], new_q.shape[2]) != (site.batch, site.tokens):
+            site = site.but(batch=new_q.shape[0], tokens=new_q.shape[2])
+        if (new_q.shape[2], new_k.shape[2]) != (q.shape[2], k.shape[2]):
+            site = site.but(changed_by=self.gate.entry.name)
+        return site
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -132,12 +144,7 @@ class Stack:
         def inner(q: Tensor, k: Tensor, v: Tensor, site: Site = site) -> Tensor:
             if isinstance(innermost, Guest) and q is given_q and not (k is given_k and v is given_v):
                 innermost.steered_by.add(layer.gate.entry.number)
-            # merging, tiles and windows hand on other rows or tokens than they got
-            if q.shape[0] != site.batch or q.shape[2] != site.tokens:
-                site = site.but(batch=q.shape[0], tokens=q.shape[2])
-            if (q.shape[2], k.shape[2]) != (given_q.shape[2], given_k.shape[2]):
-                site = site.but(changed_by=layer.gate.entry.name)
-            return self._run(depth - 1, site, q, k, v, innermost)
+            return self._run(depth - 1, layer.below(site, (given_q, given_k), (q, k)), q, k, v, innermost)
 
         return layer(site, q, k, v, inner)
 

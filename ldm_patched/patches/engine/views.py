@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,11 @@ class Given(NamedTuple):
     mask: Tensor | None
     split: bool
     others: dict[str, Any]
+
+    def of(self, rows: Callable[[Tensor], Tensor]) -> Given:
+        """Return the arguments of some rows of the batch."""
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else rows(self.mask)
+        return self._replace(q=rows(self.q), k=rows(self.k), v=rows(self.v), mask=mask)
 
 
 def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
@@ -132,10 +138,7 @@ class View:
             if not self._joint:
                 yield same
                 continue
-            whole = self.whole
-            q, k, v = (rows.of_prompt(x, place) for x in (whole.q, whole.k, whole.v))
-            mask = whole.mask if whole.mask is None or len(whole.mask) == 1 else rows.of_prompt(whole.mask, place)
-            call = whole._replace(q=q, k=k, v=v, mask=mask)
+            call = self.whole.of(partial(rows.of_prompt, place=place))
             yield self._around(attend, same[:, :, self.parts[IMAGE]], call, _text(self.sequence, length, rows))
 
     def _sites(self, q: Tensor, text: int | None) -> dict[str, Site]:
@@ -154,12 +157,11 @@ class View:
         here, (own_k, own_v) = sites[slot], keys[part]
 
         def inner(new_q: Tensor, k: Tensor, v: Tensor, site: Site = here) -> Tensor:
-            shape = {"batch": new_q.shape[0], "tokens": new_q.shape[2]}
-            if (new_q.shape[2], k.shape[2]) != (q.shape[2], own_k.shape[2]):
-                site = site.but(changed_by=layer.gate.entry.name)
-            below = {other: one.but(piece=site.piece, cut=site.cut, **shape) for other, one in sites.items()}
+            site = layer.below(site, (q, own_k), (new_q, k))
+            shared = {"piece": site.piece, "cut": site.cut, "batch": site.batch, "tokens": site.tokens}
+            below = {other: one.but(**shared) for other, one in sites.items()}
             others = {name: _repeated(pair, len(new_q)) for name, pair in keys.items()}
-            return self._run(attend, depth - 1, {**below, slot: site.but(**shape)}, new_q, {**others, part: (k, v)})
+            return self._run(attend, depth - 1, {**below, slot: site}, new_q, {**others, part: (k, v)})
 
         beside = tuple(self._beside(name, pair) for name, pair in keys.items() if name != part)
         return layer(here.but(beside=beside), q, own_k, own_v, inner)
@@ -218,6 +220,8 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
     Layers of attn1 stand around those of attn2.
     """
     tokens: Tokens | None = options.get(TOKENS)
+    if tokens is None:
+        return None
     rows: Rows | None = options.get(ROWS)
     block, kind = attention
     slots = options.get(LAYERS, {})
@@ -226,7 +230,7 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
     found = [
         (slot, layer) for slot, layer in found if layer.gate.weight(options) and layer.gate.entry.number not in lacking
     ]
-    if tokens is None or not (found or rows):
+    if not (found or rows):
         return None
     call = given(args, kwargs)
     total, keys = call.q.shape[2], call.k.shape[2]
@@ -250,13 +254,7 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
         return None
     if rows is None:
         return View(call, tuple(found), parts, options, call) if found else None
-    own = call._replace(
-        q=call.q[: rows.base],
-        k=call.k[: rows.base],
-        v=call.v[: rows.base],
-        mask=call.mask if call.mask is None or len(call.mask) == 1 else call.mask[: rows.base],
-    )
-    return View(own, tuple(found), parts, options, call, rows)
+    return View(call.of(lambda x: x[: rows.base]), tuple(found), parts, options, call, rows)
 
 
 def _step_back(found: list[tuple[str, Layer]], options: TransformerOptions, what: str) -> None:

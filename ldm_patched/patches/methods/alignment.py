@@ -33,7 +33,7 @@ def token_ids(clip: Clip, prompt: str) -> Tokens:
     """
     tokenized = clip.tokenize(prompt)
     if is_language_model(tokenized):
-        tokenized = {name: chunks for name, chunks in tokenized.items() if name == stream_of(tokenized)}
+        tokenized = {stream_of(tokenized): tokenized[stream_of(tokenized)]}
     encoders = [[entry[0] for chunk in chunks for entry in chunk] for chunks in tokenized.values()]
     return tuple(token if isinstance(token, int) else EMBEDDING for token in min(encoders, key=len))
 

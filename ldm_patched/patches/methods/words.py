@@ -21,26 +21,23 @@ def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
     count. Weights such as `(red:1.2)` do not matter. Works with the CLIP objects of either host by their `tokenize`;
     two text encoders of one model number their positions alike. Raises ValueError for a word that the prompt lacks.
     """
-    if is_language_model(clip.tokenize(prompt)):
-        return _by_letters(clip, prompt, words)
-    special = set(_tokens(clip, ""))  # start, end and padding
-    spoken = [(place, token) for place, token in enumerate(_tokens(clip, prompt)) if token not in special]
+    tokenized = clip.tokenize(prompt)
+    stream, tokens, empty = stream_of(tokenized), _tokens(tokenized), _tokens(clip.tokenize(""))
+    if is_language_model(tokenized):
+        pieces, inside = letters(clip, stream, tokens), between(tokens, empty)
+        named = _parts(words)
+        return _some({place for word in named for place in _there(places_of(word, pieces, *inside), prompt, word)})
+    special = set(empty)  # start, end and padding
+    spoken = [(place, token) for place, token in enumerate(tokens) if token not in special]
     found: set[int] = set()
     starts: dict[int, list[int]] = {}
     for start, (_, token) in enumerate(spoken):
         starts.setdefault(token, []).append(start)
     for word in _parts(words):
-        wanted = [token for token in _tokens(clip, word) if token not in special and token != EMBEDDING]
+        wanted = [token for token in _tokens(clip.tokenize(word)) if token not in special and token != EMBEDDING]
         places = _places(spoken, wanted, starts.get(wanted[0], ()) if wanted else ())
         found.update(_there(places, prompt, word))
     return _some(found)
-
-
-def _by_letters(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
-    tokens = _tokens(clip, prompt)
-    pieces = letters(clip, stream_of(clip.tokenize(prompt)), tokens)
-    inside = between(tokens, _tokens(clip, ""))
-    return _some({place for word in _parts(words) for place in _there(places_of(word, pieces, *inside), prompt, word)})
 
 
 def _parts(words: str) -> list[str]:
@@ -59,9 +56,8 @@ def _some(found: set[int]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _tokens(clip: Clip, text: str) -> list[int]:
+def _tokens(tokenized: Mapping[str, Any]) -> list[int]:
     """Return the tokens of all parts of a text in a row: the place of one is its position in the context."""
-    tokenized = clip.tokenize(text)
     chunks = tokenized[stream_of(tokenized)]
     tokens = (entry[0] for chunk in chunks for entry in chunk)
     return [EMBEDDING if isinstance(token, Tensor) else token for token in tokens]

@@ -70,6 +70,7 @@ class Run:
         seen: self- and cross-attentions that the model entered, whatever came of them; where the blocks tell nothing
             themselves, all of them in each call of the model.
         preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
+        hidden: whether an override hides a function that a layer prefers and that nobody can tell from its call.
         in_front: the name of what stood in front of this library's override; empty where nothing did.
         forward: the owner of what was put in the place of the network's own forward; empty where nothing was.
         others: the names of the patches of others in the lists of attention, by slot.
@@ -102,6 +103,7 @@ class Run:
     pictures: int | None = None
     seen: Counter[tuple[BlockId | None, str]] = field(default_factory=Counter)
     preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
+    hidden: bool = False
     in_front: str = ""
     forward: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
