@@ -22,6 +22,11 @@ def _strength() -> io.Input:
     return io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01, tooltip=tooltip)
 
 
+def _file() -> io.Input:
+    names = current().folders.model_names("controlnet")
+    return io.Combo.Input("control_net_name", options=names, tooltip="A file in models/controlnet.")
+
+
 class ControlNetLoader(io.ComfyNode):
     """Load a ControlNet."""
 
@@ -33,13 +38,7 @@ class ControlNetLoader(io.ComfyNode):
             display_name="Load ControlNet Model",
             category="model/loaders",
             description="Load a ControlNet, T2I adapter or control-LoRA from a safetensors file in models/controlnet.",
-            inputs=[
-                io.Combo.Input(
-                    "control_net_name",
-                    options=current().folders.model_names("controlnet"),
-                    tooltip="A file in models/controlnet.",
-                )
-            ],
+            inputs=[_file()],
             outputs=[io.ControlNet.Output()],
         )
 
@@ -63,11 +62,7 @@ class DiffControlNetLoader(io.ComfyNode):
             description="Load a ControlNet from models/controlnet; one that is a difference is added to the model.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that a difference is added to; it stays as it is."),
-                io.Combo.Input(
-                    "control_net_name",
-                    options=current().folders.model_names("controlnet"),
-                    tooltip="A file in models/controlnet.",
-                ),
+                _file(),
             ],
             outputs=[io.ControlNet.Output()],
         )

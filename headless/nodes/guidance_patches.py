@@ -16,16 +16,13 @@ from ...ldm_patched.sampling.guiders import perp_neg
 from ..api import comfy_io as io
 from .conditioning import Conditioning
 from .declared import Nodes
+from .model_patches import patched_model
 
 NODES = Nodes("experimental")
 KERNEL = 9  # latent pixels of the blur
 SMALLEST = 4  # a latent of a side like this has no room for the blur
 UNCOND = 1
 Options = dict[str, Any]
-
-
-def _model() -> io.Input:
-    return io.Model.Input("model", tooltip="The model; the input itself stays as it is.")
 
 
 @dataclass
@@ -90,7 +87,7 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
     "SelfAttentionGuidance",
     "Self-Attention Guidance",
     [
-        _model(),
+        patched_model(),
         io.Float.Input("scale", default=0.5, min=-2.0, max=5.0, step=0.01, tooltip="How strongly."),
         io.Float.Input(
             "blur_sigma", default=2.0, min=0.0, max=10.0, step=0.1, advanced=True, tooltip="How wide the blur is."
@@ -112,7 +109,7 @@ def self_attention_guidance(model: Any, scale: float, blur_sigma: float) -> Any:
     "PerpNeg",
     "Perp-Neg (DEPRECATED by Perp-Neg Guider)",
     [
-        _model(),
+        patched_model(),
         io.Conditioning.Input("empty_conditioning", tooltip="The empty prompt."),
         io.Float.Input(
             "neg_scale", default=1.0, min=0.0, max=100.0, step=0.01, advanced=True, tooltip="Weight of the negative."

@@ -16,6 +16,7 @@ from .declared import Nodes
 from .filters import convolved, sharpening_kernel
 from .image_parts import FLIPS, ROTATIONS, from_batch
 from .latent import SMALLEST
+from .model_patches import patched_model
 from .sizes import pixels
 
 NODES = Nodes("model/latent/advanced")
@@ -320,7 +321,7 @@ def latent_apply_operation(samples: Latent, operation: Operation) -> Latent:
     "LatentApplyOperationCFG",
     "LatentApplyOperationCFG",
     [
-        io.Model.Input("model", tooltip="The model; the input itself stays as it is."),
+        patched_model(),
         io.LatentOperation.Input("operation", tooltip="What is done."),
     ],
     io.Model,

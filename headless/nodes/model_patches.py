@@ -16,7 +16,8 @@ from .declared import Nodes
 NODES = Nodes("model/patch/unet")
 
 
-def _model() -> io.Input:
+def patched_model() -> io.Input:
+    """Return the input of a model that a node puts something on."""
     return io.Model.Input("model", tooltip="The model; the input itself stays as it is.")
 
 
@@ -31,7 +32,7 @@ def _free_u(first: float, second: float) -> list[io.Input]:
         ("s2", 0.2, "Skip connections of the next stage."),
     )
     settings: dict[str, Any] = {"min": 0.0, "max": 10.0, "step": 0.01, "advanced": True}
-    return [_model(), *(io.Float.Input(name, default=at, **settings, tooltip=tip) for name, at, tip in entries)]
+    return [patched_model(), *(io.Float.Input(name, default=at, **settings, tooltip=tip) for name, at, tip in entries)]
 
 
 def low_frequencies_scaled(x: Tensor, scale: float, threshold: int = 1) -> Tensor:
@@ -87,7 +88,7 @@ def free_u_v2(model: Any, b1: float, b2: float, s1: float, s2: float) -> Any:
     "PerturbedAttentionGuidance",
     "PerturbedAttentionGuidance",
     [
-        _model(),
+        patched_model(),
         io.Float.Input("scale", default=3.0, min=0.0, max=100.0, step=0.01, round=0.01, tooltip="How strongly."),
     ],
     io.Model,
@@ -116,7 +117,7 @@ def perturbed_attention_guidance(model: Any, scale: float) -> Any:
     "RescaleCFG",
     "RescaleCFG",
     [
-        _model(),
+        patched_model(),
         io.Float.Input("multiplier", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="How much of it is rescaled."),
     ],
     io.Model,
@@ -144,7 +145,7 @@ def rescale_cfg(model: Any, multiplier: float) -> Any:
     "DifferentialDiffusion",
     "Differential Diffusion",
     [
-        _model(),
+        patched_model(),
         io.Float.Input(
             "strength", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, tooltip="Between mask and steps."
         ),

@@ -13,14 +13,11 @@ from ...ldm_patched.patches.methods.tiled_attention import cut, join
 from ...ldm_patched.patches.methods.token_merging import draw_cells, match, merge, unmerge
 from ..api import comfy_io as io
 from .declared import Nodes
+from .model_patches import patched_model
 
 NODES = Nodes("model/patch/unet")
 LEAST_TILE, PIXELS = 32, 8
 Options = dict[str, Any]
-
-
-def _model() -> io.Input:
-    return io.Model.Input("model", tooltip="The model; the input itself stays as it is.")
 
 
 @dataclass
@@ -68,7 +65,7 @@ def tile_count(side: int, least: int, options: int) -> int:
     "HyperTile",
     "HyperTile",
     [
-        _model(),
+        patched_model(),
         io.Int.Input("tile_size", default=256, min=1, max=2048, advanced=True, tooltip="Least side of a tile."),
         io.Int.Input("swap_size", default=2, min=1, max=128, advanced=True, tooltip="Of how many sizes one is drawn."),
         io.Int.Input("max_depth", default=0, min=0, max=10, advanced=True, tooltip="How many stages down it is done."),
@@ -112,7 +109,10 @@ class Merging:
 @NODES.add(
     "TomePatchModel",
     "TomePatchModel",
-    [_model(), io.Float.Input("ratio", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="The part that is merged.")],
+    [
+        patched_model(),
+        io.Float.Input("ratio", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="The part that is merged."),
+    ],
     io.Model,
 )
 def tome_patch_model(model: Any, ratio: float) -> Any:
