@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...ldm_patched.modules.patcher_extension import copy_nested_dicts
+from ...ldm_patched.patches.addressing.where import Where
+from ...ldm_patched.patches.methods.free_u import FreeU
 from ...ldm_patched.sampling.samplers import calc_cond_batch
 from ..api import comfy_io as io
 from .declared import Nodes
 
 NODES = Nodes("model/patch/unet")
+OUTPUT = Where.of("output")
 
 
 def patched_model() -> io.Input:
@@ -35,34 +36,13 @@ def _free_u(first: float, second: float) -> list[io.Input]:
     return [patched_model(), *(io.Float.Input(name, default=at, **settings, tooltip=tip) for name, at, tip in entries)]
 
 
-def low_frequencies_scaled(x: Tensor, scale: float, threshold: int = 1) -> Tensor:
-    """Multiply the lowest frequencies of (b, c, h, w)."""
-    spectrum = torch.fft.fftshift(torch.fft.fftn(x.float(), dim=(-2, -1)), dim=(-2, -1))
-    row, column = (side // 2 for side in x.shape[-2:])
-    spectrum[..., row - threshold : row + threshold, column - threshold : column + threshold] *= scale
-    return torch.fft.ifftn(torch.fft.ifftshift(spectrum, dim=(-2, -1)), dim=(-2, -1)).real.to(x.dtype)
-
-
-def backbone_weight(h: Tensor) -> Tensor:
-    """Return the mean over channels of (b, c, h, w), from 0 at its least to 1 at its most (b, 1, h, w)."""
-    mean = h.mean(1, keepdim=True)
-    low, high = mean.amin((2, 3), keepdim=True), mean.amax((2, 3), keepdim=True)
-    return (mean - low) / (high - low)
-
-
-def _with_free_u(model: Any, factors: tuple[float, ...], weight: Callable[[Tensor], Tensor | float]) -> Any:
-    """Return a clone whose backbone is multiplied by 1 + (b - 1) * weight, and its skip connections by s."""
+def _with_free_u(model: Any, change: FreeU) -> Any:
+    """Return a clone with it on the stages of four and of two times the first one's channels."""
     channels = model.model.model_config.unet["model_channels"]
-    b1, b2, s1, s2 = factors
-    stages = {channels * 4: (b1, s1), channels * 2: (b2, s2)}
+    stages = [channels * 4, channels * 2]
 
     def patch(h: Tensor, skip: Tensor, transformer_options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        if h.shape[1] not in stages:
-            return h, skip
-        b, s = stages[h.shape[1]]
-        half = h.shape[1] // 2
-        h = torch.cat([h[:, :half] * ((b - 1) * weight(h) + 1), h[:, half:]], 1)
-        return h, low_frequencies_scaled(skip, s)
+        return change.apply(h, skip, stages.index(h.shape[1]), 1.0) if h.shape[1] in stages else (h, skip)
 
     model = model.clone()
     model.set_model_output_block_patch(patch)
@@ -72,13 +52,13 @@ def _with_free_u(model: Any, factors: tuple[float, ...], weight: Callable[[Tenso
 @NODES.add("FreeU", "FreeU", _free_u(1.1, 1.2), io.Model)
 def free_u(model: Any, b1: float, b2: float, s1: float, s2: float) -> Any:
     """Make the backbone of a UNet stronger and its skip connections weaker."""
-    return _with_free_u(model, (b1, b2, s1, s2), lambda h: 1.0)
+    return _with_free_u(model, FreeU(b1, b2, s1, s2, 1, 1.0, OUTPUT))
 
 
 @NODES.add("FreeU_V2", "FreeU_V2", _free_u(1.3, 1.4), io.Model)
 def free_u_v2(model: Any, b1: float, b2: float, s1: float, s2: float) -> Any:
     """Make the backbone of a UNet stronger where it is large, and its skip connections weaker."""
-    return _with_free_u(model, (b1, b2, s1, s2), backbone_weight)
+    return _with_free_u(model, FreeU(b1, b2, s1, s2, 2, 1.0, OUTPUT))
 
 
 # Guidance
