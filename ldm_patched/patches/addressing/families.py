@@ -158,8 +158,8 @@ def _by_structure(name: str, net: Any) -> Family:
 
 
 def takes_options(block: nn.Module) -> bool:
-    """Return whether the forward of a block has a parameter for the options of a call."""
-    return OPTIONS in inspect.signature(block.forward).parameters
+    """Return whether the forward of a block has a parameter for the options of a call, whatever is patched over it."""
+    return OPTIONS in inspect.signature(type(block).forward).parameters
 
 
 def blocks_of(model: Any, family: Family) -> Iterator[tuple[str, int, Any]]:

@@ -17,6 +17,7 @@ from .host import Host
 from .listed import with_listed
 from .marks import MARKS
 from .method import Method
+from .preferred import tell_layers
 from .recording import OUTER_SAMPLE, record_run
 from .router import SLOT, Router
 from .sides import CALC_COND_BATCH, name_prompts
@@ -86,4 +87,5 @@ def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) ->
         clone.model_options["transformer_options"] = options
     if shapes:
         name_blocks(clone, family)
+        tell_layers(clone)
     return clone, entry

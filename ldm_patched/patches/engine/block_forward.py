@@ -52,9 +52,10 @@ def name_blocks(clone: Patcher, family: Family) -> None:
         path = f"{NETWORK}.{paths[id(module)]}.forward"
         forward = clone.get_model_object(path)
         if not isinstance(forward, BlockForward):
-            clone.add_object_patch(path, BlockForward(forward, block, _place(module)))
+            clone.add_object_patch(path, BlockForward(forward, block, place_of_options(module)))
 
 
-def _place(module: Any) -> int:
+def place_of_options(module: Any) -> int:
+    """Return where the options stand among the arguments of a module's forward when they are not named."""
     names = list(inspect.signature(type(module).forward).parameters)
     return names.index(OPTIONS) - 1 if OPTIONS in names else len(names)

@@ -14,6 +14,8 @@ from ..record.run import Run
 from ..record.steps import StepCount
 from .gathering import keep
 from .inventory import placed
+from .owner import owner
+from .router import SLOT, Router
 
 OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
 
@@ -43,6 +45,9 @@ def record_run(
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
     prompts = {cond["uuid"]: name for name, group in guider.conds.items() for cond in group if "uuid" in cond}
     run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), tuple(noise.shape[-2:]), prompts, len(noise))
+    override = options.get(SLOT)
+    behind = override.previous if isinstance(override, Router) else override
+    run.behind = "" if behind is None else owner(behind)
     last: dict[str, object] = {}
 
     def called_back(step: int, x0: object, *rest: Any, **more: Any) -> object:

@@ -17,8 +17,10 @@ from ..record.plan import Entry
 from ..record.run import AttentionId, Call, Run, current_block, run_of
 from ..record.stopwatch import since, start
 from .gate import curve_weight
+from .owner import owner
 from .preferred import preferred
 from .stack import Attend, default_attend
+from .tokens import TOKENS
 from .views import View, view
 
 SLOT = "optimized_attention_override"
@@ -145,10 +147,12 @@ class Router:
 
     def _entered(self, seen: View, func: Callable[..., Tensor], here: Here) -> Tensor:
         """Run the layers of a transformer's call; each attention that they make is chosen for itself."""
+        inside = {**here.options, TOKENS: None}
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             split = {"mask": mask, "skip_reshape": True, "skip_output_reshape": True}
-            given = Arguments((q, k, v, seen.call.heads), {**seen.call.others, **split})
+            # the layers have run: another router further in, behind an override of others, is not to run them again
+            given = Arguments((q, k, v, seen.call.heads), {**seen.call.others, **split, "transformer_options": inside})
             return self._run(self._choice(func, here, given), here, given)
 
         return seen.out(attend)
@@ -157,10 +161,11 @@ class Router:
         options, run, attention, watch = here
         if run is None:
             return choice.function(*given.args, **given.kwargs)
-        begin = start(given.args[0].device if device is None else device)
+        before, begin = run.calls_here, start(given.args[0].device if device is None else device)
         out = choice.function(*given.args, **given.kwargs)
         took, step = since(begin), run.step(options)
-        run.count_call(Call(*attention, choice.name, choice.fallback, choice.rule, choice.preferred), step, took)
+        if run.calls_here == before:  # else another router, behind an override of others, got the call and counted it
+            run.count_call(Call(*attention, choice.name, choice.fallback, choice.rule, choice.preferred), step, took)
         return out if watch is None else watch.settle(out, choice, attention, step, run, given)
 
     def _here(self, given: Arguments) -> Here:
@@ -186,7 +191,9 @@ class Router:
                 return Choice(*choose(route.backend, run, q, k, v, heads, kwargs), route.entry.number)
         if self.previous is not None:
             return _before(self.previous, func)
-        own = None if run is None or not run.preferred else preferred(run.preferred, attention)
+        # an override of others hides what layers prefer, also where it hands the call on to this one
+        hidden = run is None or run.in_front or run.behind
+        own = None if hidden or run is None else preferred(run.preferred or {}, attention, options)
         if own is not None:
             return Choice(function_name(own), own, preferred=True, contained=True)
         return Choice(function_name(func), func, contained=True)
@@ -205,7 +212,7 @@ class Router:
 def _before(previous: Callable[..., Tensor], func: Callable[..., Tensor]) -> Choice:
     """Return what runs a call through the override that was there before; `func` is the host's choice."""
     contained = getattr(previous, "container_function", None)
-    return Choice(function_name(previous), contained or partial(previous, func), contained=contained is not None)
+    return Choice(owner(previous), contained or partial(previous, func), contained=contained is not None)
 
 
 def choose(
@@ -241,7 +248,7 @@ def choose(
 
 
 def function_name(func: Callable[..., Tensor]) -> str:
-    """Return the short name of an attention function or of a foreign override."""
+    """Return the short name of an attention function."""
     func = getattr(func, "func", func)  # of a partial, as a preference with settings is one
     name: str = getattr(func, "__name__", type(func).__name__)
     return name.removeprefix("attention_")

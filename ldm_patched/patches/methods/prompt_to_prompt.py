@@ -125,29 +125,37 @@ class PromptToPrompt(Method):
         V), so the values are shared out and any attention function computes it. What new tokens add by maps of their
         own is the difference between attention with and without their values.
         """
-        chosen, (shares, text) = pairs(site), self.shares(site, v)
+        chosen = pairs(site)
+        edits = [(edited, *self.shares(site, v, place)) for place, (_, edited) in enumerate(chosen)]
         values = v.clone()
-        for _, edited in chosen:
+        for edited, shares, text in edits:
             values[edited, :, text] = shares @ v[edited, :, text]
         mapped = with_maps(inner, q, k, values, chosen)
-        old = shares.sum(0) > 0.0
-        if site.weight == 1.0 and bool(old.all()):
+        old = [shares.sum(0) > 0.0 for _, shares, _ in edits]
+        only_old = all(bool(tokens.all()) for tokens in old)
+        if site.weight == 1.0 and only_old:
             return mapped
         own = inner(q, k, v)
-        if not bool(old.all()):
+        if not only_old:
             values = v.clone()
-            for _, edited in chosen:
-                values[edited, :, text] *= old.to(v.dtype)[:, None]
+            for (edited, _, text), tokens in zip(edits, old, strict=True):
+                values[edited, :, text] *= tokens.to(v.dtype)[:, None]
             mapped = mapped + own - inner(q, k, values)
         return blended(own, mapped, chosen, site.weight)
 
-    def shares(self, site: Site, v: Tensor) -> tuple[Tensor, slice]:
-        """Return the alignment (n, m) for prompts as long as the host repeated them, and where they stand."""
+    def shares(self, site: Site, v: Tensor, place: int) -> tuple[Tensor, slice]:
+        """Return the alignment (n, m) for prompts as long as the host repeated them, and where they stand.
+
+        `place` is the chunk of the positive rows: a combined prompt has several.
+        """
         length = math.lcm(len(self.source), len(self.edited))
-        begins = starts(length, v, site)
+        begins = starts(length, v, site, place=place)
         tokens = length * len(begins)
         if CONTEXT in site.options and begins[0] + tokens != site.options[CONTEXT].shape[1]:
-            raise ValueError("another prompt stands behind the one given to this node; leave out Conditioning (Concat)")
+            raise ValueError(
+                "another prompt stands behind or beside the one given to this node; leave out Conditioning (Concat) "
+                "and Conditioning (Combine)"
+            )
         shares = site.once(f"{tokens} {v.device} {v.dtype}", lambda: self.aligned(tokens).to(v))
         return shares, slice(begins[0], begins[0] + tokens)
 

@@ -12,8 +12,8 @@ from ..addressing.blocks import model_blocks
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
 from ..engine.call import APPLY_MODEL, compiles
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, placed
-from ..engine.owner import foreign_name
-from ..engine.router import SLOT, Router, function_name
+from ..engine.owner import foreign_name, owner
+from ..engine.router import SLOT, Router
 from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
@@ -113,7 +113,7 @@ def _counted(model: Patcher, part: Placed, run: Run | None) -> tuple[int | None,
     if part.slot == OVERRIDE:
         if not isinstance(model.model_options["transformer_options"][SLOT], Router):
             return None, None  # it stands in front of this library's, which sees only what it lets through
-        return sum(n for call, n in run.calls.items() if call.backend == function_name(part.patch)), None
+        return sum(n for call, n in run.calls.items() if call.backend == owner(part.patch)), None
     if not _in_model_call(part):
         return None, None
     tally = run.foreign.get(id(part.patch))

@@ -228,7 +228,7 @@ def _why_not(run: Run, entry: Entry) -> str:
         return "its settings change nothing"
     if entry.number not in {number for number, _ in run.placed}:
         if entry.slot == SLOT:
-            return f"{run.in_front or 'another node'} took the attention override after it"
+            return f"{run.behind or run.in_front or 'another node'} took the attention override after it"
         return "another patch took its place after it"
     if run.percents and not any(entry.schedule.weight(percent) for percent in run.percents.values()):
         return "no step of the run lay in its window with a strength above 0"

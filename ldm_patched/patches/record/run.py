@@ -71,7 +71,8 @@ class Run:
             themselves, all of them in each call of the model.
         preferred: the functions that the checkpoint keeps for its layers; None before the first call of the model.
         hidden: whether an override hides a function that a layer prefers and that nobody can tell from its call.
-        in_front: the name of what stood in front of this library's override; empty where nothing did.
+        in_front: the owner of what stood in front of this library's override; empty where nothing did.
+        behind: the owner of the override behind which entries that are no longer placed are; empty where none is.
         forward: the owner of what was put in the place of the network's own forward; empty where nothing was.
         others: the names of the patches of others in the lists of attention, by slot.
         more_rows: attentions that got more rows of keys than of queries.
@@ -105,6 +106,7 @@ class Run:
     preferred: Mapping[AttentionId, Callable[..., Tensor]] | None = None
     hidden: bool = False
     in_front: str = ""
+    behind: str = ""
     forward: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
     more_rows: set[AttentionId] = field(default_factory=set)
@@ -175,8 +177,14 @@ class Run:
             counts[call] += tally.count
         return counts
 
+    @property
+    def calls_here(self) -> int:
+        """Return how many attention calls were counted in this thread."""
+        return getattr(self._thread, "calls", 0)
+
     def count_call(self, call: Call, step: int = 0, took: Took = 0.0) -> None:
         """Count one attention call, and one use of the rule that chose its function."""
+        self._thread.calls = self.calls_here + 1
         with self._lock:
             self._add(self.tallies[call, step], took)
             if call.rule is not None:

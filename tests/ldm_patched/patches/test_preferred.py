@@ -19,6 +19,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.call import begin, call_model
+from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.preferred import preferences
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Route, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
@@ -224,37 +225,100 @@ def test_neutral_nodes_and_rules_elsewhere_leave_the_preferences_alone() -> None
         assert len(kernel.seen) == expected and set(kernel.seen) == {"containers"}
 
 
+class Told(nn.Module):
+    """A layer that gets the options of a call."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.comfy_attention = Layer(function)
+
+    def forward(self, transformer_options: dict[str, Any]) -> Tensor:
+        return call(transformer_options)
+
+
+class Untold(Told):
+    """A layer that gets no options, so that nobody can tell it."""
+
+    def forward(self) -> None:  # type: ignore[override]
+        """Do nothing."""
+
+
 class Refined(nn.Module):
     """A network whose refiner stands outside of its blocks."""
 
-    def __init__(self, function: Any, other: Any = None) -> None:
+    def __init__(self, function: Any, refiner: nn.Module | None = None) -> None:
         super().__init__()
-        self.layers, self.refiner = nn.ModuleList([nn.Module()]), nn.Module()
-        self.layers[0].comfy_attention, self.refiner.comfy_attention = Layer(function), Layer(other)
+        self.layers, self.refiner = nn.ModuleList([nn.Module()]), refiner or Untold(None)
+        self.layers[0].comfy_attention = Layer(function)
 
 
 NextDiT = type("NextDiT", (Refined,), {})  # as ComfyUI calls Lumina's
 
 
-@pytest.mark.parametrize(("other", "stays"), [(None, True), (attention_pytorch, False)])
-@pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_a_node_that_does_nothing_leaves_the_slot_to_layers_outside_of_the_blocks(
-    other: Any, stays: bool, scale: float
-) -> None:
+def refined(function: Any, refiner: nn.Module | None, value: Any) -> tuple[ModelPatcher, list[dict[str, Any]]]:
+    """Make one call of a network with a refiner and a method; return the model, and the options of the network."""
     seen: list[dict[str, Any]] = []
 
     def executor(x: Tensor, t: Any, c: Any, context: Any, control: Any, options: dict[str, Any]) -> Tensor:
         seen.append(options)
         return x
 
-    network: Any = NextDiT(attention_pytorch, other)
     sampling = SimpleNamespace(percent_to_sigma=lambda percent: 1.0 - percent)
-    whole: Any = SimpleNamespace(diffusion_model=network, model_sampling=sampling)
-    model = attach(ModelPatcher(whole, "cpu", "cpu", size=1), AttentionPatch("attn1.v", "scale", scale))
+    whole: Any = SimpleNamespace(diffusion_model=NextDiT(function, refiner), model_sampling=sampling)
+    model = attach(ModelPatcher(whole, "cpu", "cpu", size=1), value, Host(attend=host))
     executor.class_obj = whole  # type: ignore[attr-defined]
     options = model.model_options["transformer_options"]
     call_model(executor, torch.zeros(1, 4, 4, 4), torch.ones(1), None, None, None, options)  # type: ignore[arg-type]
-    assert (SLOT in seen[0]) == (stays or scale != 1.0) and SLOT in options
+    return model, seen
+
+
+@pytest.mark.parametrize(("other", "stays"), [(None, True), (attention_pytorch, False)])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_node_that_does_nothing_leaves_the_slot_to_layers_that_nobody_can_tell(
+    other: Any, stays: bool, scale: float
+) -> None:
+    model, seen = refined(attention_pytorch, Untold(other), AttentionPatch("attn1.v", "scale", scale))
+    assert (SLOT in seen[0]) == (stays or scale != 1.0) and SLOT in model.model_options["transformer_options"]
+
+
+def test_a_layer_outside_of_the_blocks_tells_its_calls_what_it_prefers() -> None:
+    kernel = Kernel()
+    model, seen = refined(None, Told(kernel), AttentionPatch("attn1.v", "scale", 2.0))
+    assert SLOT in seen[0]
+    forward = model.get_model_object("diffusion_model.refiner.forward")
+    assert torch.equal(forward(transformer_options=seen[0]), 0.5 * own()) and kernel.seen == ["containers"]
+    assert [(made.block, made.backend, made.preferred) for made in seen[0][KEY].calls] == [(None, "Kernel", True)]
+    twice = attach(model, AttentionPatch("attn1.v", "scale", 3.0))
+    assert twice.get_model_object("diffusion_model.refiner.forward") == forward
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_override_of_others_hides_the_preferences_as_it_does_without_a_node(before: bool) -> None:
+    """Where it stands behind or in front of a node, and hands its calls on."""
+    kernel, run = Kernel(), preferring(Kernel())
+    run.preferred = {(MIDDLE, "self"): kernel}
+    router = Router(attend=host)
+    setattr(run, "behind" if before else "in_front", "another pack")
+    assert torch.equal(call(here(router, run)), own()) and kernel.seen == []
+
+
+def test_a_call_that_another_router_gets_behind_an_override_is_counted_once() -> None:
+    first = Router(routes=(Route("basic", Entry("rule"), frozenset({(MIDDLE, "self")})),))
+
+    def hands_on(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return first(func, *args, **kwargs)
+
+    run = preferring(None)
+    q = draw(0, 1, 6, 16)
+    Router(previous=hands_on)(attention_pytorch, q, q, q, 2, transformer_options=here(None, run))
+    assert [(made.backend, made.rule) for made in run.calls.elements()] == [("basic", 1)]
+
+    def takes(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+    run = preferring(None)
+    Router(previous=takes)(attention_pytorch, q, q, q, 2, transformer_options=here(None, run))
+    assert [made.backend for made in run.calls.elements()] == [__name__]
 
 
 def test_an_attention_with_two_preferences_has_none() -> None:

@@ -104,6 +104,17 @@ def test_prompts_that_the_host_repeated_give_the_same(edited: tuple[int, ...]) -
         edit.around(attend, q, k.repeat(1, 2, 1), v.repeat(1, 2, 1), other)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_prompt_that_is_combined_with_the_pair_is_refused_in_either_order(first: bool) -> None:
+    """Rows 0-3 are of one prompt and 4-7 of the other, both positive; the pair is as long as half of the context."""
+    q, k, v = (x.repeat(1, times, 1) for x, times in zip(qkv(), (1, 2, 2), strict=True))
+    other = torch.cat([k[:4, :7], k[:4, :7].flip(1)], dim=1)
+    context = torch.cat([k[:4], other] if first else [other, k[4:]])
+    both = {**options(0, 0), "uuids": ["a", "b"], CONTEXT: context}
+    with pytest.raises(ValueError, match="Combine"):
+        layer(PromptToPrompt(SOURCE, SWAP), "attn2").around(attend, q, k, v, both)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_self_attention_takes_the_maps_of_the_source(strength: float) -> None:
     q, k, v = draw(0, 8, 5, 8), draw(1, 8, 5, 8), draw(2, 8, 5, 8)

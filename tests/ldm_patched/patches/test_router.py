@@ -37,7 +37,7 @@ def test_a_foreign_override_stays_at_the_end_of_the_chain() -> None:
     assert (run(routed) - base).abs().max() < 1e-4 * base.abs().max()
     assert len(seen) == STEPS * (2 * len(BLOCKS) - 2 - 6)
     assert ("middle", 0) not in seen
-    assert calls(routed)["input:1", "self", "foreign"] == STEPS
+    assert calls(routed)["input:1", "self", __name__] == STEPS
     assert calls(routed)["output:0", "cross", "split"] == STEPS
     assert calls(routed)["middle", "self", "basic"] == STEPS
 
