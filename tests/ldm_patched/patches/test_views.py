@@ -385,3 +385,19 @@ def test_a_reference_is_one_frame_with_tokens_of_its_own() -> None:
     assert aside.shape == concat.shape == (1, 4, 1, 4, 6) and tokens.grid == (1, 2, 3)
     assert more["vace_context"].shape == (1, 1, 3, 1, 4, 6)
     assert picture is x and own.grid == (2, 4, 6)
+
+
+def test_layers_run_once_where_an_override_of_others_hands_the_call_on_to_a_node_before_it() -> None:
+    """Ours, another pack's override that keeps it, and ours again."""
+    model = patched(AttentionPatch("attn1.v", "scale", 3.0))
+    options = model.model_options["transformer_options"]
+    first = options[SLOT]
+
+    def hands_on(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = first(func, *args, **kwargs)
+        return out
+
+    once = attended(model, joint(), skip_reshape=True)
+    options[SLOT] = hands_on
+    again = attach(model, Rule("basic", Where.of("double:0")))
+    close(attended(again, joint(), skip_reshape=True), once)
