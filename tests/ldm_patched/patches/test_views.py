@@ -399,5 +399,5 @@ def test_layers_run_once_where_an_override_of_others_hands_the_call_on_to_a_node
 
     once = attended(model, joint(), skip_reshape=True)
     options[SLOT] = hands_on
-    again = attach(model, Rule("basic", Where.of("double:0")))
+    again = attach(model, Rule("basic", Where.of("single:0")))
     close(attended(again, joint(), skip_reshape=True), once)
