@@ -51,7 +51,7 @@ def test_skipping_the_self_attention_of_the_finest_blocks_makes_fewer_pictures_r
 
     def right(strength: float) -> int:
         skip = BlockSkip("self", strength, Where(parse("output:2-3")))
-        return adherence(captions, painted(demo, captions, skip, steps=10, cfg=1.0))["all"]["right"]  # type: ignore[no-any-return]
+        return adherence(captions, painted(demo, captions, skip, steps=6, cfg=1.0))["all"]["right"]  # type: ignore[no-any-return]
 
     whole, skipped = right(0.0), right(1.0)
     assert skipped <= whole - 2, (whole, skipped)
@@ -70,7 +70,7 @@ def spread(pictures: Pictures) -> float:
 
 def test_aligned_pictures_have_more_equal_colours(demo: Any) -> None:
     apart, aligned = (
-        painted(demo, NO_COLOUR * 4, method, steps=10, batch=4)
+        painted(demo, NO_COLOUR * 4, method, steps=6, batch=4)
         for method in (StyleAligned(strength=0.0), StyleAligned())
     )
     assert spread(aligned) < 0.95 * spread(apart), (spread(aligned), spread(apart))

@@ -23,7 +23,7 @@ def right(method: Any = None) -> int:
     model, clip, vae = load_checkpoint(CHECKPOINT)
     patched = model if method is None else attach(model, method)
     with torch.inference_mode():
-        return adherence(CAPTIONS, paint((patched, clip, vae), CAPTIONS, steps=10))["all"]["right"]
+        return adherence(CAPTIONS, paint((patched, clip, vae), CAPTIONS, steps=6))["all"]["right"]
 
 
 def test_merging_half_the_tokens_keeps_the_caption_and_flat_attention_to_the_text_loses_it() -> None:
