@@ -46,9 +46,11 @@ def tell_layers(clone: Patcher) -> None:
 
 def _outside(net: Any) -> Iterator[tuple[str, Any]]:
     """Yield path and module of each layer outside of the blocks that can be told by the options of its forward."""
-    inside = {id(one) for _, block in block_modules(net, family_of_net(net)) for one in block.modules()}
-    for path, module in net.named_modules():
-        if hasattr(module, LAYER) and id(module) not in inside and takes_options(module):
+    found = [(path, module) for path, module in net.named_modules() if hasattr(module, LAYER)]
+    blocks = block_modules(net, family_of_net(net)) if found else ()
+    inside = {id(one) for _, block in blocks for one in block.modules()}
+    for path, module in found:
+        if id(module) not in inside and takes_options(module):
             yield path, module
 
 
