@@ -13,6 +13,12 @@ settings.load_profile("tests")
 gc.set_threshold(100_000, 50, 100)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what collecting made out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a ComfyUI where none is named."""
     if "COMFYUI_PATH" not in os.environ:
