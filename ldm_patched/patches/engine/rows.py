@@ -7,7 +7,7 @@ changes nothing by itself. Layers get its keys and values behind the text's own,
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -109,12 +109,8 @@ def with_rows(model: Any, call: Call) -> Call:
     rows = Rows(len(call.x), positive, len(call.x) // len(chunks), lengths, context.shape[1], tokens, before)
     each = len(positive) * rows.chunk
     further = [_filled(prompt, tokens).to(context).expand(each, -1, -1) for _, prompt in prompts]
-    more = len(prompts) * len(positive)
-    new: dict[str, list[Any]] = {
-        "cond_or_uncond": [OTHER] * more,
-        "uuids": [uuid.uuid4() for _ in range(more)],
-        CHUNKS: [OTHER] * more,
-    }
+    others = [OTHER] * (len(prompts) * len(positive))
+    new = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
     lists = {name: [*before[name], *new[name]] for name in before}
     return Call(
         rows.more(call.x),
@@ -125,6 +121,13 @@ def with_rows(model: Any, call: Call) -> Call:
         {**call.options, **lists, ROWS: rows},
         {name: _repeated(cond, rows) for name, cond in call.conds.items()},
     )
+
+
+def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:
+    """Return a name for each further chunk, the same in every step: caches find by it what they keep of a chunk."""
+    if given is None:
+        return []
+    return [uuid.uuid5(given[i], f"patchbay {place}") for place in range(len(rows.prompts)) for i in rows.positive]
 
 
 def _encoded(model: Any, tokens: Tensor, x: Tensor) -> Tensor:

@@ -236,6 +236,11 @@ class Site:
         area = self.area
         return (self.tokens, 1, 1) if area is None else (self.frames, *area)
 
+    @property
+    def layout(self) -> str:
+        """Return what `placed` hangs on beside its mask, as a part of a key for `once`."""
+        return f"{self.frames} {self.image_grid} {self.batch} {self.parts}"
+
     def placed(self, mask: Tensor) -> Tensor:
         """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
 

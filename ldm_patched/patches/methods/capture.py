@@ -78,6 +78,8 @@ class Listener(Method):
         ours = site.run is not None and not site.swapped and not site.extra and not site.over_time
         if not ours or not site.rows(SIDES.index(self.side)):
             return ""
+        if "context_window" in site.options:  # ComfyUI's name of the frames that a call is for
+            return "context windows draw a few frames at a time, whose maps would be mixed"
         return "a prompt for an area of the picture is not captured, only those for all of it" if site.partial else None
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:

@@ -125,7 +125,7 @@ class RegionalPrompt(Method):
             found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
             return {i: part[:, None, :, None] for i, part in enumerate(found) if bool(part.any())}
 
-        return site.once(f"shares {site.image_grid} {site.batch} {site.parts} {site.curve} {device}", make)
+        return site.once(f"shares {site.layout} {site.curve} {device}", make)
 
 
 def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amount: float) -> list[Tensor]:

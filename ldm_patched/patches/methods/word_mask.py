@@ -102,7 +102,7 @@ class WordMask(Method):
         def make() -> Tensor:
             return 1.0 - site.placed(self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
 
-        return site.once(f"outside {site.image_grid} {site.batch} {site.parts} {device}", make)
+        return site.once(f"outside {site.layout} {device}", make)
 
 
 def without(words: Sequence[int], site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:

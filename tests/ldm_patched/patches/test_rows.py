@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,9 @@ from .test_views import (
 )
 
 OWN, OTHER = TOKENS_OF_TEXT, TOKENS_OF_TEXT - 2  # tokens of the call's prompt and of the further one
+
+
+NAMES = [uuid.uuid4(), uuid.uuid4()]  # as hosts name prompts
 
 
 def rows_of(length: int) -> Rows:
@@ -101,11 +105,17 @@ def asked(prompts: tuple[Tensor, ...], **options: Any) -> Call:
     (patch,) = model.model_options["transformer_options"][WANTED]
     wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts)]
     network = SimpleNamespace(extra_conds=lambda cross_attn, **_: {"c_crossattn": SimpleNamespace(cond=cross_attn)})
-    given = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": ["n", "p"], **options}
+    given = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": NAMES, **options}
     x = draw(1, 4, 3, 2, 2)
     conds = {"y": draw(2, 4, 5), "guidance": torch.ones(1), "ref_latents": [draw(3, 4, 3, 2, 2)]}
     control = {"input": [draw(4, 4, 7), None]}
     return with_rows(network, Call(x, torch.arange(4.0), None, draw(5, 4, 6, 3), control, given, conds))
+
+
+def test_rows_have_the_same_names_in_every_step() -> None:
+    """A cache finds by them what it keeps from step to step."""
+    prompts = draw(7, 1, 6, 3), draw(8, 1, 8, 3)
+    assert asked(prompts).options["uuids"] == asked(prompts).options["uuids"]
 
 
 def test_a_row_for_each_prompt_and_positive_image() -> None:
@@ -123,7 +133,7 @@ def test_a_row_for_each_prompt_and_positive_image() -> None:
     assert made.options["cond_or_uncond"] == [1, 0, 2, 2] and len(set(made.options["uuids"])) == 4
     rows = made.options[ROWS]
     assert (rows.base, rows.positive, rows.chunk, rows.own, rows.tokens) == (4, (1,), 2, 6, 8)
-    assert rows.given == {"cond_or_uncond": [1, 0], "uuids": ["n", "p"]}
+    assert rows.given == {"cond_or_uncond": [1, 0], "uuids": NAMES}
 
 
 def test_a_call_of_the_negative_alone_gets_no_rows() -> None:

@@ -1,0 +1,150 @@
+"""Put methods that add rows beside ComfyUI's own nodes on tiny models: `python together_child.py RESULT.json`.
+
+The result says, for each family, node and method, how far the latent is from that of the node alone: with the positive
+prompt itself as the further one, which must change nothing, and with another one, which must.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+(result,) = sys.argv[1:]
+
+from comfy.cli_args import args as comfy_args  # noqa: E402
+
+comfy_args.cpu = True
+
+import comfy.hooks  # noqa: E402
+from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
+from attention_patchbay.nodes._host import HOST  # noqa: E402
+from attention_patchbay.tests.contract.tiny_families import FAMILIES, Tiny, load, prompt, sample  # noqa: E402
+from comfy.controlnet import ControlBase  # noqa: E402
+from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode  # noqa: E402
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
+
+NAMES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video")
+STEPS, FRAMES = 4, 4
+Node = Callable[[Any], Any]
+
+
+class Control(ControlBase):
+    """A ControlNet that adds fixed numbers to the tokens of the image."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.added = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(11))
+
+    def get_control(self, x: Tensor, t: Tensor, cond: Any, batched_number: int, options: Any) -> dict[str, Any]:
+        """Return what is added behind the first blocks."""
+        added = self.added.expand(len(x), -1, -1)
+        return {"input": [added], "output": [added]}
+
+    def copy(self) -> Control:
+        """Return itself: it keeps nothing of a run."""
+        return self
+
+    def get_models(self) -> list[Any]:
+        """Return no model to load."""
+        return []
+
+
+def easy(model: Any) -> Any:
+    return EasyCacheNode.execute(model, 10.0, 0.1, 0.9, False).args[0]
+
+
+def lazy(model: Any) -> Any:
+    return LazyCacheNode.execute(model, 10.0, 0.1, 0.9, False).args[0]
+
+
+def windows(model: Any) -> Any:
+    return ContextWindowsManualNode.execute(model, 2, 1, "standard_static", 1, False, "pyramid", 2, False).args[0]
+
+
+def compiled(model: Any) -> Any:
+    model = model.clone()
+    set_torch_compile_wrapper(model=model, backend="eager", keys=["diffusion_model"])
+    return model
+
+
+def with_lora(net: Any, positive: Any) -> Any:
+    """Return a prompt with a LoRA on the second linear layer of the network's blocks as a hook."""
+    names = [name for name, weight in net.named_parameters() if weight.ndim == 2 and "block" in name]
+    name = names[1].removesuffix(".weight")
+    rows, columns = net.get_parameter(names[1]).shape
+    key, generator = f"lora_unet_{name.replace('.', '_')}", torch.Generator().manual_seed(12)
+    low = {
+        f"{key}.lora_up.weight": torch.randn(rows, 2, generator=generator),
+        f"{key}.lora_down.weight": torch.randn(2, columns, generator=generator),
+    }
+    return comfy.hooks.set_hooks_for_conditioning(positive, comfy.hooks.create_hook_lora(low, 0.5, 0.0))
+
+
+def with_control(tiny: Tiny, net: Any, positive: Any) -> Any:
+    """Return a prompt with a ControlNet, for networks that take one's results for tokens."""
+    height, width = tiny.latent[-2:]
+    control = Control((height // 2) * (width // 2), net.hidden_size if hasattr(net, "hidden_size") else net.inner_dim)
+    return [[tokens, {**more, "control": control, "control_apply_to_uncond": False}] for tokens, more in positive]
+
+
+def methods(positive: Any, further: Tensor) -> dict[str, Any]:
+    everywhere = torch.ones(1, 8, 12)
+    return {
+        "NAG": NormalizedGuidance(further),
+        "region": RegionalPrompt((Region(further, everywhere),)),
+    }
+
+
+def family(name: str) -> dict[str, Any]:
+    """Return the distances on one family."""
+    tiny = FAMILIES[name]
+    if len(tiny.latent) == 5 and tiny.latent[2] > 1:
+        tiny = tiny._replace(latent=(*tiny.latent[:2], FRAMES, *tiny.latent[3:]))
+    model = load(tiny)
+    net = model.model.diffusion_model
+    positive, negative, other = prompt(tiny, 1), prompt(tiny, 2), prompt(tiny, 3, 9)
+    noise = torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+
+    def put(method: Any) -> Node:
+        return lambda given: attach(given, method, HOST)
+
+    def run(patched: Any, prompts: Any) -> Tensor:
+        return sample(patched, noise, prompts, negative, steps=STEPS)
+
+    nodes: dict[str, tuple[Node, Any]] = {"nothing": (lambda given: given, positive)}
+    nodes |= {"EasyCache": (easy, positive), "LazyCache": (lazy, positive)}
+    if name in ("Flux", "Wan 2.1"):  # tracing takes long
+        nodes["compile"] = (compiled, positive)
+    nodes["LoRA hook"] = (nodes["nothing"][0], with_lora(net, positive))
+    if tiny.latent[2:3] == (FRAMES,):
+        nodes["context windows"] = (windows, positive)
+    if name in ("Flux", "SD3", "Qwen-Image"):
+        nodes["ControlNet"] = (nodes["nothing"][0], with_control(tiny, net, positive))
+    plain, found = run(model, positive), {}
+    for node, (apply, prompts) in nodes.items():
+        alone = run(apply(model), prompts)
+        size = float(alone.abs().max())
+        entry: dict[str, Any] = {"effect": float((alone - plain).abs().max()) / size}
+        for kind in ("same", "another"):
+            further = positive[0][0] if kind == "same" else other[0][0]
+            for method, value in methods(positive, further).items():
+                orders = {"before": (put(value), apply), "behind": (apply, put(value))}
+                for order, chain in list(orders.items())[: 1 if apply is nodes["nothing"][0] else 2]:
+                    patched = chain[1](chain[0](model.clone()))
+                    out = run(patched, prompts)
+                    entry[f"{method} {order}, {kind}"] = float((out - alone).abs().max()) / size
+        found[node] = entry
+    found["afterwards"] = {"equal": torch.equal(run(model, positive), plain)}
+    return found
+
+
+with open(result, "w") as file:
+    json.dump({name: family(name) for name in NAMES}, file)
