@@ -143,5 +143,14 @@ def name_blocks(clone: Patcher, family: Family, whole: Collection[BlockId] = ())
             clone.add_object_patch(path, BlockForward(forward, block, place, _parameters(names, given)))
 
 
+def foreign_in(patch: Any) -> Any:
+    """Return what another pack put in the place of a method of the network; None for a block's own under ours."""
+    if not isinstance(patch, BlockForward):
+        return patch
+    module, function = (getattr(patch.forward, name, None) for name in ("__self__", "__func__"))
+    own = function is not None and function is getattr(type(module), "forward", None)
+    return None if own else patch.forward
+
+
 def _parameters(names: list[str], places: tuple[int, ...]) -> tuple[tuple[int, str], ...]:
     return tuple((place, names[place] if place < len(names) else "") for place in places)

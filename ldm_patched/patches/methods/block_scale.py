@@ -22,8 +22,8 @@ from .free_u import blended, check_factors
 @method(
     node="PatchbayBlockScale",
     title="Block Scale",
-    text="Multiply what whole UNet blocks hand on: the backbone and the skip connection of output blocks, the output "
-    "of input blocks and of the middle.",
+    text="Multiply what whole blocks hand on. UNet: the backbone and the skip connection of output blocks, the output "
+    "of input blocks and of the middle. Transformers: what a block adds to its input.",
     aliases=("skip connection scale", "backbone multiply", "unet block weight"),
     gives="with this scale on top",
 )
@@ -42,15 +42,16 @@ class BlockScale(Method):
         0.0,
         10.0,
         step=0.01,
-        tip="Factor of what an output block gets from the block before it, or of the output of an input block or the "
-        "middle; 1 changes nothing.",
+        tip="Factor of what an output block gets from the block before it, of the output of an input block or the "
+        "middle, or of what a transformer's block adds; 1 changes nothing.",
     )
     skip: float = number(
         1.0,
         0.0,
         10.0,
         step=0.01,
-        tip="Factor of what an output block gets over its skip connection; other blocks do not use it.",
+        tip="Factor of what an output block gets over its skip connection; other blocks do not use it. Transformers "
+        "have no skip connections: leave it at 1 there.",
     )
     strength: float = amount()
     where: Where = acts("output", kind="block")
