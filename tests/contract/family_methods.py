@@ -29,6 +29,7 @@ from attention_patchbay.ldm_patched.patches.methods.sparse_attention import Spar
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.methods.whole_block_guidance import WholeBlockGuidance
 from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
@@ -85,7 +86,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "block skip": ("middle", lambda tiny, where: BlockSkip(attention="self", where=where)),
     "skip guidance": ("middle", lambda tiny, where: SkipGuidance(where=where)),
     "whole block skip": ("middle", lambda tiny, where: WholeBlockSkip(where=where)),
-    "whole block guidance": ("middle", lambda tiny, where: SkipGuidance(where=where, kind="block")),
+    "whole block guidance": ("middle", lambda tiny, where: WholeBlockGuidance(where=where)),
     "block scale": ("output", lambda tiny, where: BlockScale(backbone=1.5, where=where)),
     "FreeU": ("output", lambda tiny, where: FreeU(where=where)),
     "backend rule": ("middle", lambda tiny, where: Rule("basic", where)),

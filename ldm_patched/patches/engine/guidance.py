@@ -52,11 +52,12 @@ class WeakPass:
         denoised = args["denoised"]
         if scale == 0.0:
             return denoised
-        weakened = {**args["model_options"], "transformer_options": self._weakened(options)}
+        weakened = {**args["model_options"], "transformer_options": self.weakened(options)}
         (weak,) = self.host.predict(args["model"], [args["cond"]], args["input"], args["sigma"], weakened)
         return guided(denoised, args["cond_denoised"], weak, scale)
 
-    def _weakened(self, options: TransformerOptions) -> TransformerOptions:
+    def weakened(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options of the extra prediction."""
         for place in self.weak:
             options = place.into(options)
         return {**options, EXTRA: True, ATTEND: self.host.attend}

@@ -1,26 +1,30 @@
-"""Guidance away from skipped layers, known from Stable Diffusion 3.5: from self-attentions or whole blocks."""
+"""Guidance away from skipped layers, known from Stable Diffusion 3.5: self-attentions, or whole blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from ..addressing.schedule import Schedule
 from ..addressing.where import Where
-from ..engine.declaration import acts, choice, hidden, method, number
-from ..engine.gate import Gate
-from ..engine.guidance import WeakPass
-from ..engine.host import Host
+from ..engine.declaration import Refused, Widget, acts, hidden, method, number
 from ..engine.method import Method
-from ..engine.place import AfterCfg, Place
 from ..engine.site import Site
 from ..engine.stack import Inner
-from ..patcher import Patcher
 from .block_skip import nothing
 from .perturbed_guidance import AWAY
-from .whole_block_skip import WholeBlockSkip
+from .whole_block_guidance import WholeBlockGuidance
+
+CHOICES = ("self", "block")
+KIND = Widget(
+    "kind",
+    "COMBO",
+    "What is left out. self: attention among the picture's tokens. block: the whole block, as known from SD 3.5; on a "
+    "UNet it may change neither size nor channels.",
+    (("options", list(CHOICES)), ("default", "self")),
+    optional=True,
+)
 
 
 @method(
@@ -31,10 +35,11 @@ from .whole_block_skip import WholeBlockSkip
     aliases=("SLG", "skip layer guidance"),
     verb="guide",
     gives="with this guidance",
+    asks=(KIND,),
     saved_in=("Guidance", "weakening", "Skipped"),
 )
 class SkipGuidance(Method):
-    """Guide away from self-attention that gives nothing but the constant of its output projection, or whole blocks.
+    """Guide away from self-attention that gives nothing but the constant of its output projection.
 
     `scale` times the curve of the schedule is how far; 0 changes nothing, to the bit.
     """
@@ -42,27 +47,23 @@ class SkipGuidance(Method):
     form: str = hidden("skip-layer", saved="name")
     scale: float = number(3.0, -100.0, 100.0, step=0.1, tip=AWAY)
     where: Where = acts("middle", kind="self")
-    kind: str = choice(
-        ("self", "block"),
-        "self",
-        tip="What is left out. self: attention among the picture's tokens. block: the whole block, as known from SD "
-        "3.5; on a UNet it may change neither size nor channels.",
-        optional=True,
-    )
+
+    @classmethod
+    def check_asked(cls, asked: Mapping[str, Any]) -> None:
+        """Refuse an unknown kind."""
+        if asked.get("kind") not in (None, *CHOICES):
+            raise Refused(f"unknown kind {asked['kind']!r}; choose one of {', '.join(CHOICES)}", "kind")
+
+    @classmethod
+    def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> SkipGuidance | WholeBlockGuidance:
+        """Return the guidance away from skipped self-attention, or from skipped blocks."""
+        cls.check_asked(asked)
+        return WholeBlockGuidance(**fields) if asked.get("kind") == "block" else cls(**fields)
 
     @property
     def label(self) -> str:
         """Describe the guidance."""
-        return f"{self.form} guidance {self.scale:g}" + (" by whole blocks" if self.kind == "block" else "")
-
-    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
-        """Return the extra prediction without the blocks, or with the weak attention."""
-        if self.kind != "block":
-            return super().places(gate, host, model)
-        # the curve is that of the scale: what is left out is left out wholly
-        wholly = replace(gate, entry=replace(gate.entry, schedule=Schedule()))
-        skips = tuple(WholeBlockSkip(1.0, self.where).places(wholly, host, model))
-        return [AfterCfg(gate, WeakPass(self.scale, skips, host))]
+        return f"{self.form} guidance {self.scale:g}"
 
     def weak_attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Return zeros."""
