@@ -29,6 +29,7 @@ from attention_patchbay.ldm_patched.patches.methods.sparse_attention import Spar
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.methods.token_perturbation_guidance import TokenPerturbationGuidance
 from attention_patchbay.ldm_patched.patches.methods.whole_block_guidance import WholeBlockGuidance
 from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
@@ -67,6 +68,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "temperature": ("all", lambda tiny, where: AttentionTemperature(2.0, where=where)),
     "PAG": ("middle", lambda tiny, where: PerturbedGuidance(where=where)),
     "SEG": ("middle", lambda tiny, where: SmoothedGuidance(where=where)),
+    "TPG": ("middle", lambda tiny, where: TokenPerturbationGuidance(where=where)),
     "sliding window": ("all", lambda tiny, where: SlidingWindowGuidance(where=where)),
     "SAG": ("middle", lambda tiny, where: SelfAttentionGuidance(where=where)),
     "PLADIS": ("all", lambda tiny, where: SparseAttention(where=where)),

@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.methods.token_perturbation_guidance import TokenPerturbationGuidance
 from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 from attention_patchbay.tools.demo.judge import look
@@ -34,8 +35,12 @@ def right(demo: Any, patcher: Any, steps: int) -> int:
 
 @pytest.mark.parametrize(
     ("guidance", "steps"),
-    [(SmoothedGuidance(scale=2.0, where=Where()), 20), (SlidingWindowGuidance(scale=2.0, size=0.25), 10)],
-    ids=["smoothed", "sliding"],
+    [
+        (SmoothedGuidance(scale=2.0, where=Where()), 20),
+        (SlidingWindowGuidance(scale=2.0, size=0.25), 10),
+        (TokenPerturbationGuidance(scale=4.0, where=Where()), 10),
+    ],
+    ids=["smoothed", "sliding", "shuffled"],
 )
 def test_it_makes_more_pictures_right(demo: Any, guidance: Any, steps: int) -> None:
     plain, better = right(demo, demo[0], steps), right(demo, attach(demo[0], guidance), steps)
