@@ -189,7 +189,7 @@ def test_a_block_is_skipped_and_scaled_as_by_a_forward_written_by_hand(results: 
 
 @pytest.mark.parametrize("name", [*OPEN, *SCALED])
 def test_skip_connections_are_refused_with_what_would_do(results: dict[str, Any], name: str) -> None:
-    assert "have no skip connections; Block Scale" in results[name]["methods"]["FreeU"]["refused"]
+    assert "have no skip connections like those of a UNet; Block Scale" in results[name]["methods"]["FreeU"]["refused"]
     for method in WHOLE:
         one = results[name]["methods"][method]
         assert one["finite"] and one["change"] > 1e-5 and one["ran"] == one["meant"], (method, one)

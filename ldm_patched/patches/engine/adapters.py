@@ -198,5 +198,6 @@ def refusal(family: Family, name: str, why: str = "") -> AddressError:
 def no_skips(family: Family, name: str) -> AddressError:
     """Return the error for a method of skip connections on a transformer, with what would do."""
     return AddressError(
-        f"{name}: {family.name} models have no skip connections; Block Scale with skip 1 scales what their blocks add"
+        f"{name}: {family.name} models have no skip connections like those of a UNet; Block Scale with skip 1 scales "
+        "what their blocks add"
     )

@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.block_forward import CALLED
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.method import Method
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
 from attention_patchbay.ldm_patched.patches.methods.block_skip import BlockSkip
 from attention_patchbay.ldm_patched.patches.methods.free_u import FreeU
@@ -26,6 +27,7 @@ from torch import Tensor
 from .models import draw
 
 Options = dict[str, Any]
+OUTPUT = Where.of("output")
 
 
 class Double(torch.nn.Module):
@@ -224,8 +226,8 @@ def test_guidance_leaves_whole_blocks_out_wholly(curve: str) -> None:
 
 
 def test_skip_connections_are_refused_with_what_would_do() -> None:
-    instead = "Flux models have no skip connections; Block Scale with skip 1 scales what their blocks add"
-    for method in (BlockScale(1.1, 0.9), FreeU()):
+    instead = "Flux models have no skip connections like those of a UNet; Block Scale with skip 1 scales what"
+    for method in (BlockScale(1.1, 0.9), FreeU(), AttentionPatch("block.output", "scale", 1.0, where=OUTPUT)):
         with pytest.raises(AddressError, match=instead):
             attach(patcher(), method)
 
