@@ -55,7 +55,7 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
 
 
 def _check_family(model: Patcher, method: Method, family: Family) -> None:
-    if family.calls != UNET and method.needs_skips:
+    if family.hands and method.needs_skips:  # a UNet has none of these
         raise no_skips(family, method.name)
     known = family.calls == UNET or (bool(family.hands) if method.kind == "block" else family.enterable)
     if not known or not model_blocks(model):
