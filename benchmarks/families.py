@@ -38,7 +38,11 @@ references lie in each attention. UNets (SD1, SD2, SDXL) have every method and a
 *approximate*: another result than the method's maths before the positions would give. *no effect*: accepted, and the
 report says why it did nothing. *impossible*: refused when the node runs. The numbers are reasons, below.
 """
-WORDS = """On all of them the output slots (`attn1.out`, `attn2.out`) act before the projection of the result; on a UNet
+WORDS = """`block skip` and `skip guidance` leave out self-attention, `whole block skip` and `whole block guidance` the
+blocks with all they add, for text and picture alike; skipped and scaled blocks equal forwards written by hand. `block
+scale` has a `skip` of 1. FreeU and other skips would need skip connections: Block Scale scales what blocks add.
+
+On all of them the output slots (`attn1.out`, `attn2.out`) act before the projection of the result; on a UNet
 after it. `blur` is exact on values and results, approximate on queries and keys that hold their positions.
 
 Words (Word Weight, Word Mask, Capture Attention) are found by their letters, in the text encoder of a language model

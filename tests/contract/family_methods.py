@@ -29,6 +29,9 @@ from attention_patchbay.ldm_patched.patches.methods.sparse_attention import Spar
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.methods.token_perturbation_guidance import TokenPerturbationGuidance
+from attention_patchbay.ldm_patched.patches.methods.whole_block_guidance import WholeBlockGuidance
+from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
@@ -65,6 +68,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "temperature": ("all", lambda tiny, where: AttentionTemperature(2.0, where=where)),
     "PAG": ("middle", lambda tiny, where: PerturbedGuidance(where=where)),
     "SEG": ("middle", lambda tiny, where: SmoothedGuidance(where=where)),
+    "TPG": ("middle", lambda tiny, where: TokenPerturbationGuidance(where=where)),
     "sliding window": ("all", lambda tiny, where: SlidingWindowGuidance(where=where)),
     "SAG": ("middle", lambda tiny, where: SelfAttentionGuidance(where=where)),
     "PLADIS": ("all", lambda tiny, where: SparseAttention(where=where)),
@@ -83,11 +87,14 @@ METHODS: dict[str, tuple[str, Make]] = {
     "reference": ("all", lambda tiny, where: Reference(torch.ones(1, tiny.latent[1], *tiny.latent[-2:]), where=where)),
     "block skip": ("middle", lambda tiny, where: BlockSkip(attention="self", where=where)),
     "skip guidance": ("middle", lambda tiny, where: SkipGuidance(where=where)),
+    "whole block skip": ("middle", lambda tiny, where: WholeBlockSkip(where=where)),
+    "whole block guidance": ("middle", lambda tiny, where: WholeBlockGuidance(where=where)),
     "block scale": ("output", lambda tiny, where: BlockScale(backbone=1.5, where=where)),
     "FreeU": ("output", lambda tiny, where: FreeU(where=where)),
     "backend rule": ("middle", lambda tiny, where: Rule("basic", where)),
     "NaN guard": ("all", lambda tiny, where: Sentinel(where=where)),
 }
 LISTENING = ("capture of words", "capture of points", "NaN guard")
+WHOLE = ("whole block skip", "whole block guidance", "block scale")
 PICTURED = ("blur", "sliding window", "SAG", "KV downsampling", "tiles", "token merging", "word mask", "reference")
 PICTURED = (*PICTURED, "capture of words", "capture of points", "regional prompt")

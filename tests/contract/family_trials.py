@@ -27,6 +27,7 @@ from attention_patchbay.ldm_patched.patches.record.run import current_block
 from attention_patchbay.ldm_patched.patches.routing.observe import observed
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.nodes._host import HOST
+from attention_patchbay.tests.contract.family_blocks import whole
 from attention_patchbay.tests.contract.family_methods import LATE, METHODS, WORD
 from attention_patchbay.tests.contract.tiny_families import STEPS, TEXT, Tiny, load, noise_of, prompt, sample
 from torch import Tensor
@@ -297,6 +298,8 @@ def family(tiny: Tiny) -> dict[str, Any]:
         found |= {"text": text_error(bench), "neutral": neutral(bench), "alike": alike(bench), "rule": ruled(bench)}
     else:
         found["tuning"] = tuned(bench)
+    if kind.hands:
+        found["whole"] = whole(bench)
     if tiny.references:
         found["references"] = with_references(bench)
     return found

@@ -15,10 +15,11 @@ from attention_patchbay.ldm_patched.patches.engine.tokens import PADDING
 from safetensors.numpy import save_file
 
 from .children import result_of
-from .family_methods import LISTENING, METHODS, PICTURED
+from .family_methods import LISTENING, METHODS, PICTURED, WHOLE
 from .tiny_families import FAMILIES, STEPS
 
 pytestmark = pytest.mark.comfyui
+SCALED = ("PixArt", "Hunyuan-DiT", "Ernie")  # whose attention asks nobody, but whose blocks can be had
 DEAF = ("PixArt", "Hunyuan-DiT", "Ernie", "ACE-Step 1.5")
 CLOSED = ("Wan Animate 2", "CausalWan", "Stable Cascade")
 APART = ("Anima", "Cosmos-Predict2", "Cosmos", "LTX-Video", "Kandinsky 5", "Kandinsky 5 Image")
@@ -33,7 +34,7 @@ BLOCKS |= dict.fromkeys(("Flux", "Flux 2", "LongCat", "Chroma", "Chroma Radiance
 BLOCKS |= {name: DOUBLE_SINGLE for name in OPEN if name.startswith("Hunyuan")}
 BLOCKS |= {"Boogu": "double:0, single:0, single:1, single:2", "AuraFlow": "double:0, single:0, single:1"}
 # What has no place in transformers, and what in those where text and picture attend together
-NOWHERE = {"between the attentions", "block scale", "FreeU"}
+NOWHERE = {"between the attentions", "FreeU"}
 MORE_PROMPTS = {"NAG", "regional prompt"}
 RICH = ("Anima", "HiDream")  # which make their text of more than the tokens of a prompt
 SHARED = {"output of cross-attention"}
@@ -164,10 +165,34 @@ def test_a_family_that_methods_cannot_enter_says_why_and_takes_rules(results: di
 
 @pytest.mark.parametrize("name", DEAF)
 def test_what_asks_no_override_refuses_all_in_the_same_words(results: dict[str, Any], name: str) -> None:
-    texts = [one["refused"] for one in results[name]["methods"].values()] + [results[name]["tuning"]]
-    words = {text.partition(": ")[2] for text in texts}
-    assert len(texts) == len(METHODS) + 1 and len(words) == 1
-    assert f"{name} models cannot be patched: ComfyUI does not hand their attention" in words.pop()
+    found = {method: one.get("refused") for method, one in results[name]["methods"].items()}
+    assert {method for method, text in found.items() if text is None} == set(WHOLE if name in SCALED else ())
+    texts = [text for method, text in found.items() if text is not None and method != "FreeU"]
+    words = {text.partition(": ")[2] for text in (*texts, results[name]["tuning"])}
+    assert len(words) == 1
+    text = words.pop()
+    assert f"{name} models cannot be patched: ComfyUI does not hand their attention" in text
+    assert ("work on whole blocks of them" in text) is (name in SCALED)
+
+
+# Whole blocks
+
+
+@pytest.mark.parametrize("name", [*OPEN, *SCALED])
+def test_a_block_is_skipped_and_scaled_as_by_a_forward_written_by_hand(results: dict[str, Any], name: str) -> None:
+    found = results[name]["whole"]
+    assert len(found["blocks"]) >= 6
+    for what, (error, change) in found["blocks"].items():
+        assert error < 1e-5 and change > 1e-4, what
+    assert found["closed"] and found["in two calls"] < 1e-4 and found["alone"] < 1e-4
+
+
+@pytest.mark.parametrize("name", [*OPEN, *SCALED])
+def test_skip_connections_are_refused_with_what_would_do(results: dict[str, Any], name: str) -> None:
+    assert "have no skip connections like those of a UNet; Block Scale" in results[name]["methods"]["FreeU"]["refused"]
+    for method in WHOLE:
+        one = results[name]["methods"][method]
+        assert one["finite"] and one["change"] > 1e-5 and one["ran"] == one["meant"], (method, one)
 
 
 # Files

@@ -200,7 +200,8 @@ def fill(net: torch.nn.Module) -> None:
         *_, last = name.split(".")
         drawn = torch.randn(weight.shape, generator=generator)
         if any(table in name for table in TABLES) and last not in ("weight", "bias"):
-            if isinstance(weight, torch.nn.Parameter):
+            # SD3 leaves its table as it finds the memory
+            if isinstance(weight, torch.nn.Parameter) or last == "pos_embed":
                 weight.data = 0.2 * drawn
         elif weight.ndim >= 2:
             weight.data = drawn * 1.2 / math.sqrt(max(1, math.prod(weight.shape[1:])))

@@ -95,6 +95,16 @@ CASES = {
         OFF,
         [("size", 0.0, "size is 0"), ("overlap", 1.0, "overlap is 1"), ("blocks", "all cross", SELF)],
     ),
+    "skip guidance by blocks": Case(
+        "SkipGuidance",
+        {"scale": 2.0, "kind": "block"},
+        OFF,
+        [
+            *SCALE,
+            ("blocks", "middle cross", SELF),
+            ("kind", "all", "unknown kind 'all'"),
+        ],
+    ),
     "skip guidance": Case("SkipGuidance", {"scale": 2.0}, OFF, [*SCALE, ("blocks", "middle cross", SELF)]),
     "normalized guidance": Case(
         "NormalizedGuidance",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..patcher import Patcher
 from .address import Address, AddressError, BlockId, Term, address_error
-from .families import UNET, Family, blocks_of, family_of, head_shape
+from .families import UNET, Family, blocks_of, family_of, head_shape, is_unet
 
 UNET_TYPES = ("input", "middle", "output")
 WHOLE = [Term(type, exclude=out) for type in ("input", "output") for out in (False, True)]
@@ -53,10 +53,10 @@ def model_blocks(model: Patcher) -> list[BlockInfo]:
 
 
 def whole_blocks(model: Patcher) -> list[BlockInfo]:
-    """List all blocks of a UNet patcher, with or without attention, in the order they run, as blocks of no heads."""
-    unet = model.model.diffusion_model
-    if family_of(model).calls != UNET or not model_blocks(model):
-        return []
+    """List all blocks in the order they run: those of a UNet with or without attention, as blocks of no heads."""
+    unet, inner = model.model.diffusion_model, model_blocks(model)
+    if not inner or not is_unet(model):
+        return inner
     ids = [BlockId("input", number) for number in range(len(unet.input_blocks))]
     ids += [BlockId("middle", 0)] if unet.middle_block is not None else []
     ids += [BlockId("output", number) for number in range(len(unet.output_blocks))]

@@ -26,6 +26,9 @@ TEXT_FIRST, IMAGE_FIRST = (TEXT, IMAGE), (IMAGE, TEXT)
 TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE = (TEXT, IMAGE, REFERENCE), (TEXT, REFERENCE, IMAGE)
 DEAF = "ComfyUI does not hand their attention the model's options, so that it asks nobody"
 
+# What the result of a block stands for, by the places of its forward's parameters; see Family
+X, FIRST_TWO, SECOND_FIRST, FIRST_THIRD = ((0,),), ((0, 1),), ((1, 0),), ((0, 2),)
+
 BY_FRAME = "each block makes several calls of self-attention with a part of the tokens, and does not say which"
 CACHED = "it draws a video piece by piece, with the queries of one piece and the keys of all before it"
 
@@ -45,7 +48,9 @@ class Family:
         told: whether the host says in each call which block makes it.
         rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
         flat: whether what it makes is no picture.
-        deaf: why its attention asks no override, so that nothing reaches it.
+        hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
+            order of the result; none: nobody can skip or scale its blocks.
+        deaf: why its attention asks no override, so that no method acts inside it.
         closed: why methods cannot act in its attention calls.
     """
 
@@ -60,6 +65,7 @@ class Family:
     beside: tuple[str, ...] = ()
     rich: bool = False
     flat: bool = False
+    hands: tuple[tuple[int, ...], ...] = ()
     deaf: str = ""
     closed: str = ""
 
@@ -79,55 +85,72 @@ def _joined(name: str, blocks: tuple[tuple[str, str], ...], order: tuple[str, ..
 
 A_UNET = Family("UNet", calls=UNET, kinds=BOTH)
 FAMILIES: dict[str, Family] = {
-    "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT),
-    "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT),
-    "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT),
-    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True),
-    "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2),
+    "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT, hands=FIRST_TWO + X),
+    "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT, hands=FIRST_TWO + X),
+    "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT, hands=FIRST_TWO + X),
+    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, hands=FIRST_TWO + X),
+    "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2, hands=X),
     "QwenImageTransformer2DModel": _joined(
-        "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT
+        "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT, hands=SECOND_FIRST
     ),
     "MageFlowTransformer2DModel": _joined(
-        "Mage-Flow", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT
+        "Mage-Flow", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT, hands=SECOND_FIRST
     ),
-    "JoyImageTransformer3DModel": _joined("JoyImage", (("double", "double_blocks"),), IMAGE_FIRST),
-    "LensTransformer2DModel": _joined("Lens", (("double", "transformer_blocks"),), IMAGE_FIRST, patch=1),
-    "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST),
-    "OmniGen2Transformer2DModel": _joined("Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False),
+    "JoyImageTransformer3DModel": _joined("JoyImage", (("double", "double_blocks"),), IMAGE_FIRST, hands=FIRST_TWO),
+    "LensTransformer2DModel": _joined(
+        "Lens", (("double", "transformer_blocks"),), IMAGE_FIRST, patch=1, hands=SECOND_FIRST
+    ),
+    "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST, hands=X),
+    "OmniGen2Transformer2DModel": _joined(
+        "Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False, hands=X
+    ),
     "BooguTransformer2DModel": _joined(
         "Boogu",
         (("double", "double_stream_layers"), ("single", "single_stream_layers")),
         TEXT_REFERENCES_IMAGE,
         told=False,
+        hands=FIRST_TWO + X,
     ),
-    "Ideogram4Transformer2DModel": _joined("Ideogram 4", (("single", "layers"),), TEXT_FIRST, patch=1, told=False),
+    "Ideogram4Transformer2DModel": _joined(
+        "Ideogram 4", (("single", "layers"),), TEXT_FIRST, patch=1, told=False, hands=X
+    ),
     "HiDreamImageTransformer2DModel": _joined(
         "HiDream",
         (("double", "double_stream_blocks"), ("single", "single_stream_blocks")),
         IMAGE_FIRST,
         told=False,
         rich=True,
+        hands=FIRST_THIRD + X,
     ),
-    "OpenAISignatureMMDITWrapper": _joined("SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False),
+    "OpenAISignatureMMDITWrapper": _joined(
+        "SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO
+    ),
     "MMDiT": _joined(
-        "AuraFlow", (("double", "double_layers"), ("single", "single_layers")), TEXT_FIRST, front=8, told=False
+        "AuraFlow",
+        (("double", "double_layers"), ("single", "single_layers")),
+        TEXT_FIRST,
+        front=8,
+        told=False,
+        hands=FIRST_TWO + X,
     ),
-    "CogVideoXTransformer3DModel": _joined("CogVideoX", (("double", "blocks"),), TEXT_FIRST, told=False),
-    "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False),
-    "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False),
-    "MiniMaxH3Model": _joined("MiniMax H3", (("block", "blocks"),), TEXT_FIRST, told=False),
-    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True),
-    "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN),
-    "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False),
+    "CogVideoXTransformer3DModel": _joined(
+        "CogVideoX", (("double", "blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO
+    ),
+    "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
+    "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
+    "MiniMaxH3Model": _joined("MiniMax H3", (("block", "blocks"),), TEXT_FIRST, told=False, hands=X),
+    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True, hands=X),
+    "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, hands=X),
+    "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, hands=X),
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),
     "CausalWanModel": Family("CausalWan", (("double", "blocks"),), closed=CACHED),
-    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",)),
-    "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False),
-    "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),)),
-    "PixArtMS": Family("PixArt", (("block", "blocks"),), deaf=DEAF),
-    "HunYuanDiT": Family("Hunyuan-DiT", (("block", "blocks"),), deaf=DEAF),
-    "HunYuanDiTPlain": Family("Hunyuan3D 2.1", (("block", "blocks"),), deaf=DEAF),
-    "ErnieImageModel": Family("Ernie", (("single", "layers"),), deaf=DEAF),
+    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",), hands=X),
+    "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False, hands=X),
+    "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),), hands=X),
+    "PixArtMS": Family("PixArt", (("block", "blocks"),), hands=X, deaf=DEAF),
+    "HunYuanDiT": Family("Hunyuan-DiT", (("block", "blocks"),), hands=X, deaf=DEAF),
+    "HunYuanDiTPlain": Family("Hunyuan3D 2.1", (("block", "blocks"),), hands=X, deaf=DEAF),
+    "ErnieImageModel": Family("Ernie", (("single", "layers"),), hands=X, deaf=DEAF),
     "AceStepConditionGenerationModel": Family("ACE-Step 1.5", deaf=DEAF),
     "NaDiT": Family("SeedVR2", deaf=DEAF),
 }
@@ -140,6 +163,11 @@ OPTIONS = "transformer_options"  # the parameter by which blocks get them
 def family_of(model: Patcher) -> Family:
     """Return the family of a model patcher's model; see `family_of_net`."""
     return family_of_net(model.model.diffusion_model)
+
+
+def is_unet(model: Patcher) -> bool:
+    """Return whether a model is a UNet, whose blocks stand around skip connections."""
+    return family_of(model).calls == UNET
 
 
 def family_of_net(net: Any) -> Family:

@@ -28,9 +28,11 @@ from .tokens import LATENT
 
 # Why a method has no place
 SKIPS = "they have no skip connections and nothing between attentions"
+UNTOLD = "nobody has written down what their blocks hand on"
 SHARED = "they have one attention for text and image, whose queries and results nobody can tell apart"
 UNPROJECTED = "it puts tokens in before the model projects them, and these models let nobody in there"
 ATTN1_ATTN2 = "attn1.q, attn1.k, attn1.v, attn1.out, and the same of attn2"
+WHOLE = "Block Skip, Block Scale and Skip Layer Guidance, with kind block,"
 PATCHES = (1, 2, 4, 8, 16)  # latent pixels along a side of a token
 
 
@@ -174,7 +176,8 @@ class ChangedOut:
 def refusal(family: Family, name: str, why: str = "") -> AddressError:
     """Return the error for a method that a family has no place for, with the reason."""
     if family.deaf:
-        return AddressError(f"{name}: {family.name} models cannot be patched: {family.deaf}")
+        whole = f"; {WHOLE} work on whole blocks of them" if family.hands else ""
+        return AddressError(f"{name}: {family.name} models cannot be patched: {family.deaf}{whole}")
     if family.closed:
         return AddressError(
             f"{name}: methods cannot act in the attention of {family.name} models: {family.closed}; backend rules work "
@@ -189,4 +192,12 @@ def refusal(family: Family, name: str, why: str = "") -> AddressError:
     return AddressError(
         f"{name}: {family.name} models have no place for it: {why or SKIPS}; what works on them: Attention Patch on "
         f"{slots}, and methods of attention"
+    )
+
+
+def no_skips(family: Family, name: str) -> AddressError:
+    """Return the error for a method of skip connections on a transformer, with what would do."""
+    return AddressError(
+        f"{name}: {family.name} models have no skip connections like those of a UNet; Block Scale with skip 1 scales "
+        "what their blocks add"
     )

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from ..addressing.address import AddressError
 from ..addressing.blocks import model_blocks, targets
-from ..addressing.families import BOTH, UNET, Family, family_of
+from ..addressing.families import UNET, Family, family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
-from .adapters import adapt, refusal
+from .adapters import UNTOLD, adapt, no_skips, refusal
 from .block_forward import name_blocks
 from .call import APPLY_MODEL, call_model
 from .gate import Gate
@@ -39,24 +39,28 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     address, family = method.address.narrowed(method.kind), family_of(model)
     if method.slot != SLOT or family.deaf:
         _check_family(model, method, family)
-    if family.order and method.slot != SLOT:
+    whole = address.kind == "block"
+    if family.order and method.slot != SLOT and not whole:
         address = replace(address, kind="all")
     attentions = targets(address, model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry, host, number)
     if not method.neutral:
         blocks = frozenset(block for block, _ in attentions)
-        gate = Gate(entry, blocks, address.kind == "block", getattr(method, "strength", 1.0), host.pause)
+        gate = Gate(entry, blocks, whole, getattr(method, "strength", 1.0), host.pause)
+        if whole:
+            name_blocks(clone, family, blocks)
         for place in method.places(gate, host, clone):
             (place if method.slot == SLOT else adapt(place, family, method)).put(clone, host)
     return clone
 
 
 def _check_family(model: Patcher, method: Method, family: Family) -> None:
-    possible = ("all", "block", *BOTH) if family.calls == UNET else ("all", *BOTH)
-    known = family.calls == UNET or family.enterable
-    if not known or not model_blocks(model) or method.kind not in possible:
-        raise refusal(family, method.name)
+    if family.hands and method.needs_skips:  # a UNet has none of these
+        raise no_skips(family, method.name)
+    known = family.calls == UNET or (bool(family.hands) if method.kind == "block" else family.enterable)
+    if not known or not model_blocks(model):
+        raise refusal(family, method.name, UNTOLD if method.kind == "block" else "")
     if family.flat and method.pictured:
         raise AddressError(f"{method.name}: it needs tokens that are a picture, and those of {family.name} are none")
 

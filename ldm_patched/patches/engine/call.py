@@ -20,6 +20,7 @@ from ..addressing.families import UNET, family_of_net
 from ..patcher import Executor, Patch, TransformerOptions
 from ..record.plan import KEY, Plan
 from ..record.run import Run
+from .block_forward import BLOCK, CALLED
 from .coordinates import taken
 from .foreign import counted
 from .listed import lists, others_in
@@ -58,13 +59,20 @@ def call_model(
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
     call = with_rows(executor.class_obj, Call(x, t, c_concat, c_crossattn, control, options, kwargs))
-    *given_to_model, options, conds = call
-    if compiles(options):
-        with marker(structure(options))():
-            out = executor(*given_to_model, untraced(options), **conds)
-    else:
-        out = executor(*given_to_model, options, **conds)
+    before = CALLED.set(call.options)
+    try:
+        out = _executed(executor, call)
+    finally:
+        CALLED.reset(before)
     return out if call.x is x else out[: len(x)]
+
+
+def _executed(executor: Executor, call: Call) -> Tensor:
+    *given, options, conds = call
+    if not compiles(options):
+        return executor(*given, options, **conds)
+    with marker(structure(options))():
+        return executor(*given, untraced(options), **conds)
 
 
 def _out_of_the_way(options: TransformerOptions, run: Run | None) -> TransformerOptions:
@@ -140,7 +148,8 @@ def structure(options: TransformerOptions) -> str:
     """Return a short name of what is patched where; the settings of patches do not matter."""
     lists = {name: len(patches) for name, patches in options.get("patches", {}).items()}
     replaced = {name: sorted(map(str, slots)) for name, slots in options.get("patches_replace", {}).items()}
-    text = repr((sorted(lists.items()), sorted(replaced.items()), SLOT in options))
+    whole = sorted(map(str, options.get(LAYERS, {}).get(BLOCK, {})))
+    text = repr((sorted(lists.items()), sorted(replaced.items()), whole, SLOT in options))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

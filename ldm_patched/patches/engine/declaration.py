@@ -22,8 +22,8 @@ STRENGTH = "How much of {}, 0 to 1; 0 changes nothing."
 BLOCKS = {
     False: "Which transformer blocks: all, input:4, input:7-8, middle, output:3-5, output:3.1; short i4 m o3.1; join "
     "with commas, leave out with a leading ! (all, !middle).",
-    True: "Which blocks of the UNet, with or without attention: output, output:0-5, middle, input:1; short i1 m o0-5; "
-    "join with commas, leave out with a leading ! (output, !output:3).",
+    True: "Which whole blocks, with or without attention: output, output:0-5, middle, input:1, on transformers also "
+    "double:0-18, single, block:7; short i1 m o0-5; join with commas, leave out with a leading ! (output, !output:3).",
 }
 PERCENT = "Where in the sampling run it {}s, as a part of the noise schedule: {}."
 CURVE = (

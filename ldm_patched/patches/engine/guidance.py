@@ -1,6 +1,6 @@
-"""Guidance by a weaker attention: the image is pushed away from what the model makes of it without structure.
+"""Guidance by a weaker model: the image is pushed away from what the model makes of it without structure.
 
-A second prediction of the cond, with the self-attention of some blocks weakened, is the bad example:
+A second prediction of the cond, with some blocks or their self-attention weakened, is the bad example:
 `guided + scale * (cond - weak)`. It costs one model call a step, and none outside the schedule.
 """
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from ..patcher import CfgArgs, TransformerOptions
 from .gate import Gate, curve_weight
 from .host import Host
-from .place import AfterCfg
+from .place import AfterCfg, InOptions, Wrap
 from .site import EXTRA, Site
-from .stack import ATTEND, Inner, Layer, with_layer
+from .stack import ATTEND, Inner
 
 
 class Weakening(Protocol):
@@ -35,29 +35,32 @@ def guided(denoised: Tensor, cond: Tensor, weak: Tensor, scale: float) -> Tensor
 
 def weak_pass(method: Weakening, gate: Gate, host: Host) -> AfterCfg:
     """Return what makes the extra prediction after the guidance of the prompts, and pushes away from it."""
-    return AfterCfg(gate, WeakPass(method, host))
+    return AfterCfg(gate, WeakPass(method.scale, (Wrap("attn1", gate, method.weak_attend),), host))
 
 
 @dataclass(frozen=True)
 class WeakPass:
-    """The extra prediction, with the weak attention around all else that is in the slot."""
+    """The extra prediction, with what weakens it around all else that is in its places."""
 
-    method: Weakening
+    scale: float
+    weak: tuple[InOptions, ...]
     host: Host
 
     def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
         options = args["model_options"].get("transformer_options", {})
-        scale = self.method.scale * scale_now(gate, args)
+        scale = self.scale * scale_now(gate, args)
         denoised = args["denoised"]
         if scale == 0.0:
             return denoised
-        weakened = {**args["model_options"], "transformer_options": self._weakened(gate, options)}
+        weakened = {**args["model_options"], "transformer_options": self.weakened(options)}
         (weak,) = self.host.predict(args["model"], [args["cond"]], args["input"], args["sigma"], weakened)
         return guided(denoised, args["cond_denoised"], weak, scale)
 
-    def _weakened(self, gate: Gate, options: TransformerOptions) -> TransformerOptions:
-        weakened = with_layer(options, "attn1", Layer(gate, self.method.weak_attend))
-        return {**weakened, EXTRA: True, ATTEND: self.host.attend}
+    def weakened(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options of the extra prediction."""
+        for place in self.weak:
+            options = place.into(options)
+        return {**options, EXTRA: True, ATTEND: self.host.attend}
 
 
 def scale_now(gate: Gate, args: CfgArgs) -> float:

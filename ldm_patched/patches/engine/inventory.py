@@ -12,6 +12,7 @@ from ..addressing.blocks import block_modules
 from ..addressing.families import family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
+from .block_forward import foreign_in
 from .gate import Gate
 from .listed import lists
 from .marks import Mark
@@ -81,8 +82,9 @@ def placed(model: Patcher) -> Iterator[Placed]:
         yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
     for key, patch in model.object_patches.items():
         # samplings, dtypes and the settings of layers are no patches
-        if key.startswith(NETWORK) and callable(patch) and not isinstance(patch, torch.nn.Module):
-            yield _method_of(model, key, patch)
+        theirs = foreign_in(patch)
+        if key.startswith(NETWORK) and callable(theirs) and not isinstance(theirs, torch.nn.Module):
+            yield _method_of(model, key, theirs)
 
 
 def _method_of(model: Patcher, key: str, patch: Patch) -> Placed:

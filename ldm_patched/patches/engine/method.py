@@ -82,6 +82,11 @@ class Method:
         return False
 
     @property
+    def needs_skips(self) -> bool:
+        """Return whether it acts on skip connections between blocks, which transformers have none of."""
+        return False
+
+    @property
     def pictured(self) -> bool:
         """Return whether it needs tokens that are laid out as a picture."""
         return False

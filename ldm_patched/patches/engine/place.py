@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..patcher import CfgArgs, Patch, Patcher, TransformerOptions
 from ..record.plan import KEY
+from .block_forward import BLOCK, Gain
 from .call import APPLY_MODEL
 from .gate import Gate
 from .host import Host
@@ -27,7 +28,20 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Wrap:
+class InOptions:
+    """A place in the options of a model, or of one call of it."""
+
+    def into(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options with it."""
+        raise NotImplementedError
+
+    def put(self, clone: Patcher, host: Host) -> None:
+        """Put it into the options of a clone."""
+        clone.model_options["transformer_options"] = self.into(clone.model_options["transformer_options"])
+
+
+@dataclass(frozen=True)
+class Wrap(InOptions):
     """A layer around the attention of the gate's blocks; `slot` is attn1 or attn2. See Layer for the rest."""
 
     slot: str
@@ -36,24 +50,38 @@ class Wrap:
     idle: Callable[[Site, Tensor, Tensor], str | None] | None = None
     counted: bool = True
 
+    def into(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options with the layer on top of those of its blocks."""
+        return with_layer(options, self.slot, Layer(self.gate, self.act, self.idle, self.counted))
+
     def put(self, clone: Patcher, host: Host) -> None:
-        """Put the layer on top of those of its blocks."""
-        layer = Layer(self.gate, self.act, self.idle, self.counted)
-        options = with_layer(clone.model_options["transformer_options"], self.slot, layer)
-        clone.model_options["transformer_options"] = {**options, ATTEND: host.attend}
+        """Put the layer into the options of a clone, with the attention that its stack shall call."""
+        super().put(clone, host)
+        clone.model_options["transformer_options"][ATTEND] = host.attend
 
 
 @dataclass(frozen=True)
-class Listed:
+class Scale(InOptions):
+    """A factor of what the gate's blocks of a transformer add to their input, by its weight; 0 leaves them out."""
+
+    gate: Gate
+    factor: Callable[[float], float]
+
+    def into(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options with the gain of the blocks."""
+        return with_layer(options, BLOCK, Gain(self.gate, self.factor))
+
+
+@dataclass(frozen=True)
+class Listed(InOptions):
     """A function in a list of `patches`, such as attn2_patch, attn1_output_patch or output_block_patch."""
 
     slot: str
     patch: Patch
 
-    def put(self, clone: Patcher, host: Host) -> None:
-        """Append the function."""
-        options = clone.model_options["transformer_options"]
-        clone.model_options["transformer_options"] = with_listed(options, self.slot, self.patch)
+    def into(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options with the function behind those of its list."""
+        return with_listed(options, self.slot, self.patch)
 
 
 @dataclass(frozen=True)

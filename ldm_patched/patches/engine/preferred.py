@@ -40,7 +40,7 @@ def tell_layers(clone: Patcher) -> None:
         key = f"{NETWORK}.{path}.forward"
         forward = clone.get_model_object(key)
         if not isinstance(forward, LayerForward):
-            told = LayerForward(forward, None, place_of_options(module), getattr(module, LAYER))
+            told = LayerForward(forward, None, place_of_options(module), layer=getattr(module, LAYER))
             clone.add_object_patch(key, told)
 
 

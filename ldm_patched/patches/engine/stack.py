@@ -182,7 +182,14 @@ def stacked(
     return found
 
 
-def with_layer(options: TransformerOptions, slot: str, layer: Layer) -> TransformerOptions:
+class Gated(Protocol):
+    """What acts in the blocks of a gate: a layer around an attention, or the gain of a block."""
+
+    @property
+    def gate(self) -> Gate: ...
+
+
+def with_layer(options: TransformerOptions, slot: str, layer: Gated) -> TransformerOptions:
     """Return options with a layer on top of those of its blocks."""
     known = options.get(LAYERS, {})
     there = known.get(slot, {})

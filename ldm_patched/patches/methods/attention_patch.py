@@ -178,6 +178,11 @@ class AttentionPatch(Method):
         return self.operation in ("scale", "temperature") and self.part in ("q", "k")
 
     @property
+    def needs_skips(self) -> bool:
+        """Return whether it changes what blocks around skip connections hand on."""
+        return self.kind == "block"
+
+    @property
     def unprojected(self) -> bool:
         """Return whether it takes tokens of another prompt."""
         return self.operation == "towards"

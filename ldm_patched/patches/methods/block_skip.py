@@ -50,7 +50,7 @@ class BlockSkip(Method):
         kind_default="self",
         narrowing=False,
         kind_tip="self: attention among the picture's tokens. cross: attention to the text. all: both. block: the "
-        "whole UNet block, where it changes neither size nor channels.",
+        "whole block; on a UNet it may change neither size nor channels.",
     )
 
     @classmethod

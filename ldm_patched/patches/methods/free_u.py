@@ -79,6 +79,11 @@ class FreeU(Method):
         return "output_block_patch"
 
     @property
+    def needs_skips(self) -> bool:
+        """Return that it scales skip connections."""
+        return True
+
+    @property
     def neutral(self) -> bool:
         """Return whether it can never change anything."""
         return self.strength == 0.0 or {self.b1, self.b2, self.s1, self.s2} == {1.0}

@@ -1,4 +1,4 @@
-"""Leave whole blocks of a UNet out: what came into a block comes out of it."""
+"""Leave whole blocks out: what came into a block comes out of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import AddressError, BlockId
+from ..addressing.families import is_unet
 from ..addressing.where import Where
 from ..engine.declaration import acts, amount, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
-from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place
+from ..engine.place import BlockIn, BlockOut, InOptions, Listed, MiddleOut, Scale
 from ..engine.site import Site
 from ..patcher import Patcher
 
@@ -25,11 +26,12 @@ LEFT_OUT = "patchbay_left_out"  # the Passing of an output block that runs now
 
 @method()
 class WholeBlockSkip(Method):
-    """Skip UNet blocks that change neither size nor channels.
+    """Skip blocks: of a transformer any, of a UNet those that change neither size nor channels.
 
-    Input blocks give their input to their skip connection too; output blocks let what comes from the block before them
-    pass. The last output block has no place after it to be skipped at. `strength` (0..1) times the curve blends from
-    the output to the input; the block is computed all the same. 0 changes nothing, to the bit.
+    A transformer's block is not computed where all of it is skipped. On a UNet input blocks give their input to their
+    skip connection too, output blocks let what comes from the block before them pass, and all are computed all the
+    same; the last output block has no place after it to be skipped at. `strength` (0..1) times the curve blends from
+    the output to the input. 0 changes nothing, to the bit.
     """
 
     strength: float = amount()
@@ -45,11 +47,13 @@ class WholeBlockSkip(Method):
         """Describe it."""
         return f"skip block{self.times}"
 
-    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[InOptions]:
         """Return all its places.
 
         Raises AddressError for the last output block.
         """
+        if not is_unet(model):
+            return [Scale(gate, self.left)]
         last = BlockId("output", len(model.model.diffusion_model.output_blocks) - 1)
         if last in gate.blocks:
             raise AddressError(f"{last} is the last block and cannot be skipped; leave it out of the blocks (!{last})")
@@ -59,6 +63,10 @@ class WholeBlockSkip(Method):
             Listed("middle_block_after_patch", MiddleOut(gate, self.skip)),
             Listed("output_block_patch", BlockIn(gate, self.skip_output, always=True)),
         ]
+
+    def left(self, weight: float) -> float:
+        """Return how much is left of what a transformer's block adds."""
+        return 1.0 - weight
 
     def skip(self, site: Site, h: Tensor) -> Tensor:
         """Return the input of an input block or of the middle."""

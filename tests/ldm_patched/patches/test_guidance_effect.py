@@ -14,6 +14,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
+from attention_patchbay.ldm_patched.patches.methods.token_perturbation_guidance import TokenPerturbationGuidance
 from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 from attention_patchbay.tools.demo.judge import look
@@ -39,8 +40,12 @@ def plain(demo: Any) -> int:
 
 @pytest.mark.parametrize(
     "guidance",
-    [SmoothedGuidance(scale=3.0, where=Where()), SlidingWindowGuidance(scale=2.0, size=0.25)],
-    ids=["smoothed", "sliding"],
+    [
+        SmoothedGuidance(scale=3.0, where=Where()),
+        SlidingWindowGuidance(scale=2.0, size=0.25),
+        TokenPerturbationGuidance(scale=4.0, where=Where()),
+    ],
+    ids=["smoothed", "sliding", "shuffled"],
 )
 def test_it_makes_more_pictures_right(demo: Any, guidance: Any, plain: int) -> None:
     better = right(demo, attach(demo[0], guidance))

@@ -13,6 +13,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
+from attention_patchbay.ldm_patched.patches.methods.whole_block_guidance import WholeBlockGuidance
 from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.reading import report
 
@@ -90,6 +91,16 @@ def test_a_scale_before_or_after_the_skip_acts_on_what_it_let_pass() -> None:
     skip, scale = WholeBlockSkip(where=Where(parse("input:1"))), BlockScale(2.0, where=Where(parse("output:0")))
     first, second = (run(attach(attach(patcher(), a), b)) for a, b in ((skip, scale), (scale, skip)))
     assert torch.equal(first, second) and not close(first, without(["input:1"]))
+
+
+@pytest.mark.parametrize("names", [["middle"], ["input:1", "output:0"]])
+def test_guidance_by_whole_blocks_predicts_without_them(names: list[str]) -> None:
+    model = attach(patcher(), WholeBlockGuidance(scale=1.0, where=Where.of(", ".join(names), curve="linear")))
+    guide = model.model_options["sampler_post_cfg_function"].pop()
+    options = model.model_options["transformer_options"]
+    assert torch.equal(run(model), run(patcher()))
+    model.model_options["transformer_options"] = guide.act.weakened(options)
+    assert close(run(model), without(names))
 
 
 def test_strength_0_is_bit_equal_and_the_input_model_is_left_alone() -> None:
