@@ -33,6 +33,8 @@ const CELL = {
   borderRadius: '4px',
   touchAction: 'none'
 }
+const NARROW = 60 // pixels, of a cell with nothing but a number
+const TIGHT = { padding: '0', textAlign: 'center' }
 const TOOL = {
   marginRight: '4px',
   padding: '0 8px',
@@ -43,7 +45,7 @@ const TOOL = {
   borderRadius: '8px',
   cursor: 'pointer'
 }
-const MARKS = { true: '\u2713 ', mixed: '\u25d0 ', false: '' }
+const MARKS = { true: '\u2713\u2009', mixed: '\u25d0\u2009', false: '' }
 
 export class BlockMapView {
   /**
@@ -123,7 +125,7 @@ export class BlockMapView {
     button.title = block.depth ? `${block.name}: ${label}` : `${block.name}: no attention`
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
-    Object.assign(button.style, CELL, place, { opacity: block.depth ? '1' : '0.45' })
+    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.45' })
     button.addEventListener('pointerdown', (event) => this.begin(event, block.name))
     button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().whole.has(block.name)))
     return button

@@ -11,51 +11,27 @@ import { KnownModels } from './known_models.js'
 import { loaderOf, sourceOf } from './loader.js'
 import { open } from './panel.js'
 import { RuleEditor } from './rule_editor.js'
+import { TextView } from './text_view.js'
 
 const TEXTS = {
   PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
   PatchbayPatchInspector: { label: 'Patches of the model', waiting: 'Run the workflow to list what is on the model.' },
   PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
 }
-const WIDGET = 'patchbay_report'
-const SIZE = [760, 440]
-
-const STYLE = {
-  boxSizing: 'border-box',
-  contain: 'size', // its place decides how large it is, not the text
-  minHeight: '220px',
-  width: '100%',
-  margin: '0',
-  padding: '6px 8px',
-  overflow: 'auto',
-  font: '11px/1.4 monospace',
-  whiteSpace: 'pre',
-  userSelect: 'text',
-  color: 'var(--input-text)',
-  background: 'var(--comfy-input-bg)',
-  borderRadius: '6px'
-}
+const REPORT = 'patchbay_report'
 
 function addText(node) {
-  const text = document.createElement('pre')
-  text.tabIndex = 0
-  text.setAttribute('aria-label', TEXTS[node.comfyClass].label)
-  Object.assign(text.style, STYLE)
-  text.textContent = TEXTS[node.comfyClass].waiting
-  const widget = node.addDOMWidget(WIDGET, WIDGET, text, {
-    serialize: false,
-    hideOnZoom: false,
-    getValue: () => text.textContent,
-    setValue: () => {},
-    getMinHeight: () => 240
-  })
-  widget.serialize = false
-  node.setSize(SIZE)
+  const { label, waiting } = TEXTS[node.comfyClass]
+  const view = new TextView(label, waiting)
+  addView(node, REPORT, view, 240)
+  texts.set(node, view)
+  node.setSize([760, 440])
 }
 
 // Views of widgets
 
 const views = new WeakMap()
+const texts = new WeakMap()
 
 const widgetOf = (node, name) => node.widgets?.find((candidate) => candidate.name === name)
 
@@ -197,17 +173,7 @@ function show(node, output) {
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, output.table)
   if (output?.attention) views.get(node)?.show(output.attention[0])
-  const element = widgetOf(node, WIDGET)?.element
-  if (element && output?.text) element.textContent = output.text.join('\n')
-  if (element && output?.picture) element.append('\n\n', picture(output.picture[0]))
-}
-
-function picture(source) {
-  const image = new Image()
-  image.src = source
-  image.alt = 'The times of each function'
-  image.style.maxWidth = '100%'
-  return image
+  texts.get(node)?.show(output)
 }
 
 // Outputs are named by node id, and in a subgraph by `subgraph:node`.
