@@ -30,6 +30,7 @@ export class BlockPicker {
     this.touched = false // by the user, whose choice stays
     this.select.addEventListener('change', () => {
       this.touched = true
+      this.note.textContent = ''
       this.choose(this.select.value)
     })
     this.field = document.createElement('input')

@@ -1,4 +1,4 @@
-"""A node for tests on tiny transformers, put into a server's custom_nodes: a prompt of random tokens, without a CLIP."""
+"""A node for tests on tiny transformers, put into a server's custom_nodes: a prompt of random tokens."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""Write tiny transformers as the files that ComfyUI's loaders read: `python tiny_files_child.py FOLDER`.
+"""Write tiny transformers as the files that ComfyUI's loaders read: `python tiny_files_child.py FOLDER/RESULT.json`.
 
 ComfyUI and this pack are on PYTHONPATH. What a file does not tell has the size that ComfyUI gives every model.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 
-def main(folder: str) -> None:
-    """Write a Flux of 3 double and 12 single blocks and a Wan of 12 blocks."""
+def main(result: str) -> None:
+    """Write a Flux of 3 double and 12 single blocks and a Wan of 12 blocks beside the result, which has their names."""
     from comfy.cli_args import args
 
     args.cpu = True
@@ -22,7 +23,9 @@ def main(folder: str) -> None:
     tiny = {"flux": Tiny("Flux", {**flux, "depth_single_blocks": 12}, IMAGE), "wan": Tiny("WAN21_T2V", wan, VIDEO)}
     for name, one in tiny.items():
         weights = load(one).model.diffusion_model.state_dict()
-        save_file({key: weight.contiguous() for key, weight in weights.items()}, Path(folder, f"tiny-{name}.safetensors"))
+        whole = {key: weight.contiguous() for key, weight in weights.items()}
+        save_file(whole, Path(result).with_name(f"tiny-{name}.safetensors"))
+    Path(result).write_text(json.dumps(list(tiny)))
 
 
 if __name__ == "__main__":
