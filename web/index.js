@@ -123,6 +123,7 @@ const drawn = new WeakMap() // nodes with the name of the model that their map s
 
 // Hold the blocks of a node against its model, and let its view know the model.
 async function check(node) {
+  if (!node.graph) return // it is being taken away
   const { name, layout } = await modelOf(node)
   const view = views.get(node)
   view?.knowModel?.(layout)
