@@ -4,6 +4,7 @@ import { AttentionView } from './attention_view.js'
 import { BlockMapView } from './block_map.js'
 import { BlockPicker } from './block_picker.js'
 import { CurveEditor } from './curve_editor.js'
+import { mark } from './fault_line.js'
 import { fault } from './faults.js'
 import { withPoint } from './heatmap.js'
 import { InspectorTab } from './inspector_tab.js'
@@ -123,31 +124,29 @@ const drawn = new WeakMap() // nodes with the name of the model that their map s
 
 // Hold the blocks of a node against its model, and let its view know the model.
 async function check(node) {
-  if (!node.graph) return // it is being taken away
   const { name, layout } = await modelOf(node)
+  if (!node.graph) return // it was taken away
   const view = views.get(node)
   view?.knowModel?.(layout)
   const fresh = node.comfyClass === 'PatchbayBlockMap' && layout && drawn.get(node) !== name
   if (fresh) view.show(layout)
   drawn.set(node, name)
   const widget = ours(node, 'blocks')
-  if (widget) mark(node, widget, linkedFrom(node, 'blocks') ? null : fault(widget.value, layout))
-}
-
-const SIGN = '\u26a0 '
-const tooltips = new WeakMap()
-
-function mark(node, widget, wrong) {
-  if (!tooltips.has(widget)) tooltips.set(widget, widget.tooltip)
-  const label = (widget.label ?? widget.name).replace(SIGN, '')
-  widget.label = wrong ? SIGN + label : label
-  widget.tooltip = wrong ? wrong.reason : tooltips.get(widget)
-  node.graph?.setDirtyCanvas(true, true)
+  if (!widget) return
+  mark(widget, linkedFrom(node, 'blocks') ? null : fault(widget.value, layout))
+  node.graph.setDirtyCanvas(true, true)
 }
 
 function checkAlways(node) {
-  for (const name of ['blocks', 'rules']) if (ours(node, name)) after(ours(node, name), 'callback', () => check(node))
-  after(node, 'onConnectionsChange', () => check(node))
+  for (const name of ['blocks', 'rules']) if (ours(node, name)) after(ours(node, name), 'callback', checkSoon)
+  after(node, 'onConnectionsChange', checkSoon)
+}
+
+let waiting
+// All nodes, once a graph that is being changed has come to rest.
+function checkSoon() {
+  clearTimeout(waiting)
+  waiting = setTimeout(() => graphs().flatMap((graph) => graph.nodes).filter(checked).forEach(check), 100)
 }
 
 let known
@@ -270,6 +269,7 @@ app.registerExtension({
 
   setup() {
     app.api.addEventListener('patchbay.attention', showStep)
+    app.api.addEventListener('graphChanged', checkSoon) // another loader, file or link
     app.extensionManager.registerSidebarTab({
       id: 'patchbay-inspector',
       icon: 'pi pi-list-check',
@@ -293,7 +293,7 @@ app.registerExtension({
     })
   },
 
-  afterConfigureGraph: () => graphs().flatMap((graph) => graph.nodes).filter(checked).forEach(check),
+  afterConfigureGraph: checkSoon,
 
   onNodeOutputsUpdated: showAll
 })

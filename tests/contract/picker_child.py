@@ -3,8 +3,9 @@
 RENDERER is `classic` or `vue`; the workflows are in API format, by family. It runs in ComfyUI's environment, for its
 playwright, with this pack to import, and prints as JSON what was seen of each family: `drawn` (the Block Map before a
 run), `status`, `report` and `maps` of a run, `picked` (address and chosen blocks in the picker after each thing done),
-`wrong` (what is said of an address that the model has not), `linked` (the picker of a node whose blocks are linked);
-and `unknown` (the picker of a node without a model), `panel` (the picker of a loaded checkpoint) and `errors`.
+`wrong` (what is said of an address that the model has not), `linked` (the picker of a node whose blocks are linked),
+`other` (the Block Map after another file was chosen); and `unknown` (the picker of a node without a model), `like`
+(after the user chose one like it) and `errors`.
 """
 
 from __future__ import annotations
@@ -44,15 +45,26 @@ PANEL = """() => {
     says: [...panel.querySelectorAll('[role=status], select + div')].map((one) => one.innerText.trim())
   }
 }"""
+OTHER = """file => {
+  app.canvas.emitBeforeChange()
+  app.graph.nodes.find((node) => node.type === 'UNETLoader').widgets[0].value = file
+  app.canvas.emitAfterChange()
+}"""
 TYPE = """text => { const widget = app.graph.nodes.find((node) => node.type === 'PatchbayBackendRules').widgets[0]
   widget.value = text; widget.callback(text) }"""
+
+
+def settle(page: Page) -> None:
+    """Wait until the page has looked at what was changed."""
+    page.wait_for_timeout(500)
+    page.evaluate(FRAMES, 10)
 
 
 def panel_of(page: Page, type: str) -> dict[str, Any]:
     """Open the picker of a node, and wait for what the server tells of its model."""
     page.evaluate(CHOOSE, type)
     page.evaluate(COMMAND, "Patchbay.ChooseBlocks")
-    page.wait_for_timeout(500)
+    settle(page)
     return page.evaluate(PANEL)
 
 
@@ -77,11 +89,11 @@ def pick(page: Page) -> dict[str, Any]:
     inside.locator("[data-block='double:2']").click()
     seen["last"] = page.evaluate(PANEL)
     inside.get_by_label("Address").fill("double, output:99")
-    page.evaluate(FRAMES, 10)
+    settle(page)
     seen["wrong"] = page.evaluate(PANEL) | {"widget": page.evaluate(BLOCKS)}
     shot(page, f"picker-{seen['opened']['model'].partition('.')[0]}")
     inside.get_by_label("Address").fill("double")
-    page.evaluate(FRAMES, 10)
+    settle(page)
     seen["right"] = page.evaluate(PANEL) | {"widget": page.evaluate(BLOCKS)}
     close(page)
     return seen
@@ -90,8 +102,8 @@ def pick(page: Page) -> dict[str, Any]:
 def family(page: Page, name: str, workflow: dict[str, Any]) -> dict[str, Any]:
     """Load the workflow of a family, run it and choose blocks in it; return what was seen."""
     page.evaluate(LOAD_API, workflow)
+    settle(page)
     page.locator("[data-block]").first.wait_for(timeout=30_000)
-    page.evaluate(FRAMES, 10)
     seen = {"drawn": page.evaluate(DRAWN), "status": page.evaluate(RUN)}
     page.evaluate(FRAMES, 20)
     seen |= {"ran": page.evaluate(DRAWN), "report": page.evaluate(REPORT)["text"]}
@@ -99,11 +111,13 @@ def family(page: Page, name: str, workflow: dict[str, Any]) -> dict[str, Any]:
     shot(page, f"tiny-{name}")
     seen["picked"] = pick(page)
     page.evaluate(TYPE, "double -> split; single:99 -> split")
-    page.evaluate(FRAMES, 10)
+    settle(page)
     seen["rules"] = page.evaluate(RULES)
     seen["linked"] = panel_of(page, "PatchbayAttentionPatch")
     close(page)
-    return seen
+    page.evaluate(OTHER, "tiny-wan.safetensors")
+    settle(page)
+    return seen | {"other": page.evaluate(DRAWN)}
 
 
 ALONE = "() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('PatchbayBlockSkip')) }"

@@ -156,6 +156,11 @@ def test_linked_blocks_are_shown_as_linked(seen: dict[str, Any], family: str) ->
     assert found["says"][1] == "The blocks come by a link from Block Map; choose them there."
 
 
+@families
+def test_the_map_follows_the_file_of_the_loader(seen: dict[str, Any], family: str) -> None:
+    assert [name for name, _ in seen[family]["other"]] == BLOCKS["wan"]
+
+
 def test_a_model_that_is_not_known_is_asked_for(seen: dict[str, Any]) -> None:
     assert seen["unknown"]["model"] == "" and seen["unknown"]["blocks"] == 0
     assert seen["unknown"]["says"][0] == "Nothing tells which model this node gets. Choose one like it."
