@@ -186,7 +186,7 @@ def test_the_header_of_a_file_tells_what_the_model_does(
     results: dict[str, Any], name: str, prefix: str, tmp_path: Path
 ) -> None:
     shapes = results[name]["shapes"]
-    if name in ("Lumina 2", "Z-Image"):  # public models have it, and ComfyUI knows them by it
+    if name == "Lumina 2":  # public models have it, and ComfyUI knows them by it
         shapes |= {"layers.0.attention.k_norm.weight": [16]}
     tensors = {f"{prefix}{key}": np.zeros(shape, np.float16) for key, shape in shapes.items()}
     save_file(tensors, tmp_path / "m.safetensors")
