@@ -63,6 +63,8 @@ export class BlockMapView {
     this.buttons = new Map()
     /** @type {boolean | null} what a drag sets; null when nothing is dragged */
     this.setting = null
+    /** @type {string[]} what the last run says is chosen, for an address that comes by a link */
+    this.ran = []
     this.empty = false // no block is chosen: what no address says, so that the old one stays
     this.element = document.createElement('div')
     this.element.setAttribute('role', 'group')
@@ -82,9 +84,13 @@ export class BlockMapView {
     this.element.addEventListener('pointerover', (event) => this.drag(event))
   }
 
-  /** @param {import('./models.js').Layout} model */
-  show(model) {
+  /**
+   * @param {import('./models.js').Layout} model
+   * @param {string[]} ran the blocks that a run has chosen
+   */
+  show(model, ran = []) {
     this.model = model
+    this.ran = ran
     const { cells, titles, width, height } = place(model.blocks)
     const sheet = document.createElement('div')
     Object.assign(sheet.style, { position: 'relative', width: `${width}px`, height: `${height}px` })
@@ -150,6 +156,7 @@ export class BlockMapView {
 
   /** @returns {{ whole: Set<string>, part: Set<string> }} */
   chosen() {
+    if (this.linked() && !this.read()) return { whole: new Set(this.ran), part: new Set() }
     try {
       if (!this.empty) return coverage(this.read(), this.model.blocks)
     } catch {

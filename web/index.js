@@ -113,11 +113,11 @@ function linkedFrom(node, name) {
   return slot?.link === null || slot?.link === undefined ? '' : (linkOf(node, name)?.title ?? 'outside of the subgraph')
 }
 
-// What a linked text is, as far as a widget of the other node says it; else what the own widget holds.
+// What the own widget holds; of a linked text what a widget of the other node says, else nothing.
 function textOf(node, name) {
-  const source = linkOf(node, name)
-  const value = source?.widgets?.find((widget) => [name, 'value'].includes(widget.name))?.value
-  return typeof value === 'string' ? value : widgetOf(node, name).value
+  if (!linkedFrom(node, name)) return widgetOf(node, name).value
+  const value = linkOf(node, name)?.widgets?.find((widget) => [name, 'value'].includes(widget.name))?.value
+  return typeof value === 'string' ? value : ''
 }
 
 const drawn = new WeakMap() // nodes with the name of the model that their map shows
@@ -169,7 +169,7 @@ let lastMap
 function show(node, output) {
   if (output?.map) {
     lastMap = { blocks: output.map, kinds: output.kinds ?? [] }
-    views.get(node)?.show(lastMap)
+    views.get(node)?.show(lastMap, output.chosen)
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, output.table)
   if (output?.attention) views.get(node)?.show(output.attention[0])
