@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ __all__ = ["ComfyExtension", "io"]
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
+# The widgets of loaders that name a model file, with the folder of its files
+FILES = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models"}
 
 
 class OneRefusal(str):
@@ -183,6 +186,45 @@ def register_host_backends() -> None:
 def _unproven(call: registry.AttentionCall) -> str | None:
     """Refuse calls that ask for an exact kernel: a registered function does not say whether it is one."""
     return None if call.low_precision else "does not say whether it is exact, and the call asks for an exact kernel"
+
+
+def serve_blocks() -> None:
+    """Let the page ask what blocks the model file of a loader has: `/patchbay/blocks?input=unet_name&file=NAME`."""
+    from aiohttp import web
+    from server import PromptServer
+
+    async def answer(request: web.Request) -> web.Response:
+        path = _file_of(request.query.get("input", ""), request.query.get("file", ""))
+        if path is None:
+            return web.json_response({"error": "no loader of this ComfyUI has this file"}, status=404)
+        found = await asyncio.to_thread(_blocks, path, path.stat().st_mtime_ns)
+        return web.json_response(found, status=200 if "blocks" in found else 422)
+
+    PromptServer.instance.routes.get("/patchbay/blocks")(answer)
+
+
+def _file_of(widget: str, name: str) -> Path | None:
+    """Return the file that a loader's widget names, only of those that the loader offers; `demo` is the demo model."""
+    import folder_paths
+
+    if widget == "demo":
+        return demo.CHECKPOINT if demo.CHECKPOINT.is_file() else None
+    if widget not in FILES or name not in folder_paths.get_filename_list(FILES[widget]):
+        return None
+    path = folder_paths.get_full_path(FILES[widget], name)
+    return None if path is None else Path(path)
+
+
+@lru_cache(64)
+def _blocks(path: Path, changed: int) -> dict[str, Any]:
+    """Return what the header of a file tells, or under `error` why it tells nothing."""
+    from ..ldm_patched.files.checkpoint import CheckpointError
+    from ..ldm_patched.patches.reading.file_header import file_blocks
+
+    try:
+        return file_blocks(path) or {"error": "the file is of no model whose blocks are known by its header"}
+    except CheckpointError as error:
+        return {"error": str(error).removeprefix(f"{path}: ")}
 
 
 def load_demo_model() -> tuple[Patcher, Clip, Any]:

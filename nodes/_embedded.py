@@ -91,6 +91,10 @@ def register_host_backends() -> None:
     """Do nothing: the library registers its own."""
 
 
+def serve_blocks() -> None:
+    """Do nothing: there is no page."""
+
+
 def load_demo_model() -> tuple[Patcher, Clip, Any]:
     """Return MODEL, CLIP and VAE of the demo model as objects of the host."""
     from ..ldm_patched.loading.sd import load_checkpoint

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..ldm_patched.patches.addressing.address import AddressError, parse
 from ..ldm_patched.patches.addressing.blocks import check_address
+from ..ldm_patched.patches.addressing.families import family_of
 from ..ldm_patched.patches.engine.declaration import Placing
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
@@ -56,4 +57,5 @@ class BlockMap(io.ComfyNode):
         size = None if latent is None else tuple(latent["samples"].shape[-2:])
         found = block_map(model)
         ui: dict[str, list[Any]] = {"map": rows(found, size), "chosen": chosen(address, found)}
+        ui["kinds"] = [*family_of(model).kinds]
         return io.NodeOutput(blocks, text(address, found, size), ui=ui)

@@ -1,15 +1,19 @@
 // The map of a model's blocks in a node: click, drag or space choose blocks; the address text is all that is stored.
-import { selected, write } from './address.js'
+import { coverage, write } from './address.js'
 import { place } from './block_layout.js'
+import { faultLine } from './fault_line.js'
+import { fault } from './faults.js'
+import { changed, inverted } from './picking.js'
 
 const BOX = {
-  position: 'relative',
   boxSizing: 'border-box',
   contain: 'size',
+  display: 'flex',
+  flexDirection: 'column',
   flex: '1 1 auto',
+  gap: '4px',
   minHeight: '220px',
   width: '100%',
-  overflow: 'auto',
   padding: '6px',
   font: '11px/20px sans-serif',
   color: 'var(--input-text)',
@@ -29,40 +33,93 @@ const CELL = {
   borderRadius: '4px',
   touchAction: 'none'
 }
+const NARROW = 60 // pixels, of a cell with nothing but a number
+const TIGHT = { padding: '0', textAlign: 'center' }
+const TOOL = {
+  marginRight: '4px',
+  padding: '0 8px',
+  font: 'inherit',
+  color: 'inherit',
+  background: 'transparent',
+  border: '1px solid var(--border-color, #555)',
+  borderRadius: '8px',
+  cursor: 'pointer'
+}
+const MARKS = { true: '\u2713\u2009', mixed: '\u25d0\u2009', false: '' }
 
 export class BlockMapView {
   /**
    * @param {() => string} read gives the address
    * @param {(text: string) => void} store keeps a new one
+   * @param {() => string} linked says where the address comes from by a link; empty where it is the node's own
    */
-  constructor(read, store) {
+  constructor(read, store, linked = () => '') {
     this.read = read
     this.store = store
-    /** @type {import('./block_layout.js').MapBlock[]} */
-    this.blocks = []
+    this.linked = linked
+    /** @type {import('./models.js').Layout} */
+    this.model = { blocks: [], kinds: [] }
     /** @type {Map<string, HTMLButtonElement>} */
     this.buttons = new Map()
     /** @type {boolean | null} what a drag sets; null when nothing is dragged */
     this.setting = null
+    /** @type {string[]} what the last run says is chosen, for an address that comes by a link */
+    this.ran = []
+    this.empty = false // no block is chosen: what no address says, so that the old one stays
     this.element = document.createElement('div')
     this.element.setAttribute('role', 'group')
     this.element.setAttribute('aria-label', 'Blocks of the model')
     Object.assign(this.element.style, BOX)
-    this.element.textContent = 'Run the workflow to see the blocks of the model.'
+    this.tools = document.createElement('div')
+    this.tools.append(this.tool('all'), this.tool('none'), this.tool('invert'))
+    this.tools.hidden = true
+    this.plane = document.createElement('div')
+    Object.assign(this.plane.style, { flex: '1 1 0', minHeight: '0', overflow: 'auto' })
+    this.plane.textContent = 'Run the workflow to see the blocks of the model.'
+    this.status = document.createElement('div')
+    this.status.setAttribute('role', 'status')
+    Object.assign(this.status.style, { lineHeight: '1.4', whiteSpace: 'pre-wrap', overflowWrap: 'anywhere', maxHeight: '30%', overflow: 'auto' })
+    this.element.append(this.tools, this.plane, this.status)
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.element.addEventListener('pointerover', (event) => this.drag(event))
   }
 
-  /** @param {import('./block_layout.js').MapBlock[]} blocks */
-  show(blocks) {
-    this.blocks = blocks
-    const { cells, titles, width, height } = place(blocks)
-    const plane = document.createElement('div')
-    Object.assign(plane.style, { position: 'relative', width: `${width}px`, height: `${height}px` })
+  /**
+   * @param {import('./models.js').Layout} model
+   * @param {string[]} ran the blocks that a run has chosen
+   */
+  show(model, ran = []) {
+    this.model = model
+    this.ran = ran
+    const { cells, titles, width, height } = place(model.blocks)
+    const sheet = document.createElement('div')
+    Object.assign(sheet.style, { position: 'relative', width: `${width}px`, height: `${height}px` })
     this.buttons = new Map(cells.map((cell) => [cell.block.name, this.button(cell)]))
-    plane.append(...titles.map(title), ...this.buttons.values())
-    this.element.replaceChildren(plane)
+    sheet.append(...titles.map(title), ...this.buttons.values())
+    this.plane.replaceChildren(sheet)
+    this.tools.hidden = false
     this.refresh()
+  }
+
+  /** @param {'all' | 'none' | 'invert'} name */
+  tool(name) {
+    const button = document.createElement('button')
+    button.type = 'button'
+    button.textContent = name
+    Object.assign(button.style, TOOL)
+    button.addEventListener('click', () => this.keep(this.made(name)))
+    return button
+  }
+
+  /**
+   * @param {'all' | 'none' | 'invert'} tool
+   * @returns {string} the address that it makes; empty for no block
+   */
+  made(tool) {
+    const { blocks } = this.model
+    const every = write(new Set(blocks.map((block) => block.name)), blocks, this.read())
+    if (tool === 'invert') return this.empty ? every : inverted(this.read(), blocks)
+    return tool === 'all' ? every : ''
   }
 
   /** @param {import('./block_layout.js').Cell} cell */
@@ -72,12 +129,11 @@ export class BlockMapView {
     button.dataset.block = block.name
     button.dataset.label = label
     button.title = block.depth ? `${block.name}: ${label}` : `${block.name}: no attention`
-    button.disabled = block.depth === 0
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
-    Object.assign(button.style, CELL, place, { opacity: block.depth ? '1' : '0.45' })
+    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.45' })
     button.addEventListener('pointerdown', (event) => this.begin(event, block.name))
-    button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().has(block.name)))
+    button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().whole.has(block.name)))
     return button
   }
 
@@ -87,7 +143,7 @@ export class BlockMapView {
    */
   begin(event, name) {
     if (event.button !== 0) return
-    this.setting = !this.chosen().has(name)
+    this.setting = !this.chosen().whole.has(name)
     this.set(name, this.setting)
     window.addEventListener('pointerup', () => (this.setting = null), { once: true })
   }
@@ -98,13 +154,15 @@ export class BlockMapView {
     if (name !== undefined && this.setting !== null && event.buttons & 1) this.set(name, this.setting)
   }
 
-  /** @returns {Set<string>} */
+  /** @returns {{ whole: Set<string>, part: Set<string> }} */
   chosen() {
+    if (this.linked() && !this.read()) return { whole: new Set(this.ran), part: new Set() }
     try {
-      return selected(this.read(), this.blocks)
+      if (!this.empty) return coverage(this.read(), this.model.blocks)
     } catch {
-      return new Set()
+      // the status says what cannot be read
     }
+    return { whole: new Set(), part: new Set() }
   }
 
   /**
@@ -112,24 +170,52 @@ export class BlockMapView {
    * @param {boolean} wanted
    */
   set(name, wanted) {
-    const names = this.chosen()
-    if (names.has(name) === wanted) return
-    if (wanted) names.add(name)
-    else names.delete(name)
-    this.store(write(names, this.blocks, this.read()))
-    this.refresh()
+    const block = this.model.blocks.find((one) => one.name === name)
+    const { whole, part } = this.chosen()
+    const already = wanted ? whole.has(name) : !whole.has(name) && !part.has(name)
+    if (!block?.depth || this.linked() || already) return
+    this.keep(this.empty ? write(new Set([name]), this.model.blocks, this.read()) : changed(this.read(), block, wanted, this.model.blocks))
+  }
+
+  /** @param {string} text an address; empty for no block */
+  keep(text) {
+    if (this.linked()) return
+    if (text) this.store(text)
+    this.empty = !text
+    this.draw()
   }
 
   /** Show what the address says now. */
   refresh() {
-    const names = this.chosen()
+    this.empty = false
+    this.draw()
+  }
+
+  draw() {
+    const { whole, part } = this.chosen()
+    const linked = this.linked()
+    for (const button of [...this.tools.querySelectorAll('button'), ...this.buttons.values()]) button.disabled = linked !== ''
     for (const [name, button] of this.buttons) {
-      const taken = names.has(name) && !button.disabled
-      button.setAttribute('aria-checked', String(taken))
-      button.textContent = (taken ? '\u2713 ' : '') + button.dataset.label
-      button.style.border = taken ? '2px solid #4aa3ff' : '1px solid var(--border-color, #555)'
-      button.style.background = taken ? 'rgb(74 163 255 / 30%)' : 'transparent'
+      const attends = this.model.blocks.some((block) => block.name === name && block.depth)
+      const taken = attends && whole.has(name) ? 'true' : attends && part.has(name) ? 'mixed' : 'false'
+      button.disabled ||= !attends
+      button.setAttribute('aria-checked', taken)
+      button.textContent = MARKS[taken] + button.dataset.label
+      button.style.border = taken === 'false' ? '1px solid var(--border-color, #555)' : '2px solid #4aa3ff'
+      button.style.background = taken === 'true' ? 'rgb(74 163 255 / 30%)' : 'transparent'
     }
+    this.status.replaceChildren(...this.said(linked))
+  }
+
+  /**
+   * @param {string} linked
+   * @returns {(string | HTMLElement)[]}
+   */
+  said(linked) {
+    if (linked) return [`The blocks come by a link from ${linked}; choose them there.`]
+    if (this.empty) return [`No block is chosen yet; '${this.read()}' stays until one is.`]
+    const wrong = fault(this.read(), this.model.blocks.length ? this.model : null)
+    return wrong ? faultLine(this.read(), wrong) : []
   }
 }
 

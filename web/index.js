@@ -2,57 +2,37 @@
 import { app } from '../../scripts/app.js'
 import { AttentionView } from './attention_view.js'
 import { BlockMapView } from './block_map.js'
+import { BlockPicker } from './block_picker.js'
 import { CurveEditor } from './curve_editor.js'
+import { mark } from './fault_line.js'
+import { fault } from './faults.js'
 import { withPoint } from './heatmap.js'
 import { InspectorTab } from './inspector_tab.js'
-import { MODELS, blocksOf } from './models.js'
+import { KnownModels } from './known_models.js'
+import { loaderOf, sourceOf } from './loader.js'
 import { open } from './panel.js'
 import { RuleEditor } from './rule_editor.js'
+import { TextView } from './text_view.js'
 
 const TEXTS = {
   PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
   PatchbayPatchInspector: { label: 'Patches of the model', waiting: 'Run the workflow to list what is on the model.' },
   PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
 }
-const WIDGET = 'patchbay_report'
-const SIZE = [760, 440]
-
-const STYLE = {
-  boxSizing: 'border-box',
-  contain: 'size', // its place decides how large it is, not the text
-  minHeight: '220px',
-  width: '100%',
-  margin: '0',
-  padding: '6px 8px',
-  overflow: 'auto',
-  font: '11px/1.4 monospace',
-  whiteSpace: 'pre',
-  userSelect: 'text',
-  color: 'var(--input-text)',
-  background: 'var(--comfy-input-bg)',
-  borderRadius: '6px'
-}
+const REPORT = 'patchbay_report'
 
 function addText(node) {
-  const text = document.createElement('pre')
-  text.tabIndex = 0
-  text.setAttribute('aria-label', TEXTS[node.comfyClass].label)
-  Object.assign(text.style, STYLE)
-  text.textContent = TEXTS[node.comfyClass].waiting
-  const widget = node.addDOMWidget(WIDGET, WIDGET, text, {
-    serialize: false,
-    hideOnZoom: false,
-    getValue: () => text.textContent,
-    setValue: () => {},
-    getMinHeight: () => 240
-  })
-  widget.serialize = false
-  node.setSize(SIZE)
+  const { label, waiting } = TEXTS[node.comfyClass]
+  const view = new TextView(label, waiting)
+  addView(node, REPORT, view, 240)
+  texts.set(node, view)
+  node.setSize([760, 440])
 }
 
 // Views of widgets
 
 const views = new WeakMap()
+const texts = new WeakMap()
 
 const widgetOf = (node, name) => node.widgets?.find((candidate) => candidate.name === name)
 
@@ -64,21 +44,22 @@ function write(node, widget, text) {
   app.canvas.emitAfterChange()
 }
 
-// A view of a text widget: made with a function that reads it and one that writes it, told of each change.
-function watch(node, name, View) {
-  const widget = widgetOf(node, name)
-  const view = new View(() => widget.value, (text) => write(node, widget, text))
-  const typed = widget.callback
-  widget.callback = function (...given) {
-    const result = typed?.apply(this, given)
-    view.refresh()
+// Do something after a function of an object, and give what the function gave.
+function after(object, name, act) {
+  const before = object[name]
+  object[name] = function (...given) {
+    const result = before?.apply(this, given)
+    act(...given)
     return result
   }
-  const configured = node.onConfigure // the saved text comes without a callback
-  node.onConfigure = function (...given) {
-    configured?.apply(this, given)
-    view.refresh()
-  }
+}
+
+// A view of a text widget: made with functions that read it, write it and say where it is linked from, told of each change.
+function watch(node, name, View) {
+  const widget = widgetOf(node, name)
+  const view = new View(() => textOf(node, name), (text) => write(node, widget, text), () => linkedFrom(node, name))
+  after(widget, 'callback', () => view.refresh())
+  after(node, 'onConfigure', () => view.refresh()) // the saved text comes without a callback
   views.set(node, view)
   return view
 }
@@ -115,6 +96,59 @@ function askFor(node, x, y) {
   }
 }
 
+// The model of a node, and where its texts come from
+
+const models = new KnownModels((path) => app.api.fetchApi(path))
+const graphs = () => [app.rootGraph, ...app.rootGraph.subgraphs.values()]
+const hosts = () => graphs().flatMap((graph) => graph.nodes.filter((node) => node.subgraph))
+const modelOf = (node) => models.of(loaderOf(node, hosts()))
+
+function linkOf(node, name) {
+  const slot = node.inputs?.find((one) => one.widget?.name === name && one.link !== null && one.link !== undefined)
+  return slot && sourceOf(node, slot, hosts())
+}
+
+function linkedFrom(node, name) {
+  const slot = node.inputs?.find((one) => one.widget?.name === name)
+  return slot?.link === null || slot?.link === undefined ? '' : (linkOf(node, name)?.title ?? 'outside of the subgraph')
+}
+
+// What the own widget holds; of a linked text what a widget of the other node says, else nothing.
+function textOf(node, name) {
+  if (!linkedFrom(node, name)) return widgetOf(node, name).value
+  const value = linkOf(node, name)?.widgets?.find((widget) => [name, 'value'].includes(widget.name))?.value
+  return typeof value === 'string' ? value : ''
+}
+
+const drawn = new WeakMap() // nodes with the name of the model that their map shows
+
+// Hold the blocks of a node against its model, and let its view know the model.
+async function check(node) {
+  const { name, layout } = await modelOf(node)
+  if (!node.graph) return // it was taken away
+  const view = views.get(node)
+  view?.knowModel?.(layout)
+  const fresh = node.comfyClass === 'PatchbayBlockMap' && layout && drawn.get(node) !== name
+  if (fresh) view.show(layout)
+  drawn.set(node, name)
+  const widget = ours(node, 'blocks')
+  if (!widget) return
+  mark(widget, linkedFrom(node, 'blocks') ? null : fault(widget.value, layout))
+  node.graph.setDirtyCanvas(true, true)
+}
+
+function checkAlways(node) {
+  for (const name of ['blocks', 'rules']) if (ours(node, name)) after(ours(node, name), 'callback', checkSoon)
+  after(node, 'onConnectionsChange', checkSoon)
+}
+
+let waiting
+// All nodes, once a graph that is being changed has come to rest.
+function checkSoon() {
+  clearTimeout(waiting)
+  waiting = setTimeout(() => graphs().flatMap((graph) => graph.nodes).filter(checked).forEach(check), 100)
+}
+
 let known
 // The names in the choice of the other backend node; asked once a page.
 function backends() {
@@ -134,28 +168,18 @@ let lastMap
 
 function show(node, output) {
   if (output?.map) {
-    lastMap = output.map
-    views.get(node)?.show(output.map)
+    lastMap = { blocks: output.map, kinds: output.kinds ?? [] }
+    views.get(node)?.show(lastMap, output.chosen)
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, output.table)
   if (output?.attention) views.get(node)?.show(output.attention[0])
-  const element = widgetOf(node, WIDGET)?.element
-  if (element && output?.text) element.textContent = output.text.join('\n')
-  if (element && output?.picture) element.append('\n\n', picture(output.picture[0]))
-}
-
-function picture(source) {
-  const image = new Image()
-  image.src = source
-  image.alt = 'The times of each function'
-  image.style.maxWidth = '100%'
-  return image
+  texts.get(node)?.show(output)
 }
 
 // Outputs are named by node id, and in a subgraph by `subgraph:node`.
 function* nodes() {
-  const graphs = [['', app.rootGraph], ...[...app.rootGraph.subgraphs].map(([id, graph]) => [`${id}:`, graph])]
-  for (const [prefix, graph] of graphs) for (const node of graph.nodes) if (node.comfyClass in ADD) yield [prefix + node.id, node]
+  const named = [['', app.rootGraph], ...[...app.rootGraph.subgraphs].map(([id, graph]) => [`${id}:`, graph])]
+  for (const [prefix, graph] of named) for (const node of graph.nodes) if (node.comfyClass in ADD) yield [prefix + node.id, node]
 }
 
 function showAll(outputs) {
@@ -184,6 +208,7 @@ function addInspector() {
 
 const BLOCKS = 'Patchbay.ChooseBlocks'
 const CURVE = 'Patchbay.DrawCurve'
+const checked = (node) => Boolean(ours(node, 'blocks') ?? ours(node, 'rules'))
 const ours = (node, name) => (String(node?.comfyClass).startsWith('Patchbay') ? widgetOf(node, name) : undefined)
 
 function place(node) {
@@ -192,17 +217,14 @@ function place(node) {
   return [box.left + (node.pos[0] + node.size[0] + offset[0]) * scale + 12, box.top + (node.pos[1] + offset[1]) * scale]
 }
 
-function chooseBlocks(node) {
+async function chooseBlocks(node) {
   const widget = ours(node, 'blocks')
-  const view = new BlockMapView(() => widget.value, (text) => write(node, widget, text))
-  Object.assign(view.element.style, { contain: 'none', width: '420px', height: '380px' })
-  const select = document.createElement('select')
-  select.setAttribute('aria-label', 'Model')
-  for (const name of [...(lastMap ? ['the model of the last Block Map'] : []), ...Object.keys(MODELS)]) select.add(new Option(name))
-  const choose = () => view.show(select.value in MODELS ? blocksOf(select.value) : lastMap)
-  select.addEventListener('change', choose)
-  choose()
-  open('Choose blocks', [select, view.element], ...place(node))
+  const picker = new BlockPicker(() => textOf(node, 'blocks'), (text) => write(node, widget, text), () => linkedFrom(node, 'blocks'))
+  open('Choose blocks', picker.elements, ...place(node))
+  if (lastMap) picker.offer('the model of the last Block Map', lastMap)
+  const { name, layout } = await modelOf(node)
+  if (layout) picker.offer(name, layout)
+  else if (!lastMap) picker.ask(name)
 }
 
 function drawCurve(node) {
@@ -247,6 +269,7 @@ app.registerExtension({
 
   setup() {
     app.api.addEventListener('patchbay.attention', showStep)
+    app.api.addEventListener('graphChanged', checkSoon) // another loader, file or link
     app.extensionManager.registerSidebarTab({
       id: 'patchbay-inspector',
       icon: 'pi pi-list-check',
@@ -261,15 +284,16 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    if (checked(node)) checkAlways(node)
     if (!(node.comfyClass in ADD)) return
     ADD[node.comfyClass](node)
-    const before = node.onExecuted
-    node.onExecuted = function (output) {
-      before?.call(this, output)
-      show(this, output)
+    after(node, 'onExecuted', (output) => {
+      show(node, output)
       showTab()
-    }
+    })
   },
+
+  afterConfigureGraph: checkSoon,
 
   onNodeOutputsUpdated: showAll
 })

@@ -35,6 +35,8 @@ export class RuleEditor {
     this.store = store
     /** @type {string[]} */
     this.backends = []
+    /** @type {import('./faults.js').Known | null} */
+    this.model = null
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX)
     this.status = document.createElement('div')
@@ -53,9 +55,15 @@ export class RuleEditor {
     this.refresh()
   }
 
+  /** @param {import('./faults.js').Known | null} model what the rules are for */
+  knowModel(model) {
+    this.model = model
+    this.refresh()
+  }
+
   /** Show how the text is read now. */
   refresh() {
-    const { rules, fault } = read(this.text(), this.backends)
+    const { rules, fault } = read(this.text(), this.backends, this.model)
     const lines = rules.map((rule, i) => `${i + 1}. ${[rule.address, rule.window].filter(Boolean).join(' ')} \u2192 ${rule.backend}`)
     const wrong = fault ? [`\u26a0 line ${fault.line}, column ${fault.column}: ${fault.reason}`] : []
     this.status.replaceChildren(...[...lines, ...wrong].map(line))

@@ -1,5 +1,5 @@
 // Backend rules such as `input:4-8 self 0-50% -> sage`, one a line or parted by `;`, read as the nodes do.
-import { parse } from './address.js'
+import { fault as faultOf } from './faults.js'
 
 /**
  * @typedef {{ address: string, window: string, backend: string }} Rule
@@ -13,9 +13,10 @@ const STARTS = ['all', 'input', 'middle', 'output', 'double', 'single', 'block',
  * Read rules up to the first that is wrong.
  * @param {string} text
  * @param {string[]} backends the functions there are; none: any name is taken
+ * @param {import('./faults.js').Known | null} model what it is for, where that is known
  * @returns {{ rules: Rule[], fault: Fault | null }}
  */
-export function read(text, backends = []) {
+export function read(text, backends = [], model = null) {
   /** @type {Rule[]} */
   const rules = []
   for (const [number, line] of text.split(/\r\n|\r|\n/).entries()) {
@@ -23,7 +24,7 @@ export function read(text, backends = []) {
     let column = 0
     for (const part of code.split(';')) {
       if (part.trim()) {
-        const found = rule(part, backends)
+        const found = rule(part, backends, model)
         if ('reason' in found)
           return { rules, fault: { line: number + 1, column: column + found.column + 1, reason: found.reason } }
         rules.push(found)
@@ -37,9 +38,10 @@ export function read(text, backends = []) {
 /**
  * @param {string} part
  * @param {string[]} backends
+ * @param {import('./faults.js').Known | null} model
  * @returns {Rule | { column: number, reason: string }}
  */
-function rule(part, backends) {
+function rule(part, backends, model) {
   const arrow = part.indexOf('->')
   if (arrow < 0) return { column: part.trimEnd().length, reason: "'->' and a backend are missing; write * -> auto" }
   const left = part.slice(0, arrow)
@@ -53,11 +55,8 @@ function rule(part, backends) {
     if (Number(end) > 100 || Number(end) < Number(start))
       return { column: index, reason: 'the window goes from a smaller to a larger percent, up to 100' }
   const address = left.replace(WINDOW, '').trim().replace(/\s+/g, ' ')
-  try {
-    parse(address)
-  } catch (error) {
-    return { column: left.length - left.trimStart().length, reason: /** @type {Error} */ (error).message }
-  }
+  const wrong = faultOf(address, model)
+  if (wrong) return { column: left.length - left.trimStart().length, reason: wrong.reason }
   if (backends.length && !backends.includes(backend))
     return { column: after, reason: `unknown attention function '${backend}': it runs only where ComfyUI has registered one` }
   return { address, window: windows.length ? windows[0][0] : '', backend }

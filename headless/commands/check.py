@@ -178,7 +178,7 @@ def _loader(prompt: Prompt, id: str) -> str | None:
 
 def _model(node: Mapping[str, Any], folders: Folders) -> Any:
     from ...ldm_patched.demo import CHECKPOINT
-    from .model_info import model_of
+    from ...ldm_patched.patches.reading.file_header import model_of
 
     if node["class_type"] == "PatchbayLoadDemoModel":
         return model_of(CHECKPOINT)

@@ -8,45 +8,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from ...ldm_patched.files.preferences import preferred_functions, told
 from ...ldm_patched.files.shapes import find_prefix
-from ...ldm_patched.loading import sd
-from ...ldm_patched.loading.model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_unet, model_config
-from ...ldm_patched.modules.model_patcher import ModelPatcher
+from ...ldm_patched.loading.model_detection import VAE_PREFIXES
 from ...ldm_patched.patches.addressing.families import UNET, family_of
 from ...ldm_patched.patches.reading.block_map import MapBlock, block_map
+from ...ldm_patched.patches.reading.file_header import family_name, model_of
 from ...ldm_patched.text.text_encoders import find_text_encoders
-from .transformer_info import transformer_of
 
 # Keys that only one family of other models has, to name what cannot be read further.
 OTHERS = {
-    "joint_blocks.0.x_block.attn.qkv.weight": "SD3",
     "lora_unet_": "LoRA",
     "lora_down.weight": "LoRA",
     "lora_A.weight": "LoRA",
     "control_model.": "ControlNet",
     "zero_convs.0.0.weight": "ControlNet",
 }
-
-
-def model_of(path: Path) -> Any:
-    """Return the model of a file without weights; None where it holds no model of a family that is known here.
-
-    Raises CheckpointError for a file that is no sound safetensors file.
-    """
-    file = Checkpoint(path)
-    transformer = transformer_of(file.shapes)
-    if transformer is not None:
-        return transformer
-    try:
-        unet = sd.find_unet(file, UNET_PREFIXES)
-        config = model_config(detect_unet(unet.shapes), file, None)
-    except CheckpointError:
-        return None
-    return ModelPatcher(sd.build_model(config), torch.device("cpu"), torch.device("cpu"))
 
 
 def model_info(path: Path) -> dict[str, Any]:
@@ -56,7 +34,7 @@ def model_info(path: Path) -> dict[str, Any]:
     """
     file, model = Checkpoint(path), model_of(path)
     dtypes = Counter(file.dtypes.values())
-    family = _family(model) if model is not None else _other(file)
+    family = family_name(model) if model is not None else _other(file)
     blocks = block_map(model) if model is not None else []
     return {
         "file": str(path),
@@ -74,11 +52,6 @@ def model_info(path: Path) -> dict[str, Any]:
 
 def _block(block: MapBlock) -> dict[str, Any]:
     return {"address": block.name, **{name: getattr(block, name) for name in ("depth", "heads", "dim_head", "factor")}}
-
-
-def _family(model: Any) -> str:
-    known = family_of(model)
-    return str(model.model.model_config.family) if known.calls == UNET else known.name
 
 
 def _parts(file: Checkpoint, model: Any) -> list[str]:

@@ -92,6 +92,14 @@ class Server:
         """Return the JSON that the server serves under a path."""
         return json.loads(self.read(path))
 
+    def ask(self, path: str) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer, which may be a refusal."""
+        try:
+            return 200, self.get(path)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.load(refusal)
+
     def post_prompt(self, workflow: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Queue a workflow; return the status and the answer."""
         body = json.dumps({"prompt": workflow}).encode()

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Playwright, sync_playwright
 
 READY = "() => window.app?.isGraphReady && app.canvas?.canvas && app.extensionManager?.spinner === false"
 FRAMES = "n => new Promise(done => { const next = () => (n-- ? requestAnimationFrame(next) : done()); next() })"
@@ -255,11 +255,9 @@ def inspect(page: Page, example: Path) -> dict[str, Any]:
     return seen
 
 
-def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
+def visit(page: Page, examples: list[Path]) -> dict[str, Any]:
     """Load every example into the page, run the last one, and return what was seen."""
     seen: dict[str, Any] = {"api": {}, "boxes": {}}
-    page.goto(url)
-    page.wait_for_function(READY, timeout=120_000)
     for path in examples:
         page.evaluate(LOAD, json.loads(path.read_text()))
         page.evaluate(FRAMES, 20)
@@ -278,26 +276,34 @@ def visit(page: Page, url: str, examples: list[Path]) -> dict[str, Any]:
     return seen | {"carried": carry(page, maps_example)}
 
 
-def main(chromium: str, url: str, renderer: str, folder: str) -> None:
-    """Set the page up and print what was seen."""
+def opened(playwright: Playwright, chromium: str, url: str, renderer: str, errors: list[str]) -> Page:
+    """Open the page in a rendering; errors that come from a pack are appended."""
     settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "vue"}
     request = urllib.request.Request(
         f"{url}/api/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
     )
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
-    errors: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
         if message.type == "error" and "/extensions/" in (message.location or {}).get("url", ""):
             errors.append(message.text)
 
+    browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.on("console", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(url)
+    page.wait_for_function(READY, timeout=120_000)
+    return page
+
+
+def main(chromium: str, url: str, renderer: str, folder: str) -> None:
+    """Set the page up and print what was seen."""
+    errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.on("console", note)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        seen = visit(page, url, sorted(Path(folder).glob("*.json")))
-        browser.close()
+        page = opened(playwright, chromium, url, renderer, errors)
+        seen = visit(page, sorted(Path(folder).glob("*.json")))
+        page.context.close()
     json.dump(seen | {"errors": errors}, sys.stdout)
 
 

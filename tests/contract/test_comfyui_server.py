@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ..examples import NEEDING_MODELS, RUNNABLE, api_form
 from .comfyui_server import NAME, ROOT, Server
 from .test_object_info import NODES, plain
 
 pytestmark = pytest.mark.comfyui
 
-EXAMPLES = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
+EXAMPLES = [api_form(path) for path in RUNNABLE]
 IMPORT_SECONDS = 0.3
 ONE_LEVEL = 1 / 255
 
@@ -68,6 +69,14 @@ def test_the_page_and_the_help_are_served(server: Server) -> None:
     assert [path for path in scripts if "registerExtension" in server.read(path)] == [f"/extensions/{NAME}/index.js"]
     for name in NODES:
         assert server.read(f"/extensions/{NAME}/docs/{name}.md").startswith("# ")
+
+
+@pytest.mark.parametrize("path", NEEDING_MODELS, ids=lambda path: path.stem)
+def test_an_example_of_other_models_lacks_nothing_but_their_files(path: Path, server: Server) -> None:
+    status, answer = server.post_prompt(json.loads(api_form(path).read_text()))
+    wrong = [error for node in answer["node_errors"].values() for error in node["errors"]]
+    assert status == 400 and wrong
+    assert all(error["type"] == "value_not_in_list" and ".safetensors" in error["details"] for error in wrong)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

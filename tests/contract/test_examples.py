@@ -1,4 +1,4 @@
-"""Check the example workflows: both forms say the same, nothing overlaps, and each runs in the embedded host."""
+"""Check the example workflows: both forms say the same, nothing overlaps, and what can run here runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from attention_patchbay.headless.engine.api_graph import Executor
 from attention_patchbay.headless.engine.catalog import catalog
 from PIL import Image
 
+from ..examples import EXAMPLES, FOLDER, NEEDING_MODELS, RUNNABLE
 from ..released import RELEASED
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 NODES = catalog()
 SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
 TITLE = 30  # pixels above a node
 
 each = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+runnable = pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 
 
 def api_form(path: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def as_api(workflow: dict[str, Any]) -> dict[str, Any]:
     return api
 
 
-@each
+@runnable
 def test_both_forms_are_the_same_workflow(path: Path) -> None:
     wanted = {id: (node["class_type"], node["inputs"]) for id, node in api_form(path).items()}
     assert as_api(json.loads(path.read_text())) == wanted
@@ -76,7 +76,23 @@ def test_the_thumbnail_is_small(path: Path) -> None:
         assert image.format == "JPEG" and image.width >= 256
 
 
-@each
+@pytest.mark.parametrize("path", NEEDING_MODELS, ids=lambda path: path.stem)
+def test_what_needs_models_is_the_same_in_both_forms_and_says_that_it_was_not_tried(path: Path) -> None:
+    workflow, wanted = json.loads(path.read_text()), api_form(path)
+    (note,) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    assert note["widgets_values"][0].startswith("**Not tried on the real weights.**")
+    found = {str(node["id"]): node for node in workflow["nodes"] if node is not note}
+    assert {id: node["type"] for id, node in found.items()} == {id: node["class_type"] for id, node in wanted.items()}
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    for id, node in found.items():
+        linked = {one["name"]: sources[one["link"]] for one in node["inputs"] if one["link"] is not None}
+        values = node.get("widgets_values_named", {})
+        assert linked | {name: values[name] for name in wanted[id]["inputs"].keys() - linked} == wanted[id]["inputs"]
+        if id_class := NODES.get(node["type"]):
+            assert wanted[id]["inputs"].keys() >= id_class.GET_NODE_INFO_V1()["input"]["required"].keys()
+
+
+@runnable
 def test_it_runs_in_the_embedded_host(path: Path, tmp_path: Path) -> None:
     workflow = api_form(path)
     (sampler,) = [node for node in workflow.values() if node["class_type"] == "KSampler"]
@@ -93,4 +109,4 @@ def test_every_released_node_is_in_an_example() -> None:
 
 
 def test_every_example_has_both_forms() -> None:
-    assert {path.name for path in EXAMPLES} == {path.name for path in (ROOT / "example_workflows" / "api").iterdir()}
+    assert {path.name for path in EXAMPLES} == {path.name for path in (FOLDER / "api").iterdir()}

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attention_patchbay.headless.commands.model_info import model_info, model_of
+from attention_patchbay.headless.commands.model_info import model_info
 from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, parse
 from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
+from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES as ROWS
 from attention_patchbay.ldm_patched.patches.addressing.families import IMAGE, REFERENCE, TEXT
 from attention_patchbay.ldm_patched.patches.engine.tokens import PADDING
+from attention_patchbay.ldm_patched.patches.reading.file_header import file_blocks, model_of
 from safetensors.numpy import save_file
 
 from .children import result_of
@@ -43,6 +45,11 @@ VIDEOS = [name for name, tiny in FAMILIES.items() if len(tiny.latent) == 5 and t
 MORE_CALLS = {"SD3.5 medium": 1, "Boogu": 1, "Wan I2V": 1, "Wan Camera": 1, "Wan Animate": 1, "Wan VACE": 2}
 HEADERS = {"Flux": "Flux", "Chroma": "Chroma", "HunyuanVideo": "HunyuanVideo", "Krea2": "Krea2", "Wan 2.1": "Wan"}
 HEADERS |= {"Qwen-Image": "Qwen-Image", "Cosmos-Predict2": "Cosmos-Predict2", "Lumina 2": "Lumina"}
+HEADERS |= {"Flux 2": "Flux", "Z-Image": "Lumina", "Anima": "Anima", "Wan VACE": "Wan", "Cosmos": "Cosmos"}
+HEADERS |= {name: name for name in ("SD3", "AuraFlow", "LTX-Video", "HiDream", "Omnigen2", "Boogu", "Ideogram 4")}
+HEADERS |= {name: name for name in ("CogVideoX", "PixArt", "Hunyuan-DiT", "Ernie", "Hunyuan3D 2")}
+FAMILY_KINDS = {family.name: family.kinds for family in ROWS.values()}
+FIXED_HEADS = ("LTX-Video", "PixArt")  # of ComfyUI, whose tiny models have others
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +217,12 @@ def test_the_header_of_a_file_tells_what_the_model_does(
     save_file(tensors, tmp_path / "m.safetensors")
     found = model_info(tmp_path / "m.safetensors")
     assert found["family"] == HEADERS[name] and found["parts"] == ["transformer"]
-    expected = [[row[key] for key in ("name", "depth", "heads", "dim_head")] for row in results[name]["map"]]
-    assert [[block[key] for key in ("address", "depth", "heads", "dim_head")] for block in found["blocks"]] == expected
+    told = ("depth",) if name in FIXED_HEADS else ("depth", "heads", "dim_head")
+    expected = [[row[key] for key in ("name", *told)] for row in results[name]["map"]]
+    assert [[block[key] for key in ("address", *told)] for block in found["blocks"]] == expected
+    answer = file_blocks(tmp_path / "m.safetensors")
+    assert answer is not None and answer["kinds"] == FAMILY_KINDS[HEADERS[name]]
+    assert sum(answer["blocks"].values()) == len(expected) == len(answer["map"])
     last = expected[-1][0]
     check_address(parse(last), model_of(tmp_path / "m.safetensors"))
     with pytest.raises(AddressError, match=f"{HEADERS[name]}|has"):

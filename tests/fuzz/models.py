@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from attention_patchbay.headless.commands.model_info import info_text, model_info, model_of
-from attention_patchbay.headless.commands.transformer_info import transformer_of
+from attention_patchbay.headless.commands.model_info import info_text, model_info
 from attention_patchbay.headless.pages.workflow_file import parse_json
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
@@ -25,6 +24,8 @@ from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.loading.diffusers_folder import DiffusersFolder
 from attention_patchbay.ldm_patched.loading.model_detection import UNET_PREFIXES, VAE_PREFIXES, detect_vae
 from attention_patchbay.ldm_patched.modules.weight_patches import WeightPatch, calculate_weight
+from attention_patchbay.ldm_patched.patches.reading.file_header import model_of
+from attention_patchbay.ldm_patched.patches.reading.transformer_header import transformer_of
 from attention_patchbay.ldm_patched.text.clip_tokenizer import VOCABULARY_SIZE
 from attention_patchbay.ldm_patched.text.detection import detect_clip
 from attention_patchbay.ldm_patched.text.embeddings import load_embedding

@@ -80,30 +80,31 @@ def select(address: Address, model: Patcher) -> list[BlockInfo]:
         )
     _check_kind(address, family_of(model))
     text, columns = address.written
-    meant = [_meant(term, blocks) for term in address.terms]
-    for term, column, terms in zip(address.terms, columns, meant, strict=True):
+    ids = [info.id[:2] for info in blocks]
+    found = [meant(term, ids) for term in address.terms]
+    for term, column, terms in zip(address.terms, columns, found, strict=True):
         if not any(one.matches(*info.id) for info in blocks for one in terms):
             what = "" if address.kind == "block" else " with attention"
             raise address_error(text, column, f"this model has no block '{term}'{what}; it has {describe(blocks)}")
-    wanted = Address(tuple(chain.from_iterable(meant)), address.kind)
+    wanted = Address(tuple(chain.from_iterable(found)), address.kind)
     chosen = [info for info in blocks if wanted.matches(*info.id, address.kind)]
     if not chosen:
         raise AddressError(f"'{address}' excludes every block; the model has {describe(blocks)}")
     return chosen
 
 
-def _meant(term: Term, blocks: Sequence[BlockInfo]) -> list[Term]:
-    """Return a term as a model has it: where it has no blocks of a UNet's types, `middle` is the eighth of its blocks
-    that runs in the middle, `input` those before and `output` those behind."""
-    types = {info.id.type for info in blocks}
+def meant(term: Term, ids: Sequence[tuple[str, int]]) -> list[Term]:
+    """Return a term as a model has it, by type and number of its blocks: where it has none of a UNet's types, `middle`
+    is the eighth of its blocks that runs in the middle, `input` those before and `output` those behind."""
+    types = {type for type, _ in ids}
     if term.type not in UNET_TYPES or types & set(UNET_TYPES) or term not in WHOLE:
         return [term]
-    start = (len(blocks) - -(-len(blocks) // 8)) // 2
-    end = start + -(-len(blocks) // 8)
+    start = (len(ids) - -(-len(ids) // 8)) // 2
+    end = start + -(-len(ids) // 8)
     part = {"input": slice(0, start), "middle": slice(start, end), "output": slice(end, None)}[term.type]
     numbers: dict[str, list[int]] = {}
-    for info in blocks[part]:
-        numbers.setdefault(info.id.type, []).append(info.id.number)
+    for type, number in ids[part]:
+        numbers.setdefault(type, []).append(number)
     return [Term(type, some[0], some[-1], None, term.exclude, term.column) for type, some in numbers.items()]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..addressing.address import Address, BlockId
-from ..addressing.blocks import model_blocks, whole_blocks
+from ..addressing.blocks import meant, model_blocks, whole_blocks
 from ..addressing.families import UNET, family_of
 from ..patcher import Patcher
 from .report import Row, layout
@@ -74,10 +74,12 @@ def _layers(unet: Any) -> Iterator[tuple[str, int, Iterable[Any]]]:
 
 def chosen(address: Address, blocks: Sequence[MapBlock]) -> list[str]:
     """Return the names of the blocks that an address selects at least in part."""
+    ids = [(block.type, block.number) for block in blocks]
+    wanted = Address(tuple(one for term in address.terms for one in meant(term, ids)), address.kind)
     return [
         block.name
         for block in blocks
-        if any(address.matches(block.type, block.number, inner, address.kind) for inner in range(max(1, block.depth)))
+        if any(wanted.matches(block.type, block.number, inner, address.kind) for inner in range(max(1, block.depth)))
     ]
 
 

@@ -16,8 +16,10 @@ from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from safetensors.numpy import save_file
 
+from ...examples import RUNNABLE, api_form
+
 ROOT = Path(__file__).parents[3]
-EXAMPLES = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
+EXAMPLES = [api_form(path) for path in RUNNABLE]
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 PROMPT: dict[str, Any] = json.loads(DEMO.read_text())
 KEYS = ROOT / "tests" / "data" / "state_dict_keys.json.gz"

@@ -16,8 +16,9 @@ from attention_patchbay.headless.pages.page_widgets import chosen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ...examples import RUNNABLE, api_form
+
 ROOT = Path(__file__).parents[3]
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 with gzip.open(ROOT / "tests" / "data" / "page_graphs.json.gz", "rt") as file:
     RECORDED: dict[str, dict[str, Any]] = json.load(file)
 INFOS = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
@@ -27,9 +28,9 @@ def bare(prompt: dict[str, Any]) -> dict[str, Any]:
     return {id: (node["class_type"], node["inputs"]) for id, node in prompt.items()}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_examples_become_what_the_page_sends(path: Path) -> None:
-    wanted = json.loads((path.parent / "api" / path.name).read_text())
+    wanted = json.loads(api_form(path).read_text())
     workflow = json.loads(path.read_text())
     assert is_page_format(workflow) and not is_page_format(wanted)
     assert bare(to_api(workflow, INFOS)) == bare(wanted)
@@ -45,9 +46,9 @@ def test_graphs_become_what_the_page_sent(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_the_way_back_leads_to_the_same_workflow(path: Path) -> None:
-    prompt = json.loads((path.parent / "api" / path.name).read_text())
+    prompt = json.loads(api_form(path).read_text())
     page = to_page(prompt, INFOS)
     numbers = {id: str(number) for number, id in enumerate(prompt, 1)}
 

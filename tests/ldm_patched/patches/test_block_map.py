@@ -17,9 +17,13 @@ from .test_contracts import Flux, Silent, model
 SHARED = json.loads((Path(__file__).parents[2] / "data" / "addresses.json").read_text())
 
 
-@pytest.mark.parametrize(("address", "names"), SHARED["cases"])
-def test_the_page_and_the_nodes_read_addresses_alike(address: str, names: list[str]) -> None:
-    blocks = [MapBlock(room, number, depth, 8, 40, 1) for room, number, depth in SHARED["blocks"]]
+CASES = [("blocks", *case) for case in SHARED["cases"]]
+CASES += [("transformer", *case) for case in SHARED["transformer cases"]]
+
+
+@pytest.mark.parametrize(("model", "address", "names"), CASES)
+def test_the_page_and_the_nodes_read_addresses_alike(model: str, address: str, names: list[str]) -> None:
+    blocks = [MapBlock(room, number, depth, 8, 40, 1) for room, number, depth in SHARED[model]]
     assert chosen(parse(address), blocks) == names
 
 
