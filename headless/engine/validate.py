@@ -14,7 +14,7 @@ from .brought import Config, brought
 from .workflow import Prompt, PromptError, problem, short, title
 
 Catalog = Mapping[str, type[ComfyNode]]
-CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "FLOATS": float, "STRING": str, "BOOLEAN": bool}
 LONG_LIST = 20
 MOST = 1000  # nodes with errors to tell of
 UNLINKED = "not_linked"

@@ -1,4 +1,4 @@
-"""ComfyUI's core nodes that give prompts a mask, LoRA hooks and a part of the run at once."""
+"""ComfyUI's core nodes that give prompts a mask, LoRA hooks and a part of the run, for the embedded host."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _node(id: str, title: str, category: str, inputs: list[io.Input], *outputs: 
 
 @_node("ConditioningSetProperties", "Cond Set Props", SINGLE, _properties("cond_NEW"), io.Conditioning)
 def conditioning_set_properties(cond_NEW: Conditioning, **how: Any) -> Conditioning:  # noqa: N803
-    """Let a prompt act within a mask and a part of the run."""
+    """Let a prompt act within a mask and a part of the run, with LoRA hooks."""
     return narrowed(cond_NEW, **how)
 
 
@@ -81,7 +81,7 @@ def conditioning_set_properties(cond_NEW: Conditioning, **how: Any) -> Condition
     io.Conditioning,
 )
 def conditioning_set_properties_and_combine(cond: Conditioning, cond_NEW: Conditioning, **how: Any) -> Conditioning:  # noqa: N803
-    """Let a prompt act within a mask and a part of the run, beside another one."""
+    """Let a prompt act within a mask and a part of the run, with LoRA hooks, beside another one."""
     return [*cond, *narrowed(cond_NEW, **how)]
 
 
@@ -98,7 +98,7 @@ def pair_conditioning_set_properties(
     negative_NEW: Conditioning,  # noqa: N803
     **how: Any,
 ) -> tuple[Conditioning, Conditioning]:
-    """Let two prompts act within a mask and a part of the run."""
+    """Let two prompts act within a mask and a part of the run, with LoRA hooks."""
     return narrowed(positive_NEW, **how), narrowed(negative_NEW, **how)
 
 
@@ -117,7 +117,7 @@ def pair_conditioning_set_properties_and_combine(
     negative_NEW: Conditioning,  # noqa: N803
     **how: Any,
 ) -> tuple[Conditioning, Conditioning]:
-    """Let two prompts act within a mask and a part of the run, beside two others."""
+    """Let two prompts act within a mask and a part of the run, with LoRA hooks, beside two others."""
     return [*positive, *narrowed(positive_NEW, **how)], [*negative, *narrowed(negative_NEW, **how)]
 
 

@@ -85,7 +85,7 @@ def _checkpoint_file() -> io.Input:
     return io.Combo.Input("ckpt_name", options=names, tooltip="A checkpoint of the same kind as the model.")
 
 
-def _towards(weights: Mapping[str, Tensor], patcher: ModelPatcher) -> Mapping[Any, Any]:
+def towards(weights: Mapping[str, Tensor], patcher: ModelPatcher) -> Mapping[Any, Any]:
     """Return patches that add the difference to other weights, which is only made when a weight is changed."""
     own = patcher.get_key_patches()
     return {
@@ -97,7 +97,8 @@ def _in_full(weight: Tensor) -> Tensor:
     return weight.float()
 
 
-def _weights(patcher: ModelPatcher) -> dict[str, Tensor]:
+def weights_of(patcher: ModelPatcher) -> dict[str, Tensor]:
+    """Return the unpatched weights of a model without its noise schedule."""
     named = patcher.get_key_patches().items()
     return {key: patches[0][0] for key, patches in named if not key.startswith("model_sampling")}
 
@@ -105,8 +106,8 @@ def _weights(patcher: ModelPatcher) -> dict[str, Tensor]:
 def _with_checkpoint(name: str, strength_model: float, strength_clip: float, prev_hooks: Hooks | None) -> Hooks:
     folders = current().folders
     model, clip, _ = sd.load_checkpoint(folders.model("checkpoints", name), current().unet_dtype, folders.embedding)
-    clip_weights = {} if isinstance(clip, Absent) or clip is None else _weights(clip.patcher)
-    patches = partial(_towards, _weights(model)), partial(_towards, clip_weights)
+    clip_weights = {} if isinstance(clip, Absent) or clip is None else weights_of(clip.patcher)
+    patches = partial(towards, weights_of(model)), partial(towards, clip_weights)
     change = WeightChange(name, *patches, strength_model, strength_clip)
     return (prev_hooks or Hooks()).joined(Hooks((Hook(change, Keyframes()),)))
 

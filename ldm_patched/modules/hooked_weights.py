@@ -99,14 +99,13 @@ def _patches(
     change: WeightChange, patcher: ModelPatcher, known: Collection[str], clip: bool
 ) -> dict[str, list[WeightPatch]]:
     """Return the patches of a change for the weights that a model has."""
-    strength = change.strength_clip if clip else change.strength_model
-    if strength == 0.0:
+    if (change.strength_clip if clip else change.strength_model) == 0.0:
         return {}
     found: dict[str, list[WeightPatch]] = {}
     for address, value in (change.clip_patches if clip else change.model_patches)(patcher).items():
         key, offset, function = (address, None, None) if isinstance(address, str) else (*address, None)[:3]
         if key in known:
-            found.setdefault(key, []).append(WeightPatch(strength, value, 1.0, offset, function))
+            found.setdefault(key, []).append(WeightPatch(1.0, value, 1.0, offset, function))
     if not found:
         log.warning("%s holds nothing for the %s of this run", change.name, "text encoder" if clip else "model")
     return found

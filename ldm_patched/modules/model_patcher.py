@@ -127,7 +127,7 @@ class ModelPatcher(ModelHooks):
     def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list[Any]]:
         """Return, per key, the unpatched weight as `(weight, identity)` followed by this handle's patches."""
         owner = self._owner()
-        backup = owner.backup if owner is not None else {}
+        backup = {**owner.unhooked, **owner.backup} if owner is not None else {}
         weights = self.model_state_dict(filter_prefix)
         return {
             key: [(self.full_weight(key, backup.get(key, weight)), _identity), *self.patches.get(key, [])]
