@@ -19,6 +19,8 @@ from ..nodes import (
     filters,
     guidance_patches,
     guiders,
+    hook_keyframes,
+    hooks,
     hypernetworks,
     image,
     image_files,
@@ -84,6 +86,8 @@ CORE = (
     token_patches,
     hypernetworks,
     conditioning_properties,
+    hooks,
+    hook_keyframes,
 )
 
 

@@ -14,26 +14,10 @@ from .brought import Config, brought
 from .workflow import Prompt, PromptError, problem, short, title
 
 Catalog = Mapping[str, type[ComfyNode]]
-CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+CONVERSIONS: dict[str, type] = {"INT": int, "FLOAT": float, "FLOATS": float, "STRING": str, "BOOLEAN": bool}
 LONG_LIST = 20
 MOST = 1000  # nodes with errors to tell of
 UNLINKED = "not_linked"
-HOOKS = frozenset(
-    (
-        "CreateHookLora",
-        "CreateHookLoraModelOnly",
-        "CreateHookModelAsLora",
-        "CreateHookModelAsLoraModelOnly",
-        "SetHookKeyframes",
-        "CreateHookKeyframe",
-        "CreateHookKeyframesInterpolated",
-        "CreateHookKeyframesFromFloats",
-        "CombineHooks2",
-        "CombineHooks4",
-        "CombineHooks8",
-        "SetClipHooks",
-    )
-)
 
 
 def validate(prompt: Prompt, catalog: Catalog, strict: bool = True) -> list[str]:
@@ -128,19 +112,6 @@ def check_type(prompt: Prompt, id: str, catalog: Catalog) -> None:
     if not isinstance(class_type, str):
         raise PromptError(problem("missing_node_type", f"{name} has no class_type", "the workflow may be damaged"))
     near = difflib.get_close_matches(short(class_type), catalog, 1)
-    if class_type in HOOKS:
-        raise PromptError(
-            problem(
-                "missing_node_type",
-                f"{name} needs ComfyUI: there are no LoRA hooks here",
-                "a LoRA for the whole run works with LoraLoader, one for a part of it with two samplers; "
-                "masks, areas and times of prompts work with ConditioningSetMask, ConditioningSetArea and "
-                "ConditioningSetTimestepRange",
-                node_id=id,
-                class_type=class_type,
-                node_title=name,
-            )
-        )
     how = f"did you mean {near[0]}?" if near else "'patchbay nodes' lists those there are"
     extra = {"node_id": id, "class_type": class_type, "node_title": name}
     raise PromptError(problem("missing_node_type", f"{name} is not known here", how, **extra))

@@ -1,4 +1,4 @@
-"""ComfyUI's core nodes that give prompts a mask and a part of the run at once, for the embedded host; no LoRA hooks."""
+"""ComfyUI's core nodes that give prompts a mask, LoRA hooks and a part of the run, for the embedded host."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
+from ...ldm_patched.modules.weight_hooks import Hooks
 from ..api import comfy_io as io
 from .conditioning import Conditioning, with_values
 from .declared import Function, Nodes
+from .hooks import combined, previous
 
 NODES = Nodes("advanced/hooks")
 SINGLE, PAIR = "advanced/hooks/cond single", "advanced/hooks/cond pair"
 TimestepsRange = io.Custom("TIMESTEPS_RANGE")
 Window = tuple[float, float]
 Decorator = Callable[[Function], type[io.ComfyNode]]
+HOOKS = "LoRA hooks that act with the prompt."
 POSITIVE, NEGATIVE = (io.Conditioning.Output(display_name=name) for name in ("positive", "negative"))
 
 
@@ -30,7 +33,7 @@ def _properties(*names: str) -> list[io.Input]:
         io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01, tooltip="Its weight within the mask."),
         io.Combo.Input("set_cond_area", options=areas, tooltip="Whether only the mask's surroundings are computed."),
         io.Mask.Input("mask", optional=True, tooltip="Where the prompt acts."),
-        io.Hooks.Input("hooks", optional=True, tooltip="Needs ComfyUI."),
+        previous("hooks", HOOKS),
         TimestepsRange.Input("timesteps", optional=True, tooltip="In which part of the run it acts."),
     ]
 
@@ -40,19 +43,24 @@ def narrowed(
     strength: float,
     set_cond_area: str,
     mask: Tensor | None = None,
-    hooks: Any = None,
+    hooks: Hooks | None = None,
     timesteps: Window | None = None,
 ) -> Conditioning:
-    """Return a conditioning that acts within a mask and a part of the run, where they are given."""
-    if hooks is not None:
-        raise ValueError("LoRA hooks need ComfyUI; take the link to `hooks` away")
+    """Return a conditioning that acts within a mask and a part of the run, with hooks, where they are given."""
     values: dict[str, Any] = {}
     if mask is not None:
         mask = mask.unsqueeze(0) if mask.ndim < 3 else mask
         values = {"mask": mask, "set_area_to_bounds": set_cond_area != "default", "mask_strength": strength}
     if timesteps is not None:
         values |= {"start_percent": timesteps[0], "end_percent": timesteps[1]}
-    return with_values(conditioning, **values)
+    return with_values(hooked(conditioning, hooks), **values)
+
+
+def hooked(conditioning: Conditioning, hooks: Hooks | None) -> Conditioning:
+    """Return a conditioning whose entries get hooks beside those that they have."""
+    if hooks is None:
+        return conditioning
+    return [[tokens, {**values, "hooks": combined(values.get("hooks"), hooks)}] for tokens, values in conditioning]
 
 
 def _node(id: str, title: str, category: str, inputs: list[io.Input], *outputs: Any) -> Decorator:
@@ -61,7 +69,7 @@ def _node(id: str, title: str, category: str, inputs: list[io.Input], *outputs: 
 
 @_node("ConditioningSetProperties", "Cond Set Props", SINGLE, _properties("cond_NEW"), io.Conditioning)
 def conditioning_set_properties(cond_NEW: Conditioning, **how: Any) -> Conditioning:  # noqa: N803
-    """Let a prompt act within a mask and a part of the run."""
+    """Let a prompt act within a mask and a part of the run, with LoRA hooks."""
     return narrowed(cond_NEW, **how)
 
 
@@ -73,7 +81,7 @@ def conditioning_set_properties(cond_NEW: Conditioning, **how: Any) -> Condition
     io.Conditioning,
 )
 def conditioning_set_properties_and_combine(cond: Conditioning, cond_NEW: Conditioning, **how: Any) -> Conditioning:  # noqa: N803
-    """Let a prompt act within a mask and a part of the run, beside another one."""
+    """Let a prompt act within a mask and a part of the run, with LoRA hooks, beside another one."""
     return [*cond, *narrowed(cond_NEW, **how)]
 
 
@@ -90,7 +98,7 @@ def pair_conditioning_set_properties(
     negative_NEW: Conditioning,  # noqa: N803
     **how: Any,
 ) -> tuple[Conditioning, Conditioning]:
-    """Let two prompts act within a mask and a part of the run."""
+    """Let two prompts act within a mask and a part of the run, with LoRA hooks."""
     return narrowed(positive_NEW, **how), narrowed(negative_NEW, **how)
 
 
@@ -109,7 +117,7 @@ def pair_conditioning_set_properties_and_combine(
     negative_NEW: Conditioning,  # noqa: N803
     **how: Any,
 ) -> tuple[Conditioning, Conditioning]:
-    """Let two prompts act within a mask and a part of the run, beside two others."""
+    """Let two prompts act within a mask and a part of the run, with LoRA hooks, beside two others."""
     return [*positive, *narrowed(positive_NEW, **how)], [*negative, *narrowed(negative_NEW, **how)]
 
 
@@ -129,6 +137,45 @@ def pair_conditioning_combine(
 ) -> tuple[Conditioning, Conditioning]:
     """Let two pairs of prompts act beside each other."""
     return [*positive_A, *positive_B], [*negative_A, *negative_B]
+
+
+def _default(conditioning: Conditioning, hooks: Hooks | None) -> Conditioning:
+    return with_values(hooked(conditioning, hooks), default=True)
+
+
+@_node(
+    "ConditioningSetDefaultCombine",
+    "Cond Set Default Combine",
+    SINGLE,
+    [*_prompts("cond", "cond_DEFAULT"), previous("hooks", HOOKS)],
+    io.Conditioning,
+)
+def conditioning_set_default_combine(
+    cond: Conditioning,
+    cond_DEFAULT: Conditioning,  # noqa: N803
+    hooks: Hooks | None = None,
+) -> Conditioning:
+    """Let a second prompt act where the first one does not."""
+    return [*cond, *_default(cond_DEFAULT, hooks)]
+
+
+@_node(
+    "PairConditioningSetDefaultCombine",
+    "Cond Pair Set Default Combine",
+    PAIR,
+    [*_prompts("positive", "negative", "positive_DEFAULT", "negative_DEFAULT"), previous("hooks", HOOKS)],
+    POSITIVE,
+    NEGATIVE,
+)
+def pair_conditioning_set_default_combine(
+    positive: Conditioning,
+    negative: Conditioning,
+    positive_DEFAULT: Conditioning,  # noqa: N803
+    negative_DEFAULT: Conditioning,  # noqa: N803
+    hooks: Hooks | None = None,
+) -> tuple[Conditioning, Conditioning]:
+    """Let a second pair of prompts act where the first one does not."""
+    return [*positive, *_default(positive_DEFAULT, hooks)], [*negative, *_default(negative_DEFAULT, hooks)]
 
 
 @_node(

@@ -14,7 +14,8 @@ from ..api.session import current
 log = logging.getLogger(__name__)
 
 
-def _file() -> io.Input:
+def lora_file() -> io.Input:
+    """Return the input of a LoRA file."""
     names = current().folders.model_names("loras")
     return io.Combo.Input("lora_name", options=names, tooltip="A safetensors file in models/loras.")
 
@@ -63,7 +64,7 @@ class LoraLoader(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model; the input itself stays as it is."),
                 io.Clip.Input("clip", tooltip="The text encoder; the input itself stays as it is."),
-                _file(),
+                lora_file(),
                 _strength("strength_model", "the model"),
                 _strength("strength_clip", "the text encoder"),
             ],
@@ -91,7 +92,7 @@ class LoraLoaderModelOnly(io.ComfyNode):
             description="Put a LoRA on a model; what it holds for the text encoder is left out.",
             inputs=[
                 io.Model.Input("model", tooltip="The model; the input itself stays as it is."),
-                _file(),
+                lora_file(),
                 _strength("strength_model", "the model"),
             ],
             outputs=[io.Model.Output()],

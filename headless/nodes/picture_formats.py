@@ -13,6 +13,7 @@ from torch import Tensor
 COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # of PNG, by the number of channels
 PLANES = {1: "Y", 3: "RGB", 4: "RGBA"}  # of OpenEXR
 FLOAT = 2
+SHORT_NAME, LONGEST_NAME, LONG_NAMES = 31, 255, 0x400  # bytes of an attribute's name, and the flag for longer ones
 PRIMARIES = {
     "Rec. 709": (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290),
     "Rec. 2020": (0.708, 0.292, 0.170, 0.797, 0.131, 0.046, 0.3127, 0.3290),
@@ -53,14 +54,16 @@ def linear(picture: Tensor, space: str) -> Tensor:
 
 
 def exr(pixels: np.ndarray, texts: Mapping[str, str], primaries: str) -> bytes:
-    """Return an OpenEXR file of numbers (h, w, c), uncompressed, with text attributes."""
+    """Return an OpenEXR file of numbers (h, w, c), uncompressed, with those texts whose names an attribute may have."""
     height, width, channels = pixels.shape
     planes = sorted(
         zip(PLANES[channels], np.moveaxis(pixels.astype("<f4"), -1, 0), strict=True), key=lambda one: one[0]
     )
+    texts = {key: text for key, text in texts.items() if 0 < len(key.encode()) <= LONGEST_NAME and "\0" not in key}
+    version = 2 | (LONG_NAMES if any(len(key.encode()) > SHORT_NAME for key in texts) else 0)
     window = struct.pack("<4i", 0, 0, width - 1, height - 1)
     names = b"".join(name.encode() + b"\0" + struct.pack("<iB3xii", FLOAT, 0, 1, 1) for name, _ in planes)
-    head = b"\x76\x2f\x31\x01" + struct.pack("<I", 2) + b"".join([
+    head = b"\x76\x2f\x31\x01" + struct.pack("<I", version) + b"".join([
         _attribute("channels", "chlist", names + b"\0"),
         _attribute("compression", "compression", b"\0"),
         _attribute("dataWindow", "box2i", window),

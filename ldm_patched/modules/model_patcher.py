@@ -40,6 +40,7 @@ class ModelPatcher(ModelHooks):
         self.parent: ModelPatcher | None = None
         self.backup: dict[str, nn.Parameter] = {}
         self.object_patches_backup: dict[str, Any] = {}
+        self.unhooked: dict[str, nn.Parameter] = {}
 
     # Identity
 
@@ -126,10 +127,10 @@ class ModelPatcher(ModelHooks):
     def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list[Any]]:
         """Return, per key, the unpatched weight as `(weight, identity)` followed by this handle's patches."""
         owner = self._owner()
-        backup = owner.backup if owner is not None else {}
+        backup = {**owner.unhooked, **owner.backup} if owner is not None else {}
         weights = self.model_state_dict(filter_prefix)
         return {
-            key: [(self._full_weight(key, backup.get(key, weight)), _identity), *self.patches.get(key, [])]
+            key: [(self.full_weight(key, backup.get(key, weight)), _identity), *self.patches.get(key, [])]
             for key, weight in weights.items()
         }
 
@@ -137,7 +138,7 @@ class ModelPatcher(ModelHooks):
         """Return the model's current state dict, or the part of it under a prefix."""
         return {k: v for k, v in self.model.state_dict().items() if k.startswith(filter_prefix or "")}
 
-    def _full_weight(self, key: str, weight: Tensor) -> Tensor:
+    def full_weight(self, key: str, weight: Tensor) -> Tensor:
         """Return a weight as the numbers that it stands for: its layer knows what fp8 ones are multiplied by."""
         path, _, name = key.rpartition(".")
         layer = get_attr(self.model, path) if path else self.model
@@ -167,12 +168,22 @@ class ModelPatcher(ModelHooks):
     def _patch_weight(self, key: str, patches: list[WeightPatch]) -> None:
         original = get_attr(self.model, key)
         self.backup[key] = original
-        patched = calculate_weight(patches, self._full_weight(key, original), key)
+        patched = calculate_weight(patches, self.full_weight(key, original), key)
         set_attr(self.model, key, nn.Parameter(patched, requires_grad=False))
+
+    def hook_weights(self, weights: Mapping[str, nn.Parameter]) -> None:
+        """Put weights into the patched model in the place of its own, and those of an earlier call out again."""
+        for key, own in self.unhooked.items():
+            set_attr(self.model, key, own)
+        self.unhooked.clear()
+        for key, weight in weights.items():
+            self.unhooked[key] = get_attr(self.model, key)
+            set_attr(self.model, key, weight)
 
     def unpatch_model(self, device_to: Device | None = None, unpatch_weights: bool = True) -> None:
         """Take this handle's patches out again; every weight is the very tensor it was before."""
         if unpatch_weights:
+            self.hook_weights({})
             for key, original in self.backup.items():
                 set_attr(self.model, key, original)
             self.backup.clear()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..modules.hooked_weights import HookedWeights, State
 from ..modules.patcher_extension import (
     WrapperExecutor,
     WrappersMP,
@@ -27,6 +28,7 @@ Cond = dict[str, Any]
 MEMORY_MARGIN = 1.5
 FEATHER = 8  # latent pixels over which the inner edges of an area fade
 SMALLEST_AREA = 8
+HOOKED_WEIGHTS = "hooked_weights"  # the entry of a run's options for what switches weights
 
 
 class Part(NamedTuple):
@@ -39,6 +41,7 @@ class Part(NamedTuple):
     control: Any
     patches: dict[str, list[Any]] | None
     uuid: uuid.UUID
+    weights: State = ()  # what its hooks do now
 
 
 # Before sampling
@@ -130,11 +133,11 @@ def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 def _resolve_window(model: BaseModel, cond: Cond) -> Cond:
-    window = {
-        f"timestep_{end}": model.model_sampling.percent_to_sigma(cond[f"{end}_percent"])
-        for end in ("start", "end")
-        if f"{end}_percent" in cond
-    }
+    percents = {end: cond[f"{end}_percent"] for end in ("start", "end") if f"{end}_percent" in cond}
+    if "clip_start_percent" in cond:  # the part of the run that a text encoder with scheduled hooks encoded it for
+        percents["start"] = max(cond["clip_start_percent"], percents.get("start", 0.0))
+        percents["end"] = min(cond["clip_end_percent"], percents.get("end", 1.0))
+    window = {f"timestep_{end}": model.model_sampling.percent_to_sigma(percent) for end, percent in percents.items()}
     return {**cond, **window}
 
 
@@ -186,15 +189,15 @@ def _calc_cond_batch(
 ) -> list[Tensor]:
     totals = [torch.zeros_like(x_in) for _ in conds]
     counts = [torch.full_like(x_in, 1e-37) for _ in conds]
-    waiting: list[tuple[Part, int]] = []
-    for index, group in enumerate(conds):
-        parts = (cut(cond, x_in, timestep) for cond in group or [])
-        waiting += [(part, index) for part in parts if part is not None]
+    waiting = _parts(model, conds, x_in, timestep, model_options)
     patcher = model.current_patcher
     if patcher is not None:
         patcher.prepare_state(timestep, model_options)
+    hooked: HookedWeights | None = model_options.get(HOOKED_WEIGHTS)
     while waiting:
         batch = _take_batch(model, waiting, x_in.device)
+        if hooked is not None:
+            hooked.use(batch[0][0].weights)
         outputs = _run_batch(model, batch, timestep, model_options)
         for (part, index), output in zip(batch, outputs, strict=True):
             total, count = totals[index], counts[index]
@@ -203,6 +206,51 @@ def _calc_cond_batch(
             total += output * part.mult
             count += part.mult
     return [total / count for total, count in zip(totals, counts, strict=True)]
+
+
+def _parts(
+    model: BaseModel, conds: Sequence[list[Cond] | None], x_in: Tensor, timestep: Tensor, model_options: dict[str, Any]
+) -> list[tuple[Part, int]]:
+    """Return what has to be computed, with the index of its group; what needs the same weights is together."""
+    parts = []
+    for index, cond in _members(conds, default=False):
+        if (part := _part(model, cond, x_in, timestep, model_options)) is not None:
+            parts.append((part, index))
+    defaults = _members(conds, default=True)
+    left = {index: _left(x_in, parts, index) for index in {index for index, _ in defaults}}
+    for index, cond in defaults:
+        if left[index].any() and (part := _part(model, cond, x_in, timestep, model_options)) is not None:
+            mult = left[index] if part.area is None else crop(left[index], part.area)
+            parts.append((part._replace(mult=mult), index))
+    order = list(dict.fromkeys(part.weights for part, _ in parts))
+    return sorted(parts, key=lambda entry: order.index(entry[0].weights))
+
+
+def _members(conds: Sequence[list[Cond] | None], default: bool) -> list[tuple[int, Cond]]:
+    """Return the conditionings of all groups that count everywhere, or those that count where no other does."""
+    return [
+        (index, cond) for index, group in enumerate(conds) for cond in group or [] if ("default" in cond) == default
+    ]
+
+
+def _left(x_in: Tensor, parts: list[tuple[Part, int]], index: int) -> Tensor:
+    """Return how much the conditionings of a group leave of each pixel."""
+    left = torch.ones_like(x_in)
+    for part, of_group in parts:
+        if of_group == index:
+            (left if part.area is None else crop(left, part.area)).sub_(part.mult)
+    return left.relu_()
+
+
+def _part(model: BaseModel, cond: Cond, x_in: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> Part | None:
+    """Cut a conditioning and find what its hooks do now, or return None outside its time window."""
+    part = cut(cond, x_in, timestep)
+    hooked: HookedWeights | None = model_options.get(HOOKED_WEIGHTS)
+    if part is None or hooked is None or cond.get("hooks") is None:
+        return part
+    first_sigma = float(model_options["transformer_options"]["sample_sigmas"].max())
+    to_sigma = model.model_sampling.percent_to_sigma
+    return part._replace(weights=hooked.state(cond["hooks"], float(timestep[0]), first_sigma, to_sigma))
 
 
 def cut(cond: Cond, x_in: Tensor, timestep: Tensor) -> Part | None:
@@ -257,7 +305,12 @@ def _feather(mult: Tensor, area: Area, x_in: Tensor) -> None:
 
 
 def _can_join(a: Part, b: Part) -> bool:
-    if a.input_x.shape != b.input_x.shape or a.control is not b.control or a.patches is not b.patches:
+    if (
+        a.weights != b.weights
+        or a.input_x.shape != b.input_x.shape
+        or a.control is not b.control
+        or a.patches is not b.patches
+    ):
         return False
     return a.conds.keys() == b.conds.keys() and all(a.conds[name].can_concat(b.conds[name]) for name in a.conds)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..modules.hooked_weights import HookedWeights
 from ..modules.model_patcher import ModelPatcher
 from ..modules.patcher_extension import copy_nested_dicts, merge_nested_dicts
 from .cond_batch import Cond, controls
@@ -23,6 +24,13 @@ def run_options(patcher: ModelPatcher) -> dict[str, Any]:
         own = getattr(patcher, family)
         transformer_options[family] = merge_nested_dicts(transformer_options.get(family, {}), own)
     return options
+
+
+def hooked_weights(patcher: ModelPatcher, conds: dict[str, list[Cond]]) -> HookedWeights | None:
+    """Return what switches the weights of a run whose conditionings have hooks."""
+    groups = [cond["hooks"] for group in conds.values() for cond in group if cond.get("hooks") is not None]
+    hooks = list(dict.fromkeys(hook for group in groups for hook in group.hooks))
+    return HookedWeights(patcher, hooks) if hooks else None
 
 
 def prepare_sampling(

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..modules import model_management
 from ..modules.model_patcher import ModelPatcher
 from ..modules.patcher_extension import WrapperExecutor, WrappersMP, copy_nested_dicts, get_all_wrappers
-from .cond_batch import Cond, Conditioning, calc_cond_batch, controls, convert_cond, process_conds
+from .cond_batch import HOOKED_WEIGHTS, Cond, Conditioning, calc_cond_batch, controls, convert_cond, process_conds
 from .model_base import BaseModel
-from .preparation import mask_for, prepare_sampling, run_options
+from .preparation import hooked_weights, mask_for, prepare_sampling, run_options
 from .sampler import SAMPLER_NAMES, KSampler, ProgressCallback, sampler_object
 from .schedulers import SCHEDULER_NAMES, calculate_sigmas
 
@@ -145,12 +145,17 @@ class CFGGuider:
         if denoise_mask is not None:
             denoise_mask = mask_for(denoise_mask, latent_image).to(self.model_patcher.load_device)
         self.conds = {name: [dict(cond) for cond in group] for name, group in self.original_conds.items()}
+        hooked = hooked_weights(self.model_patcher, self.conds)
         patcher_options = self.model_options
         self.model_options = run_options(self.model_patcher)
+        if hooked is not None:
+            self.model_options[HOOKED_WEIGHTS] = hooked
         try:
             args = (noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
             return self._wrapped(self.outer_sample, WrappersMP.OUTER_SAMPLE, *args)
         finally:
+            if hooked is not None:
+                hooked.release()
             self.model_options = patcher_options
             self.conds = {}
 

@@ -10,7 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..modules import model_management
+from ..modules.hooked_weights import HookedWeights
 from ..modules.model_patcher import ModelPatcher
+from ..modules.weight_hooks import Hooks
 from .clip_model import CLIPTextModel
 from .embeddings import FindFile, vectors_of
 from .prompt import PromptTokenizer, Token, TokenWeight
@@ -86,7 +89,8 @@ def fitting(chunk: list[Token], width: int, pad_token: int) -> list[Token]:
 class CLIP:
     """Text encoders by short name ("l", "g", "h") with their tokenizers, patches and chosen layer.
 
-    `embeddings` gives the file of a textual-inversion embedding by its name.
+    `embeddings` gives the file of a textual-inversion embedding by its name. `hooks` change the encoders' weights,
+    following their keyframes if they are `scheduled`; each prompt gets `hooks_for_conds`.
     """
 
     def __init__(
@@ -103,6 +107,9 @@ class CLIP:
         self.tokenizers = dict(tokenizers)
         self.patcher = ModelPatcher(self.cond_stage_model, load_device, offload_device)
         self.layer_idx: int | None = None
+        self.hooks = Hooks()
+        self.hooks_for_conds: Hooks | None = None
+        self.scheduled = False
 
     def clone(self) -> CLIP:
         """Return a handle on the same encoders with its own patches and layer."""
@@ -112,6 +119,9 @@ class CLIP:
         other.patcher = self.patcher.clone()
         other.layer_idx = self.layer_idx
         other.embeddings = self.embeddings
+        other.hooks = self.hooks
+        other.hooks_for_conds = self.hooks_for_conds
+        other.scheduled = self.scheduled
         return other
 
     def clip_layer(self, layer_idx: int | None) -> None:
@@ -145,26 +155,44 @@ class CLIP:
     def encode_from_tokens_scheduled(
         self, tokens: Mapping[str, Chunks], add_dict: Mapping[str, Any] | None = None
     ) -> list[list[Any]]:
-        """Return a conditioning of one entry, `[[context (1, tokens, c), {"pooled_output", ...}]]`."""
-        entries = self.encode_from_tokens(tokens, return_dict=True)
-        context = entries.pop("cond")
-        return [[context, {**entries, **(add_dict or {})}]]
+        """Return a conditioning `[[context (1, tokens, c), {"pooled_output", ...}]]`.
+
+        It has one entry, or with scheduled hooks one for each part of the run in which their strengths stay the same.
+        """
+        if not (self.scheduled and self.hooks.hooks):
+            entries = self.encode_from_tokens(tokens, return_dict=True)
+            return [[entries.pop("cond"), {**entries, **(add_dict or {})}]]
+        found = []
+        for start, end, strengths in self.hooks.clip_schedule():
+            model_management.throw_exception_if_processing_interrupted()
+            cond, pooled = self._encoded(tokens, True, strengths)
+            window = {"clip_start_percent": start, "clip_end_percent": end}
+            found.append([cond, self._with_hooks({"pooled_output": pooled, **window, **(add_dict or {})})])
+        return found
 
     def encode_from_tokens(
         self, tokens: Mapping[str, Chunks], return_pooled: bool | str = False, return_dict: bool = False
     ) -> Any:
         """Return the context (1, tokens, c), on request with the pooled output (1, c), or with that "unprojected"."""
-        device = self.patcher.load_device
+        cond, pooled = self._encoded(tokens, return_pooled != "unprojected", [1.0] * len(self.hooks.hooks))
+        if return_dict:
+            return self._with_hooks({"cond": cond, "pooled_output": pooled})
+        return (cond, pooled) if return_pooled else cond
+
+    def _with_hooks(self, entries: dict[str, Any]) -> dict[str, Any]:
+        return entries if self.hooks_for_conds is None else {**entries, "hooks": self.hooks_for_conds}
+
+    def _encoded(self, tokens: Mapping[str, Chunks], project: bool, strengths: list[float]) -> tuple[Tensor, Tensor]:
+        """Encode with the patches and hooks, and take them out again whatever happens."""
         try:
-            self.patcher.patch_model(device)
+            self.patcher.patch_model(self.patcher.load_device)
+            hooked = HookedWeights(self.patcher, self.hooks.hooks, clip=True)
+            hooked.use(hooked.state_of(self.hooks, strengths))
             with torch.no_grad():
-                cond, pooled = self._encode(tokens, return_pooled != "unprojected")
+                cond, pooled = self._encode(tokens, project)
         finally:
             self.patcher.unpatch_model()
-        cond, pooled = cond.cpu(), pooled.cpu()
-        if return_dict:
-            return {"cond": cond, "pooled_output": pooled}
-        return (cond, pooled) if return_pooled else cond
+        return cond.cpu(), pooled.cpu()
 
     def encode(self, text: str) -> Tensor:
         """Return the context of a prompt."""

@@ -1,4 +1,4 @@
-"""Run ComfyUI's core nodes on the cases of core_cases.py: `core_values_child.py RESULT.pt`, ComfyUI on PYTHONPATH."""
+"""Run ComfyUI's core nodes on the cases of core_cases: `core_values_child.py RESULT.pt`, ComfyUI on PYTHONPATH."""
 
 from __future__ import annotations
 

@@ -27,14 +27,15 @@ FILES = 2
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 DEMO = {"class_type": "PatchbayLoadDemoModel", "inputs": {}}
 TEXT = {"class_type": "CLIPTextEncode", "inputs": {"text": "a red circle", "clip": ["0", 1]}}
-EMPTY = {"class_type": "EmptyLatentImage", "inputs": {"width": 32, "height": 32, "batch_size": FILES // 2}}
+EMPTY = {"class_type": "EmptyLatentImage", "inputs": {"width": 32, "height": 32, "batch_size": 1}}
 SAMPLER = {"model": ["0", 0], "positive": ["1", 0], "negative": ["1", 0], "latent_image": ["2", 0], "denoise": 1.0}
 NUMBERS = {"seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}
 DECODED = {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["0", 2]}}
-PROMPT: dict[str, Any] = {"0": DEMO, "1": TEXT, "2": EMPTY, "4": DECODED}
+REPEATED = {"class_type": "RepeatImageBatch", "inputs": {"image": ["4", 0], "amount": FILES // 2}}
+PROMPT: dict[str, Any] = {"0": DEMO, "1": TEXT, "2": EMPTY, "4": DECODED, "5": REPEATED}
 PROMPT["3"] = {"class_type": "KSampler", "inputs": {**SAMPLER, **NUMBERS}}
 for name in ("a", "b"):
-    PROMPT[name] = {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": name}}
+    PROMPT[name] = {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": name}}
 
 
 def _run(folder: Path) -> int:
@@ -101,7 +102,7 @@ def trial(folder: Path, number: int, seconds: float, whole: int) -> str:
 
 def trials(count: int, seed: int, files: int = FILES) -> Counter[str]:
     """Stop runs at random times, half of them late, while files are saved."""
-    PROMPT["2"]["inputs"]["batch_size"] = files // 2
+    PROMPT["5"]["inputs"]["amount"] = files // 2
     rng, found = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         assert _run(Path(folder)) == 0  # each fork has then what it imports

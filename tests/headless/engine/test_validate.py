@@ -273,9 +273,3 @@ def test_any_json_is_a_workflow_or_a_prompt_error(data: Any) -> None:
     else:
         assert order
     assert time.perf_counter() - start < 1.0
-
-
-def test_lora_hooks_are_refused_with_what_works_instead() -> None:
-    error = refused(workflow(n2={"class_type": "CreateHookLora", "inputs": {}})).error
-    assert error["message"].endswith("needs ComfyUI: there are no LoRA hooks here")
-    assert "LoraLoader" in error["details"] and "ConditioningSetTimestepRange" in error["details"]
