@@ -110,7 +110,7 @@ def with_rows(model: Any, call: Call) -> Call:
     each = len(positive) * rows.chunk
     further = [_filled(prompt, tokens).to(context).expand(each, -1, -1) for _, prompt in prompts]
     others = [OTHER] * (len(prompts) * len(positive))
-    new = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
+    new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
     lists = {name: [*before[name], *new[name]] for name in before}
     return Call(
         rows.more(call.x),
