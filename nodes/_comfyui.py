@@ -29,6 +29,7 @@ from ._capabilities import functions, probed
 
 __all__ = ["ComfyExtension", "io"]
 
+KEPT = 64  # captures whose last maps the page can ask for
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 # The widgets of loaders that name a model file, with the folder of its files
@@ -117,13 +118,31 @@ def pause() -> AbstractContextManager[object]:
     return found()
 
 
+# The maps of the last step of each capture, by workflow and node, for pages that open the workflow again.
+_shown: dict[tuple[str, str], dict[str, Any]] = {}
+
+
 def show_attention(node: str, step: int, found: Shown) -> None:
-    """Send the maps of a step to the page, for the node that shows them."""
+    """Send the maps of a step to the page, for the node that shows them, and keep them."""
     from server import PromptServer
 
     grids = [sums.grid for _, kept in found for sums in kept]
     server = PromptServer.instance
-    server.send_sync("patchbay.attention", {"node": node, "step": step, **view(found, max(grids))}, server.client_id)
+    workflow = _workflow_of(server.prompt_queue.currently_running)
+    message = {"node": node, "workflow": workflow, "step": step, **view(found, max(grids))}
+    _shown.pop((workflow, node), None)
+    _shown[workflow, node] = message
+    if len(_shown) > KEPT:
+        del _shown[next(iter(_shown))]
+    server.send_sync("patchbay.attention", message, server.client_id)
+
+
+def _workflow_of(running: dict[int, Any]) -> str:
+    """Return the id of the page's workflow of what the queue runs; empty where no page sent it."""
+    for _, _, _, extra, *_ in running.values():
+        workflow = (extra.get("extra_pnginfo") or {}).get("workflow") or {}
+        return str(workflow.get("id", ""))
+    return ""
 
 
 def sample_once(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent) -> None:
@@ -188,19 +207,28 @@ def _unproven(call: registry.AttentionCall) -> str | None:
     return None if call.low_precision else "does not say whether it is exact, and the call asks for an exact kernel"
 
 
-def serve_blocks() -> None:
-    """Let the page ask what blocks the model file of a loader has: `/patchbay/blocks?input=unet_name&file=NAME`."""
+def serve_page() -> None:
+    """Let the page ask for what it shows without a run.
+
+    `/patchbay/blocks?input=unet_name&file=NAME`: the blocks of a loader's model file;
+    `/patchbay/attention?workflow=ID`: the last maps of a workflow's captures.
+    """
     from aiohttp import web
     from server import PromptServer
 
-    async def answer(request: web.Request) -> web.Response:
+    async def blocks(request: web.Request) -> web.Response:
         path = _file_of(request.query.get("input", ""), request.query.get("file", ""))
         if path is None:
             return web.json_response({"error": "no loader of this ComfyUI has this file"}, status=404)
         found = await asyncio.to_thread(_blocks, path, path.stat().st_mtime_ns)
         return web.json_response(found, status=200 if "blocks" in found else 422)
 
-    PromptServer.instance.routes.get("/patchbay/blocks")(answer)
+    async def attention(request: web.Request) -> web.Response:
+        asked = request.query.get("workflow", "")
+        return web.json_response([kept for (workflow, _), kept in [*_shown.items()] if asked and workflow == asked])
+
+    PromptServer.instance.routes.get("/patchbay/blocks")(blocks)
+    PromptServer.instance.routes.get("/patchbay/attention")(attention)
 
 
 def _file_of(widget: str, name: str) -> Path | None:

@@ -91,7 +91,7 @@ def register_host_backends() -> None:
     """Do nothing: the library registers its own."""
 
 
-def serve_blocks() -> None:
+def serve_page() -> None:
     """Do nothing: there is no page."""
 
 

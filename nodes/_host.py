@@ -30,7 +30,7 @@ progress = found.progress
 refusal = found.refusal
 register_host_backends = found.register_host_backends
 sample_once = found.sample_once
-serve_blocks = found.serve_blocks
+serve_page = found.serve_page
 
 
 def user_file(name: str) -> Path:

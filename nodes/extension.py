@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ldm_patched.patches.reading.declared import declared
-from ._host import ComfyExtension, io, register_host_backends, serve_blocks
+from ._host import ComfyExtension, io, register_host_backends, serve_page
 from .block_map import BlockMap
 from .capture import CaptureAttention
 from .captured import AttentionMaps, SaveAttentionMaps
@@ -39,7 +39,7 @@ class PatchbayExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Offer the host's attention functions to the backend rules, and the page the blocks of model files."""
         register_host_backends()
-        serve_blocks()
+        serve_page()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes."""

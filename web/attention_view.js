@@ -1,5 +1,12 @@
 // Which word drew what: point at a word to see its map, at the picture to rank the words; a click there asks for a point.
+import { contour } from './contour.js'
 import { bytes, colour, ranked } from './heatmap.js'
+
+/**
+ * @typedef {import('./points.js').Place} Place
+ * @typedef {{ points: () => Place[], ask: (at: Place, near: (point: Place) => boolean) => string, opacity: () => number, threshold: () => number }} Host
+ *   the points that are asked for; `ask` adds one or takes it back and says what it did; how the map lies on the picture, and the level of the line in it
+ */
 
 const BOX = {
   boxSizing: 'border-box',
@@ -27,20 +34,24 @@ const CHIP = {
   borderRadius: '8px',
   cursor: 'pointer'
 }
+const LINES = { height: '3em', flex: 'none', overflow: 'auto' } // of text: the picture does not move while one is pointed at
 const STEP = 0.02 // of the picture, for a key
 const SIDE = 512 // of the canvas
+const RING = 8 // pixels of the canvas, of a marker
+const HIT = 12 // as far from its middle a click means it
 
 export class AttentionView {
   /**
    * @param {string} waiting what to say before there is a map
-   * @param {(x: number, y: number) => void} ask is called with a point of the picture
+   * @param {Host} host
    */
-  constructor(waiting, ask) {
-    this.ask = ask
+  constructor(waiting, host) {
+    this.host = host
     /** @type {import('./heatmap.js').Maps | null} */
     this.maps = null
     this.label = 0
     this.picture = 0
+    /** @type {Place} */
     this.place = [0.5, 0.5]
     /** @type {HTMLImageElement[]} */
     this.images = []
@@ -51,20 +62,28 @@ export class AttentionView {
     this.chips.setAttribute('aria-label', 'Words and points')
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
-    this.canvas.setAttribute('role', 'img')
+    this.canvas.setAttribute('role', 'application')
+    this.canvas.setAttribute('aria-roledescription', 'heatmap')
+    this.canvas.setAttribute('aria-description', 'Arrow keys move a place and rank the words there; Enter asks for a point or takes it back.')
     this.canvas.width = this.canvas.height = 0
     Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'crosshair' })
+    this.pointed = document.createElement('div') // no live region: it changes with the mouse
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     this.status.textContent = waiting
-    this.element.append(this.chips, this.canvas, this.status)
+    const lines = document.createElement('div')
+    Object.assign(lines.style, LINES)
+    lines.append(this.status, this.pointed)
+    this.element.append(this.chips, this.canvas, lines)
     this.listen()
   }
 
   listen() {
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
-    this.canvas.addEventListener('pointermove', (event) => this.point(...this.where(event)))
-    this.canvas.addEventListener('click', (event) => this.maps && this.ask(...this.where(event)))
+    this.canvas.addEventListener('pointermove', (event) => (this.pointed.textContent = this.told(this.where(event))))
+    this.canvas.addEventListener('pointerleave', () => (this.pointed.textContent = ''))
+    this.canvas.addEventListener('click', (event) => this.maps && this.ask(this.where(event)))
+    for (const name of ['focus', 'blur']) this.canvas.addEventListener(name, () => this.draw())
     this.canvas.addEventListener('keydown', (event) => this.press(event))
   }
 
@@ -119,7 +138,7 @@ export class AttentionView {
 
   /**
    * @param {MouseEvent} event
-   * @returns {[number, number]}
+   * @returns {Place}
    */
   where(event) {
     const box = this.canvas.getBoundingClientRect()
@@ -131,24 +150,40 @@ export class AttentionView {
   }
 
   /**
-   * @param {number} x
-   * @param {number} y
+   * @param {Place} at
+   * @returns {string} the words ranked by the attention of a place
    */
-  point(x, y) {
-    if (!this.maps) return
-    this.place = [x, y]
+  told([x, y]) {
+    if (!this.maps) return ''
     const values = ranked(this.maps, this.picture, x, y).map(({ label, value }) => `${label} ${(100 * value).toPrecision(3)} %`)
-    this.status.textContent = `at ${x.toFixed(2)} ${y.toFixed(2)}: ${values.join(', ')}`
+    return `at ${x.toFixed(2)} ${y.toFixed(2)}: ${values.join(', ')}`
+  }
+
+  /** @param {Place} at */
+  ask(at) {
+    this.place = at
+    this.status.textContent = this.host.ask(at, (point) => this.apart(point, at) <= HIT)
+    this.draw()
+  }
+
+  /**
+   * @param {Place} one
+   * @param {Place} other
+   * @returns {number} pixels of the canvas
+   */
+  apart(one, other) {
+    return Math.hypot((one[0] - other[0]) * this.canvas.width, (one[1] - other[1]) * this.canvas.height)
   }
 
   /** @param {KeyboardEvent} event */
   press(event) {
     const moves = /** @type {Record<string, number[]>} */ ({ ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] })
     const [x, y] = this.place
-    if (event.key === 'Enter' && this.maps) this.ask(x, y)
+    if (event.key === 'Enter' && this.maps) this.ask(this.place)
     else if (event.key in moves) {
       const [right, down] = moves[event.key]
-      this.point(Math.min(1, Math.max(0, x + STEP * right)), Math.min(1, Math.max(0, y + STEP * down)))
+      this.place = [Math.min(1, Math.max(0, x + STEP * right)), Math.min(1, Math.max(0, y + STEP * down))]
+      this.status.textContent = this.told(this.place)
       this.draw()
     } else return
     event.preventDefault()
@@ -162,11 +197,13 @@ export class AttentionView {
     const image = this.images[this.picture]
     pen.clearRect(0, 0, width, height)
     if (image?.complete && image.naturalWidth) pen.drawImage(image, 0, 0, width, height)
-    pen.globalAlpha = image ? 0.7 : 1
+    pen.globalAlpha = image ? this.host.opacity() : 1
     pen.drawImage(this.painted(), 0, 0, width, height)
     pen.globalAlpha = 1
-    this.mark(pen)
-    this.canvas.setAttribute('aria-label', `Attention to ${this.maps.labels[this.label]}`)
+    this.outline(pen, this.maps)
+    this.mark(pen, this.maps)
+    const count = this.host.points().length
+    this.canvas.setAttribute('aria-label', `Attention to ${this.maps.labels[this.label]}${count ? `, ${count} points asked for` : ''}`)
     for (const button of this.chips.querySelectorAll('button')) {
       const current = button.dataset.label === String(this.label)
       button.setAttribute('aria-pressed', String(current))
@@ -184,18 +221,52 @@ export class AttentionView {
     return small
   }
 
-  /** @param {CanvasRenderingContext2D} pen */
-  mark(pen) {
-    const { labels, words } = /** @type {import('./heatmap.js').Maps} */ (this.maps)
-    const own = this.label >= words ? labels[this.label].split(' ').map(Number) : null
-    const places = [...(own ? [own] : []), ...(document.activeElement === this.canvas ? [this.place] : [])]
-    for (const [x, y] of places) {
-      for (const [style, line] of /** @type {[string, number][]} */ ([['#000', 5], ['#fff', 2]])) {
-        Object.assign(pen, { strokeStyle: style, lineWidth: line })
-        pen.beginPath()
-        pen.arc(x * this.canvas.width, y * this.canvas.height, 8, 0, 2 * Math.PI)
-        pen.stroke()
-      }
+  /**
+   * The line around what is at the threshold or above it: the mask.
+   * @param {CanvasRenderingContext2D} pen
+   * @param {import('./heatmap.js').Maps} maps
+   */
+  outline(pen, maps) {
+    const level = 255 * this.host.threshold()
+    if (!level) return
+    const { width, height } = this.canvas
+    const path = new Path2D()
+    for (const [x, y, x2, y2] of contour(bytes(maps, this.label, this.picture), maps.width, maps.height, level)) {
+      path.moveTo(x * width, y * height)
+      path.lineTo(x2 * width, y2 * height)
     }
+    for (const [strokeStyle, lineWidth] of [['#000', 4], ['#fff', 1.5]]) {
+      Object.assign(pen, { strokeStyle, lineWidth })
+      pen.stroke(path)
+    }
+  }
+
+  /**
+   * The points that are asked for, dashed where the next run will answer; the one whose map is shown; the place of the keys.
+   * @param {CanvasRenderingContext2D} pen
+   * @param {import('./heatmap.js').Maps} maps
+   */
+  mark(pen, maps) {
+    const known = maps.labels.slice(maps.words).map((label) => /** @type {Place} */ (label.split(' ').map(Number)))
+    for (const point of this.host.points()) this.ring(pen, point, RING, known.some((one) => this.apart(one, point) < 1) ? [] : [4, 3])
+    if (this.label >= maps.words) this.ring(pen, known[this.label - maps.words], RING / 2)
+    if (document.activeElement === this.canvas) this.ring(pen, this.place, 1.5 * RING, [2, 2])
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} pen
+   * @param {Place} at
+   * @param {number} radius
+   * @param {number[]} dashes
+   */
+  ring(pen, [x, y], radius, dashes = []) {
+    pen.setLineDash(dashes)
+    for (const [strokeStyle, lineWidth] of [['#000', 5], ['#fff', 2]]) {
+      Object.assign(pen, { strokeStyle, lineWidth })
+      pen.beginPath()
+      pen.arc(x * this.canvas.width, y * this.canvas.height, radius, 0, 2 * Math.PI)
+      pen.stroke()
+    }
+    pen.setLineDash([])
   }
 }

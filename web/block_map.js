@@ -45,12 +45,13 @@ const TOOL = {
   borderRadius: '8px',
   cursor: 'pointer'
 }
+const EDGE = '1px solid color-mix(in srgb, currentColor 70%, transparent)' // seen on dark and light pages
 const MARKS = { true: '\u2713\u2009', mixed: '\u25d0\u2009', false: '' }
 
 export class BlockMapView {
   /**
    * @param {() => string} read gives the address
-   * @param {(text: string) => void} store keeps a new one
+   * @param {(text: string, goesOn?: boolean) => void} store keeps a new one, perhaps of a drag that goes on
    * @param {() => string} linked says where the address comes from by a link; empty where it is the node's own
    */
   constructor(read, store, linked = () => '') {
@@ -131,7 +132,7 @@ export class BlockMapView {
     button.title = block.depth ? `${block.name}: ${label}` : `${block.name}: no attention`
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
-    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.45' })
+    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.7' })
     button.addEventListener('pointerdown', (event) => this.begin(event, block.name))
     button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().whole.has(block.name)))
     return button
@@ -144,14 +145,20 @@ export class BlockMapView {
   begin(event, name) {
     if (event.button !== 0) return
     this.setting = !this.chosen().whole.has(name)
-    this.set(name, this.setting)
-    window.addEventListener('pointerup', () => (this.setting = null), { once: true })
+    this.set(name, this.setting, true)
+    const ended = new AbortController()
+    const end = () => {
+      ended.abort()
+      this.setting = null
+      if (!this.linked() && !this.empty) this.store(this.read())
+    }
+    for (const up of ['pointerup', 'pointercancel']) window.addEventListener(up, end, { signal: ended.signal })
   }
 
   /** @param {PointerEvent} event */
   drag(event) {
     const name = event.target instanceof HTMLElement ? event.target.dataset.block : undefined
-    if (name !== undefined && this.setting !== null && event.buttons & 1) this.set(name, this.setting)
+    if (name !== undefined && this.setting !== null && event.buttons & 1) this.set(name, this.setting, true)
   }
 
   /** @returns {{ whole: Set<string>, part: Set<string> }} */
@@ -168,19 +175,23 @@ export class BlockMapView {
   /**
    * @param {string} name
    * @param {boolean} wanted
+   * @param {boolean} goesOn whether it is part of a drag
    */
-  set(name, wanted) {
+  set(name, wanted, goesOn = false) {
     const block = this.model.blocks.find((one) => one.name === name)
     const { whole, part } = this.chosen()
     const already = wanted ? whole.has(name) : !whole.has(name) && !part.has(name)
     if (!block?.depth || this.linked() || already) return
-    this.keep(this.empty ? write(new Set([name]), this.model.blocks, this.read()) : changed(this.read(), block, wanted, this.model.blocks))
+    this.keep(this.empty ? write(new Set([name]), this.model.blocks, this.read()) : changed(this.read(), block, wanted, this.model.blocks), goesOn)
   }
 
-  /** @param {string} text an address; empty for no block */
-  keep(text) {
+  /**
+   * @param {string} text an address; empty for no block
+   * @param {boolean} goesOn
+   */
+  keep(text, goesOn = false) {
     if (this.linked()) return
-    if (text) this.store(text)
+    if (text) this.store(text, goesOn)
     this.empty = !text
     this.draw()
   }
@@ -201,7 +212,7 @@ export class BlockMapView {
       button.disabled ||= !attends
       button.setAttribute('aria-checked', taken)
       button.textContent = MARKS[taken] + button.dataset.label
-      button.style.border = taken === 'false' ? '1px solid var(--border-color, #555)' : '2px solid #4aa3ff'
+      button.style.border = taken === 'false' ? EDGE : '2px solid #4aa3ff'
       button.style.background = taken === 'true' ? 'rgb(74 163 255 / 30%)' : 'transparent'
     }
     this.status.replaceChildren(...this.said(linked))

@@ -8,12 +8,13 @@ const TEXT = { padding: '3px 6px', font: '12px monospace', color: 'var(--input-t
 export class BlockPicker {
   /**
    * @param {() => string} read gives the address
-   * @param {(text: string) => void} store keeps a new one
+   * @param {(text: string, goesOn?: boolean) => void} store keeps a new one, perhaps of a change that goes on
    * @param {() => string} linked says where the address comes from by a link
    */
   constructor(read, store, linked) {
-    const kept = (/** @type {string} */ text) => {
-      store(text)
+    this.read = read
+    const kept = (/** @type {string} */ text, goesOn = false) => {
+      store(text, goesOn)
       this.field.value = text
     }
     this.view = new BlockMapView(read, kept, linked)
@@ -40,12 +41,19 @@ export class BlockPicker {
     this.field.value = read()
     this.field.disabled = linked() !== ''
     this.field.addEventListener('input', () => {
-      store(this.field.value)
+      store(this.field.value, true)
       this.view.refresh()
     })
+    this.field.addEventListener('change', () => store(this.field.value))
     this.view.plane.textContent = ''
     this.view.refresh()
     this.elements = [this.select, this.note, this.field, this.view.element]
+  }
+
+  /** Show what the address says now. */
+  refresh() {
+    this.field.value = this.read()
+    this.view.refresh()
   }
 
   /**

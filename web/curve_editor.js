@@ -9,7 +9,7 @@ const MOVES = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [-KE
 export class CurveEditor {
   /**
    * @param {() => string} text gives the curve
-   * @param {(text: string) => void} store keeps a new one
+   * @param {(text: string, goesOn?: boolean) => void} store keeps a new one, perhaps of a drag that goes on
    */
   constructor(text, store) {
     this.text = text
@@ -37,9 +37,12 @@ export class CurveEditor {
     return button
   }
 
-  /** @param {string} text */
-  keep(text) {
-    this.store(text)
+  /**
+   * @param {string} text
+   * @param {boolean} goesOn
+   */
+  keep(text, goesOn = false) {
+    this.store(text, goesOn)
     this.refresh()
   }
 
@@ -82,6 +85,7 @@ export class CurveEditor {
     for (const [name, value] of Object.entries(said)) circle.setAttribute(`aria-${name}`, String(value))
     circle.style.cursor = 'move'
     circle.addEventListener('keydown', (event) => this.press(/** @type {KeyboardEvent} */ (event), index))
+    circle.addEventListener('keyup', (event) => /** @type {KeyboardEvent} */ (event).key in MOVES && this.store(this.text())) // a key held down is one step
     return circle
   }
 
@@ -91,10 +95,15 @@ export class CurveEditor {
     const start = this.where(event)
     const all = given === undefined ? added(this.points(), start) : this.points()
     const index = given === undefined ? all.findIndex(([x]) => Math.abs(x - start[0]) < 0.01) : Number(given)
-    const drag = (/** @type {PointerEvent} */ next) => this.keep(write(moved(this.points(), index, this.where(next))))
-    if (given === undefined) this.keep(write(all))
-    window.addEventListener('pointermove', drag)
-    window.addEventListener('pointerup', () => window.removeEventListener('pointermove', drag), { once: true })
+    const drag = (/** @type {PointerEvent} */ next) => this.keep(write(moved(this.points(), index, this.where(next))), true)
+    if (given === undefined) this.keep(write(all), true)
+    const ended = new AbortController()
+    const end = () => {
+      ended.abort()
+      this.store(this.text())
+    }
+    window.addEventListener('pointermove', drag, { signal: ended.signal })
+    for (const up of ['pointerup', 'pointercancel']) window.addEventListener(up, end, { signal: ended.signal })
   }
 
   /**
@@ -104,7 +113,7 @@ export class CurveEditor {
   press(event, index) {
     const all = this.points()
     const move = MOVES[event.key]
-    if (move) this.keep(write(moved(all, index, [all[index][0] + move[0], all[index][1] + move[1]])))
+    if (move) this.keep(write(moved(all, index, [all[index][0] + move[0], all[index][1] + move[1]])), true)
     else if (['Delete', 'Backspace'].includes(event.key) && all.length > 1) this.keep(write(all.filter((_, i) => i !== index)))
     else return
     event.preventDefault()

@@ -49,14 +49,3 @@ export function ranked(maps, picture, x, y) {
   const rank = (/** @type {typeof values} */ some) => some.sort((a, b) => b.value - a.value)
   return [...rank(values.slice(0, maps.words)), ...rank(values.slice(maps.words))]
 }
-
-/**
- * Add a point to the text of the points.
- * @param {string} text
- * @param {number} x
- * @param {number} y
- */
-export function withPoint(text, x, y) {
-  const written = [x, y].map((value) => String(Math.round(value * 1000) / 1000)).join(' ')
-  return [text.trim().replace(/[,;]$/, ''), written].filter(Boolean).join(', ')
-}

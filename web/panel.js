@@ -1,4 +1,5 @@
 // A small window over the page for one widget of a node: Escape or a click beside it closes it.
+// It is no <dialog>: while one is open, the page undoes nothing.
 
 const LOOK = {
   position: 'fixed',
@@ -22,12 +23,13 @@ const LOOK = {
  * @param {HTMLElement[]} content
  * @param {number} x where on the screen
  * @param {number} y
- * @returns {HTMLDialogElement}
+ * @returns {{ element: HTMLElement, shut: () => void }}
  */
 export function open(title, content, x, y) {
-  for (const other of document.querySelectorAll('dialog')) if (other.dataset.patchbay) other.dispatchEvent(new Event('patchbay-shut'))
-  const panel = document.createElement('dialog')
+  for (const other of document.querySelectorAll('[data-patchbay]')) other.dispatchEvent(new Event('patchbay-shut'))
+  const panel = document.createElement('div')
   panel.dataset.patchbay = title
+  panel.setAttribute('role', 'dialog')
   panel.setAttribute('aria-label', title)
   Object.assign(panel.style, LOOK)
   const head = document.createElement('strong')
@@ -50,10 +52,9 @@ export function open(title, content, x, y) {
     if (!(event.target instanceof Node && panel.contains(event.target))) shut()
   }
   setTimeout(() => window.addEventListener('pointerdown', aside, { capture: true, signal: done.signal }))
-  panel.show()
   panel.style.left = `${Math.max(8, Math.min(x, window.innerWidth - panel.offsetWidth - 8))}px`
   panel.style.top = `${Math.max(8, Math.min(y, window.innerHeight - panel.offsetHeight - 8))}px`
   const first = panel.querySelector('button:not([disabled]), select, [tabindex]')
   if (first instanceof HTMLElement) first.focus()
-  return panel
+  return { element: panel, shut }
 }

@@ -172,7 +172,7 @@ def look(page: Page, example: Path) -> dict[str, Any]:
         page.locator(f"[data-label='{number}']").last.focus()
         page.evaluate(FRAMES, 5)
         seen[word] = page.evaluate(VIEW, "PatchbayAttentionMaps")
-    canvas = page.locator("canvas[role=img]").last
+    canvas = page.locator("canvas[aria-roledescription=heatmap]").last
     canvas.focus()
     page.keyboard.press("ArrowRight")
     shot(page, "maps")
@@ -188,11 +188,11 @@ def look(page: Page, example: Path) -> dict[str, Any]:
     page.keyboard.press("Escape")
     page.evaluate(COMMAND, "Patchbay.ChooseBlocks")
     page.get_by_label("Model", exact=True).select_option("SD1.5")
-    page.locator("dialog [data-block='middle']").click()
-    page.locator("dialog [data-block='output:3']").click()
+    page.locator("[data-patchbay] [data-block='middle']").click()
+    page.locator("[data-patchbay] [data-block='output:3']").click()
     seen["blocks"] = page.evaluate(WIDGETS)["blocks"]
     page.keyboard.press("Escape")
-    seen["panels"] = page.locator("dialog[data-patchbay]").count()
+    seen["panels"] = page.locator("[data-patchbay]").count()
     saved = page.evaluate("() => app.rootGraph.serialize()")
     page.evaluate(LOAD, saved)
     page.evaluate(FRAMES, 10)

@@ -33,7 +33,7 @@ BLOCKS = """() => { const { widgets } = app.graph.nodes.find((node) => node.type
   const blocks = widgets.find((widget) => widget.name === 'blocks')
   return [blocks.value, blocks.label ?? blocks.name, blocks.tooltip ?? ''] }"""
 PANEL = """() => {
-  const panel = document.querySelector('dialog')
+  const panel = document.querySelector('[data-patchbay]')
   const cells = [...panel.querySelectorAll('[data-block]')]
   const chosen = cells.filter((one) => one.getAttribute('aria-checked') !== 'false')
   return {
@@ -77,7 +77,7 @@ def close(page: Page) -> None:
 def pick(page: Page) -> dict[str, Any]:
     """Use the picker of the capture: blocks, buttons, the text; return what it shows after each."""
     seen = {"opened": panel_of(page, "PatchbayCaptureAttention")}
-    inside = page.locator("dialog")
+    inside = page.locator("[data-patchbay]")
     inside.locator("[data-block='double:1']").click()
     seen["off"] = page.evaluate(PANEL)
     for name in ("none", "invert", "all"):

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, colour, ranked, withPoint } from '../../web/heatmap.js'
+import { bytes, colour, ranked } from '../../web/heatmap.js'
 
 // Two words and a point, two pictures of 2x3.
 const values = [...Array(36).keys()].map((i) => (i * 7) % 256)
@@ -32,9 +32,4 @@ test('colours go from dark blue to yellow and get lighter', () => {
   const light = [...Array(256).keys()].map((i) => { const [r, g, b] = colour(i); return 0.2126 * r + 0.7152 * g + 0.0722 * b })
   for (let i = 1; i < 256; i++) assert.ok(light[i] > light[i - 1] - 0.6)
   assert.ok(light[255] > light[128] && light[128] > light[0])
-})
-
-test('a point is added to the text', () => {
-  assert.equal(withPoint('', 0.5, 0.25), '0.5 0.25')
-  assert.equal(withPoint('0.1 0.2, ', 1 / 3, 1), '0.1 0.2, 0.333 1')
 })

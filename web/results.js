@@ -1,0 +1,96 @@
+// What runs gave, in the nodes and in the tab: of the run that ended, and of the last one when a workflow is opened again.
+import { app } from '../../scripts/app.js'
+import { placed } from './graph.js'
+import { InspectorTab } from './inspector_tab.js'
+
+const RUNS = 32 // of the history, to look for the last one of the workflow
+
+export const views = new WeakMap() // of nodes that show maps, by node
+export const texts = new WeakMap()
+const tables = new WeakMap()
+let map
+/** The blocks that the last Block Map showed. */
+export const lastMap = () => map
+
+export function show(node, output) {
+  if (output?.map) {
+    map = { blocks: output.map, kinds: output.kinds ?? [] }
+    views.get(node)?.show(map, output.chosen)
+  }
+  if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, output.table)
+  if (output?.attention) views.get(node)?.show(output.attention[0])
+  texts.get(node)?.show(output)
+}
+
+const our = () => [...placed()].filter(([, node]) => String(node.comfyClass).startsWith('Patchbay'))
+
+// The page keeps outputs by node id, and in a subgraph by `subgraph:node`.
+const kept = (node, outputs) => outputs[node.graph === app.rootGraph ? node.id : `${node.graph.id}:${node.id}`]
+
+export function showAll(outputs) {
+  for (const [, node] of our()) show(node, kept(node, outputs))
+  showTab()
+}
+
+/** Show what the last run of the workflow gave, as after the page was loaded anew or another workflow was opened. */
+export async function restore() {
+  showAll(app.nodeOutputs ?? {})
+  const { id } = app.rootGraph
+  if (!our().length) return
+  const [runs, steps] = await Promise.all([
+    ask(`/history?max_items=${RUNS}`, {}),
+    ask(`/patchbay/attention?${new URLSearchParams({ workflow: id })}`, [])
+  ])
+  if (id !== app.rootGraph.id) return // another workflow was opened meanwhile
+  const last = Object.values(runs).reverse().find(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
+  for (const [path, node] of our()) if (!kept(node, app.nodeOutputs ?? {})) show(node, last?.outputs[path])
+  for (const detail of steps) showStep({ detail })
+  showTab()
+}
+
+const ask = (path, otherwise) =>
+  app.api
+    .fetchApi(path)
+    .then((answer) => (answer.ok ? answer.json() : otherwise))
+    .catch(() => otherwise)
+
+/** While sampling: the maps of one step, for the capture that gathers them. */
+export function showStep({ detail }) {
+  if (detail.workflow && detail.workflow !== app.rootGraph.id) return
+  const capture = our().find(([path]) => path === String(detail.node))
+  if (capture) views.get(capture[1])?.show(detail)
+}
+
+// The tab
+
+const tab = new InspectorTab(addInspector, jump)
+
+export function showTab() {
+  const found = our().filter(([, node]) => tables.has(node))
+  tab.show(found.map(([id, node]) => ({ name: `${node.title} ${id}`, node, rows: tables.get(node), from: () => null })))
+}
+
+function addInspector() {
+  const node = window.LiteGraph.createNode('PatchbayPatchInspector')
+  node.pos = [...app.canvas.graph_mouse]
+  app.canvas.graph.add(node)
+}
+
+function jump(node) {
+  if (app.canvas.graph !== node.graph) app.canvas.setGraph(node.graph)
+  app.canvas.deselectAll()
+  app.canvas.select(node)
+  app.canvas.centerOnNode(node)
+}
+
+export const sidebar = {
+  id: 'patchbay-inspector',
+  icon: 'pi pi-list-check',
+  title: 'Patches',
+  tooltip: 'Patches of the models',
+  type: 'custom',
+  render: (element) => {
+    showTab()
+    element.replaceChildren(tab.element)
+  }
+}
