@@ -211,7 +211,7 @@ def serve_page() -> None:
     """Let the page ask for what it shows without a run.
 
     `/patchbay/blocks?input=unet_name&file=NAME`: the blocks of a loader's model file;
-    `/patchbay/attention?workflow=ID`: the last maps of a workflow's captures.
+    `/patchbay/attention?workflow=ID`: the last maps of a workflow's captures; `?node=ID`: of a node in any workflow.
     """
     from aiohttp import web
     from server import PromptServer
@@ -224,8 +224,9 @@ def serve_page() -> None:
         return web.json_response(found, status=200 if "blocks" in found else 422)
 
     async def attention(request: web.Request) -> web.Response:
-        asked = request.query.get("workflow", "")
-        return web.json_response([kept for (workflow, _), kept in [*_shown.items()] if asked and workflow == asked])
+        workflow, node = request.query.get("workflow"), request.query.get("node")
+        kept = [message for at, message in [*_shown.items()] if workflow == at[0] or node == at[1]]
+        return web.json_response(kept if workflow else kept[-1:])
 
     PromptServer.instance.routes.get("/patchbay/blocks")(blocks)
     PromptServer.instance.routes.get("/patchbay/attention")(attention)

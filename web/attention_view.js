@@ -102,8 +102,27 @@ export class AttentionView {
     this.canvas.width = Math.round(maps.width * scale)
     this.canvas.height = Math.round(maps.height * scale)
     this.chips.replaceChildren(...maps.labels.map((_, index) => this.chip(index)), ...this.pictures())
-    this.status.textContent = maps.step ? `step ${maps.step}` : 'Point at a word, or at the picture.'
+    this.status.textContent = maps.step ? `step ${maps.step}` : this.waiting(maps)
     this.draw()
+  }
+
+  /**
+   * @param {import('./heatmap.js').Maps} maps
+   * @returns {string} what to do, and how many points have no map yet
+   */
+  waiting(maps) {
+    const open = this.host.points().filter((point) => !this.known(maps, point)).length
+    const asked = open ? ` ${open} ${open === 1 ? 'point is' : 'points are'} asked for on the next run.` : ''
+    return `Point at a word, or at the picture; a click there asks for a point.${asked}`
+  }
+
+  /**
+   * @param {import('./heatmap.js').Maps} maps
+   * @param {Place} point
+   * @returns {boolean} whether the run has answered for a point
+   */
+  known(maps, point) {
+    return maps.labels.slice(maps.words).some((label) => this.apart(placeOf(label), point) < 1)
   }
 
   /** @param {number} index */
@@ -247,9 +266,8 @@ export class AttentionView {
    * @param {import('./heatmap.js').Maps} maps
    */
   mark(pen, maps) {
-    const known = maps.labels.slice(maps.words).map((label) => /** @type {Place} */ (label.split(' ').map(Number)))
-    for (const point of this.host.points()) this.ring(pen, point, RING, known.some((one) => this.apart(one, point) < 1) ? [] : [4, 3])
-    if (this.label >= maps.words) this.ring(pen, known[this.label - maps.words], RING / 2)
+    for (const point of this.host.points()) this.ring(pen, point, RING, this.known(maps, point) ? [] : [4, 3])
+    if (this.label >= maps.words) this.ring(pen, placeOf(maps.labels[this.label]), RING / 2)
     if (document.activeElement === this.canvas) this.ring(pen, this.place, 1.5 * RING, [2, 2])
   }
 
@@ -269,4 +287,12 @@ export class AttentionView {
     }
     pen.setLineDash([])
   }
+}
+
+/**
+ * @param {string} label of a point
+ * @returns {Place}
+ */
+function placeOf(label) {
+  return /** @type {Place} */ (label.split(' ').map(Number))
 }

@@ -15,10 +15,11 @@ const [MIDDLE, MIDDLE_HELD] = [1, 4]
  * @param {() => boolean} forwarded whether the page itself hands a wheel on to the canvas, as in Nodes 2.0
  */
 export function share(element, canvas, gestures, forwarded) {
-  element.dataset.captureWheel = 'true' // Nodes 2.0 scrolls what has the focus
   element.addEventListener('wheel', (event) => {
+    const stays = scrolls(event, element, gestures())
+    element.dataset.captureWheel = String(stays) // for Nodes 2.0, which scrolls what has the focus
     if (forwarded()) return
-    if (scrolls(event, element, gestures())) return event.stopPropagation()
+    if (stays) return event.stopPropagation()
     event.preventDefault()
     event.stopPropagation()
     canvas().processMouseWheel(event)

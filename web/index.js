@@ -8,7 +8,7 @@ import { fault } from './faults.js'
 import { after, graphs, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
-import { restore, show, showAll, showStep, showTab, sidebar, texts, views } from './results.js'
+import { restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { TextView } from './text_view.js'
 
@@ -35,6 +35,7 @@ const setting = (id) => app.extensionManager.setting.get(id)
 
 function addView(node, name, view, height, hideOnZoom = true) {
   const options = { serialize: false, hideOnZoom, hideInPanel: true, getValue: () => '', setValue: () => {}, getMinHeight: () => height }
+  view.element.dataset.patchbayView = name
   node.addDOMWidget(name, name, view.element, options).serialize = false
   share(view.element, () => app.canvas, () => setting('LiteGraph.Pointer.TrackpadGestures'), () => setting('Comfy.VueNodes.Enabled'))
 }
@@ -162,6 +163,7 @@ app.registerExtension({
 
   setup() {
     app.api.addEventListener('patchbay.attention', showStep)
+    app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.extensionManager.registerSidebarTab(sidebar)
   },

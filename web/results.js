@@ -35,17 +35,27 @@ export function showAll(outputs) {
 /** Show what the last run of the workflow gave, as after the page was loaded anew or another workflow was opened. */
 export async function restore() {
   showAll(app.nodeOutputs ?? {})
+  remount()
   const { id } = app.rootGraph
   if (!our().length) return
-  const [runs, steps] = await Promise.all([
-    ask(`/history?max_items=${RUNS}`, {}),
-    ask(`/patchbay/attention?${new URLSearchParams({ workflow: id })}`, [])
-  ])
+  const runs = Object.values(await ask(`/history?max_items=${RUNS}`, {}))
   if (id !== app.rootGraph.id) return // another workflow was opened meanwhile
-  const last = Object.values(runs).reverse().find(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
+  const last = runs.reverse().find(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
   for (const [path, node] of our()) if (!kept(node, app.nodeOutputs ?? {})) show(node, last?.outputs[path])
-  for (const detail of steps) showStep({ detail })
+  const cached = last?.status?.messages?.find(([name]) => name === 'execution_cached')
+  await restoreSteps({ workflow: id })
+  if (cached) await showCached({ detail: cached[1] })
   showTab()
+}
+
+/** A run whose sampling was cached shows the maps of the run that it came from. */
+export async function showCached({ detail }) {
+  const captures = our().filter(([path, node]) => node.comfyClass === 'PatchbayCaptureAttention' && detail.nodes.includes(path))
+  for (const [path, node] of captures) if (!views.get(node)?.maps) await restoreSteps({ node: path })
+}
+
+async function restoreSteps(of) {
+  for (const detail of await ask(`/patchbay/attention?${new URLSearchParams(of)}`, [])) showStep({ detail: { ...detail, workflow: of.workflow } })
 }
 
 const ask = (path, otherwise) =>
@@ -53,6 +63,17 @@ const ask = (path, otherwise) =>
     .fetchApi(path)
     .then((answer) => (answer.ok ? answer.json() : otherwise))
     .catch(() => otherwise)
+
+// Nodes 2.0 keeps the display of a node that was there before the graph was loaded anew, as by undo.
+function remount() {
+  for (const [, node] of our()) {
+    for (const widget of node.widgets?.filter((one) => one.element?.dataset.patchbayView) ?? []) {
+      const { element } = widget
+      const old = document.querySelector(`[data-node-id="${node.id}"] [data-patchbay-view="${element.dataset.patchbayView}"]`)
+      if (old && old !== element && node.graph === app.canvas.graph) old.replaceWith(element)
+    }
+  }
+}
 
 /** While sampling: the maps of one step, for the capture that gathers them. */
 export function showStep({ detail }) {
