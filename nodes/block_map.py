@@ -27,7 +27,7 @@ class BlockMap(io.ComfyNode):
             category=CATEGORY,
             description="The blocks of the model drawn in the shape of the model, with heads and token sizes. Click or "
             "drag to choose some; the address goes to every node that is linked to it.",
-            search_aliases=["block picker", "layer map", "which block", "unet blocks", "dit layers"],
+            search_aliases=["block picker", "layer map", "which block", "unet blocks", "dit layers", "mbw"],
             inputs=[
                 io.Model.Input("model", tooltip="The model whose blocks to show."),
                 shown(Placing().widgets()[0]),

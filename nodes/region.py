@@ -23,7 +23,7 @@ class PromptRegion(io.ComfyNode):
             display_name="Prompt Region",
             category=CATEGORY,
             description="A prompt and the mask of where it holds, for Regional Prompt. Chain as many as you like.",
-            search_aliases=["attention couple", "regional prompt", "area prompt", "latent couple"],
+            search_aliases=["attention couple", "regional prompt", "area prompt", "latent couple", "draw region"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt of this region: one prompt, its tokens."),
                 io.Mask.Input("mask", tooltip="Where the prompt holds, of any size; one, or one for each picture."),

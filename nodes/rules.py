@@ -21,7 +21,14 @@ class BackendRules(io.ComfyNode):
             category=CATEGORY,
             description="Choose the attention function by an ordered list of rules, the first match first. A call that "
             "no rule takes goes on to the rules of nodes before this one, then to the host's own function.",
-            search_aliases=["sage attention", "attention rules", "attention selector", "optimized attention"],
+            search_aliases=[
+                "sage attention",
+                "attention rules",
+                "attention selector",
+                "optimized attention",
+                "sage",
+                "speed",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to change; the input itself stays as it is."),
                 io.String.Input(

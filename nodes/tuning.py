@@ -30,7 +30,14 @@ class TuneAttention(io.ComfyNode):
             category=CATEGORY,
             description="Run one step, time every attention function of this machine on the calls that the model "
             "makes, and put rules for the fastest ones on it. What was measured is kept: the second time is instant.",
-            search_aliases=["attention benchmark", "fastest attention", "autotune", "sage attention speed"],
+            search_aliases=[
+                "attention benchmark",
+                "fastest attention",
+                "autotune",
+                "sage attention speed",
+                "speed",
+                "sage",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to tune; the input itself stays as it is."),
                 io.Conditioning.Input("positive", tooltip="The positive prompt of the sampler."),

@@ -33,8 +33,8 @@ function watch(node, name, View) {
 
 const setting = (id) => app.extensionManager.setting.get(id)
 
-function addView(node, name, view, height, hideOnZoom = true) {
-  const options = { serialize: false, hideOnZoom, hideInPanel: true, getValue: () => '', setValue: () => {}, getMinHeight: () => height }
+function addView(node, name, view, height) {
+  const options = { serialize: false, hideOnZoom: true, hideInPanel: true, getValue: () => '', setValue: () => {}, getMinHeight: () => height }
   view.element.dataset.patchbayView = name
   node.addDOMWidget(name, name, view.element, options).serialize = false
   share(view.element, () => app.canvas, () => setting('LiteGraph.Pointer.TrackpadGestures'), () => setting('Comfy.VueNodes.Enabled'))

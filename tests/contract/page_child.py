@@ -269,7 +269,7 @@ def visit(page: Page, examples: list[Path]) -> dict[str, Any]:
     (rules_example,) = [path for path in examples if path.stem == "backend_rules"]
     seen["report"] = page.evaluate(REPORT)
     shot(page, "report")
-    (maps_example,) = [path for path in examples if path.stem == "attention_maps"]
+    (maps_example,) = [path for path in examples if path.stem == "attention_maps_heatmap"]
     (inspector_example,) = [path for path in examples if path.stem == "patch_inspector"]
     seen |= {"map": choose(page, map_example), "rules": edit(page, rules_example)}
     seen |= {"maps": look(page, maps_example), "inspector": inspect(page, inspector_example)}

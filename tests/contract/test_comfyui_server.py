@@ -100,7 +100,7 @@ def test_self_attention_guidance_is_that_of_comfyui(server: Server, tmp_path: Pa
         ("PatchbaySelfAttentionGuidance", settings | {"threshold": 1.0}),
         ("SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 1.3}),
     ):
-        workflow = example("self_attention_guidance", KSampler__cfg=3.0)
+        workflow = example("self_attention_guidance_sag_swg", KSampler__cfg=3.0)
         node = workflow["5"]
         node["inputs"] = (node["inputs"] if name == node["class_type"] else {"model": node["inputs"]["model"]}) | inputs
         node["class_type"] = name

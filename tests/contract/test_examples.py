@@ -100,7 +100,7 @@ def test_it_runs_in_the_embedded_host(path: Path, tmp_path: Path) -> None:
     (latent,) = [node for node in workflow.values() if node["class_type"] == "EmptyLatentImage"]
     run = Executor(NODES, Session(Folders(output=tmp_path))).run(workflow)
     assert len(run.ran) == len(workflow)
-    pictures = 4 if path.stem == "attention_maps" else latent["inputs"]["batch_size"]  # 3 maps and a sheet
+    pictures = 4 if path.stem == "attention_maps_heatmap" else latent["inputs"]["batch_size"]  # 3 maps and a sheet
     assert len(list(tmp_path.rglob("*.png"))) == pictures
 
 

@@ -24,7 +24,7 @@ from .free_u import blended, check_factors
     title="Block Scale",
     text="Multiply what whole blocks hand on. UNet: the backbone and the skip connection of output blocks, the output "
     "of input blocks and of the middle. Transformers: what a block adds to its input.",
-    aliases=("skip connection scale", "backbone multiply", "unet block weight"),
+    aliases=("skip connection scale", "backbone multiply", "unet block weight", "mbw", "block weight"),
     gives="with this scale on top",
 )
 class BlockScale(Method):

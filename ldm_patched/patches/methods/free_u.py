@@ -35,7 +35,7 @@ def check_factors(**factors: float) -> None:
 
 @method(
     node="PatchbayFreeU",
-    title="FreeU",
+    title="FreeU by Block",
     text="Strengthen the backbone of the UNet and weaken the low frequencies of its skip connections: cleaner shapes "
     "at no cost, over a part of the run and in the blocks you name.",
     aliases=("FreeU_V2", "free lunch", "backbone scale", "skip scale"),

@@ -22,7 +22,7 @@ OUTSIDE_MIDDLE = "input, output"  # the middle has the fewest tokens
     title="Key/Value Downsampling",
     text="Let every token attend to a smaller picture in self-attention: faster for large pictures with less loss of "
     "detail than merging, as all queries stay.",
-    aliases=("ToDo", "token downsampling", "kv downsampling", "large pictures", "faster"),
+    aliases=("ToDo", "token downsampling", "kv downsampling", "large pictures", "faster", "speed", "low vram"),
     gives="with fewer keys and values",
 )
 class KeyValueDownsampling(Method):

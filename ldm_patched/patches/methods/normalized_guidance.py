@@ -21,10 +21,10 @@ from ..patcher import Patcher
 
 @method(
     node="PatchbayNormalizedGuidance",
-    title="Normalized Attention Guidance",
+    title="Normalized Attention Guidance (NAG)",
     text="A negative prompt that works inside cross-attention: at any cfg, also 1 and with distilled models, and "
     "without another model call.",
-    aliases=("NAG", "negative prompt cfg 1", "negative prompt turbo"),
+    aliases=("NAG", "negative prompt cfg 1", "negative prompt turbo", "lower cfg"),
     verb="guide",
     gives="with this guidance",
 )

@@ -16,10 +16,10 @@ AWAY = "How far the prediction is pushed away from the weakened one; 0 changes n
 
 @method(
     node="PatchbayPerturbedGuidance",
-    title="Perturbed Attention Guidance",
+    title="Perturbed Attention Guidance (PAG)",
     text="Guide away from the picture in which every token of some blocks attends to itself alone: clearer structure, "
     "with or without a negative prompt. One more model call in each step of the window.",
-    aliases=("PAG", "perturbed attention", "identity attention"),
+    aliases=("PAG", "perturbed attention", "identity attention", "lower cfg"),
     verb="guide",
     gives="with this guidance",
     saved_in=("Guidance", "weakening", "Perturbed"),

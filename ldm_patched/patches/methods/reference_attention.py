@@ -39,7 +39,7 @@ HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
     title="Reference Attention",
     text="Let self-attention also look at a reference picture, which brings its colours and look without any other "
     "model. One more model call beside each in the window, for the reference alone.",
-    aliases=("reference only", "reference_only", "reference controlnet"),
+    aliases=("reference only", "reference_only", "reference controlnet", "consistent character"),
     gives="that sees the reference",
 )
 class Reference(Method):

@@ -44,7 +44,14 @@ class Region:
     node="PatchbayRegionalPrompt",
     title="Regional Prompt",
     text="Let each region of the picture attend to a prompt of its own, without another model call.",
-    aliases=("attention couple", "regional prompter", "area composition", "latent couple"),
+    aliases=(
+        "attention couple",
+        "regional prompter",
+        "area composition",
+        "latent couple",
+        "draw region",
+        "two characters",
+    ),
     gives="with these regions",
 )
 class RegionalPrompt(Method):

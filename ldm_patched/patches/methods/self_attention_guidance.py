@@ -28,7 +28,7 @@ from ..patcher import CfgArgs, Patcher
 
 @method(
     node="PatchbaySelfAttentionGuidance",
-    title="Self-Attention Guidance",
+    title="Self-Attention Guidance (SAG)",
     text="Blur the prediction where self-attention looks most, predict once more, and push the picture away from that: "
     "finer detail and structure. One more model call in each step of the window.",
     aliases=("SAG", "self attention guidance", "degraded guidance"),

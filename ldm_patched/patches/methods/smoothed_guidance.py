@@ -20,7 +20,7 @@ from .perturbed_guidance import AWAY
     title="Smoothed Energy Guidance",
     text="Guide away from the picture in which the queries of some blocks are blurred: clearer structure with fewer "
     "side effects than perturbed attention. One more model call in each step of the window.",
-    aliases=("SEG", "smoothed energy", "blurred attention"),
+    aliases=("SEG", "smoothed energy", "blurred attention", "lower cfg"),
     verb="guide",
     gives="with this guidance",
     saved_in=("Guidance", "weakening", "SmoothedEnergy"),

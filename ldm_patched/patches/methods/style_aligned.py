@@ -19,7 +19,7 @@ EPSILON = 1e-5  # of the variance
     title="Style Aligned",
     text="Let every picture of a batch also attend to the first one in self-attention, so that all get its style. The "
     "first picture stays as it is.",
-    aliases=("StyleAligned", "shared attention", "batch align", "consistent style"),
+    aliases=("StyleAligned", "shared attention", "batch align", "consistent style", "consistent character"),
     gives="that shares its attention",
 )
 class StyleAligned(Method):

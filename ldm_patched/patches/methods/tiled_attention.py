@@ -20,7 +20,7 @@ VIDEO = "the tokens are those of a video, of which it knows no tiles"
     title="Tiled Attention (HyperTile)",
     text="Run self-attention within tiles of the picture: several times faster for large pictures. Tiles do not see "
     "each other there; the rest of the model joins them.",
-    aliases=("HyperTile", "hyper tile", "tiled self-attention", "large pictures", "faster"),
+    aliases=("HyperTile", "hyper tile", "tiled self-attention", "large pictures", "faster", "speed", "low vram"),
     gives="with tiled attention",
 )
 class TiledAttention(Method):

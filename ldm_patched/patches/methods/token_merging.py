@@ -25,7 +25,7 @@ LARGEST_RATIO = 0.75  # of the four tokens of a cell one is left
     title="Token Merging",
     text="Run self-attention on fewer tokens: similar ones are merged before it and share its result. Faster the "
     "larger the picture, at some cost in detail.",
-    aliases=("ToMe", "tomesd", "TomePatchModel", "merge tokens", "faster"),
+    aliases=("ToMe", "tomesd", "TomePatchModel", "merge tokens", "faster", "speed", "low vram"),
     gives="with merged tokens",
 )
 class TokenMerging(Method):

@@ -30,7 +30,15 @@ REPAIR = "split in float32"
     title="Attention NaN Guard",
     text="Notice when an attention function gives NaN or infinity, the usual cause of black pictures, and compute that "
     "call again exactly. The Patch Report says block, step and function.",
-    aliases=("nan check", "black image fix", "sage attention black", "fp16 overflow"),
+    aliases=(
+        "nan check",
+        "black image fix",
+        "sage attention black",
+        "fp16 overflow",
+        "nan black image",
+        "all black",
+        "black picture",
+    ),
     verb="guard",
     gives="with this guard",
 )

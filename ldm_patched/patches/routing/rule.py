@@ -24,7 +24,17 @@ BACKENDS = ("auto", *registry.KNOWN)
     title="Attention Backend",
     text="Choose the attention function for some blocks and a part of the run. Chain several: a later node refines the "
     "earlier ones. A function that this machine lacks falls back to the best one it has.",
-    aliases=("sage attention", "flash attention", "xformers", "sdpa", "optimized attention", "attention selector"),
+    aliases=(
+        "sage attention",
+        "flash attention",
+        "xformers",
+        "sdpa",
+        "optimized attention",
+        "attention selector",
+        "sage",
+        "speed",
+        "low vram",
+    ),
     gives="with this rule in front",
 )
 class Rule(Method):
