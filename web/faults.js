@@ -1,5 +1,7 @@
 // What is wrong with an address for a model whose blocks are known, as the nodes would say when they run.
 import { matches, meant, parse, selected, written } from './address.js'
+import { strength } from './curve.js'
+import { wrongPoint } from './points.js'
 
 /**
  * @typedef {import('./address.js').Block} Block
@@ -72,4 +74,30 @@ function name(row) {
   const { type, number: first, depth } = row[0]
   const range = written({ type, first, last: row[row.length - 1].number, index: null, exclude: false })
   return depth > 1 ? `${range} (.0-.${depth - 1})` : range
+}
+
+/**
+ * Find the fault of a curve.
+ * @param {string} text
+ * @returns {Fault | null}
+ */
+export function curveFault(text) {
+  try {
+    strength(text)
+    return null
+  } catch (error) {
+    const reason = /** @type {Error} */ (error).message
+    const hint = reason.startsWith('cannot read') ? "; write constant, linear, cosine, or points such as '0:0, 0.5:1, 1:0'" : ''
+    return { column: 0, length: text.length, reason: reason + hint }
+  }
+}
+
+/**
+ * Find the first part of some points that is none.
+ * @param {string} text
+ * @returns {Fault | null}
+ */
+export function pointsFault(text) {
+  const part = wrongPoint(text)
+  return part === null ? null : at(text, part, `'${part}' is no point; write x and y from 0 to 1, such as 0.3 0.5`, text.indexOf(part))
 }

@@ -4,10 +4,11 @@ import { AttentionView } from './attention_view.js'
 import { BlockMapView } from './block_map.js'
 import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
-import { fault } from './faults.js'
+import { curveFault, fault, pointsFault } from './faults.js'
 import { after, graphs, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
+import { showRefusals } from './refusals.js'
 import { restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { TextView } from './text_view.js'
@@ -111,10 +112,12 @@ function ask(node, at, near) {
   return `${point.join(' ')} ${added ? 'asked for' : 'taken back'}: ${has}`
 }
 
-// Blocks, held against the model of their node
+// Texts, read as they are typed; blocks are held against the model of their node
 
+const FAULTS = { blocks: fault, curve: curveFault, points: pointsFault }
 const drawn = new WeakMap() // nodes with the name of the model that their map shows
-const checked = (node) => Boolean(ours(node, 'blocks') ?? ours(node, 'rules'))
+const READ = [...Object.keys(FAULTS), 'rules']
+const checked = (node) => READ.some((name) => ours(node, name))
 
 async function check(node) {
   const { name, layout } = await modelOf(node)
@@ -124,14 +127,15 @@ async function check(node) {
   const fresh = node.comfyClass === 'PatchbayBlockMap' && layout && drawn.get(node) !== name
   if (fresh) view.show(layout)
   drawn.set(node, name)
-  const widget = ours(node, 'blocks')
-  if (!widget) return
-  mark(widget, linkedFrom(node, 'blocks') ? null : fault(widget.value, layout))
+  for (const [name, read] of Object.entries(FAULTS)) {
+    const widget = ours(node, name)
+    if (widget) mark(widget, linkedFrom(node, name) ? null : read(widget.value, layout))
+  }
   node.graph.setDirtyCanvas(true, true)
 }
 
 function checkAlways(node) {
-  for (const name of ['blocks', 'rules']) if (ours(node, name)) after(ours(node, name), 'callback', checkSoon)
+  for (const name of READ) if (ours(node, name)) after(ours(node, name), 'callback', checkSoon)
   after(node, 'onConnectionsChange', checkSoon)
 }
 
@@ -162,6 +166,7 @@ app.registerExtension({
   getNodeMenuItems: (node) => panelsOf(node).map(({ label, open }) => ({ content: label, callback: () => open(node) })),
 
   setup() {
+    showRefusals()
     app.api.addEventListener('patchbay.attention', showStep)
     app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node

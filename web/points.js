@@ -23,6 +23,15 @@ export function pointsOf(text) {
 }
 
 /**
+ * @param {string} text
+ * @returns {string | null} the first part that is no point of a picture
+ */
+export function wrongPoint(text) {
+  const parts = text.split(PARTS).map((part) => part.trim()).filter(Boolean)
+  return parts.find((part) => !place(part)?.every((value) => value >= 0 && value <= 1)) ?? null
+}
+
+/**
  * Take back the point that lies near a place, or add one there; the rest of the text stays.
  * @param {string} text
  * @param {Place} at

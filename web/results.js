@@ -1,6 +1,6 @@
 // What runs gave, in the nodes and in the tab: of the run that ended, and of the last one when a workflow is opened again.
 import { app } from '../../scripts/app.js'
-import { placed } from './graph.js'
+import { placed, upstream } from './graph.js'
 import { InspectorTab } from './inspector_tab.js'
 
 const RUNS = 32 // of the history, to look for the last one of the workflow
@@ -17,7 +17,7 @@ export function show(node, output) {
     map = { blocks: output.map, kinds: output.kinds ?? [] }
     views.get(node)?.show(map, output.chosen)
   }
-  if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, output.table)
+  if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, { rows: output.table, makers: output.makers ?? [] })
   if (output?.attention) views.get(node)?.show(output.attention[0])
   texts.get(node)?.show(output)
 }
@@ -88,7 +88,26 @@ const tab = new InspectorTab(addInspector, jump)
 
 export function showTab() {
   const found = our().filter(([, node]) => tables.has(node))
-  tab.show(found.map(([id, node]) => ({ name: `${node.title} ${id}`, node, rows: tables.get(node), from: () => null })))
+  tab.show(found.map(([id, node]) => ({ name: `${node.title} ${id}`, node, ...rowsOf(node) })))
+}
+
+function rowsOf(inspector) {
+  const { rows, makers } = tables.get(inspector)
+  return { rows, from: (row) => makerOf(inspector, makers[rows.indexOf(row)] ?? ['', 0]) }
+}
+
+// What the node of a method is called where it is not what the run calls it.
+const NODES = {
+  Capture: ['PatchbayCaptureAttention'],
+  PointCapture: ['PatchbayCaptureAttention'],
+  PatchbayAttentionBackend: ['PatchbayAttentionBackend', 'PatchbayBackendRules']
+}
+
+/** The node on the way of the model that made a patch; nothing where it cannot be told, as of a preset. */
+function makerOf(inspector, [kind, earlier]) {
+  const acts = (node) => (NODES[kind] ?? [kind]).includes(node.comfyClass) && node.mode === 0
+  const found = [...upstream(inspector)].filter(acts).reverse()
+  return found[earlier] ?? (found.length === 1 ? found[0] : null)
 }
 
 function addInspector() {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { described, fault } from '../../web/faults.js'
+import { curveFault, described, fault, pointsFault } from '../../web/faults.js'
 import { layoutOf } from '../../web/models.js'
 import { read } from '../../web/rules.js'
 
@@ -39,4 +39,14 @@ test('rules are held against the model too', () => {
   assert.equal(rules.length, 1)
   assert.deepEqual([wrong.line, wrong.column], [2, 2])
   assert.match(wrong.reason, /no block 'output:4'; it has double:0-18/)
+})
+
+test('curves and points are read as they are typed', () => {
+  for (const text of ['constant', ' Linear', '0:0, 0.5:1, 1:0']) assert.equal(curveFault(text), null)
+  assert.equal(curveFault('lineer').reason, "cannot read 'lineer'; write constant, linear, cosine, or points such as '0:0, 0.5:1, 1:0'")
+  assert.equal(curveFault('0.5:1, 0.2:0').reason, 'positions must rise, 0.5 is followed by 0.2')
+  for (const text of ['', '0.3 0.5', '0.3 0.5, ;0 1\n']) assert.equal(pointsFault(text), null)
+  const { column, length, reason } = pointsFault('0.3 0.5, 0.7')
+  assert.deepEqual([column, length, reason], [9, 3, "'0.7' is no point; write x and y from 0 to 1, such as 0.3 0.5"])
+  assert.match(pointsFault('0.3 1.5').reason, /'0.3 1.5' is no point/)
 })

@@ -125,6 +125,25 @@ def _in_model_call(part: Placed) -> bool:
     return not part.key and part.slot not in (OVERRIDE, WRAPPERS, *LISTS, *SINGLES)
 
 
+def makers(model: Patcher, found: Sequence[Finding]) -> list[tuple[str, int]]:
+    """Return what made each finding: the name of its method, or of its node where it has one, and how many came before.
+
+    The name is empty for patches of others.
+    """
+    names = {f"{entry.number}. {entry.name}": _kind(entry) for entry in sorted(entries(model), key=_number)}
+    earlier = {name: list(names.values())[:place].count(kind) for place, (name, kind) in enumerate(names.items())}
+    return [(names.get(finding.owner, ""), earlier.get(finding.owner, 0)) for finding in found]
+
+
+def _kind(entry: Entry) -> str:
+    made = type(entry.value)
+    return getattr(getattr(made, "declaration", None), "node", "") or made.__name__
+
+
+def _number(entry: Entry) -> int:
+    return entry.number
+
+
 # What can be wrong
 
 

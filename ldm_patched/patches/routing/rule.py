@@ -21,7 +21,7 @@ BACKENDS = ("auto", *registry.KNOWN)
 
 @method(
     node="PatchbayAttentionBackend",
-    title="Attention Backend",
+    title="Attention Backend (Sage, Flash)",
     text="Choose the attention function for some blocks and a part of the run. Chain several: a later node refines the "
     "earlier ones. A function that this machine lacks falls back to the best one it has.",
     aliases=(
