@@ -1,0 +1,110 @@
+"""What surprised people on ComfyUI's page does so no more, in both renderings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfyui_server import FRONTENDS, ROOT, Server, python
+from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
+]
+CHILD = Path(__file__).with_name("surprises_child.py")
+LABELS = ["circle", "square", "0.25 0.5"]
+
+
+@pytest.fixture(scope="module", params=FRONTENDS or [None], ids=lambda folder: Path(folder or "installed").name)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    frontend = ["--front-end-root", request.param] if request.param else []
+    with Server(tmp_path_factory.mktemp("page") / "base", *frontend) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["classic", "vue"])
+def seen(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("pack")
+    (folder / "attention_patchbay").symlink_to(ROOT)
+    command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(FOLDER)]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) | {"renderer": request.param}
+
+
+def test_a_click_on_a_heatmap_says_what_it_asks_and_is_taken_back(seen: dict[str, Any]) -> None:
+    found = seen["maps"]
+    asked, back, again = (found[name] for name in ("asked", "taken back", "again"))
+    assert found["status"] == "execution_success" and asked[0].startswith("0.25 0.5, 0.5")
+    assert asked[1].endswith("asked for: Capture Attention has 2 points and asks again on the next run.")
+    assert back[0] == "0.25 0.5" and "taken back: Capture Attention has 1 point and" in back[1]
+    assert again == asked
+    assert found["undone"][0] == "0.25 0.5" and [label for label, _ in found["undone"][2]] == LABELS
+
+
+def test_the_picture_is_a_heatmap_and_quiet_while_the_mouse_moves(seen: dict[str, Any]) -> None:
+    assert seen["maps"]["quiet"] and seen["maps"]["roles"] == ["application", "heatmap", True]
+
+
+def test_opacity_and_threshold_act_on_the_viewer(seen: dict[str, Any]) -> None:
+    covered, bare = seen["maps"]["colours"]
+    assert bare[0] > 180 and bare[2] < 90, "the circle is red"
+    assert covered != bare
+
+
+def test_a_drag_is_one_step_and_keys_do_not_delete(seen: dict[str, Any]) -> None:
+    found = seen["blocks"]
+    assert found["dragged"] != found["first"] == found["undone"]
+    before, zoomed, panned = found["canvas"]
+    assert before[3] == panned[3], "no node is gone"
+    assert zoomed[0] > before[0] and panned[0] == zoomed[0]
+    assert panned[1] > zoomed[1] + 30 and panned[2] > zoomed[2] + 20
+
+
+def test_undo_works_while_a_panel_is_open(seen: dict[str, Any]) -> None:
+    found = seen["panel"]
+    assert found["chosen"] != found["before"] and found["undone"] == [found["before"]] * 2
+    assert found["again"] == found["chosen"]
+
+
+def test_displays_are_not_drawn_from_afar(seen: dict[str, Any]) -> None:
+    """In Nodes 2.0 the page draws all of a node at any zoom."""
+    assert seen["renderer"] == "vue" or seen["panel"]["afar"] == 0
+
+
+def test_blocks_that_are_not_chosen_can_be_seen(seen: dict[str, Any]) -> None:
+    assert seen["blocks"]["contrast"] >= 3
+
+
+def test_results_come_back_with_the_page(seen: dict[str, Any]) -> None:
+    for name in ("AttentionMaps", "CaptureAttention"):
+        assert [label for label, _ in seen["kept"][name]] == LABELS
+    assert [label for label, _ in seen["cached"]] == LABELS
+
+
+def test_the_tab_shows_the_node_of_a_row_and_follows_the_workflow(seen: dict[str, Any]) -> None:
+    found = seen["kept"]
+    assert found["jumped"] in found["nodes"] and found["jumped"] != "PatchbayPatchInspector"
+    assert found["other"] == 0
+
+
+def test_search_finds_the_nodes(seen: dict[str, Any]) -> None:
+    assert {word: place for word, place in seen["search"].items() if not 0 <= place <= 2} == {}
+
+
+def test_a_wrong_widget_is_told_at_the_widget(seen: dict[str, Any]) -> None:
+    count, labels, said = seen["refused"]
+    assert count == 1 and [label for label in labels if label.startswith("\u26a0")] == ["\u26a0 heads"]
+    assert "Capture Attention: heads" in said and "none" in said
+
+
+def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
+    assert seen["errors"] == []
