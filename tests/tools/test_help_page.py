@@ -24,10 +24,10 @@ def test_it_names_what_the_page_names(node: str) -> None:
 
 def test_a_row_has_type_default_and_range() -> None:
     rows = help_page(catalog()["PatchbayStyleAligned"].GET_NODE_INFO_V1()).splitlines()
-    tips = [row.split(" | ")[2:] for row in rows if row.startswith(("| `adain`", "| `strength`", "| `blocks`"))]
+    tips = [row.rpartition(" *")[2] for row in rows if row.startswith(("| `adain`", "| `strength`", "| `blocks`"))]
     sparse = help_page(catalog()["PatchbaySparseAttention"].GET_NODE_INFO_V1())
     assert ranges(sparse)["scale"] == "any; the widget offers -10 to 10"  # 20 is no error
-    assert tips == [["yes or no", "yes", " |"], ["number", "1", "0 to 1 |"], ["text", "`all`", "a block address |"]]
+    assert tips == ["yes or no; default yes* |", "number: 0 to 1; default 1* |", "text: a block address; default `all`* |"]
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -37,6 +37,12 @@ def test_the_page_says_where_a_number_may_leave_the_range_of_its_widget(node: st
     assert [name for name in free if not re.search("the widget offers|, or more$", ranges(page)[name])] == []
 
 
+@pytest.mark.parametrize("node", NODES)
+def test_the_tables_fit_a_narrow_panel(node: str) -> None:
+    rows = [line for line in (DOCS / f"{node}.md").read_text().splitlines() if line.lstrip().startswith("|")]
+    assert [row for row in rows if len(re.sub("`[^`]*`", "", row).strip().strip("|").split("|")) > 2] == []
+
+
 def ranges(text: str) -> dict[str, str]:
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `") and line.count(" | ") >= 4]
-    return {row[0].strip("| `"): row[-1].strip("| ") for row in rows}
+    told = re.findall(r"^\| `(\w+)` \|.* \*[\w ]+(?:: (.*?))?(?:; default .*)?\* \|$", text, re.MULTILINE)
+    return dict(told)
