@@ -21,12 +21,11 @@ def help_page(info: dict[str, Any]) -> str:
         for name, (type, settings) in given.items()
     ]
     outputs = zip(info["output_name"], info["output_tooltips"], info["output"], strict=True)
-    table = [f"| `{name}` | {tip} *{type}* |" for name, tip, type in outputs]
+    table = [f"- `{name}`: {tip} *{type}*" for name, tip, type in outputs]
     return "\n".join(
         [
-            *(f"# {info['display_name']}", "", info["description"], "", "## Inputs", ""),
-            *("| Input | What it does |", "|---|---|", *inputs, ""),
-            *("## Outputs", "", "| Output | What it is |", "|---|---|", *table, ""),
+            *(f"# {info['display_name']}", "", info["description"], "", "## Inputs", "", *inputs, ""),
+            *("## Outputs", "", *table, ""),
             *("## Recipe", "", "TODO", "", "## Limits", "", "- TODO", ""),
         ]
     )
@@ -54,7 +53,7 @@ def _row(name: str, type: str, settings: dict[str, Any], limits: str) -> str:
     options = " ".join(f"`{option}`" for option in settings.get("options", ()))
     told = [f": {options or limits}"] if options or limits else []
     told += [f"; default {_plain(default)}"] if default != "" else []
-    return f"| `{name}` | {settings.get('tooltip', '')} *{TYPES.get(type, type)}{''.join(told)}* |"
+    return f"- `{name}`: {settings.get('tooltip', '')} *{TYPES.get(type, type)}{''.join(told)}*"
 
 
 def _plain(value: Any) -> str:

@@ -80,7 +80,7 @@ def test_every_input_is_in_the_help_page(name: str) -> None:
     page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
     info = NODES[name]
     for key in [*info["input"]["required"], *info["output_name"]]:
-        assert f"| `{key}` |" in page, f"{key} has no row"
+        assert f"\n- `{key}`: " in page, f"{key} has no line"
 
 
 if __name__ == "__main__":
