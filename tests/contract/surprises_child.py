@@ -85,8 +85,7 @@ WORDS += ["consistent character", "freeu", "pag", "hypertile", "heatmap"]
 REFUSED = """() => {
   const { id, widgets } = app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
   const errors = app.extensionManager.lastNodeErrors[id].errors
-  const said = [...document.querySelectorAll('.p-toast-message')].map((one) => one.innerText).join('\\n')
-  return [errors.length, widgets.map((widget) => widget.label ?? widget.name), said]
+  return [errors.length, widgets.map((widget) => widget.label ?? widget.name), document.body.innerText]
 }"""
 
 
