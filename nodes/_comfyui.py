@@ -193,6 +193,10 @@ def serve_blocks() -> None:
     from aiohttp import web
     from server import PromptServer
 
+    server = getattr(PromptServer, "instance", None)
+    if server is None:  # scripts load nodes without one
+        return
+
     async def answer(request: web.Request) -> web.Response:
         path = _file_of(request.query.get("input", ""), request.query.get("file", ""))
         if path is None:
@@ -200,7 +204,7 @@ def serve_blocks() -> None:
         found = await asyncio.to_thread(_blocks, path, path.stat().st_mtime_ns)
         return web.json_response(found, status=200 if "blocks" in found else 422)
 
-    PromptServer.instance.routes.get("/patchbay/blocks")(answer)
+    server.routes.get("/patchbay/blocks")(answer)
 
 
 def _file_of(widget: str, name: str) -> Path | None:
