@@ -216,6 +216,10 @@ def serve_page() -> None:
     from aiohttp import web
     from server import PromptServer
 
+    server = getattr(PromptServer, "instance", None)
+    if server is None:  # scripts load nodes without one
+        return
+
     async def blocks(request: web.Request) -> web.Response:
         path = _file_of(request.query.get("input", ""), request.query.get("file", ""))
         if path is None:
@@ -228,8 +232,8 @@ def serve_page() -> None:
         kept = [message for at, message in [*_shown.items()] if workflow == at[0] or node == at[1]]
         return web.json_response(kept if workflow else kept[-1:])
 
-    PromptServer.instance.routes.get("/patchbay/blocks")(blocks)
-    PromptServer.instance.routes.get("/patchbay/attention")(attention)
+    server.routes.get("/patchbay/blocks")(blocks)
+    server.routes.get("/patchbay/attention")(attention)
 
 
 def _file_of(widget: str, name: str) -> Path | None:

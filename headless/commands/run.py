@@ -163,7 +163,7 @@ def _describe(type: str, settings: dict[str, Any]) -> str:
     if "options" in settings:
         parts.append("one of " + " ".join(map(str, settings["options"])))
     if "min" in settings:
-        parts.append(f"{settings['min']} to {settings['max']}")
+        parts.append(f"{settings['min']} to {settings['max']}" if "max" in settings else f"{settings['min']} or more")
     if "default" in settings:
         parts.append(f"default {settings['default']!r}")
     return ", ".join(parts)

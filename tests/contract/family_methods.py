@@ -30,6 +30,7 @@ from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAl
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.methods.token_perturbation_guidance import TokenPerturbationGuidance
+from attention_patchbay.ldm_patched.patches.methods.weighted_prompt import WeightedPrompt
 from attention_patchbay.ldm_patched.patches.methods.whole_block_guidance import WholeBlockGuidance
 from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
@@ -77,6 +78,7 @@ METHODS: dict[str, tuple[str, Make]] = {
     "token merging": ("input, output", lambda tiny, where: TokenMerging(where=where)),
     "map injection": ("output", lambda tiny, where: MapInjection(where=where)),
     "style aligned": ("all", lambda tiny, where: StyleAligned(where=where)),
+    "weighted prompt": ("all", lambda tiny, where: WeightedPrompt((3, 4), (1.5, -1.0), TEXT, where=where)),
     "word weight": ("all", lambda tiny, where: WordWeight(weight=0.0, where=where, **WORD)),
     "word mask": ("all", lambda tiny, where: WordMask(mask=HALF, where=where, **WORD)),
     "capture of words": ("all", lambda tiny, where: Capture(words=(Word("a", (3,)),), length=TEXT, where=where)),

@@ -290,11 +290,11 @@ def family(tiny: Tiny) -> dict[str, Any]:
     found: dict[str, Any] = {"family": kind.name, "blocks": [str(info.id) for info in blocks], "kinds": kind.kinds}
     found["described"] = describe(blocks)
     found["methods"] = {name: outcome(bench, make(tiny, Where.of(at))) for name, (at, make) in METHODS.items()}
+    net = bench.model.model.diffusion_model
+    found["shapes"] = {key: list(value.shape) for key, value in net.state_dict().items()}
+    found["map"] = rows(block_map(bench.model))
     if kind.enterable:
-        found |= {"map": rows(block_map(bench.model)), "closed": closed(bench), "trace": trace(bench)}
-        found["shapes"] = {
-            key: list(value.shape) for key, value in bench.model.model.diffusion_model.state_dict().items()
-        }
+        found |= {"closed": closed(bench), "trace": trace(bench)}
         found |= {"text": text_error(bench), "neutral": neutral(bench), "alike": alike(bench), "rule": ruled(bench)}
     else:
         found["tuning"] = tuned(bench)

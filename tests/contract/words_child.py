@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 PROMPT = "A red fox, a RED car and gr\u00fcne B\u00e4ume; the foxglove by a fox-den, image of a cat"
+WEIGHTED = "A red (fox, a:1.5) RED car and (gr\u00fcne B\u00e4ume:-1); \\(plain\\) of a ((cat):0.5)"
 WORDS = ("red", "fox", "gr\u00fcne B\u00e4ume", "fox-den", "cat", "image")
 TOKENIZERS = {
     "Flux": "flux.FluxTokenizer",
@@ -33,6 +34,7 @@ def found(path: str) -> dict[str, Any]:
     """Return what was found with one tokenizer."""
     from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
     from attention_patchbay.ldm_patched.patches.methods.streams import letters, stream_of
+    from attention_patchbay.ldm_patched.patches.methods.weighted_prompt import read
     from attention_patchbay.ldm_patched.patches.methods.words import locate
 
     module, name = path.split(".")
@@ -41,7 +43,19 @@ def found(path: str) -> dict[str, Any]:
     tokens = token_ids(clip, PROMPT)
     pieces = letters(clip, stream_of(clip.tokenize(PROMPT)), tokens)
     words = {word: [pieces[place].decode(errors="replace") for place in locate(clip, PROMPT, word)] for word in WORDS}
-    return {"stream": stream_of(clip.tokenize(PROMPT)), "words": words, "tokens": len(tokens)}
+    spoken, weights = read(clip, WEIGHTED)
+    stream = stream_of(spoken)
+    said = letters(clip, stream, [entry[0] for chunk in spoken[stream] for entry in chunk])
+    heavy: dict[str, str] = {}
+    for place, weight in weights.items():
+        heavy[f"{weight:g}"] = heavy.get(f"{weight:g}", "") + said[place].decode(errors="replace")
+    return {
+        "weighted": heavy,
+        "text": b"".join(said).decode(errors="replace"),
+        "stream": stream_of(clip.tokenize(PROMPT)),
+        "words": words,
+        "tokens": len(tokens),
+    }
 
 
 def main(path: str) -> None:

@@ -48,6 +48,7 @@ class Family:
         told: whether the host says in each call which block makes it.
         rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
         flat: whether what it makes is no picture.
+        sound: whether its latent is a video and its sound, packed into one row.
         hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
             order of the result; none: nobody can skip or scale its blocks.
         deaf: why its attention asks no override, so that no method acts inside it.
@@ -65,6 +66,7 @@ class Family:
     beside: tuple[str, ...] = ()
     rich: bool = False
     flat: bool = False
+    sound: bool = False
     hands: tuple[tuple[int, ...], ...] = ()
     deaf: str = ""
     closed: str = ""
@@ -138,7 +140,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
     "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
-    "MiniMaxH3Model": _joined("MiniMax H3", (("block", "blocks"),), TEXT_FIRST, told=False, hands=X),
+    "MiniMaxH3Model": _joined(
+        "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, rich=True, sound=True, hands=X
+    ),
     "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True, hands=X),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, hands=X),
     "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, hands=X),

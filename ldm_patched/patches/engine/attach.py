@@ -61,6 +61,8 @@ def _check_family(model: Patcher, method: Method, family: Family) -> None:
     known = family.calls == UNET or (bool(family.hands) if method.kind == "block" else family.enterable)
     if not known or not model_blocks(model):
         raise refusal(family, method.name, UNTOLD if method.kind == "block" else "")
+    if family.sound and method.reads_latent:
+        raise AddressError(f"{method.name}: the latent of {family.name} models holds a video and its sound in one row")
     if family.flat and method.pictured:
         raise AddressError(f"{method.name}: it needs tokens that are a picture, and those of {family.name} are none")
 

@@ -87,6 +87,11 @@ class Method:
         return False
 
     @property
+    def reads_latent(self) -> bool:
+        """Return whether it makes something of the latent itself, beside what it does to tokens."""
+        return False
+
+    @property
     def pictured(self) -> bool:
         """Return whether it needs tokens that are laid out as a picture."""
         return False

@@ -16,6 +16,7 @@ from .gathering import keep
 from .inventory import placed
 from .owner import owner
 from .router import SLOT, Router
+from .tokens import SHAPES, first_of
 
 OUTER_SAMPLE = "outer_sample"  # ComfyUI's name of the place
 
@@ -44,7 +45,8 @@ def record_run(
     still = frozenset((part.number, part.block) for part in placed(patcher) if part.number is not None)
     to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
     prompts = {cond["uuid"]: name for name, group in guider.conds.items() for cond in group if "uuid" in cond}
-    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), tuple(noise.shape[-2:]), prompts, len(noise))
+    size = tuple(first_of(kwargs.get(SHAPES), noise.shape)[-2:])
+    run = Run(plan, to_sigma, still, StepCount(sampler_name(sampler)), size, prompts, len(noise))
     override = options.get(SLOT)
     behind = override.previous if isinstance(override, Router) else override
     run.behind = "" if behind is None else owner(behind)

@@ -13,6 +13,7 @@ from ..addressing.families import IMAGE, REFERENCE, TEXT, Family
 TOKENS = "patchbay_tokens"  # in the options of a call of a transformer: its Tokens
 LATENT = "patchbay_latent"  # in the options of a call: the shape of its latent
 FRONT, PADDING = "front", "padding"  # parts of a joint sequence that belong to the network itself
+SHAPES = "latent_shapes"  # ComfyUI's name of the shapes of what is packed into a latent
 PATCHES = ("patch_size", "patch_spatial")  # where networks keep how many latent pixels a token has along a side
 
 REFERENCE_METHOD = "default_ref_method"  # where networks keep how they take reference images
@@ -59,13 +60,26 @@ def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any]) -> 
     if not isinstance(x, Tensor) or x.is_nested or x.ndim < 3:
         return None
     sides = patch_of(net, family)
-    grid = _grid(x.shape[2:], sides)
+    shape = first_of(conds.get(SHAPES), x.shape)
+    grid = _grid(shape[2:], sides)
     references: Sequence[Tensor] = conds.get("ref_latents") or ()
     if getattr(net, REFERENCE_METHOD, "one") is None and conds.get("ref_latents_method") is None:
         references = ()  # such a network looks at them only where a node says how
-    behind = sum(math.prod(_grid(one.shape[2:], sides)) for one in references)
+    behind = sum(math.prod(_grid(one.shape[2:], sides)) for one in references) + _beside_a_video(conds)
     multiple = getattr(net, "pad_tokens_multiple", None) or 1
-    return Tokens(family, grid, x.ndim < 4, behind, -math.prod(grid) % multiple)
+    return Tokens(family, grid, len(shape) < 4, behind, -math.prod(grid) % multiple)
+
+
+def first_of(shapes: Sequence[Sequence[int]] | None, shape: Sequence[int]) -> Sequence[int]:
+    """Return the shape of the image: ComfyUI packs a video and its sound into one row, and tells their shapes."""
+    return shapes[0] if shapes else shape
+
+
+def _beside_a_video(conds: Mapping[str, Any]) -> int:
+    """Return how many tokens MiniMax H3 has of sound, key frames and references, by the layout that ComfyUI makes."""
+    layout = (conds.get("minimax_payload") or {}).get("layout")
+    segments = () if layout is None else layout.segments
+    return sum(stop - start for start, stop, kind in segments if kind not in ("text", "video"))
 
 
 def patch_of(net: Any, family: Family) -> tuple[int, int]:

@@ -16,13 +16,14 @@ MOST = 100_000  # pairs of equal tokens, of which each may be looked at for each
 EMBEDDING = -1  # stands for a token that is a vector, not an id
 
 Tokens = tuple[int, ...]
+Tokenized = Mapping[str, Sequence[Sequence[Sequence[Any]]]]  # token, weight and more of each place, for each encoder
 
 
 class Clip(Protocol):
     """The CLIP of nodes."""
 
-    def tokenize(self, text: str, /) -> Mapping[str, Sequence[Sequence[Sequence[Any]]]]:
-        """Return token, weight and more of each place, in chunks, for each text encoder."""
+    def tokenize(self, text: str, /) -> Tokenized:
+        """Return the tokens of a text in chunks."""
 
 
 def token_ids(clip: Clip, prompt: str) -> Tokens:
@@ -31,7 +32,11 @@ def token_ids(clip: Clip, prompt: str) -> Tokens:
     With two text encoders of CLIP's it is the one with fewer tokens, to which a host cuts the context; beside that of a
     language model they do not count.
     """
-    tokenized = clip.tokenize(prompt)
+    return ids_of(clip.tokenize(prompt))
+
+
+def ids_of(tokenized: Tokenized) -> Tokens:
+    """Return the token of each place in the context of what a CLIP has tokenized; see `token_ids`."""
     if is_language_model(tokenized):
         tokenized = {stream_of(tokenized): tokenized[stream_of(tokenized)]}
     encoders = [[entry[0] for chunk in chunks for entry in chunk] for chunks in tokenized.values()]

@@ -73,6 +73,11 @@ class Reference(Method):
             raise ValueError(f"the reference is {shape}; give a latent of pictures, batch x channels x height x width")
 
     @property
+    def reads_latent(self) -> bool:
+        """Return that it puts another latent beside it."""
+        return True
+
+    @property
     def pictured(self) -> bool:
         """Return that its references are pictures."""
         return True

@@ -57,6 +57,11 @@ class SelfAttentionGuidance(Method):
             raise Refused(f"threshold is {self.threshold}; give a number from 0", "threshold")
 
     @property
+    def reads_latent(self) -> bool:
+        """Return that it blurs the latent."""
+        return True
+
+    @property
     def slot(self) -> str:
         """Return the place of the extra prediction."""
         return POST_CFG

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from attention_patchbay.ldm_patched.files.diffusers_keys import unet_to_diffusers
 from attention_patchbay.ldm_patched.files.lora import LAYOUTS, clip_names, load_lora, unet_names
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .. import tiny, tiny_video
@@ -36,7 +36,7 @@ SDXL: dict[str, Any] = {
 def test_every_parameter_has_the_name_and_shape_that_diffusers_gives_it(name: str, config: dict[str, Any]) -> None:
     facts = FACTS[f"UNetModel_{name}"]["keys"]
     with torch.device("meta"):
-        theirs = UNet2DConditionModel(**config).state_dict()
+        theirs = diffusers.UNet2DConditionModel(**config).state_dict()
     mapped = unet_to_diffusers(facts)
     assert set(mapped) == set(theirs)
     assert set(mapped.values()) == set(facts)

@@ -7,25 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.text.clip_tokenizer import VOCABULARY_SIZE, clip_tokenizer
 from attention_patchbay.ldm_patched.text.clip_vision import clip_preprocess, load_clip_vision
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLTemporalDecoder,
-    UNet2DConditionModel,
-    UNetSpatioTemporalConditionModel,
-)
 from safetensors.torch import load_file, save_file
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
 
 from ..tiny import draw
 
@@ -58,10 +47,10 @@ VAE: dict[str, Any] = {
 }
 
 
-def text_config(width: int, **changes: Any) -> CLIPTextConfig:
+def text_config(width: int, **changes: Any) -> transformers.CLIPTextConfig:
     settings = {"hidden_size": width, "intermediate_size": 128, "num_hidden_layers": 3, "projection_dim": width}
     settings |= {"num_attention_heads": width // (64 if width >= 512 else 32), "hidden_act": "quick_gelu"}
-    return CLIPTextConfig(**(settings | {"bos_token_id": 49406, "eos_token_id": 49407} | changes))
+    return transformers.CLIPTextConfig(**(settings | {"bos_token_id": 49406, "eos_token_id": 49407} | changes))
 
 
 def whole(module: torch.nn.Module) -> torch.nn.Module:
@@ -76,11 +65,15 @@ def whole(module: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    unet = UNet2DConditionModel(**(SD1 if request.param == "sd1" else SDXL))
-    found = {"unet": unet, "vae": AutoencoderKL(**VAE), "text_encoder": CLIPTextModel(text_config(64))}
+    unet = diffusers.UNet2DConditionModel(**(SD1 if request.param == "sd1" else SDXL))
+    found = {
+        "unet": unet,
+        "vae": diffusers.AutoencoderKL(**VAE),
+        "text_encoder": transformers.CLIPTextModel(text_config(64)),
+    }
     if request.param == "sdxl":
         config = text_config(1280, hidden_act="gelu", num_hidden_layers=2)
-        found["text_encoder_2"] = CLIPTextModelWithProjection(config)
+        found["text_encoder_2"] = transformers.CLIPTextModelWithProjection(config)
     folder = tmp_path_factory.mktemp("made")
     for name, part in found.items():
         whole(part).save_pretrained(folder / name)
@@ -177,7 +170,7 @@ def test_a_single_part_loads_alone(parts: dict[str, torch.nn.Module], tmp_path: 
 
 
 def test_a_video_unet_is_diffusers(tmp_path: Path) -> None:
-    theirs = UNetSpatioTemporalConditionModel(
+    theirs = diffusers.UNetSpatioTemporalConditionModel(
         block_out_channels=(64, 128),
         layers_per_block=2,
         num_attention_heads=(1, 2),
@@ -199,7 +192,7 @@ def test_a_video_unet_is_diffusers(tmp_path: Path) -> None:
 
 
 def test_a_video_vae_is_diffusers(tmp_path: Path) -> None:
-    theirs = AutoencoderKLTemporalDecoder(
+    theirs = diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=2
     )
     whole(theirs).save_pretrained(tmp_path)
@@ -220,7 +213,11 @@ def test_a_picture_encoder_is_that_of_transformers(tmp_path: Path) -> None:
         "patch_size": 32,
         "hidden_act": "gelu",
     }
-    theirs = whole(CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, num_attention_heads=1, projection_dim=32)))
+    theirs = whole(
+        transformers.CLIPVisionModelWithProjection(
+            transformers.CLIPVisionConfig(**sizes, num_attention_heads=1, projection_dim=32)
+        )
+    )
     theirs.half().float().save_pretrained(tmp_path)
     vision = load_clip_vision(tmp_path / "model.safetensors")
     picture = draw(3, 1, 224, 224, 3).sigmoid()

@@ -226,6 +226,7 @@ def test_every_kind_of_patch_comes_back_from_its_text() -> None:
     """With values of their own where a kind has no defaults."""
     given: dict[str, tuple[Any, ...]] = {
         "WordWeight": ((1, 4), 0.5),
+        "WeightedPrompt": ((1, 4), (1.5, -1.0)),
         "PromptToPrompt": ((0, 5, 6), (0, 7, 6)),
         "Capture": ((Word("red", (1,)), Word("blue square", (4, 5))), 12),
         "PointCapture": (((0.25, 0.5), (1.0, 0.0)),),

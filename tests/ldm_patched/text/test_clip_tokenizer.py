@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from attention_patchbay.ldm_patched.files.checkpoint import CheckpointError
 from attention_patchbay.ldm_patched.text import clip_tokenizer as module
 from attention_patchbay.ldm_patched.text.clip_tokenizer import END, START, CLIPTokenizer, clip_tokenizer
 from attention_patchbay.ldm_patched.text.text_encoders import tokenizer_for
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import CLIPTokenizer as Reference
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def reference() -> Any:
     """Transformers' tokenizer with the same vocabulary."""
     merges = [line for line in module._merge_lines() if line]
     pairs = [tuple(line.split()) for line in merges]
-    return Reference(vocab=module.vocabulary_of(pairs), merges=pairs)
+    return transformers.CLIPTokenizer(vocab=module.vocabulary_of(pairs), merges=pairs)
 
 
 @pytest.mark.parametrize(

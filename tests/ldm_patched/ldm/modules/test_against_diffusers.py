@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from diffusers import Transformer2DModel, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock as DiffusersBlock
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -83,9 +82,15 @@ def inner_key(rest: str) -> str:
 
 @pytest.mark.parametrize("context_dim", [24, None])
 def test_basic_transformer_block(context_dim: int | None) -> None:
-    theirs = shuffled(DiffusersBlock(32, 4, 8, cross_attention_dim=24, activation_fn="geglu"))
+    theirs = shuffled(
+        diffusers.models.attention.BasicTransformerBlock(32, 4, 8, cross_attention_dim=24, activation_fn="geglu")
+    )
     if context_dim is None:
-        theirs = shuffled(DiffusersBlock(32, 4, 8, double_self_attention=True, activation_fn="geglu"))
+        theirs = shuffled(
+            diffusers.models.attention.BasicTransformerBlock(
+                32, 4, 8, double_self_attention=True, activation_fn="geglu"
+            )
+        )
     ours = BasicTransformerBlock(32, 4, 8, context_dim=context_dim)
     ours.load_state_dict(theirs.state_dict())
     x, context = noise(2, 9, 32), None if context_dim is None else noise(2, 7, 24, seed=1)
@@ -97,7 +102,7 @@ def test_basic_transformer_block(context_dim: int | None) -> None:
 @pytest.mark.parametrize("heads", [(4, 16), (2, 24)])
 def test_transformer_2d(linear: bool, heads: tuple[int, int]) -> None:
     args = {"in_channels": 64, "num_layers": 2, "cross_attention_dim": 24, "use_linear_projection": linear}
-    theirs = shuffled(Transformer2DModel(*heads, **args))
+    theirs = shuffled(diffusers.Transformer2DModel(*heads, **args))
     ours = SpatialTransformer(64, *heads, depth=2, context_dim=24, use_linear=linear)
     ours.load_state_dict(theirs.state_dict())
     x, context = noise(2, 64, 5, 6), noise(2, 7, 24, seed=1)
@@ -105,9 +110,9 @@ def test_transformer_2d(linear: bool, heads: tuple[int, int]) -> None:
         assert relative_error(ours(x, context), theirs(x, encoder_hidden_states=context, return_dict=False)[0]) < 1e-5
 
 
-def diffusers_unet(**kwargs: Any) -> UNet2DConditionModel:
+def diffusers_unet(**kwargs: Any) -> diffusers.UNet2DConditionModel:
     return shuffled(
-        UNet2DConditionModel(
+        diffusers.UNet2DConditionModel(
             block_out_channels=(32, 64),
             layers_per_block=2,
             cross_attention_dim=24,
@@ -124,7 +129,7 @@ OURS = {"image_size": 8, "in_channels": 4, "model_channels": 32, "out_channels":
 OURS |= {"channel_mult": (1, 2), "context_dim": 24, "use_spatial_transformer": True}
 
 
-def load(unet: UNetModel, theirs: UNet2DConditionModel) -> UNetModel:
+def load(unet: UNetModel, theirs: diffusers.UNet2DConditionModel) -> UNetModel:
     renamed = unet_keys(theirs.state_dict(), layers=2)
     # an upsampling layer comes after the transformer of its block, or after the residual block without one
     own = unet.state_dict()

@@ -11,12 +11,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from attention_patchbay.ldm_patched.loading.model_detection import detect_unet
 from attention_patchbay.ldm_patched.modules.ops import disable_weight_init
-from diffusers import UNetSpatioTemporalConditionModel
 from torch import Tensor
 
 from .test_against_diffusers import inner_key, noise, relative_error, unet_key
@@ -56,10 +56,10 @@ def video_state(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     return {re.sub(r"^(output_blocks\.\d+)\.upsample\.", placed, key): tensor for key, tensor in named.items()}
 
 
-def case(layers: int = 2, **config: Any) -> tuple[UNetSpatioTemporalConditionModel, UNetModel]:
+def case(layers: int = 2, **config: Any) -> tuple[diffusers.UNetSpatioTemporalConditionModel, UNetModel]:
     """Build a random model of diffusers, and ours on the same tensors with what detection finds."""
     torch.manual_seed(0)
-    theirs = UNetSpatioTemporalConditionModel(layers_per_block=layers, **config).eval().requires_grad_(False)
+    theirs = diffusers.UNetSpatioTemporalConditionModel(layers_per_block=layers, **config).eval().requires_grad_(False)
     for parameter in theirs.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
@@ -70,7 +70,9 @@ def case(layers: int = 2, **config: Any) -> tuple[UNetSpatioTemporalConditionMod
     return theirs, ours.eval()
 
 
-def outputs(theirs: UNetSpatioTemporalConditionModel, ours: UNetModel, frames: int = 3) -> tuple[Tensor, Tensor]:
+def outputs(
+    theirs: diffusers.UNetSpatioTemporalConditionModel, ours: UNetModel, frames: int = 3
+) -> tuple[Tensor, Tensor]:
     """Run two videos through both models."""
     x, width = noise(2, frames, 8, 8, 8), theirs.config.cross_attention_dim
     context, ids = noise(2, 1, width, seed=1), torch.tensor([[5.0, 127.0, 0.02], [23.0, 40.0, 0.5]])
@@ -96,7 +98,7 @@ def test_the_video_unet_equals_diffusers(layers: int) -> None:
 
 def test_the_public_keys_are_diffusers_at_full_width() -> None:
     with torch.device("meta"):
-        theirs = UNetSpatioTemporalConditionModel()
+        theirs = diffusers.UNetSpatioTemporalConditionModel()
     with gzip.open(DATA, "rt") as file:
         public = json.load(file)["UNetModel_svd"]["keys"]
     assert {key: list(value.shape) for key, value in video_state(theirs.state_dict(), 2).items()} == public

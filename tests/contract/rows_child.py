@@ -1,4 +1,4 @@
-"""Put methods that add rows beside ComfyUI's own nodes on tiny models: `python together_child.py RESULT.json`.
+"""Put methods that add rows beside ComfyUI's own nodes on tiny models: `python rows_child.py RESULT.json`.
 
 The result says, for each family, node and method, how far the latent is from that of the node alone: with the positive
 prompt itself as the further one, which must change nothing, and with another one, which must.

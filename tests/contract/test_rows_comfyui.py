@@ -1,0 +1,34 @@
+"""Methods that add rows to the batch beside ComfyUI's own caches, context windows, LoRA hooks and ControlNets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .children import result_of
+
+pytestmark = pytest.mark.comfyui
+NODES = ("EasyCache", "LazyCache", "LoRA hook")
+PAIRS = [(family, node) for family in ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video") for node in NODES]
+PAIRS += [("Flux", "compile"), ("Wan 2.1", "compile")]
+PAIRS += [("Wan 2.1", "context windows"), ("LTX-Video", "context windows")]
+PAIRS += [("Flux", "ControlNet"), ("SD3", "ControlNet"), ("Qwen-Image", "ControlNet")]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    result: dict[str, Any] = result_of("rows_child.py", tmp_path_factory.mktemp("rows"))
+    return result
+
+
+@pytest.mark.parametrize(("family", "node"), PAIRS)
+def test_a_further_prompt_that_is_the_prompt_itself_changes_nothing_beside_it(
+    found: dict[str, Any], family: str, node: str
+) -> None:
+    there = dict(found[family][node])
+    assert there.pop("effect") > 1e-3 or node == "compile" or (family, node) == ("SD3", "EasyCache")  # which it skips
+    same = {name: distance for name, distance in there.items() if name.endswith("same")}
+    assert max(same.values()) < 1e-4, same
+    assert min(distance for name, distance in there.items() if name not in same) > 1e-3, there
+    assert found[family]["afterwards"]["equal"]

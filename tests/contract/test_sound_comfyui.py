@@ -1,0 +1,55 @@
+"""Every method on a tiny MiniMax H3, whose sequence is text, then sound, then video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .children import result_of
+from .family_methods import LISTENING
+
+pytestmark = pytest.mark.comfyui
+# What one video has nothing to share with, and what a video has no tiles of; the report says so
+IDLE = {"tiles": "those of a video", "map injection": "holds one picture", "style aligned": "holds one picture"}
+REFUSED = {
+    "output of cross-attention": "one attention for text and image",
+    "between the attentions": "nothing between attentions",
+    "SAG": "holds a video and its sound",
+    "reference": "holds a video and its sound",
+    "NAG": "before the model projects them",
+    "regional prompt": "before the model projects them",
+    "FreeU": "no skip connections",
+}
+SAME = (*LISTENING, "backend rule", "NaN guard", *IDLE)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    result: dict[str, Any] = result_of("sound_child.py", tmp_path_factory.mktemp("sound"))
+    return result
+
+
+def test_the_parts_lie_where_the_row_says(found: dict[str, Any]) -> None:
+    """12 tokens of text, two for each of 5 pieces of sound, and 2 x 4 x 6 of video."""
+    assert found["blocks"] == "block:0, block:1, block:2"
+    assert found["parts"] == {"text": [0, 12], "reference": [12, 22], "image": [22, 70]}
+    # the refiner before the blocks mixes the text
+    assert set(found["columns"]["token"]) <= set(range(12)) and 3 in found["columns"]["token"]
+    assert found["columns"]["video"] == [22]
+    assert found["columns"]["sound"] and set(found["columns"]["sound"]) <= set(range(12, 22))
+    assert found["rest"] < 1e-6  # a patch of the picture leaves text and sound as they are
+
+
+def test_every_method_acts_or_says_why_it_cannot(found: dict[str, Any]) -> None:
+    for name, there in found["methods"].items():
+        if name in REFUSED:
+            assert REFUSED[name] in there["refused"], (name, there)
+        elif name == "prompt to prompt":
+            assert "draws pairs of pictures, but the batch holds 1" in there["error"]
+        elif name in IDLE:
+            assert there["change"] == 0.0 and IDLE[name] in there["line"], (name, there)
+        else:
+            assert there["finite"] and " ran " in there["line"], (name, there)
+            assert (there["change"] < 1e-5) == (name in SAME), (name, there)
+    assert found["closed"]
