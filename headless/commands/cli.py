@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO, cast
 
-from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError
+from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError, missing
 from ..engine.workflow import PromptError, shown
 
 # nobody's wrong input
@@ -56,8 +56,7 @@ def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
         text = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
         return _fail(args, _code_of(error), text, _about("failed", text))
     except ModuleNotFoundError as error:
-        text = f'{error.name} is missing; pip install "attention-patchbay[headless]"'
-        return _fail(args, FAILED, text, _about("failed", text))
+        return _fail(args, FAILED, missing(error.name), _about("failed", missing(error.name)))
     except MemoryError:
         return _fail(args, FAILED, "out of memory", _about("failed", "out of memory"))
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from ...ldm_patched.files.whole import write_new
 from ..api.folders import inside
-from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure
+from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure, missing
 from ..engine.workflow import Prompt, one_line, short
 from .node_infos import node_infos
 from .page_widgets import UPLOADS, Infos, inputs_of
@@ -32,7 +32,7 @@ class Access:
         try:
             from .. import client as library
         except ModuleNotFoundError as error:
-            raise Failure(f'{error.name} is missing; pip install "attention-patchbay[client]"') from None
+            raise Failure(missing(error.name), FAILED) from None
         try:
             return library.Client(url, headers=dict(self.headers), insecure=self.insecure)
         except library.WrongAddress as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api.folders import Folders
-from ..engine.errors import FAILED, Failure
+from ..engine.errors import FAILED, Failure, missing
 from ..engine.workflow import Prompt
 from .cells import Cell
 from .embedded import Embedded
@@ -37,8 +37,8 @@ def cluster(address: str) -> Iterator[Any]:
         os.environ[LOOPBACK] = "0"  # asked for by its effect on any system; read when ray is imported
     try:
         import ray
-    except ModuleNotFoundError:
-        raise Failure('ray is missing; pip install "attention-patchbay[ray]"') from None
+    except ModuleNotFoundError as error:
+        raise Failure(missing(error.name), FAILED) from None
     if ray.is_initialized():
         yield ray
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -74,6 +75,28 @@ def test_what_is_wrong_is_said_in_a_line(arguments: list[str], capsys: pytest.Ca
     error = capsys.readouterr().err
     assert error.startswith("patchbay: ") and len(error.splitlines()) == 1 and len(error) < 6000
     assert "hunter2" not in error and not list(Path().glob("**/.*.tmp"))
+
+
+@pytest.mark.parametrize(("module", "extra"), [("skimage", "sweep"), ("pyarrow", "sweep")])
+def test_a_sweep_says_what_is_missing_before_it_begins(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
+    assert main([*SWEEP, "--folder", "s"]) == 1 and not Path("s").exists()
+    assert capsys.readouterr().err == f'patchbay: {module} is missing; pip install "attention-patchbay[{extra}]"\n'
+
+
+@pytest.mark.parametrize("module", ["httpx", "websockets"])
+def test_a_client_says_what_is_missing(module: str) -> None:
+    script = f"import sys; sys.modules[{module!r}] = None; import attention_patchbay.client"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith(f'Error: {module} is missing; pip install "attention-patchbay[client]"\n')
+    script = f"import sys; sys.modules[{module!r}] = None; from attention_patchbay.headless.commands.cli import main"
+    queue = f"{script}; sys.exit(main(['queue', {DEMO!r}]))"
+    done = subprocess.run([sys.executable, "-c", queue], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f'patchbay: {module} is missing; pip install "attention-patchbay[client]"\n'
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="nothing is closed to root")
