@@ -23,6 +23,7 @@ from .difference import differences
 from .runner import Outcome
 
 PLAN, LOCK = "sweep.json", ".lock"
+MADE = (PLAN, "table.csv", "table.parquet", "report.html")  # in the folder, beside the cells
 
 
 @contextlib.contextmanager
@@ -32,6 +33,7 @@ def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
     Raises Failure when it is another's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_ours(folder, cells)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -56,8 +58,8 @@ class Store:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         if not known:  # or damaged: each cell says of itself what it is of
             write(folder / PLAN, json.dumps(plan, indent=1).encode())
-        for unfinished in (folder / "cells").glob("*.part"):
-            _remove(unfinished)
+        for cell in cells:
+            _remove(self.place(cell))
 
     def place(self, cell: Cell) -> Path:
         """Return where a cell puts its images while it runs."""
@@ -164,6 +166,26 @@ def _column(pyarrow: Any, values: list[Any]) -> Any:
     if plain and fits:
         return pyarrow.array(values)
     return pyarrow.array([None if value is None else json.dumps(value) for value in values])
+
+
+def _check_ours(folder: Path, cells: Sequence[Cell]) -> None:
+    """Raise Failure where files would be replaced that no sweep has made: a plan that is damaged has its cells."""
+    found = [name for name in MADE if (folder / name).exists()]
+    found += [LOCK] if (folder / LOCK).exists() and not _is_lock(folder / LOCK) else []
+    kept = any((folder / "cells" / f"{cell.id}.json").exists() for cell in cells)
+    if found and LOCK not in found and (kept or _is_plan(folder / PLAN)):
+        return
+    if found:
+        raise Failure(f"{folder} holds a {found[0]} that is of no sweep, and stays; give another --folder")
+
+
+def _is_lock(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _is_plan(path: Path) -> bool:
+    found = _read(path) if path.is_file() else None
+    return found is not None and isinstance(found.get("cells"), dict)
 
 
 # Files that may be damaged

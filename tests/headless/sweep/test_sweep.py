@@ -191,6 +191,28 @@ def test_other_axes_need_another_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert "holds a sweep of another workflow or other axes; give another --folder" in capsys.readouterr().err
 
 
+OWN = ["table.csv", "table.parquet", "report.html", "sweep.json", ".lock"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_folder_with_files_of_others_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("my own work")
+    assert run(tmp_path, "--axis", "KSampler.steps=1") == 2
+    assert f"holds a {name} that is of no sweep, and stays; give another --folder" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "my own work")]
+
+
+def test_only_what_a_cell_left_unfinished_is_removed(tmp_path: Path) -> None:
+    cell = Cell({"a.b": 0}, {"0": {}}, True)
+    (tmp_path / "cells" / "mine.part").mkdir(parents=True)
+    (tmp_path / "cells" / f"{cell.id}.part").mkdir()
+    (tmp_path / "cells" / "movie.mp4.part").write_text("my own work")
+    with opened(tmp_path, [cell]):
+        assert {path.name for path in (tmp_path / "cells").iterdir()} == {"mine.part", "movie.mp4.part"}
+
+
 def test_every_cell_is_checked_before_any_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--axis", "KSampler.steps=1,0") == 2
     assert "the cell {'KSampler.steps': 0} cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
