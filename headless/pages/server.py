@@ -112,7 +112,10 @@ def download(client: Any, entries: Iterable[dict[str, Any]], folder: Path) -> It
         if path == folder.resolve():
             raise Failure(f"the server names a file {short(name)!r}, which is no name")
         data = client.fetch(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise Failure(f"the server names a file in {short(name)!r}, whose folder is a file already") from None
         same = [other for other in itertools.takewhile(Path.exists, _numbered(path)) if _holds(other, data)]
         yield same[0] if same else write_new(_numbered(path), partial(_put, data))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..api.folders import Folders
 from ..engine.errors import FAILED, Failure, missing
-from ..engine.workflow import Prompt
+from ..engine.workflow import Prompt, one_line
 from .cells import Cell
 from .embedded import Embedded
 from .memory import need, size_here
@@ -72,7 +72,8 @@ def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, store: Store,
                 outcome, files, worker = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 check_nodes(needs[cell.id], nodes, nodes_of(ray))
-                raise Failure(f"a cell was lost {RETRIES + 1} times: {error}; {AGAIN}", FAILED) from None
+                why = one_line(str(error)).strip()[:500]
+                outcome, files, worker = Outcome(error=f"its worker was lost: {why}"), {}, "ray"
             unpack(files, store.place(cell))
             store.keep(cell, outcome, worker)
             told(cell, outcome)
