@@ -58,6 +58,15 @@ def test_no_file_of_the_output_folder_is_replaced(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[2] == str(tmp_path / "output" / "a (1).png")
 
 
+def test_what_is_no_picture_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeServer(comfyui(b"<html>login</html>")) as server:
+        assert queue(tmp_path, server.url) == 2
+        job = json.loads(next(asked.body for asked in server.asked if asked.path == "/prompt"))["prompt_id"]
+    error = capsys.readouterr().err
+    assert "not the file for 'a.png'" in error and f"the job {job} is done, its files are on the server" in error
+    assert not list((tmp_path / "output").glob("*"))
+
+
 def test_names_of_a_server_stay_in_the_folder_and_move_no_cursor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
