@@ -74,8 +74,8 @@ class AsyncClient(Questions):
                 continue
             found = as_dict(self._json("/prompt", answer.body))
             if answer.status == 400:
-                raise refused(found)
-            return str(found.get("prompt_id") or prompt_id), refused(found).node_errors
+                raise refused(self.address.hidden(found))
+            return str(found.get("prompt_id") or prompt_id), refused(self.address.hidden(found)).node_errors
 
     async def _known(self, prompt_id: str) -> bool:
         try:
@@ -169,7 +169,7 @@ class AsyncClient(Questions):
             if socket is not None:
                 await socket.close()
         if end.status == "error":
-            raise JobFailed(prompt, end.data)
+            raise JobFailed(prompt, self.address.hidden(end.data))
         if end.status == "interrupted":
             raise JobInterrupted("the job was interrupted on the server")
         result.outputs = await self._outputs(prompt_id)

@@ -81,7 +81,7 @@ class Questions:
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise self._unreachable(path, error) from error
         if status != 200 and status not in known:
-            said = self.address.plain(body[:500].decode("utf-8", "replace"))[:200]
+            said = self.address.plain(body[:50_000].decode("utf-8", "replace"))[:200]
             raise ServerUnreachable(f"{self.url}{path} answers {status}{_meaning(status)}: {said}", status not in AGAIN)
         return Answer(status, body, kind)
 
@@ -121,7 +121,7 @@ class Questions:
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
-            said = self.address.plain(body[:500].decode("utf-8", "replace"))[:80]
+            said = self.address.plain(body[:50_000].decode("utf-8", "replace"))[:80]
             raise ServerUnreachable(f"{self.url}{path} answers as no ComfyUI does: {said!r}", True) from None
 
     async def _get(self, path: str, **params: str) -> Any:
