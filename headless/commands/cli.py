@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import json
@@ -27,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             return _main(argv, args)
-    except Terminated:
-        return _fail(args, TERMINATED, "terminated", _about("interrupted", "terminated"))
-    except KeyboardInterrupt:
-        return _fail(args, INTERRUPTED, "interrupted", _about("interrupted", "interrupted"))
+    except KeyboardInterrupt as error:
+        code, text = (TERMINATED, "terminated") if isinstance(error, Terminated) else (INTERRUPTED, "interrupted")
+        with _deaf():
+            return _fail(args, code, text, _about("interrupted", text))
 
 
 def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
@@ -80,6 +81,20 @@ def _terminable() -> Iterator[None]:
 
 def _terminated(number: int, frame: object) -> None:
     raise Terminated
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no second Ctrl-C: what is left is a sentence, and then the end of Python, which would end in a traceback."""
+    if not _is_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last one registered is the first to run
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def parser() -> argparse.ArgumentParser:

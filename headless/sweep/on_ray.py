@@ -44,7 +44,7 @@ def cluster(address: str) -> Iterator[Any]:
         return
     try:
         ray.init(None if address == "local" else address, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # of an address that names no client of Ray's
         raise Failure(f"--ray {address}: no cluster answers there ({error})") from None
     try:
         yield ray

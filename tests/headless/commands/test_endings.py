@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,6 +174,30 @@ def test_ctrl_c_at_any_time(
     monkeypatch.setattr(module, name, interrupted)
     assert main(["convert" if module is not run else "run", PAGE]) == 130
     assert capsys.readouterr().err == "patchbay: interrupted\n"
+
+
+def test_a_second_ctrl_c_at_the_end_is_not_heard() -> None:
+    script = (
+        "import atexit, signal, sys\n"
+        "import attention_patchbay.headless.commands.cli as cli\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"  # as torch's own end, in which one may come
+        "cli.parser = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(cli.main(['nodes']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "patchbay: interrupted\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Module: nonsense does not exist"), ConnectionError("no")])
+def test_an_address_of_no_cluster_is_said(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(*args: Any, **kinds: Any) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    assert main([*SWEEP, "--folder", "s", "--ray", "nonsense://x"]) == 2
+    assert "--ray nonsense://x: no cluster answers there" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_ctrl_c_waits_for_what_it_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
