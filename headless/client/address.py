@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import functools
 import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from ..engine.workflow import one_line
+from .secret import one_of_each, pattern_of
 
 DEFAULT = "http://127.0.0.1:8188"
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -37,10 +41,10 @@ class Address:
         Raises WrongAddress.
         """
         parts = _parts(text)
-        own = {name: value for name, value in (headers or {}).items() if _is_header(name, value)}
+        own = one_of_each((name, value) for name, value in (headers or {}).items() if _is_header(name, value))
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            own.setdefault("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
+            own = one_of_each([("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}"), *own.items()])
         url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         return cls(url, parts.hostname or "", tuple(parse_qsl(parts.query, keep_blank_values=True)), own)
 
@@ -61,12 +65,21 @@ class Address:
         except ValueError:
             return self.host == "localhost"
 
+    @functools.cached_property
+    def _secrets(self) -> re.Pattern[str] | None:
+        return pattern_of([*self.headers.values(), *(value or name for name, value in self.params)])
+
+    def hidden(self, data: Any) -> Any:
+        """Return what a server says without secrets that it says again: a text, or all texts of JSON data."""
+        if isinstance(data, str):
+            return self._secrets.sub("***", data) if self._secrets else data
+        if isinstance(data, list):
+            return [self.hidden(part) for part in data]
+        return {name: self.hidden(part) for name, part in data.items()} if isinstance(data, dict) else data
+
     def plain(self, text: str) -> str:
         """Return a text of the server's or of a library's as it may be shown: without secrets and controls."""
-        secrets = [part for value in self.headers.values() for part in (value, value.partition(" ")[2])]
-        for secret in sorted({*secrets, *(value for _, value in self.params)}, key=len, reverse=True):
-            text = text.replace(secret, "***") if len(secret) > 3 else text
-        return one_line(text).strip()
+        return one_line(self.hidden(text)).strip()
 
 
 def _parts(text: str) -> SplitResult:
@@ -74,11 +87,14 @@ def _parts(text: str) -> SplitResult:
     if re.search(r"[\s\0-\x1f\x7f\\]", text):
         raise wrong
     try:
-        parts = urlsplit(text if "//" in text else f"http://{text}")
+        parts = urlsplit(text if SCHEME.match(text) else f"http://{text}")
         port = parts.port
     except ValueError:
         raise wrong from None
     host = parts.hostname or ""
+    # an @ behind the host is that of a password which is not written as %2F and the like
+    if "@" in parts.path + parts.fragment + parts.query.partition("=")[0]:
+        raise wrong
     if parts.scheme not in ("http", "https") or not host or port == 0 or not _is_host(host):
         raise wrong
     return parts
@@ -95,8 +111,10 @@ def _is_host(host: str) -> bool:
 
 def _without_secrets(text: str) -> str:
     """Return a wrong address for its error: what stands before an @ or after a question mark may be secret."""
-    scheme, slashes, rest = text.rpartition("//")
-    return f"{scheme}{slashes}{rest.rpartition('@')[2].partition('?')[0]}"[:200]
+    scheme = SCHEME.match(text)
+    start = scheme[0] if scheme else ""
+    head, *rest = re.split(r"[?#]", text[len(start) :], maxsplit=1)
+    return f"{start}{'***' if '@' in ''.join(rest) else head.rpartition('@')[2]}"[:200]
 
 
 def _is_header(name: str, value: str) -> bool:

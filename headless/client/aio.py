@@ -61,7 +61,7 @@ class AsyncClient(Questions):
         tries = 0
         while True:
             try:
-                status, answer = await self._ask("POST", "/prompt", known=(400,), content=body, headers=kind)
+                answer = await self._ask("POST", "/prompt", known=(400,), content=body, headers=kind)
             except ServerUnreachable as error:
                 # nobody knows whether it arrived, unless nobody was there to take it
                 nobody = isinstance(error.__cause__, httpx.ConnectError) and not tries
@@ -72,10 +72,10 @@ class AsyncClient(Questions):
                 if await self._known(prompt_id):
                     return prompt_id, {}
                 continue
-            if status == 400:
-                raise refused(self._json("/prompt", answer))
-            found = as_dict(self._json("/prompt", answer))
-            return str(found.get("prompt_id") or prompt_id), refused(found).node_errors
+            found = as_dict(self._json("/prompt", answer.body))
+            if answer.status == 400:
+                raise refused(self.address.hidden(found))
+            return str(found.get("prompt_id") or prompt_id), refused(self.address.hidden(found)).node_errors
 
     async def _known(self, prompt_id: str) -> bool:
         try:
@@ -158,7 +158,7 @@ class AsyncClient(Questions):
         except NO_SOCKET:
             socket = None
         try:
-            _, left_out = await self._queue(prompt, prompt_id)
+            prompt_id, left_out = await self._queue(prompt, prompt_id)  # some servers give a job an id of their own
             result = Result(prompt_id, refused=left_out)
             end = await self._follow(prompt_id, socket, result, on_event)
         except asyncio.CancelledError:
@@ -169,7 +169,7 @@ class AsyncClient(Questions):
             if socket is not None:
                 await socket.close()
         if end.status == "error":
-            raise JobFailed(prompt, end.data)
+            raise JobFailed(prompt, self.address.hidden(end.data))
         if end.status == "interrupted":
             raise JobInterrupted("the job was interrupted on the server")
         result.outputs = await self._outputs(prompt_id)

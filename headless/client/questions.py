@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
 
+from ..engine.workflow import one_line, short
 from .address import DEFAULT, Address, WrongAddress, certificates
 from .answers import as_dict, place_in, sizes_of
 from .job import ServerUnreachable
 
 ANSWER, FILE = 2**28, 2**31  # the most bytes that are read
 AGAIN = (502, 503, 504)  # answers of a proxy whose server is away for a moment
+PAUSE = 0.5  # seconds between two tries
+HTML = (b"<!doctype html", b"<html")
+PAGES = (".html", ".htm", ".xhtml")
+
+
+class Answer(NamedTuple):
+    """What a server answers; `kind` is its content type."""
+
+    status: int
+    body: bytes
+    kind: str
 
 
 class Questions:
@@ -58,19 +72,42 @@ class Questions:
 
     async def _ask(
         self, method: str, path: str, known: tuple[int, ...] = (), most: int = ANSWER, **more: Any
-    ) -> tuple[int, bytes]:
-        """Return status and body: 200, or one of `known`."""
+    ) -> Answer:
+        """Return what the server answers: 200, or one of `known`."""
         try:
             async with self._http.stream(method, path, **more) as answer:
                 status, body = answer.status_code, await self._read(answer, path, most)
+                kind = answer.headers.get("content-type", "")
         except (httpx.RequestError, httpx.InvalidURL) as error:
-            how = f"start ComfyUI there, or give its address with --server ({type(error).__name__}: {error})"
-            text = f"no server answers at {self.url}; {self.address.plain(how)}"
-            raise ServerUnreachable(text, isinstance(error, httpx.ProxyError)) from error
+            raise self._unreachable(path, error) from error
         if status != 200 and status not in known:
-            said = self.address.plain(body[:500].decode("utf-8", "replace"))[:200]
+            said = self.address.plain(body[:50_000].decode("utf-8", "replace"))[:200]
             raise ServerUnreachable(f"{self.url}{path} answers {status}{_meaning(status)}: {said}", status not in AGAIN)
-        return status, body
+        return Answer(status, body, kind)
+
+    def _unreachable(self, path: str, error: Exception) -> ServerUnreachable:
+        why = self.address.plain(f"({type(error).__name__}: {error})")
+        if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError, httpx.DecodingError)):
+            return ServerUnreachable(f"{self.url}{path}: the answer broke off {why}")
+        where = f"no server answers at {self.url}; start ComfyUI there, or give its address with --server"
+        return ServerUnreachable(f"{where} {why}", isinstance(error, httpx.ProxyError))
+
+    async def _ask_patiently(self, method: str, path: str, begun: bool = True, **more: Any) -> Answer:
+        """Ask what may be asked twice until it is answered, as long as `patience`.
+
+        Args:
+            begun: whether the server has answered before, so that it will be back.
+        """
+        end = time.monotonic() + self.patience
+        while True:
+            try:
+                return await self._ask(method, path, **more)
+            except ServerUnreachable as error:
+                nobody = not begun and isinstance(error.__cause__, httpx.ConnectError)
+                if error.final or nobody or time.monotonic() > end:
+                    raise
+            begun = True
+            await asyncio.sleep(PAUSE)
 
     async def _read(self, answer: httpx.Response, path: str, most: int) -> bytes:
         found = bytearray()
@@ -84,15 +121,15 @@ class Questions:
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
-            said = self.address.plain(body[:500].decode("utf-8", "replace"))[:80]
+            said = self.address.plain(body[:50_000].decode("utf-8", "replace"))[:80]
             raise ServerUnreachable(f"{self.url}{path} answers as no ComfyUI does: {said!r}", True) from None
 
     async def _get(self, path: str, **params: str) -> Any:
-        return self._json(path, (await self._ask("GET", path, most=ANSWER, params=params))[1])
+        return self._json(path, (await self._ask("GET", path, most=ANSWER, params=params)).body)
 
     async def object_info(self) -> dict[str, Any]:
         """Return every node that the server has."""
-        return as_dict(await self._get("/object_info"))
+        return as_dict(self._json("/object_info", (await self._ask_patiently("GET", "/object_info", begun=False)).body))
 
     async def system_stats(self) -> dict[str, Any]:
         """Return devices, memory and versions."""
@@ -101,8 +138,8 @@ class Questions:
     async def model_sizes(self, folder: str) -> dict[str, int]:
         """Return the bytes of each model of a folder such as `checkpoints`; nothing where the server has no such."""
         path = f"/experiment/models/{quote(folder, safe='')}"
-        status, body = await self._ask("GET", path, known=(404,))
-        return {} if status == 404 else sizes_of(self._json(path, body))
+        answer = await self._ask("GET", path, known=(404,))
+        return {} if answer.status == 404 else sizes_of(self._json(path, answer.body))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return what the server remembers of a job that is over."""
@@ -129,16 +166,22 @@ class Questions:
         """
         folder, _, bare = (name or file.name).rpartition("/")
         data = {"subfolder": folder, "type": "input"}
-        _, body = await self._ask("POST", "/upload/image", data=data, files={"image": (bare, file.read_bytes())})
-        entry = as_dict(self._json("/upload/image", body))
+        files = {"image": (bare, file.read_bytes())}
+        answer = await self._ask_patiently("POST", "/upload/image", data=data, files=files)
+        entry = as_dict(self._json("/upload/image", answer.body))
         if not isinstance(entry.get("name"), str):
             raise ServerUnreachable(f"{self.url}/upload/image does not say under which name it took {bare}", True)
         return "/".join(str(part) for part in (entry.get("subfolder"), entry["name"]) if part)
 
     async def fetch(self, entry: Mapping[str, Any]) -> bytes:
-        """Return the bytes of a file that a job made."""
+        """Return the bytes of a file that a job made. Raises ServerUnreachable, also for a page in its place."""
         names = {key: str(entry.get(key) or "") for key in ("filename", "subfolder", "type")}
-        return (await self._ask("GET", "/view", params=names, most=FILE))[1]
+        answer = await self._ask_patiently("GET", "/view", params=names, most=FILE)
+        is_page = answer.kind.startswith("text/html") or answer.body[:256].lstrip().lower().startswith(HTML)
+        if not answer.body or (is_page and not names["filename"].lower().endswith(PAGES)):
+            what = "a page of a login perhaps, and not the file" if answer.body else "nothing"
+            raise ServerUnreachable(f"{self.url}/view gives {what} for {short(one_line(names['filename']))!r}", True)
+        return answer.body
 
 
 def _meaning(status: int) -> str:

@@ -23,10 +23,10 @@ def access_of(args: argparse.Namespace) -> Access:
 
     Raises Failure, which shows nothing of a value.
     """
-    headers = {"Authorization": f"Bearer {os.environ[TOKEN].strip()}"} if os.environ.get(TOKEN) else {}
+    headers = [("Authorization", f"Bearer {os.environ[TOKEN].strip()}")] if os.environ.get(TOKEN) else []
     for text in args.header:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
             raise Failure('--header: write it as "NAME: VALUE"')
-        headers[name.strip()] = value.strip()
-    return Access(tuple(headers.items()), args.insecure)
+        headers.append((name.strip(), value.strip()))
+    return Access(tuple({name.lower(): (name, value) for name, value in headers}.values()), args.insecure)

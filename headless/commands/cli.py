@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import json
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO, cast
 
-from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError
+from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError, missing
 from ..engine.workflow import PromptError, shown
 
 # nobody's wrong input
@@ -27,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             return _main(argv, args)
-    except Terminated:
-        return _fail(args, TERMINATED, "terminated", _about("interrupted", "terminated"))
-    except KeyboardInterrupt:
-        return _fail(args, INTERRUPTED, "interrupted", _about("interrupted", "interrupted"))
+    except KeyboardInterrupt as error:
+        code, text = (TERMINATED, "terminated") if isinstance(error, Terminated) else (INTERRUPTED, "interrupted")
+        with _deaf():
+            return _fail(args, code, text, _about("interrupted", text))
 
 
 def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
@@ -56,8 +57,7 @@ def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
         text = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
         return _fail(args, _code_of(error), text, _about("failed", text))
     except ModuleNotFoundError as error:
-        text = f'{error.name} is missing; pip install "attention-patchbay[headless]"'
-        return _fail(args, FAILED, text, _about("failed", text))
+        return _fail(args, FAILED, missing(error.name), _about("failed", missing(error.name)))
     except MemoryError:
         return _fail(args, FAILED, "out of memory", _about("failed", "out of memory"))
 
@@ -81,6 +81,20 @@ def _terminable() -> Iterator[None]:
 
 def _terminated(number: int, frame: object) -> None:
     raise Terminated
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no second Ctrl-C: what is left is a sentence, and then the end of Python, which would end in a traceback."""
+    if not _is_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last one registered is the first to run
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def parser() -> argparse.ArgumentParser:

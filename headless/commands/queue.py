@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..engine.errors import USER_ERROR, Failure
 from ..engine.progress import Progress
 from ..engine.workflow import Prompt, assign, one_line, shown, title
 from ..pages.page_widgets import takes_text
@@ -50,7 +51,11 @@ def queue(args: argparse.Namespace) -> int:
         result = _run(client, prompt, args.quiet or args.json)
         say_refused(result.refused)
         saved = [entry for entry in result.images() if entry.get("type") == "output"]
-        files = [str(path) for path in download(client, saved, args.output)]
+        try:
+            files = [str(path) for path in download(client, saved, args.output)]
+        except ConnectionError as error:
+            text = f"{error}; the job {result.prompt_id} is done, its files are on the server"
+            raise Failure(text, USER_ERROR, "unreachable") from None
         _print(args, result, files, round(time.monotonic() - begin, 3))
     return 0
 

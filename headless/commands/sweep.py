@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..api.folders import Folders
-from ..engine.errors import FAILED, Failure
+from ..engine.errors import FAILED, Failure, require
 from ..engine.workflow import Prompt, PromptError, one_line
 from ..pages.page_widgets import Infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
@@ -58,6 +58,7 @@ def add_parser(commands: Any) -> None:
 
 def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
+    require("sweep")
     infos = _infos(args)
     prompt = load(args.workflow, lambda: infos)
     all = planned(args, prompt, infos)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 USER_ERROR, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+EXTRAS = {"skimage": "sweep", "pyarrow": "sweep", "httpx": "client", "websockets": "client", "ray": "ray"}
 
 
 class Failure(RuntimeError):
@@ -15,3 +18,15 @@ class Failure(RuntimeError):
 
 class NodeError(RuntimeError):
     """A node that failed; the text names it and the cause is chained."""
+
+
+def missing(module: str | None) -> str:
+    """Return what to say of a package that is not installed: the extra that brings it."""
+    return f'{module} is missing; pip install "attention-patchbay[{EXTRAS.get(str(module).split(".")[0], "headless")}]"'
+
+
+def require(extra: str) -> None:
+    """Raise Failure where a package of an extra is not installed, before any work is done."""
+    for module in (module for module, brings in EXTRAS.items() if brings == extra):
+        if importlib.util.find_spec(module) is None:
+            raise Failure(missing(module), FAILED)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from ...ldm_patched.files.whole import write_new
 from ..api.folders import inside
-from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure
+from ..engine.errors import FAILED, INTERRUPTED, USER_ERROR, Failure, missing
 from ..engine.workflow import Prompt, one_line, short
 from .node_infos import node_infos
 from .page_widgets import UPLOADS, Infos, inputs_of
@@ -32,7 +32,7 @@ class Access:
         try:
             from .. import client as library
         except ModuleNotFoundError as error:
-            raise Failure(f'{error.name} is missing; pip install "attention-patchbay[client]"') from None
+            raise Failure(missing(error.name), FAILED) from None
         try:
             return library.Client(url, headers=dict(self.headers), insecure=self.insecure)
         except library.WrongAddress as error:
@@ -112,7 +112,10 @@ def download(client: Any, entries: Iterable[dict[str, Any]], folder: Path) -> It
         if path == folder.resolve():
             raise Failure(f"the server names a file {short(name)!r}, which is no name")
         data = client.fetch(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise Failure(f"the server names a file in {short(name)!r}, whose folder is a file already") from None
         same = [other for other in itertools.takewhile(Path.exists, _numbered(path)) if _holds(other, data)]
         yield same[0] if same else write_new(_numbered(path), partial(_put, data))
 

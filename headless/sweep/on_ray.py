@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..api.folders import Folders
-from ..engine.errors import FAILED, Failure
-from ..engine.workflow import Prompt
+from ..engine.errors import FAILED, Failure, missing
+from ..engine.workflow import Prompt, one_line
 from .cells import Cell
 from .embedded import Embedded
 from .memory import need, size_here
@@ -37,14 +37,14 @@ def cluster(address: str) -> Iterator[Any]:
         os.environ[LOOPBACK] = "0"  # asked for by its effect on any system; read when ray is imported
     try:
         import ray
-    except ModuleNotFoundError:
-        raise Failure('ray is missing; pip install "attention-patchbay[ray]"') from None
+    except ModuleNotFoundError as error:
+        raise Failure(missing(error.name), FAILED) from None
     if ray.is_initialized():
         yield ray
         return
     try:
         ray.init(None if address == "local" else address, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # of an address that names no client of Ray's
         raise Failure(f"--ray {address}: no cluster answers there ({error})") from None
     try:
         yield ray
@@ -72,7 +72,8 @@ def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, store: Store,
                 outcome, files, worker = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 check_nodes(needs[cell.id], nodes, nodes_of(ray))
-                raise Failure(f"a cell was lost {RETRIES + 1} times: {error}; {AGAIN}", FAILED) from None
+                why = one_line(str(error)).strip()[:500]
+                outcome, files, worker = Outcome(error=f"its worker was lost: {why}"), {}, "ray"
             unpack(files, store.place(cell))
             store.keep(cell, outcome, worker)
             told(cell, outcome)

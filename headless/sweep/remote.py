@@ -15,6 +15,8 @@ from .measure import Times, Watch
 from .memory import need
 from .runner import Outcome, WorkerLost, backends_of, pictures
 
+TRIES = 2  # of a cell whose job the server lost with all others
+
 
 class Remote:
     """Runs cells on a server: images of the folder `input` go there, results come back."""
@@ -34,8 +36,24 @@ class Remote:
         return need(prompt, lambda kind, name: self._sizes(kind).get(name, 0))
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
-        """Run a workflow on the server and fetch its images."""
-        from ..client import JobFailed, JobInterrupted, JobLost, ServerUnreachable, Step
+        """Run a workflow on the server and fetch its images.
+
+        What goes wrong with the cell alone is its error; the server is lost where it answers nothing else either.
+        """
+        from ..client import JobLost, ServerUnreachable
+
+        for left in reversed(range(TRIES)):
+            try:
+                return self._run(prompt, folder)
+            except (JobLost, ServerUnreachable) as error:
+                if not self._answers():
+                    raise WorkerLost(str(error)) from error
+                if not left or not getattr(error, "restarted", False):
+                    return Outcome(error=str(error))
+        raise AssertionError
+
+    def _run(self, prompt: Prompt, folder: Path) -> Outcome:
+        from ..client import JobFailed, JobInterrupted, Step
 
         times, prompt = Times(), copy.deepcopy(prompt)
         try:
@@ -48,8 +66,6 @@ class Remote:
             images = [path.relative_to(folder.resolve()).as_posix() for path in paths]
         except (JobFailed, JobInterrupted, PromptError, Failure) as error:
             return Outcome(error=str(error))
-        except (JobLost, ServerUnreachable) as error:
-            raise WorkerLost(str(error)) from error
         seconds, backends = sum(result.seconds.values()), backends_of(result.outputs)
         return Outcome(images, seconds, times.median(), watch.most, "device, with all that uses it", backends)
 
@@ -62,6 +78,14 @@ class Remote:
             return self._device("vram_total")
         except ServerUnreachable:
             return None  # the first cell tells of it
+
+    def _answers(self) -> bool:
+        from ..client import ServerUnreachable
+
+        try:
+            return bool(self.client.system_stats())
+        except ServerUnreachable:
+            return False
 
     def _used(self) -> int:
         total, free = self._device("vram_total"), self._device("vram_free")

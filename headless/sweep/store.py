@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...ldm_patched.files.whole import replacing, sync_file, sync_folder
+from ..api.folders import inside
 from ..engine.errors import Failure
 from ..engine.workflow import one_line
 from .cells import NUMBERS, Cell
@@ -23,6 +24,7 @@ from .difference import differences
 from .runner import Outcome
 
 PLAN, LOCK = "sweep.json", ".lock"
+MADE = (PLAN, "table.csv", "table.parquet", "report.html")  # in the folder, beside the cells
 
 
 @contextlib.contextmanager
@@ -32,6 +34,7 @@ def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
     Raises Failure when it is another's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_ours(folder, cells)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -48,6 +51,7 @@ class Store:
 
     def __init__(self, folder: Path, cells: Sequence[Cell]) -> None:
         self.folder, self.cells = folder, list(cells)
+        self._digests: dict[tuple[Path, int, int], str] = {}
         plan = {"cells": {cell.id: cell.choice for cell in cells}}
         known = _read(folder / PLAN)
         if known and known != json.loads(json.dumps(plan)):
@@ -56,8 +60,8 @@ class Store:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         if not known:  # or damaged: each cell says of itself what it is of
             write(folder / PLAN, json.dumps(plan, indent=1).encode())
-        for unfinished in (folder / "cells").glob("*.part"):
-            _remove(unfinished)
+        for cell in cells:
+            _remove(self.place(cell))
 
     def place(self, cell: Cell) -> Path:
         """Return where a cell puts its images while it runs."""
@@ -69,10 +73,25 @@ class Store:
         whole = self.folder / "cells" / cell.id
         if not found or not _is_result(found):
             return None
-        lost = [name for name in found["images"] if not _has_bytes(whole / name)]
+        digests = found.get("digests", {})
+        lost = [name for name in found["images"] if not self._is_whole(whole, name, digests.get(name))]
         if lost:
-            logging.warning("%s: the picture %s is gone; the cell runs again", whole, one_line(lost[0]))
+            logging.warning("%s: the picture %s is gone or damaged; the cell runs again", whole, one_line(lost[0]))
         return None if lost else found
+
+    def _is_whole(self, folder: Path, name: str, digest: str | None) -> bool:
+        """Return whether a picture lies in its folder as it was kept; it is read once, and again when it changes."""
+        try:
+            path = inside(folder, name)
+            status = path.stat()
+        except (OSError, ValueError):
+            return False
+        if not status.st_size or not path.is_file():
+            return False
+        key = (path, status.st_size, status.st_mtime_ns)
+        if digest is not None and key not in self._digests:
+            self._digests[key] = _digest(path)
+        return digest is None or self._digests[key] == digest
 
     def waiting(self, again: bool = False) -> list[Cell]:
         """Return the cells that have not run; `again`: also those that failed."""
@@ -94,7 +113,8 @@ class Store:
                 sync_folder(path) if path.is_dir() else sync_file(path)
             sync_folder(part)
             part.rename(whole)
-        about = {"choice": cell.choice, "worker": worker, **outcome.plain()}
+        digests = {name: _digest(whole / name) for name in outcome.images if (whole / name).is_file()}
+        about = {"choice": cell.choice, "worker": worker, **outcome.plain(), "digests": digests}
         write(self.folder / "cells" / f"{cell.id}.json", json.dumps(about, indent=1).encode())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -166,6 +186,26 @@ def _column(pyarrow: Any, values: list[Any]) -> Any:
     return pyarrow.array([None if value is None else json.dumps(value) for value in values])
 
 
+def _check_ours(folder: Path, cells: Sequence[Cell]) -> None:
+    """Raise Failure where files would be replaced that no sweep has made: a plan that is damaged has its cells."""
+    found = [name for name in MADE if (folder / name).exists()]
+    found += [LOCK] if (folder / LOCK).exists() and not _is_lock(folder / LOCK) else []
+    kept = any((folder / "cells" / f"{cell.id}.json").exists() for cell in cells)
+    if found and LOCK not in found and (kept or _is_plan(folder / PLAN)):
+        return
+    if found:
+        raise Failure(f"{folder} holds a {found[0]} that is of no sweep, and stays; give another --folder")
+
+
+def _is_lock(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _is_plan(path: Path) -> bool:
+    found = _read(path) if path.is_file() else None
+    return found is not None and isinstance(found.get("cells"), dict)
+
+
 # Files that may be damaged
 
 
@@ -175,7 +215,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         found = error
     if not isinstance(found, dict):
         logging.warning("%s is damaged, and left out: %s", path, one_line(str(found))[:200])
@@ -185,15 +225,21 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _is_result(found: Mapping[str, Any]) -> bool:
     """Return whether an object says all that is kept of a cell."""
-    numbers = all(isinstance(found.get(name, ""), (int, float, type(None))) for name in ("step_seconds", "peak_bytes"))
+    numbers = all(found.get(name, "") is None or _is_number(found.get(name)) for name in ("step_seconds", "peak_bytes"))
     texts = all(isinstance(found.get(name), str) for name in ("peak_of", "worker", "error"))
     lists = isinstance(found.get("images"), list) and isinstance(found.get("backends"), dict)
+    lists = lists and isinstance(found.get("digests", {}), dict)
     images = lists and all(isinstance(name, str) for name in found["images"])
-    return numbers and texts and images and isinstance(found.get("seconds"), (int, float))
+    return numbers and texts and images and _is_number(found.get("seconds"))
 
 
-def _has_bytes(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**62  # NaN is not
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def _remove(path: Path) -> None:

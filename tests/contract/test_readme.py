@@ -29,6 +29,11 @@ def test_the_sweep_runs(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("strengths/cells/*.json"))) == 7 and (tmp_path / "strengths/report.html").is_file()
 
 
+def test_what_the_commands_need_is_installed_before_them() -> None:
+    before = SECTION.partition("patchbay sweep")[0]
+    assert '.venv/bin/python -m pip install -e ".[client,sweep]"' in before and "from `.venv/bin/python`" in SECTION
+
+
 def test_the_tools_run(tmp_path: Path) -> None:
     shell(SHELL[1], tmp_path)
     assert "KSampler" in (tmp_path / "again.json").read_text()

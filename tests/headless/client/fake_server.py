@@ -31,6 +31,7 @@ class FakeServer:
 
     routes: dict[str, Answer | Callable[[Asked], Answer]]
     asked: list[Asked] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # paths to which the next answer breaks off
 
     def __enter__(self) -> FakeServer:
         server = self
@@ -42,10 +43,15 @@ class FakeServer:
                 server.asked.append(asked)
                 status, data = server.answer_to(asked)
                 data = data if isinstance(data, bytes) else json.dumps(data).encode()
+                if server.breaks(asked):
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 if status in (301, 302):
                     self.send_header("Location", "/login")
                 self.send_header("content-length", str(len(data)))
+                if data.startswith(b"<html>"):
+                    self.send_header("content-type", "text/html; charset=utf-8")
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
                     self.wfile.write(data)
@@ -72,6 +78,13 @@ class FakeServer:
             return 404, b""
         route = self.routes[max(starts, key=len)]
         return route(asked) if callable(route) else route
+
+    def breaks(self, asked: Asked) -> bool:
+        """Return whether a connection breaks at this request, which it does once for each entry."""
+        path = next((path for path in self.broken if asked.path.startswith(path)), None)
+        if path is not None:
+            self.broken.remove(path)
+        return path is not None
 
     def count(self, path: str) -> int:
         return sum(asked.path.startswith(path) for asked in self.asked)

@@ -6,6 +6,8 @@ from attention_patchbay.headless.client.address import Address, WrongAddress
 GOOD = {
     "127.0.0.1:8188": ("http://127.0.0.1:8188", "ws://127.0.0.1:8188/ws", True),
     "http://[::1]:8188/": ("http://[::1]:8188", "ws://[::1]:8188/ws", True),
+    "127.0.0.1:8188/?token=HUNT//ER2": ("http://127.0.0.1:8188", "ws://127.0.0.1:8188/ws", True),
+    "http://localhost/?user=me@far.at": ("http://localhost", "ws://localhost/ws", True),
     "https://u:pass@far.at/comfy/?token=abcd": (
         "https://far.at/comfy",
         "wss://far.at/comfy/ws",
@@ -47,3 +49,46 @@ def test_the_error_of_a_wrong_address_or_header_shows_no_secret() -> None:
         with pytest.raises(WrongAddress) as caught:
             Address.of("host", {name: value})
         assert "hunter2" not in str(caught.value)
+
+
+SECRET = [
+    "http://127.0.0.1:99999/?token=HUNT//ER2",
+    "127.0.0.1:99999/?token=HUNT//ER2",
+    "http://h/?token=HUNTER2 //x",
+    "http://bob:pa//HUNTER2@127.0.0.1:99999",
+    "http://bob:1/HUNTER2@127.0.0.1:1",
+    "http://bob:1?HUNTER2@127.0.0.1:1",
+    "http://bob:1#HUNTER2@127.0.0.1:1",
+    "http://bob:HUNT@ER2?x@127.0.0.1:1",
+    "bob:HUNTER2/x@127.0.0.1:1",
+    "ftp://h/#HUNTER2",
+]
+
+
+@pytest.mark.parametrize("text", SECRET)
+def test_what_may_be_secret_in_a_wrong_address_is_not_shown(text: str) -> None:
+    with pytest.raises(WrongAddress, match="is no address of a server") as caught:
+        Address.of(text)
+    assert not any(part in str(caught.value) for part in ("HUNT", "ER2", "bob", "pa//"))
+
+
+ECHOED = [
+    ("host/?token=ab%2FHUNT%2BER2", "GET /?token=ab%2FHUNT%2BER2 token=ab%2fHUNT%2bER2 ab/HUNT+ER2 ab/HUNT%2BER2"),
+    ("host/?token=HUNT+ER2", "GET /?token=HUNT+ER2 token=HUNT%20ER2 HUNT ER2"),
+    ("host/?HUNTER2", "GET /?HUNTER2 HUNTER2="),
+    ("host/?token=HUNT%22%3CER2", 'HUNT&quot;&lt;ER2 HUNT\\"<ER2 HUNT"<ER2'),
+    ("bob:HUNTER2@host", "no such user: bob:HUNTER2, HUNTER2, Basic Ym9iOkhVTlRFUjI="),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), ECHOED)
+def test_an_echo_shows_no_secret_in_whatever_writing(text: str, said: str) -> None:
+    address = Address.of(text)
+    assert not any(part in address.plain(said) for part in ("HUNT", "ER2", "Ym9i"))
+    found = address.hidden({"message": said, "list": [said, 3, None], "number": 1.5})
+    assert "HUNT" not in str(found) and found["list"][1:] == [3, None] and found["number"] == 1.5
+
+
+def test_names_of_headers_have_no_case() -> None:
+    headers = {"authorization": "Bearer old", "AUTHORIZATION": "Bearer new"}
+    assert Address.of("u:pass@host", headers).headers == {"AUTHORIZATION": "Bearer new"}

@@ -38,6 +38,7 @@ class Chatter:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CLOCK", "PAUSE"):
         monkeypatch.setattr(aio, name, 0.02)
+    monkeypatch.setattr(questions, "PAUSE", 0.02)
 
 
 async def followed(url: str, id: str, socket: Any = None) -> list[Event]:
@@ -80,6 +81,52 @@ def test_only_200_is_a_picture(server: FakeServer) -> None:
         server.routes["/view"] = (status, b"login")
         with Client(server.url) as client, pytest.raises(ServerUnreachable, match=f"answers {status}"):
             client.fetch({"filename": "a.png"})
+
+
+def test_a_connection_that_breaks_once_costs_another_try(server: FakeServer, tmp_path: Any) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    paths = ["/object_info", "/upload", "/view"]
+    with Client(server.url) as client:
+        for broken in (paths, paths * 2):
+            server.broken += broken
+            client.object_info(), client.upload(tmp_path / "a.png")
+            assert client.fetch({"filename": "a.png"}) == b"picture" and not server.broken
+        away = [(502, b""), (200, b"picture")]
+        server.routes["/view"] = lambda asked: away.pop(0)
+        assert client.fetch({"filename": "a.png"}) == b"picture"
+
+
+def test_an_answer_that_breaks_off_each_time_is_said(server: FakeServer) -> None:
+    server.broken += ["/view"] * 1000
+    with Client(server.url, patience=0.1) as client, pytest.raises(ServerUnreachable, match="/view: the answer broke"):
+        client.fetch({"filename": "a.png"})
+
+
+def test_nobody_is_not_waited_for() -> None:
+    with FakeServer({}) as gone:
+        pass
+    begin = time.monotonic()
+    with Client(gone.url) as client, pytest.raises(ServerUnreachable, match="no server answers"):
+        client.object_info()
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>login</html>", b"\n<!DOCTYPE html><p>"])
+def test_a_page_is_no_picture(body: bytes, server: FakeServer) -> None:
+    server.routes["/view"] = (200, body)
+    with Client(server.url) as client:
+        with pytest.raises(ServerUnreachable, match="/view gives .* for 'a.png'"):
+            client.fetch({"filename": "a.png"})
+        if body:
+            assert client.fetch({"filename": "a.html"}) == body
+
+
+def test_a_job_keeps_the_id_that_a_server_gives_it(server: FakeServer) -> None:
+    done = {"own": {"outputs": {"1": {"text": ["done"]}}, "status": {"status_str": "success"}}}
+    server.routes |= {"/prompt": (200, {"prompt_id": "own"}), "/history/own": (200, done), "/history": (200, {})}
+    with Client(server.url) as client:
+        result = client.run(PROMPT)
+    assert (result.prompt_id, list(result.texts())) == ("own", ["done"])
 
 
 def test_no_more_is_read_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +76,28 @@ def test_what_is_wrong_is_said_in_a_line(arguments: list[str], capsys: pytest.Ca
     error = capsys.readouterr().err
     assert error.startswith("patchbay: ") and len(error.splitlines()) == 1 and len(error) < 6000
     assert "hunter2" not in error and not list(Path().glob("**/.*.tmp"))
+
+
+@pytest.mark.parametrize(("module", "extra"), [("skimage", "sweep"), ("pyarrow", "sweep")])
+def test_a_sweep_says_what_is_missing_before_it_begins(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
+    assert main([*SWEEP, "--folder", "s"]) == 1 and not Path("s").exists()
+    assert capsys.readouterr().err == f'patchbay: {module} is missing; pip install "attention-patchbay[{extra}]"\n'
+
+
+@pytest.mark.parametrize("module", ["httpx", "websockets"])
+def test_a_client_says_what_is_missing(module: str) -> None:
+    script = f"import sys; sys.modules[{module!r}] = None; import attention_patchbay.client"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith(f'Error: {module} is missing; pip install "attention-patchbay[client]"\n')
+    script = f"import sys; sys.modules[{module!r}] = None; from attention_patchbay.headless.commands.cli import main"
+    queue = f"{script}; sys.exit(main(['queue', {DEMO!r}]))"
+    done = subprocess.run([sys.executable, "-c", queue], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f'patchbay: {module} is missing; pip install "attention-patchbay[client]"\n'
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="nothing is closed to root")
@@ -150,6 +174,30 @@ def test_ctrl_c_at_any_time(
     monkeypatch.setattr(module, name, interrupted)
     assert main(["convert" if module is not run else "run", PAGE]) == 130
     assert capsys.readouterr().err == "patchbay: interrupted\n"
+
+
+def test_a_second_ctrl_c_at_the_end_is_not_heard() -> None:
+    script = (
+        "import atexit, signal, sys\n"
+        "import attention_patchbay.headless.commands.cli as cli\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"  # as torch's own end, in which one may come
+        "cli.parser = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(cli.main(['nodes']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "patchbay: interrupted\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Module: nonsense does not exist"), ConnectionError("no")])
+def test_an_address_of_no_cluster_is_said(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(*args: Any, **kinds: Any) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    assert main([*SWEEP, "--folder", "s", "--ray", "nonsense://x"]) == 2
+    assert "--ray nonsense://x: no cluster answers there" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_ctrl_c_waits_for_what_it_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,15 @@ def test_no_file_of_the_output_folder_is_replaced(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[2] == str(tmp_path / "output" / "a (1).png")
 
 
+def test_what_is_no_picture_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeServer(comfyui(b"<html>login</html>")) as server:
+        assert queue(tmp_path, server.url) == 2
+        job = json.loads(next(asked.body for asked in server.asked if asked.path == "/prompt"))["prompt_id"]
+    error = capsys.readouterr().err
+    assert "not the file for 'a.png'" in error and f"the job {job} is done, its files are on the server" in error
+    assert not list((tmp_path / "output").glob("*"))
+
+
 def test_names_of_a_server_stay_in_the_folder_and_move_no_cursor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +86,37 @@ def test_names_of_a_server_stay_in_the_folder_and_move_no_cursor(
 def answer(asked: Any, outputs: Any) -> Any:
     id = asked.path.rpartition("/")[2]
     return {id: {"outputs": outputs, "status": {"status_str": "success", "completed": True}}}
+
+
+def test_a_header_of_the_command_line_wins_whatever_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATCHBAY_TOKEN", "tok")
+    given = ["--header", "authorization: Bearer a", "--header", "AUTHORIZATION: Bearer b"]
+    with FakeServer(comfyui()) as server:
+        assert queue(tmp_path, server.url.replace("//", "//user:pass@"), *given) == 0
+        sent = [[v for k, v in asked.headers.items() if k.lower() == "authorization"] for asked in server.asked]
+    assert sent and all(values == ["Bearer b"] for values in sent)
+
+
+def test_a_job_that_fails_with_a_secret_shows_and_writes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"node_id": "2", "exception_message": "Bearer hunter1 token=hunter2", "traceback": ["hunter1"]}
+    failed = {"status": {"status_str": "error", "messages": [["execution_error", data]]}}
+    refusal = {"error": {"message": "no hunter1", "details": "hunter2"}, "node_errors": {}}
+    command = ["sweep", str(tmp_path / "w.json"), "--axis", "2.filename_prefix=a,b", "--folder", str(tmp_path / "s")]
+    with FakeServer(comfyui()) as server:
+        server.routes["/history"] = lambda asked: (200, {asked.path.rpartition("/")[2].partition("?")[0]: failed})
+        access = ["--header", "Authorization: Bearer hunter1"]
+        url = server.url + "/?token=hunter2"
+        assert queue(tmp_path, url, *access) == 1
+        assert main([*command, "--quiet", "--server", url, "--input", str(tmp_path), *access]) == 1
+        server.routes["/prompt"] = (400, refusal)
+        assert queue(tmp_path, url, *access) == 2
+        assert queue(tmp_path, url, *access, "--json") == 2
+    said = "".join(capsys.readouterr())
+    assert "hunter" not in said and "***" in said
+    for path in (path for path in (tmp_path / "s").rglob("*") if path.is_file()):
+        assert b"hunter" not in path.read_bytes(), path
 
 
 def test_a_sweep_shows_and_writes_nothing_of_who_asks(

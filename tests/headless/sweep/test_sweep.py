@@ -191,6 +191,28 @@ def test_other_axes_need_another_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert "holds a sweep of another workflow or other axes; give another --folder" in capsys.readouterr().err
 
 
+OWN = ["table.csv", "table.parquet", "report.html", "sweep.json", ".lock"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_folder_with_files_of_others_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("my own work")
+    assert run(tmp_path, "--axis", "KSampler.steps=1") == 2
+    assert f"holds a {name} that is of no sweep, and stays; give another --folder" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "my own work")]
+
+
+def test_only_what_a_cell_left_unfinished_is_removed(tmp_path: Path) -> None:
+    cell = Cell({"a.b": 0}, {"0": {}}, True)
+    (tmp_path / "cells" / "mine.part").mkdir(parents=True)
+    (tmp_path / "cells" / f"{cell.id}.part").mkdir()
+    (tmp_path / "cells" / "movie.mp4.part").write_text("my own work")
+    with opened(tmp_path, [cell]):
+        assert {path.name for path in (tmp_path / "cells").iterdir()} == {"mine.part", "movie.mp4.part"}
+
+
 def test_every_cell_is_checked_before_any_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--axis", "KSampler.steps=1,0") == 2
     assert "the cell {'KSampler.steps': 0} cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -291,12 +313,59 @@ def test_what_is_damaged_costs_its_own_cell_only(tmp_path: Path, caplog: pytest.
     (tmp_path / "sweep.json").write_text('{"cells": ')
     (tmp_path / "cells" / "x.part").write_text("")
     with opened(tmp_path, all) as store:
-        assert store.waiting() == all[1:7]
+        assert store.waiting() == all[1:8]
         rows = store.tables()
         write_report(tmp_path, rows)
-    assert [(row["cell"], row["mean"]) for row in rows] == [(all[0].id, 0.0), (all[7].id, None), (all[8].id, 8.0)]
+    assert [(row["cell"], row["mean"]) for row in rows] == [(all[0].id, 0.0), (all[8].id, 8.0)]
     assert json.loads((tmp_path / "sweep.json").read_text())["cells"][all[1].id] == {"a.b": 1}
-    assert "is damaged" in caplog.text and "cannot be compared" in caplog.text
+    assert "is damaged" in caplog.text and "is gone or damaged; the cell runs again" in caplog.text
+
+
+def test_what_is_no_picture_is_not_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = Cell({"a.b": 0}, {"0": {}}, True)
+    all = [first, Cell({"a.b": 1}, {"1": {}}, reference=first.id)]
+    with opened(tmp_path, all) as store:
+        for cell in all:
+            store.place(cell).mkdir()
+            (store.place(cell) / "a.mp4").write_bytes(b"a film")
+            store.keep(cell, Outcome(["a.mp4"]), "here")
+        assert store.waiting() == [] and [row["mean"] for row in store.rows()] == [None, None]
+    assert "cannot be compared" in caplog.text
+
+
+WRONG: dict[str, Any] = {
+    "seconds": [10**400, float("nan"), float("inf"), True, -1.0, None],
+    "step_seconds": [float("nan"), False],
+    "peak_bytes": [10**40, "x"],
+    "images": [["../../outside.png"], ["/etc/passwd"], ["none.png"], ["\0"], ["."]],
+    "digests": [[], {"a.png": "0"}, {"a.png": 3}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRONG for value in WRONG[name]])
+def test_a_cell_file_that_cannot_be_runs_again(name: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(b"x")
+    cell = Cell({"a.b": 0}, {"0": {}}, True)
+    with opened(tmp_path, [cell]) as store:
+        store.place(cell).mkdir()
+        Image.new("RGB", (8, 8)).save(store.place(cell) / "a.png")
+        store.keep(cell, Outcome(["a.png"]), "here")
+        assert store.waiting() == []
+        path = tmp_path / "cells" / f"{cell.id}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+        assert store.waiting() == [cell] and store.tables() == []
+
+
+def test_a_picture_that_is_cut_off_runs_its_cell_again(tmp_path: Path) -> None:
+    cell = Cell({"a.b": 0}, {"0": {}}, True)
+    with opened(tmp_path, [cell]) as store:
+        store.place(cell).mkdir()
+        Image.new("RGB", (64, 64)).save(store.place(cell) / "a.png")
+        store.keep(cell, Outcome(["a.png"]), "here")
+    picture = tmp_path / "cells" / cell.id / "a.png"
+    picture.write_bytes(picture.read_bytes()[:-20])
+    with opened(tmp_path, [cell]) as store:
+        assert store.waiting() == [cell]
 
 
 def test_every_seed_can_be_reported(tmp_path: Path) -> None:
