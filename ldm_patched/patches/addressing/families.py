@@ -48,6 +48,7 @@ class Family:
         told: whether the host says in each call which block makes it.
         rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
         flat: whether what it makes is no picture.
+        rotary: whether queries and keys of its self-attention hold their positions, as rotations.
         hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
             order of the result; none: nobody can skip or scale its blocks.
         deaf: why its attention asks no override, so that no method acts inside it.
@@ -65,6 +66,7 @@ class Family:
     beside: tuple[str, ...] = ()
     rich: bool = False
     flat: bool = False
+    rotary: bool = True
     hands: tuple[tuple[int, ...], ...] = ()
     deaf: str = ""
     closed: str = ""
@@ -88,7 +90,9 @@ FAMILIES: dict[str, Family] = {
     "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT, hands=FIRST_TWO + X),
     "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT, hands=FIRST_TWO + X),
     "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT, hands=FIRST_TWO + X),
-    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, hands=FIRST_TWO + X),
+    "Hunyuan3Dv2": _joined(
+        "Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, rotary=False, hands=FIRST_TWO + X
+    ),
     "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2, hands=X),
     "QwenImageTransformer2DModel": _joined(
         "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT, hands=SECOND_FIRST
@@ -123,7 +127,7 @@ FAMILIES: dict[str, Family] = {
         hands=FIRST_THIRD + X,
     ),
     "OpenAISignatureMMDITWrapper": _joined(
-        "SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO
+        "SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False, rotary=False, hands=FIRST_TWO
     ),
     "MMDiT": _joined(
         "AuraFlow",
@@ -131,6 +135,7 @@ FAMILIES: dict[str, Family] = {
         TEXT_FIRST,
         front=8,
         told=False,
+        rotary=False,
         hands=FIRST_TWO + X,
     ),
     "CogVideoXTransformer3DModel": _joined(
