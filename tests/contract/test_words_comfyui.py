@@ -33,3 +33,11 @@ def test_each_word_is_found_wherever_it_stands_and_nowhere_else(results: dict[st
             "cat": "cat",
             "image": "image",
         }
+
+
+def test_words_stand_in_the_context_where_the_encoder_leaves_them(results: dict[str, Any]) -> None:
+    """Its encoder cuts LongCat's template off on both sides, that of Qwen-Image and HunyuanVideo in front."""
+    cut = {name: found["rows"] for name, found in results.items() if "rows" in found}
+    assert cut.keys() == {"LongCat", "Qwen-Image", "HunyuanVideo"}
+    for name, (places, rows) in cut.items():
+        assert places == rows and places, name

@@ -46,7 +46,7 @@ class Family:
         patch: latent pixels along a side of a token; 0 where the network tells.
         beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
-        rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
+        filled: whether its text is filled up behind the tokens of the prompt.
         flat: whether what it makes is no picture.
         rotary: whether queries and keys of its self-attention hold their positions, as rotations.
         hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
@@ -64,7 +64,7 @@ class Family:
     patch: int = 0
     told: bool = True
     beside: tuple[str, ...] = ()
-    rich: bool = False
+    filled: bool = False
     flat: bool = False
     rotary: bool = True
     hands: tuple[tuple[int, ...], ...] = ()
@@ -123,7 +123,6 @@ FAMILIES: dict[str, Family] = {
         (("double", "double_stream_blocks"), ("single", "single_stream_blocks")),
         IMAGE_FIRST,
         told=False,
-        rich=True,
         hands=FIRST_THIRD + X,
     ),
     "OpenAISignatureMMDITWrapper": _joined(
@@ -144,7 +143,7 @@ FAMILIES: dict[str, Family] = {
     "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
     "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
     "MiniMaxH3Model": _joined("MiniMax H3", (("block", "blocks"),), TEXT_FIRST, told=False, hands=X),
-    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True, hands=X),
+    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, hands=X),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, hands=X),
     "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, hands=X),
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),

@@ -7,18 +7,20 @@ are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from ..addressing.address import AddressError
 from ..addressing.families import HIDDEN, UNET, Family
 from ..patcher import Patcher, TransformerOptions
+from ..record.plan import KEY
 from .gate import Gate
 from .host import Host
 from .method import Method
-from .place import Listed, Listing, Place, TokensIn, TokensOut, Wrap
+from .place import Listed, Place, TokensIn, TokensOut, Wrap
 from .prompts import MorePrompts
-from .rows import WANTED
+from .rows import PREPARE_SAMPLING, WANTED, estimate_rows
 from .site import Site
 from .stack import KINDS, Inner, merged, split
 
@@ -26,7 +28,6 @@ from .stack import KINDS, Inner, merged, split
 SKIPS = "they have no skip connections and nothing between attentions"
 UNTOLD = "nobody has written down what their blocks hand on"
 SHARED = "they have one attention for text and image, whose queries and results nobody can tell apart"
-UNPROJECTED = "it puts tokens in before the model projects them, and these models let nobody in there"
 ATTN1_ATTN2 = "attn1.q, attn1.k, attn1.v, attn1.out, and the same of attn2"
 WHOLE = "Block Skip, Block Scale and Skip Layer Guidance, with kind block,"
 
@@ -45,7 +46,7 @@ class HiddenInput:
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
-        after = self.patch(q, k, v, extra_options)
+        after: tuple[Any, ...] = self.patch(q, k, v, extra_options)
         return {name: new for name, new, old in zip("qkv", after, (q, k, v), strict=True) if new is not old}
 
 
@@ -56,7 +57,7 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     """
     if family.calls == UNET or not isinstance(place, Listed):
         return place
-    if isinstance(place.patch, MorePrompts) and not family.rich:
+    if isinstance(place.patch, MorePrompts):
         return AskForRows(place.patch)
     patch, slot = place.patch, place.slot.partition("_")[0]
     if isinstance(patch, TokensIn) and family.calls == HIDDEN and patch.part != "v" and not method.scales_scores:
@@ -67,13 +68,7 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
         return Wrap(slot, patch.gate, act, counted=patch.counted)
     if isinstance(patch, TokensOut) and slot in KINDS and not joint:
         return Wrap(slot, patch.gate, ChangedOut(patch), counted=patch.counted)
-    raise refusal(family, method.name, _why(place.slot, isinstance(patch, Listing), joint))
-
-
-def _why(slot: str, changes: bool, joint: bool) -> str:
-    if slot == "attn2_patch" and not changes:
-        return UNPROJECTED
-    return SHARED if joint and slot != "middle_patch" else SKIPS
+    raise refusal(family, method.name, SHARED if joint else SKIPS)
 
 
 @dataclass(frozen=True)
@@ -83,8 +78,10 @@ class AskForRows:
     patch: MorePrompts
 
     def put(self, clone: Patcher, host: Host) -> None:
-        """Ask for a row for each prompt."""
+        """Ask for a row for each prompt, and tell the host's estimate of memory."""
         options = clone.model_options["transformer_options"]
+        clone.remove_wrappers_with_key(PREPARE_SAMPLING, KEY)  # a patcher adds a second one to the first
+        clone.add_wrapper_with_key(PREPARE_SAMPLING, KEY, estimate_rows)
         options[WANTED] = (*options.get(WANTED, ()), self.patch)
 
 

@@ -53,7 +53,7 @@ class Positions:
 class Telling(KeywordMark):
     """An attn1_patch before the positions, which notes what they are."""
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, q: Tensor, k: Tensor, v: Tensor, *, pe: Any, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
         told = extra_options.get(POSITIONS)

@@ -15,7 +15,7 @@ from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut, Wrap
-from ..engine.prompts import MorePrompts, prompt_tokens, take_off
+from ..engine.prompts import MorePrompts, Prompt, prompt_of, take_off, tokens_in
 from ..engine.scores import to_itself
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -119,12 +119,12 @@ class AttentionPatch(Method):
     channels: str = words(
         "", optional=True, tip="For gain: channels and their factors, such as 0:1.5, 4-7:0, 100-:0.5."
     )
-    other: Tensor | None = socket(
+    other: Prompt | Tensor | None = socket(
         "CONDITIONING",
         name="conditioning",
         optional=True,
         tip="For towards: the prompt to go to; one prompt, its tokens.",
-        read=prompt_tokens,
+        read=prompt_of,
     )
 
     def check(self) -> None:
@@ -241,7 +241,7 @@ class AttentionPatch(Method):
             return operations.shuffle(x, site.weight, site.generator())
         out = x.clone()
         for some in site.rows():
-            out[some] = operations.towards(x[some], self.other, site.weight)  # type: ignore[arg-type]
+            out[some] = operations.towards(x[some], tokens_in(self.other), site.weight)  # type: ignore[arg-type]
         return out
 
     def attend_towards(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
