@@ -82,6 +82,17 @@ def in_context(name: str, tokenized: Any, places: Any, length: int) -> list[int]
     return [rows[place] for place in context_positions(places, length, context[:, None], site)]
 
 
+def llama_template() -> list[list[int]]:
+    """Return the tokens of a prompt in HunyuanVideo's template, and what is found for them.
+
+    Its vocabulary does not come with ComfyUI: begin, header, system, end of header, two lines, text, end of turn, ...
+    """
+    before = [128000, 128006, 9125, 128007, 271, *range(1, 9), 128009, 128006, 882, 128007, 271]
+    places = list(range(len(before), len(before) + 4))
+    tokens = [(token, 1.0) for token in (*before, 21, 22, 23, 24, 128009)]
+    return [places, in_context("HunyuanVideo", {"llama": [tokens], "l": [tokens]}, places, len(tokens))]
+
+
 def found(path: str, name_of: str) -> dict[str, Any]:
     """Return what was found with one tokenizer."""
     from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
@@ -113,6 +124,7 @@ def main(path: str) -> None:
             results[name] = found(where, name)
         except (OSError, ImportError, AttributeError) as error:  # vocabularies that are not there
             results[name] = {"missing": f"{type(error).__name__}: {error}"}
+    results["HunyuanVideo's template"] = {"rows": llama_template()} if "rows" not in results["HunyuanVideo"] else {}
     with open(path, "w") as file:
         json.dump(results, file)
 

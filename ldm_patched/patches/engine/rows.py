@@ -107,8 +107,8 @@ def with_rows(model: Any, call: Call) -> Call:
     context = call.c_crossattn
     if not wanted or not positive or context is None:
         return call
-    encoded = [(one.gate.entry.number, _encoded(model, prompt, call.x)) for one in wanted for prompt in one.prompts]
-    prompts = [(number, found.pop(CONTEXT)) for number, found in encoded]
+    encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
+    prompts = [(number, found[CONTEXT]) for number, found in encoded]
     tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
     lengths = tuple((number, prompt.shape[1]) for number, prompt in prompts)
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
@@ -134,6 +134,15 @@ def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:
     if given is None:
         return []
     return [uuid.uuid5(given[i], f"patchbay {place}") for place in range(len(rows.prompts)) for i in rows.positive]
+
+
+def _all_encoded(model: Any, asking: Asking, call: Call) -> Sequence[dict[str, Tensor]]:
+    """Return what the model makes of each prompt, made once in a run on each device."""
+    memory, key = asking.gate.memory(call.options), f"encoded on {call.x.device}"
+    if key not in memory:
+        memory[key] = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
+    found: Sequence[dict[str, Tensor]] = memory[key]
+    return found
 
 
 def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor]:
