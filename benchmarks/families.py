@@ -45,8 +45,8 @@ On all of them the output slots (`attn1.out`, `attn2.out`) act before the projec
 after it. Where blocks tell the positions of their queries and keys (Flux, LongCat, Chroma, Hunyuan, Qwen-Image,
 Mage-Flow, Krea2, Anima, Cosmos-Predict2), methods take these off, act, and put them on again: SEG, AdaIN, merged and
 pooled keys, and `mean`, `clamp`, `noise`, `blur`, `gain` and `shuffle` of `attn1.q` and `attn1.k` are then those before
-the positions (1e-5 of the latent, against forwards written by hand). Elsewhere they act on what they find, and the
-report of the run says so.
+the positions (1e-5 of the latent, against forwards written by hand); the patches of Anima and Cosmos-Predict2 act
+before the projection. Elsewhere they act on what they find, and the report of the run says so.
 
 Words (Word Weight, Word Mask, Capture Attention) are found by their letters, in the text encoder of a language model
 where a CLIP has one. HiDream has three texts, of which only the last is looked into. NAG and regional prompts are rows
