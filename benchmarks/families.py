@@ -16,14 +16,13 @@ from typing import Any
 from attention_patchbay.tests.contract.children import result_of
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "families.md"
-# Where positions are part of the tokens, and not turned into queries and keys
-UNPOSITIONED = ("SD3", "SD3.5 medium", "AuraFlow", "Hunyuan3D 2")
+HELD = "held their positions already"  # in the reports of what is not exact
 POSITIONED = {
     "SEG": "a blur or mean of queries that hold their positions already",
     "token merging": "a mean of keys that hold their positions already",
     "style aligned": "AdaIN of queries and keys that hold their positions already; all pictures have the same",
-    "reference": "the positions of the reference lie on those of the picture",
 }
+REFERENCE = "the positions of the reference lie on those of the picture"
 JOINED = {"prompt to prompt": "the text has its share of one softmax with the picture, whose part stays the own one"}
 ENTERED = "methods cannot act in the attention models: "
 HEAD = """# Methods and model families
@@ -44,7 +43,11 @@ blocks with all they add, for text and picture alike; skipped and scaled blocks 
 scale` has a `skip` of 1. FreeU and other skips would need skip connections: Block Scale scales what blocks add.
 
 On all of them the output slots (`attn1.out`, `attn2.out`) act before the projection of the result; on a UNet
-after it. `blur` is exact on values and results, approximate on queries and keys that hold their positions.
+after it. Where blocks tell the positions of their queries and keys (Flux, LongCat, Chroma, Hunyuan, Qwen-Image,
+Mage-Flow, Krea2, Anima, Cosmos-Predict2), methods take these off, act, and put them on again: SEG, AdaIN, merged and
+pooled keys, and `mean`, `clamp`, `noise`, `blur`, `gain` and `shuffle` of `attn1.q` and `attn1.k` are then those before
+the positions (1e-5 of the latent, against forwards written by hand); the patches of Anima and Cosmos-Predict2 act
+before the projection. Elsewhere they act on what they find, and the report of the run says so.
 
 Words (Word Weight, Word Mask, Capture Attention) are found by their letters, in the text encoder of a language model
 where a CLIP has one. HiDream has three texts, of which only the last is looked into. NAG and regional prompts are rows
@@ -53,7 +56,7 @@ refine the text before their blocks: the token of a word then holds something of
 """
 
 
-def outcome(name: str, method: str, found: dict[str, Any]) -> tuple[str, str]:
+def outcome(method: str, found: dict[str, Any]) -> tuple[str, str]:
     """Return what a method is on a family, and the reason where it does not simply work."""
     one = found["methods"][method]
     if "refused" in one:
@@ -62,8 +65,10 @@ def outcome(name: str, method: str, found: dict[str, Any]) -> tuple[str, str]:
         return "fails", one["error"]
     if not one["ran"]:
         return "no effect", one["skip"]
-    if method in POSITIONED and name not in UNPOSITIONED:
+    if method in POSITIONED and any(HELD in doubt for doubt in one["doubts"]):
         return "approximate", POSITIONED[method]
+    if method == "reference" and found["rotary"]:
+        return "approximate", REFERENCE
     if method in JOINED and len(found["kinds"]) == 1:
         return "approximate", JOINED[method]
     return "works", ""
@@ -82,7 +87,7 @@ def groups(results: dict[str, Any]) -> list[tuple[list[str], dict[str, tuple[str
     """Return families with equal outcomes together, the largest groups first."""
     found: dict[str, tuple[list[str], dict[str, tuple[str, str]]]] = {}
     for name, family in results.items():
-        column = {method: outcome(name, method, family) for method in family["methods"]}
+        column = {method: outcome(method, family) for method in family["methods"]}
         found.setdefault(json.dumps(column), ([], column))[0].append(name)
     return sorted(found.values(), key=lambda group: -len(group[0]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_tokens
+from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_of
 from ..ldm_patched.patches.methods.regional_prompt import Region
 from ._host import io
 from .derived import CATEGORY
@@ -41,4 +41,4 @@ class PromptRegion(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the longer chain."""
         masks = mask if mask.ndim == 3 else mask[None]
-        return io.NodeOutput((*(regions or ()), Region(prompt_tokens(conditioning), masks, weight)))
+        return io.NodeOutput((*(regions or ()), Region(prompt_of(conditioning), masks, weight)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.method import Method
+from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
@@ -51,7 +52,11 @@ def patch(slot: str, operation: str, value: float = 2.0) -> Make:
 
 
 def region(tiny: Tiny, where: Where) -> Method:
-    return RegionalPrompt((Region(prompt(tiny, 3)[0][0], HALF),), where=where)
+    return RegionalPrompt((Region(prompt_of(prompt(tiny, 3)), HALF),), where=where)
+
+
+def towards(tiny: Tiny, where: Where) -> Method:
+    return AttentionPatch("attn2.k", "towards", where=where, other=prompt_of(prompt(tiny, 3)))
 
 
 # Each method as it is tried: with the blocks that it is for, or those that are given.
@@ -83,8 +88,9 @@ METHODS: dict[str, tuple[str, Make]] = {
     "word mask": ("all", lambda tiny, where: WordMask(mask=HALF, where=where, **WORD)),
     "capture of words": ("all", lambda tiny, where: Capture(words=(Word("a", (3,)),), length=TEXT, where=where)),
     "capture of points": ("all", lambda tiny, where: PointCapture(points=((0.5, 0.5),), where=where)),
-    "NAG": ("all", lambda tiny, where: NormalizedGuidance(prompt(tiny, 3)[0][0], where=where)),
+    "NAG": ("all", lambda tiny, where: NormalizedGuidance(prompt_of(prompt(tiny, 3)), where=where)),
     "regional prompt": ("all", region),
+    "towards a prompt": ("all", towards),
     "prompt to prompt": ("all", lambda tiny, where: PromptToPrompt(SOURCE, (*SOURCE[:-1], 0), where=where)),
     "reference": ("all", lambda tiny, where: Reference(torch.ones(1, tiny.latent[1], *tiny.latent[-2:]), where=where)),
     "block skip": ("middle", lambda tiny, where: BlockSkip(attention="self", where=where)),

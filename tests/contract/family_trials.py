@@ -12,6 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.families import IMAGE, fa
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.method import Method
+from attention_patchbay.ldm_patched.patches.engine.positions import TELLING
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.engine.views import Given, given
@@ -28,6 +29,7 @@ from attention_patchbay.ldm_patched.patches.routing.observe import observed
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.nodes._host import HOST
 from attention_patchbay.tests.contract.family_blocks import whole
+from attention_patchbay.tests.contract.family_exact import exact
 from attention_patchbay.tests.contract.family_methods import LATE, METHODS, WORD
 from attention_patchbay.tests.contract.tiny_families import STEPS, TEXT, Tiny, load, noise_of, prompt, sample
 from torch import Tensor
@@ -77,6 +79,7 @@ def outcome(bench: Bench, made: Method) -> dict[str, Any]:
         "ran": sorted(ran),
         "meant": sorted({str(block) for block, _ in entry.targets}),
         "skip": run.skips.get(entry.number, ""),
+        "doubts": sorted(run.doubts),
         "maps": [len(maps), bool(all(maps))],
     }
 
@@ -288,6 +291,7 @@ def family(tiny: Tiny) -> dict[str, Any]:
     bench = Bench(tiny)
     kind, blocks = family_of(bench.model), model_blocks(bench.model)
     found: dict[str, Any] = {"family": kind.name, "blocks": [str(info.id) for info in blocks], "kinds": kind.kinds}
+    found["rotary"] = kind.rotary
     found["described"] = describe(blocks)
     found["methods"] = {name: outcome(bench, make(tiny, Where.of(at))) for name, (at, make) in METHODS.items()}
     net = bench.model.model.diffusion_model
@@ -298,6 +302,8 @@ def family(tiny: Tiny) -> dict[str, Any]:
         found |= {"text": text_error(bench), "neutral": neutral(bench), "alike": alike(bench), "rule": ruled(bench)}
     else:
         found["tuning"] = tuned(bench)
+    if kind.calls in TELLING:
+        found["exact"] = exact(bench)
     if kind.hands:
         found["whole"] = whole(bench)
     if tiny.references:

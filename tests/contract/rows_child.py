@@ -22,16 +22,18 @@ comfy_args.cpu = True
 
 import comfy.hooks  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
+from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
-from attention_patchbay.tests.contract.tiny_families import FAMILIES, Tiny, load, prompt, sample  # noqa: E402
+from attention_patchbay.tests.contract.tiny_families import FAMILIES, TEXT, Tiny, load, prompt, sample  # noqa: E402
 from comfy.controlnet import ControlBase  # noqa: E402
+from comfy.sampler_helpers import prepare_sampling  # noqa: E402
 from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
 
-NAMES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video")
+NAMES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video", "HiDream", "Anima")
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
 
@@ -95,12 +97,28 @@ def with_control(tiny: Tiny, net: Any, positive: Any) -> Any:
     return [[tokens, {**more, "control": control, "control_apply_to_uncond": False}] for tokens, more in positive]
 
 
-def methods(positive: Any, further: Tensor) -> dict[str, Any]:
+def methods(further: Any) -> dict[str, Any]:
     everywhere = torch.ones(1, 8, 12)
     return {
         "NAG": NormalizedGuidance(further),
         "region": RegionalPrompt((Region(further, everywhere),)),
     }
+
+
+def estimated(model: Any, put: Callable[[Any], Node], noise: Tensor, *sides: Any) -> dict[str, list[int]]:
+    """Return for how many rows ComfyUI asks for memory: all it counts on, and the least it needs."""
+    net, found = model.model, {}
+    three = tuple(Region(prompt_of(sides[0]), torch.ones(1, 8, 12)) for _ in range(3))
+    for name, method in {"none": None, **methods(prompt_of(sides[0])), "regions": RegionalPrompt(three)}.items():
+        asked: list[int] = []
+        before, net.memory_required = net.memory_required, lambda shape, asked=asked, **_: asked.append(shape[0]) or 0.0
+        try:
+            patched = model if method is None else put(method)(model)
+            prepare_sampling(patched, noise.shape, {"positive": [], "negative": []}, patched.model_options)
+        finally:
+            net.memory_required = before
+        found[name] = asked
+    return found
 
 
 def family(name: str) -> dict[str, Any]:
@@ -110,7 +128,7 @@ def family(name: str) -> dict[str, Any]:
         tiny = tiny._replace(latent=(*tiny.latent[:2], FRAMES, *tiny.latent[3:]))
     model = load(tiny)
     net = model.model.diffusion_model
-    positive, negative, other = prompt(tiny, 1), prompt(tiny, 2), prompt(tiny, 3, 9)
+    positive, negative, other = prompt(tiny, 1), prompt(tiny, 2), prompt(tiny, 3, TEXT if tiny.extras else 9)
     noise = torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
 
     def put(method: Any) -> Node:
@@ -128,14 +146,14 @@ def family(name: str) -> dict[str, Any]:
         nodes["context windows"] = (windows, positive)
     if name in ("Flux", "SD3", "Qwen-Image"):
         nodes["ControlNet"] = (nodes["nothing"][0], with_control(tiny, net, positive))
-    plain, found = run(model, positive), {}
+    plain, found = run(model, positive), {"estimate": estimated(model, put, noise, positive, negative)}
     for node, (apply, prompts) in nodes.items():
         alone = run(apply(model), prompts)
         size = float(alone.abs().max())
         entry: dict[str, Any] = {"effect": float((alone - plain).abs().max()) / size}
         for kind in ("same", "another"):
-            further = positive[0][0] if kind == "same" else other[0][0]
-            for method, value in methods(positive, further).items():
+            further = prompt_of(positive if kind == "same" else other)
+            for method, value in methods(further).items():
                 orders = {"before": (put(value), apply), "behind": (apply, put(value))}
                 for order, chain in list(orders.items())[: 1 if apply is nodes["nothing"][0] else 2]:
                     patched = chain[1](chain[0](model.clone()))

@@ -10,7 +10,8 @@ from .children import result_of
 
 pytestmark = pytest.mark.comfyui
 NODES = ("EasyCache", "LazyCache", "LoRA hook")
-PAIRS = [(family, node) for family in ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video") for node in NODES]
+FAMILIES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video", "HiDream", "Anima")
+PAIRS = [(family, node) for family in FAMILIES for node in NODES]
 PAIRS += [("Flux", "compile"), ("Wan 2.1", "compile")]
 PAIRS += [("Wan 2.1", "context windows"), ("LTX-Video", "context windows")]
 PAIRS += [("Flux", "ControlNet"), ("SD3", "ControlNet"), ("Qwen-Image", "ControlNet")]
@@ -32,3 +33,9 @@ def test_a_further_prompt_that_is_the_prompt_itself_changes_nothing_beside_it(
     assert max(same.values()) < 1e-4, same
     assert min(distance for name, distance in there.items() if name not in same) > 1e-3, there
     assert found[family]["afterwards"]["equal"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_hosts_estimate_of_memory_knows_the_rows_of_further_prompts(found: dict[str, Any], family: str) -> None:
+    """It asks for two rows for each of the noise, and for one at least; a further prompt is one more."""
+    assert found[family]["estimate"] == {"none": [2, 1], "NAG": [4, 2], "region": [4, 2], "regions": [6, 3]}

@@ -17,8 +17,8 @@ REFUSED = {
     "between the attentions": "nothing between attentions",
     "SAG": "holds a video and its sound",
     "reference": "holds a video and its sound",
-    "NAG": "before the model projects them",
-    "regional prompt": "before the model projects them",
+    "NAG": "one video at a time",
+    "regional prompt": "one video at a time",
     "FreeU": "no skip connections",
 }
 SAME = (*LISTENING, "backend rule", "NaN guard", *IDLE)

@@ -124,6 +124,7 @@ CASCADE = {"stable_cascade_stage": "c", "c_hidden": [64, 64], "nhead": [2, 2], "
 CASCADE |= {"c_cond": 64, "c_clip_text": 24, "c_clip_text_pooled": 32}
 
 T5 = (("conditioning_mt5xl", (1, 256, 32)), ("attention_mask_mt5xl", (1, 256)))
+T5_IDS = (("t5xxl_ids", ("n",)), ("t5xxl_weights", ("n",)))
 LLAMA = (("conditioning_llama3", (1, 4, "n", 24)),)
 VISION = (("clip_vision_output", (1, 257, 1280)),)
 LYRICS = (("conditioning_lyrics", (1, 5, 24)),)
@@ -153,7 +154,7 @@ FAMILIES: dict[str, Tiny] = {
     "AuraFlow": Tiny("AuraFlow", AURA, (1, 4, 8, 12)),
     "CogVideoX": Tiny("CogVideoX_T2V", COGVIDEO, VIDEO),
     "PixelDiT": Tiny("PixelDiTT2I", PIXELDIT, (1, 3, 64, 96)),
-    "Anima": Tiny("Anima", ANIMA, FRAME, width=1024),
+    "Anima": Tiny("Anima", ANIMA, FRAME, width=1024, extras=T5_IDS),
     "Cosmos-Predict2": Tiny("CosmosT2IPredict2", COSMOS, FRAME),
     "Cosmos": Tiny("CosmosT2V", COSMOS_1, VIDEO),
     "Wan 2.1": Tiny("WAN21_T2V", WAN, VIDEO),
@@ -217,6 +218,8 @@ def prompt(tiny: Tiny, seed: int, length: int = TEXT) -> list[Any]:
     for name, shape in tiny.extras:
         sizes = [length if size == "n" else int(size) for size in shape]
         more[name] = torch.ones(sizes) if "mask" in name else torch.randn(sizes, generator=generator)
+        if name == "t5xxl_ids":
+            more[name] = torch.randint(1, 100, sizes, generator=generator)
         if name == "clip_vision_output":
             more[name] = SimpleNamespace(penultimate_hidden_states=more[name])
     if tiny.pooled:

@@ -46,9 +46,10 @@ class Family:
         patch: latent pixels along a side of a token; 0 where the network tells.
         beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
-        rich: whether it needs more of a prompt than its tokens, so that nobody can give it another one.
+        filled: whether its text is filled up behind the tokens of the prompt.
         flat: whether what it makes is no picture.
         sound: whether its latent is a video and its sound, packed into one row.
+        rotary: whether queries and keys of its self-attention hold their positions, as rotations.
         hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
             order of the result; none: nobody can skip or scale its blocks.
         deaf: why its attention asks no override, so that no method acts inside it.
@@ -64,9 +65,10 @@ class Family:
     patch: int = 0
     told: bool = True
     beside: tuple[str, ...] = ()
-    rich: bool = False
+    filled: bool = False
     flat: bool = False
     sound: bool = False
+    rotary: bool = True
     hands: tuple[tuple[int, ...], ...] = ()
     deaf: str = ""
     closed: str = ""
@@ -90,7 +92,9 @@ FAMILIES: dict[str, Family] = {
     "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT, hands=FIRST_TWO + X),
     "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT, hands=FIRST_TWO + X),
     "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT, hands=FIRST_TWO + X),
-    "Hunyuan3Dv2": _joined("Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, hands=FIRST_TWO + X),
+    "Hunyuan3Dv2": _joined(
+        "Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, rotary=False, hands=FIRST_TWO + X
+    ),
     "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2, hands=X),
     "QwenImageTransformer2DModel": _joined(
         "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT, hands=SECOND_FIRST
@@ -121,11 +125,10 @@ FAMILIES: dict[str, Family] = {
         (("double", "double_stream_blocks"), ("single", "single_stream_blocks")),
         IMAGE_FIRST,
         told=False,
-        rich=True,
         hands=FIRST_THIRD + X,
     ),
     "OpenAISignatureMMDITWrapper": _joined(
-        "SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO
+        "SD3", (("double", "joint_blocks"),), TEXT_FIRST, told=False, rotary=False, hands=FIRST_TWO
     ),
     "MMDiT": _joined(
         "AuraFlow",
@@ -133,6 +136,7 @@ FAMILIES: dict[str, Family] = {
         TEXT_FIRST,
         front=8,
         told=False,
+        rotary=False,
         hands=FIRST_TWO + X,
     ),
     "CogVideoXTransformer3DModel": _joined(
@@ -141,9 +145,9 @@ FAMILIES: dict[str, Family] = {
     "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
     "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
     "MiniMaxH3Model": _joined(
-        "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, rich=True, sound=True, hands=X
+        "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, sound=True, hands=X
     ),
-    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, rich=True, hands=X),
+    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, hands=X),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, hands=X),
     "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, hands=X),
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),

@@ -14,9 +14,10 @@ from .block_forward import name_blocks
 from .call import APPLY_MODEL, call_model
 from .gate import Gate
 from .host import Host
-from .listed import with_listed
+from .listed import LISTED, with_listed
 from .marks import MARKS
 from .method import Method
+from .positions import TELL, TELLING
 from .preferred import tell_layers
 from .recording import OUTER_SAMPLE, record_run
 from .router import SLOT, Router
@@ -50,6 +51,8 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
         gate = Gate(entry, blocks, whole, getattr(method, "strength", 1.0), host.pause)
         if whole:
             name_blocks(clone, family, blocks)
+        if method.before_positions and family.calls in TELLING:
+            _tell_positions(clone)
         for place in method.places(gate, host, clone):
             (place if method.slot == SLOT else adapt(place, family, method)).put(clone, host)
     return clone
@@ -65,6 +68,12 @@ def _check_family(model: Patcher, method: Method, family: Family) -> None:
         raise AddressError(f"{method.name}: the latent of {family.name} models holds a video and its sound in one row")
     if family.flat and method.pictured:
         raise AddressError(f"{method.name}: it needs tokens that are a picture, and those of {family.name} are none")
+
+
+def _tell_positions(clone: Patcher) -> None:
+    options = clone.model_options["transformer_options"]
+    if TELL not in options.get(LISTED, {}).get("attn1_patch", ()):
+        clone.model_options["transformer_options"] = with_listed(options, "attn1_patch", TELL)
 
 
 def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) -> tuple[Patcher, Entry]:

@@ -23,8 +23,9 @@ from ..record.run import Run
 from .block_forward import BLOCK, CALLED
 from .coordinates import taken
 from .foreign import counted
-from .listed import lists, others_in
+from .listed import LISTED, lists, others_in
 from .owner import owner
+from .positions import POSITIONS
 from .preferred import hidden_by_an_override, preferences
 from .router import SLOT, Router
 from .rows import Call, with_rows
@@ -92,7 +93,9 @@ def _entered(options: TransformerOptions, net: Any, x: Tensor, conds: dict[str, 
     if family.calls == UNET:
         return with_stacks(options)
     found = {**options, "patches": lists(options)}
-    return {**found, TOKENS: tokens_of(net, family, x, conds)} if options.get(LAYERS) else found
+    if not (options.get(LAYERS) or options.get(LISTED)):
+        return found
+    return {**found, TOKENS: tokens_of(net, family, x, conds), POSITIONS: {}}
 
 
 def with_stacks(options: TransformerOptions) -> TransformerOptions:

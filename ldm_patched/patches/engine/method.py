@@ -77,8 +77,8 @@ class Method:
         return False
 
     @property
-    def unprojected(self) -> bool:
-        """Return whether what it puts there are tokens that the model has yet to project."""
+    def before_positions(self) -> bool:
+        """Return whether what it does to queries or keys depends on whether they hold their positions."""
         return False
 
     @property

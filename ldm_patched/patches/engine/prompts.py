@@ -6,10 +6,10 @@ Several such methods on one block nest like brackets: the last one appends last 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,21 +19,43 @@ from .gate import Gate
 from .sides import COND
 from .site import LENGTH, Site
 from .stack import CONTEXT, Inner
-from .tokens import TOKENS
+from .tokens import TOKENS, Tokens
 from .value import value
 
+BESIDES = ("conditioning_llama3", "t5xxl_ids", "t5xxl_weights")  # of HiDream, of Anima
 Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
 
 
-def prompt_tokens(conditioning: Conditioning) -> Tensor:
-    """Return the text tokens (1, n, c) of a conditioning.
+class Prompt(NamedTuple):
+    """The tokens (1, n, c) of a prompt, and what some models make their text of besides, by its name in a conditioning.
+
+    Where nothing is besides, the tokens alone stand for it.
+    """
+
+    tokens: Tensor
+    besides: Mapping[str, Tensor] = {}
+
+
+def prompt_of(conditioning: Conditioning) -> Prompt | Tensor:
+    """Return the one prompt of a conditioning.
 
     Raises ValueError where it holds several prompts.
     """
     if len(conditioning) != 1:
         raise ValueError(f"this conditioning holds {len(conditioning)} prompts; give one without Combine nodes")
-    tokens: Tensor = conditioning[0][0]
-    return tokens
+    (tokens, more), *_ = conditioning
+    besides = {name: more[name] for name in BESIDES if more.get(name) is not None}
+    return Prompt(tokens, besides) if besides else tokens
+
+
+def prompt_tokens(conditioning: Conditioning) -> Tensor:
+    """Return the text tokens (1, n, c) of a conditioning; see `prompt_of`."""
+    return tokens_in(prompt_of(conditioning))
+
+
+def tokens_in(prompt: Prompt | Tensor) -> Tensor:
+    """Return the tokens (1, n, c) of a prompt."""
+    return prompt if isinstance(prompt, Tensor) else prompt.tokens
 
 
 def repeats(length: int, x: Tensor, site: Site, side: int = COND, place: int = 0) -> int:
@@ -81,14 +103,22 @@ def context_positions(
 def starts(length: int, x: Tensor, site: Site, side: int = COND, place: int = 0) -> Sequence[int]:
     """Return where in the context each repeat of a prompt of `length` tokens begins; see `repeats`.
 
-    A transformer may cut the front off a template, or put rows of its own in front of the prompt's.
+    A transformer may cut the front off a template, put rows of its own in front of the prompt's, or fill them up.
     """
     context: Tensor | None = site.options.get(CONTEXT)
     tokens = 0 if TOKENS not in site.options or context is None else context.shape[1]
+    if filled(site) and tokens > length:
+        return [0]
     if tokens % length:
         return [tokens - length]
     times = repeats(length, x, site, side, place)
     return [tokens - length] if tokens > times * length else range(0, length * times, length)
+
+
+def filled(site: Site) -> bool:
+    """Return whether the model fills the context up behind the tokens of the prompt."""
+    tokens: Tokens | None = site.options.get(TOKENS)
+    return tokens is not None and tokens.family.filled
 
 
 def columns(some: Sequence[int], site: Site) -> list[int]:
@@ -105,7 +135,7 @@ class MorePrompts:
     """
 
     gate: Gate
-    prompts: tuple[Tensor, ...]
+    prompts: tuple[Prompt | Tensor, ...]
 
     def __call__(
         self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: TransformerOptions
@@ -116,14 +146,14 @@ class MorePrompts:
         return n, self._append(context), None if value is None else self._append(value)
 
     def _append(self, context: Tensor) -> Tensor:
-        more = [extra.to(context).expand(len(context), -1, -1) for extra in self.prompts]
+        more = [tokens_in(extra).to(context).expand(len(context), -1, -1) for extra in self.prompts]
         return torch.cat([context, *more], dim=1)
 
 
-def take_off(x: Tensor, prompts: Sequence[Tensor], site: Site) -> tuple[Tensor, list[Tensor]]:
+def take_off(x: Tensor, prompts: Sequence[Prompt | Tensor], site: Site) -> tuple[Tensor, list[Tensor]]:
     """Split keys or values (b, h, n, d) into those of the context and those of each appended prompt."""
     number = 0 if site.gate is None else site.gate.entry.number
-    lengths = site.appended.get(number) or [extra.shape[1] for extra in prompts]
+    lengths = site.appended.get(number) or [tokens_in(extra).shape[1] for extra in prompts]
     base, *more = x.split([x.shape[2] - sum(lengths), *lengths], dim=2)
     return base, more
 

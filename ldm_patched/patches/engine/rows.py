@@ -6,6 +6,7 @@ changes nothing by itself. Layers get its keys and values behind the text's own,
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,13 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patcher import TransformerOptions
+from ..patcher import Executor, TransformerOptions
 from .coordinates import CHUNKS
 from .gate import Gate, curve_weight
+from .prompts import Prompt, tokens_in
 from .sides import COND, OTHER, chunks_of
 
+PREPARE_SAMPLING = "prepare_sampling"  # ComfyUI's name of the place
 WANTED = "patchbay_more_prompts"  # in the options of a model: what asks for rows, in order
 ROWS = "patchbay_rows"  # in the options of a call that has more rows: its Rows
+CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
+TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
 LISTS = ("cond_or_uncond", "uuids", CHUNKS)  # in the options of a call: one entry for each chunk of its rows
 
 
@@ -71,7 +76,7 @@ class Asking(Protocol):
     @property
     def gate(self) -> Gate: ...
     @property
-    def prompts(self) -> tuple[Tensor, ...]: ...
+    def prompts(self) -> tuple[Prompt | Tensor, ...]: ...
 
 
 class Call(NamedTuple):
@@ -102,7 +107,8 @@ def with_rows(model: Any, call: Call) -> Call:
     context = call.c_crossattn
     if not wanted or not positive or context is None:
         return call
-    prompts = [(one.gate.entry.number, _encoded(model, tokens, call.x)) for one in wanted for tokens in one.prompts]
+    encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
+    prompts = [(number, found[CONTEXT]) for number, found in encoded]
     tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
     lengths = tuple((number, prompt.shape[1]) for number, prompt in prompts)
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
@@ -119,7 +125,7 @@ def with_rows(model: Any, call: Call) -> Call:
         torch.cat([_filled(context, tokens), *further]),
         _repeated(call.control, rows),
         {**call.options, **lists, ROWS: rows},
-        {name: _repeated(cond, rows) for name, cond in call.conds.items()},
+        {name: _with(cond, name, [found for _, found in encoded], rows) for name, cond in call.conds.items()},
     )
 
 
@@ -130,12 +136,52 @@ def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:
     return [uuid.uuid5(given[i], f"patchbay {place}") for place in range(len(rows.prompts)) for i in rows.positive]
 
 
-def _encoded(model: Any, tokens: Tensor, x: Tensor) -> Tensor:
-    """Return the tokens (1, n, c) of a prompt as the model's own conditionings make its context."""
-    about = {"noise": x, "device": x.device, "prompt_type": "positive"}
-    made: Mapping[str, Any] = model.extra_conds(cross_attn=tokens, pooled_output=tokens[:, 0], **about)
-    found: Tensor = made["c_crossattn"].cond if "c_crossattn" in made else tokens
-    return found.to(x.device)
+def _all_encoded(model: Any, asking: Asking, call: Call) -> Sequence[dict[str, Tensor]]:
+    """Return what the model makes of each prompt, made once in a run on each device."""
+    memory, key = asking.gate.memory(call.options), f"encoded on {call.x.device}"
+    if key not in memory:
+        memory[key] = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
+    found: Sequence[dict[str, Tensor]] = memory[key]
+    return found
+
+
+def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor]:
+    """Return what the model's own conditionings make of a prompt: its context (1, n, c), and the rest of its text."""
+    tokens, besides = tokens_in(prompt), {} if isinstance(prompt, Tensor) else prompt.besides
+    about = {"noise": x, "device": x.device, "prompt_type": "positive", "pooled_output": tokens[:, 0]}
+    made: Mapping[str, Any] = model.extra_conds(cross_attn=tokens, **besides, **about)
+    known = {CONTEXT: tokens, **{name: cond.cond for name, cond in made.items() if name in (CONTEXT, *TEXTS)}}
+    return {name: cond.to(x.device) for name, cond in known.items()}
+
+
+def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: Rows) -> Any:
+    """Return what a call gets with more rows: those of the positive again, or where it is text those of each prompt.
+
+    Raises ValueError where that of a further prompt has another length than the call's own.
+    """
+    if name not in TEXTS or not all(name in found for found in encoded):
+        return _repeated(cond, rows)
+    further = [found[name].to(cond) for found in encoded]
+    if any(one.shape[1:] != cond.shape[1:] for one in further):
+        raise ValueError(
+            "a further prompt has another length than the sampler's; this model needs them alike, give both prompts by "
+            "the same text encoder"
+        )
+    each = len(rows.positive) * rows.chunk
+    return torch.cat([cond, *(one.expand(each, *one.shape[1:]) for one in further)])
+
+
+def estimate_rows(
+    executor: Executor, model: Any, noise_shape: Sequence[int], conds: Any, model_options: Any = None, **kwargs: Any
+) -> Any:
+    """Let the host's estimate of memory know the rows that are asked for, one for each prompt and positive row.
+
+    A wrapper for PREPARE_SAMPLING. The host counts two rows for each of the noise, so half of them are added.
+    """
+    asking: tuple[Asking, ...] = (model_options or {}).get("transformer_options", {}).get(WANTED, ())
+    rows, *rest = noise_shape
+    more = math.ceil(rows * sum(len(one.prompts) for one in asking) / 2)
+    return executor(model, [rows + more, *rest], conds, model_options=model_options, **kwargs)
 
 
 def _filled(context: Tensor, tokens: int) -> Tensor:

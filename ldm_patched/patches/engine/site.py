@@ -16,6 +16,7 @@ from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
 from .coordinates import PIXELS, at_pixels, places_of
 from .gate import Gate
+from .positions import Positions
 from .sides import COND, chunks_of
 from .tokens import TOKENS, Tokens
 
@@ -31,6 +32,7 @@ STRETCHED = (
     "A mask of {}x{} lies on a picture of {}x{} latent pixels, which has other proportions: it was stretched. Where a "
     "detailer or upscaler samples a part as a picture of its own, a mask lies on the part as if it were the whole."
 )
+HELD = "{} changed queries or keys that held their positions already: the result is not that of a change before them."
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
 
 
@@ -63,6 +65,7 @@ class Site:
         curve: the strength of the method's schedule now.
         weight: the same times the method's strength.
         positioned: whether positions are already in q and k.
+        positions: those positions, where the model tells.
         piece: height and width of the tile that the tokens are, where a layer further out cut the image.
         cut: a patch of others cut the image in a way that nobody knows.
         length: columns of the sampler's own context in keys and values; None: all.
@@ -82,6 +85,7 @@ class Site:
     curve: float = 1.0
     weight: float = 1.0
     positioned: bool = False
+    positions: Positions | None = None
     piece: tuple[int, int] | None = None
     cut: bool = False
     length: int | None = None
@@ -256,6 +260,31 @@ class Site:
         shares = on_grid(mask, grid).repeat(1, self.frames)
         image = torch.arange(self.batch, device=mask.device) % (self.batch // self.parts)
         return shares[image % len(shares)]
+
+    # Positions
+
+    def bare(self, x: Tensor) -> Tensor:
+        """Return queries or keys (b, h, n, d) without their positions, where the model tells those.
+
+        Where it does not, they are as they are, and the report says so.
+        """
+        if not self.positioned or self.positions is None or not self.positions.fit(x):
+            if self.positioned and self.run is not None:
+                self.run.doubts.add(HELD.format("A method" if self.gate is None else self.gate.entry.name))
+            return x
+        return self.positions.off(x)
+
+    def before_positions(
+        self, x: Tensor, change: Callable[[Tensor], Tensor], kept: Callable[[], Tensor] | None = None
+    ) -> Tensor:
+        """Return queries or keys (b, h, n, d) with a change that acts before their positions; see `bare`.
+
+        Where they become fewer, `kept` tells the tokens, (m,) or (b, m), whose positions they get.
+        """
+        changed = change(self.bare(x))
+        if self.positions is None or not self.positions.fit(x):
+            return changed
+        return self.positions.on(changed, None if kept is None else kept())
 
     # The run
 

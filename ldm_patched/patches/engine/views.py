@@ -19,6 +19,7 @@ from ...ldm.modules.backends.shapes import from_heads, repeat_kv, to_bias, to_he
 from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
 from ..record.run import AttentionId
+from .positions import positions_of
 from .rows import ROWS, Rows, without_rows
 from .site import Beside, Site
 from .stack import CONTEXT, KINDS, LAYERS, Layer
@@ -85,6 +86,12 @@ class View:
         return from_heads(out, self.whole.split)
 
     @property
+    def tokens(self) -> Tokens:
+        """Return what the model made tokens of."""
+        tokens: Tokens = self.options[TOKENS]
+        return tokens
+
+    @property
     def _joint(self) -> bool:
         return len(self.parts) > 1
 
@@ -144,7 +151,12 @@ class View:
     def _sites(self, q: Tensor, text: int | None) -> dict[str, Site]:
         given = {} if self.rows is None else self.rows.given
         options = {**self.options, **given, "n_heads": self.call.heads}
-        sites = {slot: Site(options, kind, len(q), q.shape[2], positioned=True) for slot, kind in KINDS.items()}
+        sites = {slot: Site(options, kind, len(q), q.shape[2]) for slot, kind in KINDS.items()}
+        if IMAGE in self.parts and self.tokens.family.rotary:
+            found = positions_of(self.options, self.tokens.family, self.call.q.shape[2])
+            for slot in sites:
+                part = self.parts.get(PARTS[slot], slice(0))
+                sites[slot] = sites[slot].but(positioned=True, positions=None if found is None else found.of(part))
         if self.rows is not None and TEXT in self.parts:
             sites["attn2"] = sites["attn2"].but(length=text, appended=self._appended(self.rows))
         return sites

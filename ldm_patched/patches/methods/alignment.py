@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .streams import is_language_model, stream_of
+from .streams import end_of_text, is_language_model, stream_of
 
 MOST = 100_000  # pairs of equal tokens, of which each may be looked at for each token: seconds
 EMBEDDING = -1  # stands for a token that is a vector, not an id
@@ -30,17 +30,18 @@ def token_ids(clip: Clip, prompt: str) -> Tokens:
     """Return the token of each place in the context that a CLIP makes of a prompt, with its start, end and padding.
 
     With two text encoders of CLIP's it is the one with fewer tokens, to which a host cuts the context; beside that of a
-    language model they do not count.
+    language model they do not count. What an encoder cuts off behind the prompt is left out.
     """
-    return ids_of(clip.tokenize(prompt))
+    return ids_of(clip, clip.tokenize(prompt))
 
 
-def ids_of(tokenized: Tokenized) -> Tokens:
+def ids_of(clip: Clip, tokenized: Tokenized) -> Tokens:
     """Return the token of each place in the context of what a CLIP has tokenized; see `token_ids`."""
     if is_language_model(tokenized):
         tokenized = {stream_of(tokenized): tokenized[stream_of(tokenized)]}
     encoders = [[entry[0] for chunk in chunks for entry in chunk] for chunks in tokenized.values()]
-    return tuple(token if isinstance(token, int) else EMBEDDING for token in min(encoders, key=len))
+    tokens = [token if isinstance(token, int) else EMBEDDING for token in min(encoders, key=len)]
+    return tuple(tokens[: end_of_text(clip, tokens)])
 
 
 def alignment(source: Sequence[int], edited: Sequence[int]) -> Tensor:

@@ -8,16 +8,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..addressing.families import is_unet
 from ..addressing.where import Where
 from ..engine.declaration import Refused, acts, amount, choice, method, number, socket, words
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut, Wrap
-from ..engine.prompts import prompt_tokens
+from ..engine.prompts import MorePrompts, Prompt, prompt_of, take_off, tokens_in
 from ..engine.scores import to_itself
 from ..engine.site import Site
-from ..engine.stack import Inner
+from ..engine.stack import Inner, merged, split
 from ..patcher import Patcher
 from . import operations
 
@@ -46,6 +47,7 @@ OPERATIONS = (
     "shuffle",
     "towards",
 )
+POSITIONED = ("mean", "clamp", "noise", "blur", "gain", "shuffle")  # what a rotation does not commute with
 WITH_VALUE = ("scale", "temperature", "clamp", "noise", "blur")
 KINDS = {"attn1": "self", "attn2": "cross", "middle": "all", "block": "block"}
 TEXT = ("attn2.k", "attn2.v")  # slots whose tokens are those of the prompt
@@ -117,12 +119,12 @@ class AttentionPatch(Method):
     channels: str = words(
         "", optional=True, tip="For gain: channels and their factors, such as 0:1.5, 4-7:0, 100-:0.5."
     )
-    other: Tensor | None = socket(
+    other: Prompt | Tensor | None = socket(
         "CONDITIONING",
         name="conditioning",
         optional=True,
         tip="For towards: the prompt to go to; one prompt, its tokens.",
-        read=prompt_tokens,
+        read=prompt_of,
     )
 
     def check(self) -> None:
@@ -183,9 +185,9 @@ class AttentionPatch(Method):
         return self.kind == "block"
 
     @property
-    def unprojected(self) -> bool:
-        """Return whether it takes tokens of another prompt."""
-        return self.operation == "towards"
+    def before_positions(self) -> bool:
+        """Return whether a change of queries or keys depends on whether they hold their positions."""
+        return self.part in ("q", "k") and self.operation in POSITIONED
 
     @property
     def neutral(self) -> bool:
@@ -211,6 +213,9 @@ class AttentionPatch(Method):
         """Return the one place of the slot."""
         if self.operation == "identity":
             return [Wrap(self.attention, gate, self.attend_to_itself)]
+        if self.operation == "towards" and not is_unet(model):
+            assert self.other is not None  # it would be neutral
+            return [Listed("attn2_patch", MorePrompts(gate, (self.other,))), Wrap("attn2", gate, self.attend_towards)]
         if self.attention == "block":
             kinds = {"middle": MiddleOut(gate, self.change_block), "output": BlockIn(gate, self.change_backbone)}
             kinds["skip"] = BlockIn(gate, self.change_skip)
@@ -236,8 +241,19 @@ class AttentionPatch(Method):
             return operations.shuffle(x, site.weight, site.generator())
         out = x.clone()
         for some in site.rows():
-            out[some] = operations.towards(x[some], self.other, site.weight)  # type: ignore[arg-type]
+            out[some] = operations.towards(x[some], tokens_in(self.other), site.weight)  # type: ignore[arg-type]
         return out
+
+    def attend_towards(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend with the keys or values of the positive rows blended towards those of another prompt."""
+        assert self.other is not None
+        (k, (other_k,)), (v, (other_v,)) = (take_off(x, (self.other,), site) for x in (k, v))
+        x, other = (k, other_k) if self.part == "k" else (v, other_v)
+        changed = merged(x).clone()
+        for some in site.rows():
+            changed[some] = operations.towards(changed[some], merged(other[some]), site.weight)
+        changed = split(changed, x.shape[1])
+        return inner(q, changed, v) if self.part == "k" else inner(q, k, changed)
 
     def change_block(self, site: Site, h: Tensor) -> Tensor:
         """Change what a block hands on, (b, c, h, w), each pixel being a token."""

@@ -5,6 +5,7 @@ ToDo: Token Downsampling for Efficient Generation of High-Resolution Images (Smi
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -61,6 +62,11 @@ class KeyValueDownsampling(Method):
         return self.factor == 1
 
     @property
+    def before_positions(self) -> bool:
+        """Return whether it mixes keys."""
+        return self.method == "mean"
+
+    @property
     def pictured(self) -> bool:
         """Return that it scales a picture of tokens."""
         return True
@@ -84,8 +90,16 @@ class KeyValueDownsampling(Method):
         """Attend to fewer keys and values."""
         grid, smaller, factor = site.but(tokens=k.shape[2]).area, MATHS[self.method], self.factor_now(site)
         assert grid is not None  # it would be idle
-        k, v = (split(site.each_frame(merged(x), lambda x: smaller(x, grid, factor)), q.shape[1]) for x in (k, v))
-        return inner(q, k, v, site.but(fewer=(-(-grid[0] // factor), -(-grid[1] // factor))))
+
+        def fewer(x: Tensor) -> Tensor:
+            return split(site.each_frame(merged(x), lambda x: smaller(x, grid, factor)), q.shape[1])
+
+        def first_of_cells() -> Tensor:
+            tokens = torch.arange(k.shape[2], device=k.device).view(1, -1, 1)
+            return site.each_frame(tokens, lambda x: nearest(x, grid, factor)).flatten()
+
+        new_k, v = site.before_positions(k, fewer, first_of_cells) if self.before_positions else fewer(k), fewer(v)
+        return inner(q, new_k, v, site.but(fewer=(-(-grid[0] // factor), -(-grid[1] // factor))))
 
 
 def nearest(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:

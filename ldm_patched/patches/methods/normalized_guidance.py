@@ -13,7 +13,7 @@ from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Listed, Place, Wrap
-from ..engine.prompts import MorePrompts, attend_to, prompt_tokens, take_off
+from ..engine.prompts import MorePrompts, Prompt, attend_to, prompt_of, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
 from ..patcher import Patcher
@@ -37,10 +37,10 @@ class NormalizedGuidance(Method):
     alone.
     """
 
-    negative: Tensor = socket(
+    negative: Prompt | Tensor = socket(
         "CONDITIONING",
         tip="The prompt to push away from: one prompt, its tokens.",
-        read=prompt_tokens,
+        read=prompt_of,
         blank=torch.zeros(1, 0, 0),
     )
     scale: float = number(5.0, -100.0, 100.0, step=0.1, tip="How far to push from the negative; 1 changes nothing.")

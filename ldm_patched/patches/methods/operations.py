@@ -72,14 +72,14 @@ def gain(x: Tensor, gains: Sequence[Gain], weight: float) -> Tensor:
 
 
 def towards(x: Tensor, other: Tensor, weight: float) -> Tensor:
-    """Blend a context (b, n, c) towards another prompt (1, m, c), which is repeated to the same length.
+    """Blend a context (b, n, c) towards another prompt (1 or b, m, c), which is repeated to the same length.
 
     Raises ValueError where m does not divide n.
     """
     if x.shape[1] % other.shape[1]:
         raise ValueError(
             f"the prompt to go towards has {other.shape[1]} tokens, the sampler's {x.shape[1]}; give prompts of the "
-            "same number of 77-token parts"
+            "same length, or of the same number of 77-token parts"
         )
     return torch.lerp(x, other.to(x).repeat(1, x.shape[1] // other.shape[1], 1).expand_as(x), weight)
 

@@ -16,7 +16,7 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place, Wrap
-from ..engine.prompts import Conditioning, prompt_tokens, starts
+from ..engine.prompts import Conditioning, filled, prompt_tokens, starts
 from ..engine.site import Site
 from ..engine.stack import CONTEXT, Inner
 from ..patcher import Patcher
@@ -151,7 +151,8 @@ class PromptToPrompt(Method):
         length = math.lcm(len(self.source), len(self.edited))
         begins = starts(length, v, site, place=place)
         tokens = length * len(begins)
-        if CONTEXT in site.options and begins[0] + tokens != site.options[CONTEXT].shape[1]:
+        told = CONTEXT in site.options and not filled(site)
+        if told and begins[0] + tokens != site.options[CONTEXT].shape[1]:
             raise ValueError(
                 "another prompt stands behind or beside the one given to this node; leave out Conditioning (Concat) "
                 "and Conditioning (Combine)"

@@ -13,7 +13,7 @@ from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Listed, Place, Wrap
-from ..engine.prompts import MorePrompts, attend_to, take_off
+from ..engine.prompts import MorePrompts, Prompt, attend_to, take_off
 from ..engine.site import Site
 from ..engine.stack import Inner
 from ..engine.value import value
@@ -29,7 +29,7 @@ class Region:
     The mask has any size; b is 1 or the number of images. Raises ValueError naming the value and the fix.
     """
 
-    tokens: Tensor
+    tokens: Prompt | Tensor
     mask: Tensor
     weight: float = 1.0
 
@@ -98,8 +98,8 @@ class RegionalPrompt(Method):
         return f"{len(self.regions)} regions, {self.overlap}, base {self.base:g}{self.times}"
 
     @property
-    def prompts(self) -> tuple[Tensor, ...]:
-        """Return the tokens of the regions."""
+    def prompts(self) -> tuple[Prompt | Tensor, ...]:
+        """Return the prompts of the regions."""
         return tuple(region.tokens for region in self.regions)
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor
 
@@ -50,6 +51,11 @@ class SmoothedGuidance(Method):
             raise Refused(f"blur is {self.blur}; give a number above 0, or inf for the mean over the picture", "blur")
 
     @property
+    def before_positions(self) -> bool:
+        """Return that it mixes queries."""
+        return True
+
+    @property
     def pictured(self) -> bool:
         """Return whether it looks at neighbours."""
         return not math.isinf(self.blur)
@@ -61,10 +67,13 @@ class SmoothedGuidance(Method):
 
     def weak_attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with blurred queries."""
-        if math.isinf(self.blur):
-            return inner(q.mean(dim=2, keepdim=True).expand_as(q), k, v)
-        if site.over_time:
+        if not math.isinf(self.blur) and site.over_time:
             return inner(q, k, v)
+        return inner(site.before_positions(q, partial(self.smooth, site)), k, v)
+
+    def smooth(self, site: Site, q: Tensor) -> Tensor:
+        """Blur queries (b, h, n, d) over the image."""
+        if math.isinf(self.blur):
+            return q.mean(dim=2, keepdim=True).expand_as(q)
         grid = site.image_grid
-        smooth = site.each_frame(merged(q), lambda x: blurred(x, grid, self.blur))
-        return inner(split(smooth, q.shape[1]), k, v)
+        return split(site.each_frame(merged(q), lambda x: blurred(x, grid, self.blur)), q.shape[1])

@@ -12,6 +12,8 @@ from itertools import takewhile
 from typing import Any
 
 NOT_THE_TEXT = ("l", "g", "h", "byt5")  # encoders that give a transformer its style or lettering, not its text
+# From the last of which token on, by the class of a tokenizer
+CUT_FROM = {"LongCatImageTokenizer": 151645}
 WORD_END, SENTENCE_PIECE_BLANK, BYTE_BLANK = "</w>", "\u2581", "\u0120"
 
 
@@ -24,6 +26,12 @@ def stream_of(tokenized: Mapping[str, Any]) -> str:
 def is_language_model(tokenized: Mapping[str, Any]) -> bool:
     """Return whether a CLIP has an encoder that is none of CLIP's own."""
     return stream_of(tokenized) not in NOT_THE_TEXT
+
+
+def end_of_text(clip: Any, tokens: Sequence[int]) -> int:
+    """Return where the tokens end that an encoder makes a context of; some cut the end of their template off."""
+    cut = CUT_FROM.get(type(getattr(clip, "tokenizer", None)).__name__)
+    return len(tokens) if cut not in tokens else len(tokens) - 1 - list(reversed(tokens)).index(cut)
 
 
 def letters(clip: Any, stream: str, tokens: Sequence[int]) -> list[bytes]:

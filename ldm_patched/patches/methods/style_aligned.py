@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,11 @@ class StyleAligned(Method):
     where: Where = acts(kind="self")
 
     @property
+    def before_positions(self) -> bool:
+        """Return whether it gives queries and keys another mean."""
+        return self.adain
+
+    @property
     def label(self) -> str:
         """Describe it."""
         return f"style aligned{'' if self.adain else ' without AdaIN'}{self.times}"
@@ -50,7 +57,7 @@ class StyleAligned(Method):
         chunks = site.parts
         shared_q, shared_k = q, k
         if self.adain:
-            shared_q, shared_k = normalised(q, first_rows(q, chunks)), normalised(k, first_rows(k, chunks))
+            shared_q, shared_k = (site.before_positions(x, partial(as_first, chunks=chunks)) for x in (q, k))
         shared = attend_also(inner, shared_q, shared_k, v, first_rows(k, chunks), first_rows(v, chunks))
         return shared if site.weight == 1.0 else torch.lerp(inner(q, k, v), shared, site.weight)
 
@@ -58,6 +65,11 @@ class StyleAligned(Method):
 def first_rows(x: Tensor, chunks: int) -> Tensor:
     """Return (b, ...) with every row replaced by the first of its chunk; the batch holds `chunks` equal ones."""
     return x[:: len(x) // chunks].repeat_interleave(len(x) // chunks, dim=0)
+
+
+def as_first(x: Tensor, chunks: int) -> Tensor:
+    """Return tokens (b, h, n, d) with the mean and deviation of the first row of their chunk."""
+    return normalised(x, first_rows(x, chunks))
 
 
 def normalised(x: Tensor, style: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Token Merging for Fast Stable Diffusion (Bolya & Hoffman 2023, arXiv 2303.17604)
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,8 +36,9 @@ class TokenMerging(Method):
     Every cell of 2x2 tokens has one destination, drawn anew in each step (`random`, the same draws in every run) or
     its `top-left`. The other tokens look for the destination with the most similar queries. The `ratio` of all tokens
     that are most like theirs are merged with it, attention runs on what is left, and its result is copied to all that
-    were merged. The paper merges what is projected to q, k and v; the projections are linear and without bias, so the
-    mean of projected tokens is the projection of their mean, and merging after them is the same.
+    were merged; on transformers a merged token stands where its destination does. The paper merges what is projected to
+    q, k and v; the projections are linear and without bias, so the mean of projected tokens is the projection of their
+    mean, and merging after them is the same.
 
     `ratio` times the curve of the schedule is the part of the tokens that is merged; 0 changes nothing, to the bit.
     """
@@ -70,6 +73,11 @@ class TokenMerging(Method):
         return self.ratio == 0.0
 
     @property
+    def before_positions(self) -> bool:
+        """Return that it mixes queries and keys."""
+        return True
+
+    @property
     def pictured(self) -> bool:
         """Return that it chooses tokens by their place in a picture."""
         return True
@@ -96,12 +104,16 @@ class TokenMerging(Method):
         generator = site.generator() if self.destination == "random" else None
         grid = (site.frames * grid[0], grid[1])
         destinations, sources = (tokens.to(q.device) for tokens in draw_cells(grid, generator))
-        queries = merged(q)
-        place = match(queries, destinations, sources, min(self.count(site), len(sources)))
+        place = match(merged(site.bare(q)), destinations, sources, min(self.count(site), len(sources)))
         left = site.tokens - min(self.count(site), len(sources))
+
+        def fewer(x: Tensor) -> Tensor:
+            return split(merge(merged(x), place, left), heads)
+
+        kept = partial(leaders, place, sources, destinations, left)
         if k.shape[2] == site.tokens:
-            k, v = (split(merge(merged(x), place, left), heads) for x in (k, v))
-        out = inner(split(merge(queries, place, left), heads), k, v)
+            k, v = site.before_positions(k, fewer, kept), fewer(v)
+        out = inner(site.before_positions(q, fewer, kept), k, v)
         return split(unmerge(merged(out), place), heads)
 
 
@@ -141,6 +153,14 @@ def match(metric: Tensor, destinations: Tensor, sources: Tensor, count: int) -> 
     place[:, destinations] = places[:, : len(destinations)]
     place[:, sources] = of_sources
     return place
+
+
+def leaders(place: Tensor, sources: Tensor, destinations: Tensor, left: int) -> Tensor:
+    """Return which token (b, left) each place is known by: its destination, or the source that stays by itself."""
+    found = torch.zeros(len(place), left, dtype=torch.long, device=place.device)
+    for some in (sources, destinations):  # a destination goes before what is merged with it
+        found.scatter_(1, place[:, some], some.expand(len(place), -1))
+    return found
 
 
 def merge(x: Tensor, place: Tensor, left: int) -> Tensor:

@@ -64,7 +64,7 @@ class WeightedPrompt(Method):
         if not asked:
             return cls(**fields)
         tokens, factors = read(asked["clip"], asked["prompt"])
-        length = len(ids_of(tokens))
+        length = len(ids_of(asked["clip"], tokens))
         some = {place: factor for place, factor in factors.items() if place < length}
         return cls(**fields | {"positions": tuple(some), "factors": tuple(some.values()), "length": length})
 

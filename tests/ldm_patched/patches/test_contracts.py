@@ -14,7 +14,6 @@ from attention_patchbay.ldm_patched.patches.addressing.blocks import model_block
 from attention_patchbay.ldm_patched.patches.addressing.families import family_of
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.call import LATENT
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
@@ -26,7 +25,7 @@ from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from .models import draw
 
-TEXT, SIDE, HEADS, DIM = 3, 4, 2, 5
+HEADS, DIM = 2, 5
 
 
 class Block(torch.nn.Module):
@@ -70,52 +69,7 @@ def model(net: Any) -> ModelPatcher:
 
 def options(patched: Any, **block: Any) -> dict[str, Any]:
     """Return the options of a call, as they reach a block."""
-    return {**patched.model_options["transformer_options"], LATENT: [1, 16, 2 * SIDE, 2 * SIDE], **block}
-
-
-def call_joint(patched: Any, q: Any, k: Any, v: Any, extra: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Call attn1_patch as Flux does."""
-    pe = attn_mask = None
-    for patch in lists(patched.model_options["transformer_options"])["attn1_patch"]:
-        out = patch(q, k, v, pe=pe, attn_mask=attn_mask, extra_options=extra)
-        q, k, v = out.get("q", q), out.get("k", k), out.get("v", v)
-    return q, k, v
-
-
-def joint(seed: int) -> torch.Tensor:
-    return draw(seed, 1, HEADS, TEXT + SIDE * SIDE, DIM)
-
-
-def test_flux_patches_get_the_tokens_of_the_picture_only() -> None:
-    patched = attach(model(Flux()), AttentionPatch("attn1.k", "mean", where=Where(parse("double:1"))))
-    q, k, v = joint(1), joint(2), joint(3)
-    for room, number in (("double", 0), ("single", 0), ("double", 1)):
-        extra = options(patched, block_type=room, block_index=number, img_slice=[TEXT, TEXT + SIDE * SIDE])
-        new_q, new_k, new_v = call_joint(patched, q, k, v, extra)
-        assert new_q is q and new_v is v
-        if (room, number) != ("double", 1):
-            assert new_k is k
-    assert torch.equal(new_k[:, :, :TEXT], k[:, :, :TEXT])
-    expected = k[:, :, TEXT:].mean(dim=2, keepdim=True).expand(-1, -1, SIDE * SIDE, -1)
-    assert torch.allclose(new_k[:, :, TEXT:], expected, atol=1e-6)
-
-
-def test_channels_run_through_the_heads() -> None:
-    patched = attach(model(Flux()), AttentionPatch("attn1.q", "gain", channels=f"{DIM}-:3"))
-    extra = options(patched, block_type="single", block_index=0, img_slice=[0, TEXT + SIDE * SIDE])
-    q, _, _ = call_joint(patched, joint(1), joint(2), joint(3), extra)
-    factor = torch.tensor([1.0, 3.0])[:, None, None]
-    assert torch.equal(q, joint(1) * factor)
-
-
-def test_blur_knows_the_grid_of_one_picture() -> None:
-    patched = attach(model(Flux()), AttentionPatch("attn1.q", "blur", 1.0))
-    extra = options(patched, block_type="single", block_index=0, img_slice=[TEXT, TEXT + SIDE * SIDE])
-    q, _, _ = call_joint(patched, joint(1), joint(2), joint(3), extra)
-    assert not torch.equal(q, joint(1)) and torch.equal(q[:, :, :TEXT], joint(1)[:, :, :TEXT])
-    video = {**extra, LATENT: [1, 16, 2, 2 * SIDE, SIDE]}
-    with pytest.raises(ValueError, match="16 tokens are no single picture"):
-        call_joint(patched, joint(1), joint(2), joint(3), video)
+    return {**patched.model_options["transformer_options"], **block}
 
 
 def test_cosmos_patches_change_hidden_states_and_context_before_they_are_normalised() -> None:

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.engine.rows import ROWS, WANTED, Call, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.prompts import Prompt
+from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Call, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from torch import Tensor
 
 from .models import draw
@@ -32,6 +37,7 @@ from .test_views import (
 OWN, OTHER = TOKENS_OF_TEXT, TOKENS_OF_TEXT - 2  # tokens of the call's prompt and of the further one
 
 
+HIDREAM = "encoder_hidden_states_llama3"
 NAMES = [uuid.uuid4(), uuid.uuid4()]  # as hosts name prompts
 
 
@@ -139,3 +145,71 @@ def test_a_row_for_each_prompt_and_positive_image() -> None:
 def test_a_call_of_the_negative_alone_gets_no_rows() -> None:
     made = asked((draw(7, 1, 6, 3),), patchbay_chunks=[1, 1])
     assert len(made.x) == 4 and ROWS not in made.options
+
+
+def test_another_text_that_a_model_has_rows_of_is_that_of_each_prompt() -> None:
+    """HiDream's text is that of two encoders, of which the second stands beside the context."""
+    own, others = draw(21, 4, 2, 6, 3), [draw(seed, 1, 2, 6, 3) for seed in (22, 23)]
+    prompts = tuple(
+        Prompt(draw(seed, 1, 6, 3), {"conditioning_llama3": x}) for seed, x in zip((7, 8), others, strict=True)
+    )
+
+    def extra_conds(cross_attn: Tensor, conditioning_llama3: Tensor, **_: Any) -> dict[str, Any]:
+        return {"c_crossattn": SimpleNamespace(cond=cross_attn), HIDREAM: SimpleNamespace(cond=conditioning_llama3)}
+
+    def made(given: Tensor) -> Tensor:
+        model = patched(NormalizedGuidance(prompts[0]))
+        (patch,) = model.model_options["transformer_options"][WANTED]
+        wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts)]
+        options = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": NAMES}
+        call = Call(draw(1, 4, 3, 2, 2), torch.arange(4.0), None, draw(5, 4, 6, 3), None, options, {HIDREAM: given})
+        found: Tensor = with_rows(SimpleNamespace(extra_conds=extra_conds), call).conds[HIDREAM]
+        return found
+
+    wanted = torch.cat([own, *(x.expand(2, -1, -1, -1) for x in others)])
+    assert torch.equal(made(own), wanted)
+    with pytest.raises(ValueError, match="another length than the sampler's"):
+        made(own[:, :, :5])
+
+
+def test_the_model_is_asked_for_its_text_once_in_a_run() -> None:
+    asked: list[Tensor] = []
+
+    def extra_conds(cross_attn: Tensor, **_: Any) -> dict[str, Any]:
+        asked.append(cross_attn)
+        return {}
+
+    model = patched(NormalizedGuidance(draw(7, 1, 6, 3)))
+    options = {**model.model_options["transformer_options"], KEY: Run(plan_of(model)), "cond_or_uncond": [0]}
+    call = Call(draw(1, 1, 3, 2, 2), torch.ones(1), None, draw(5, 1, 6, 3), None, options, {})
+    first, second = (with_rows(SimpleNamespace(extra_conds=extra_conds), call) for _ in range(2))
+    assert len(asked) == 1 and first.c_crossattn is not None and second.c_crossattn is not None
+    assert torch.equal(first.c_crossattn, second.c_crossattn)
+
+
+@pytest.mark.parametrize("part", ["k", "v"])
+def test_keys_or_values_of_the_text_go_towards_those_of_another_prompt(part: str) -> None:
+    given, text_k, text_v = with_further()
+    q, k, v = (x[:B] for x in given)
+    patch = AttentionPatch(f"attn2.{part}", "towards", strength=0.3, other=torch.zeros(1, OWN, 3))
+    out = call(patched(patch), given, OWN)
+    new = {"k": k.clone(), "v": v.clone()}
+    other = {"k": text_k, "v": text_v}[part]
+    new[part][:1, :, :OWN] = torch.lerp(new[part][:1, :, :OWN], other, 0.3)
+    wanted, image = softmax(q, k, v), slice(OWN, None)
+    wanted[:, :, image] = softmax(q, new["k"], new["v"])[:, :, image]
+    close(out[:B], wanted)
+
+
+@pytest.mark.parametrize(("prompts", "rows"), [(1, 3), (2, 4), (3, 5)])
+def test_the_host_is_told_of_the_rows_when_it_estimates_memory(prompts: int, rows: int) -> None:
+    """It counts two rows for each of the noise."""
+    regions = tuple(Region(torch.zeros(1, 4, 3), torch.ones(1, 2, 2)) for _ in range(prompts))
+    model = attach(patched(NormalizedGuidance(torch.zeros(1, 4, 3), strength=0.0)), RegionalPrompt(regions=regions))
+    (wrapper,) = model.wrappers[PREPARE_SAMPLING][KEY]
+    seen: list[Any] = []
+    wrapper(
+        lambda *args, **kwargs: seen.append((args, kwargs)), model, [2, 16, 8, 8], {}, model_options=model.model_options
+    )
+    (((_, shape, _), _),) = seen
+    assert shape == [rows, 16, 8, 8]
