@@ -57,7 +57,8 @@ def rows_of(name: str, tokenized: Any) -> list[int]:
     kind = getattr(importlib.import_module(f"comfy.text_encoders.{module}"), encoder)
     made = object.__new__(type("Cut", (kind, Numbered), {}))
     torch.nn.Module.__init__(made)
-    made.llama = made.clip_l = Numbered()
+    made.llama = Numbered()
+    made.clip_l = SimpleNamespace(encode_token_weights=lambda tokens: (None, None))
     sd1_clip: Any = importlib.import_module("comfy.sd1_clip")
     before, sd1_clip.SD1ClipModel.encode_token_weights = (
         sd1_clip.SD1ClipModel.encode_token_weights,

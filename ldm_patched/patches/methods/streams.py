@@ -31,7 +31,7 @@ def is_language_model(tokenized: Mapping[str, Any]) -> bool:
 def end_of_text(clip: Any, tokens: Sequence[int]) -> int:
     """Return where the tokens end that an encoder makes a context of; some cut the end of their template off."""
     cut = CUT_FROM.get(type(getattr(clip, "tokenizer", None)).__name__)
-    return len(tokens) if cut not in tokens else len(tokens) - 1 - list(reversed(tokens)).index(cut)
+    return len(tokens) if cut is None or cut not in tokens else len(tokens) - 1 - list(reversed(tokens)).index(cut)
 
 
 def letters(clip: Any, stream: str, tokens: Sequence[int]) -> list[bytes]:
