@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -157,6 +158,16 @@ def inside(folder: Path, name: str) -> Path:
     if "\0" in name or root not in (path, *path.parents):
         raise ValueError(f"the name {name!r} leads out of {folder}; give a name inside it")
     return path
+
+
+def check_output(folder: Path) -> None:
+    """Raise OSError where no file can be written to a folder that is there, or is yet to be made; nothing is made."""
+    place = folder.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    number = errno.ENOTDIR if not place.is_dir() else 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(place))
 
 
 def _check_length(folder: Path, name: str) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..api.folders import check_output
 from ..engine.errors import USER_ERROR, Failure
 from ..engine.progress import Progress
 from ..engine.workflow import Prompt, assign, one_line, shown, title
@@ -16,7 +17,7 @@ from ..pages.page_widgets import takes_text
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
 from .access import access_of, add_access
-from .run import say_refused
+from .run import saves, say_refused
 
 DEFAULT = "http://127.0.0.1:8188"
 
@@ -42,6 +43,8 @@ def queue(args: argparse.Namespace) -> int:
         infos = client.object_info()
         prompt = load(args.workflow, lambda: infos)
         assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+        if saves(prompt) and not args.no_wait:
+            check_output(args.output)
         upload(client, prompt, infos, args.input)
         if args.no_wait:
             prompt_id = client.submit(prompt)

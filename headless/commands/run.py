@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ...ldm_patched.modules.model_management import InterruptProcessingException
-from ..api.folders import Folders
+from ..api.folders import Folders, check_output
 from ..api.session import Session, entered
 from ..engine import workflow
 from ..engine.api_graph import Executor, Run
@@ -72,6 +72,8 @@ def run_workflow(args: argparse.Namespace) -> int:
     infos = embedded_infos() if args.set else {}
     workflow.assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
     folders = Folders(args.models, args.input, args.output)
+    if saves(prompt):
+        check_output(args.output)
     start = time.perf_counter()
     run = _execute(args, folders, prompt)
     seconds = round(time.perf_counter() - start, 3)
@@ -83,6 +85,11 @@ def run_workflow(args: argparse.Namespace) -> int:
     else:
         _print_run(run, files, seconds)
     return 0
+
+
+def saves(prompt: workflow.Prompt) -> bool:
+    """Return whether a node writes files into the output folder: such a node is told how their names begin."""
+    return any("filename_prefix" in node["inputs"] for node in prompt.values())
 
 
 def say_refused(node_errors: Mapping[str, Mapping[str, Any]]) -> None:

@@ -24,6 +24,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
             yield file
         return
     with _unfinished(path.parent, durable) as (unfinished, file):
+        if path.exists():  # what is private stays so
+            os.chmod(unfinished, stat.S_IMODE(path.stat().st_mode))
         yield file
         _close(file, durable)
         os.replace(unfinished, path)

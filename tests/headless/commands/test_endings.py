@@ -107,6 +107,25 @@ def test_a_closed_folder_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(arguments) == 2 and "Permission denied" in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_is_said_before_the_first_node(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "_execute", lambda *args: pytest.fail("it ran"))
+    for folder in ("file", "file/below"):
+        assert main(["run", "save.json", "--output", folder]) == 2
+        assert "file: Not a directory" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda place, how: False)
+    assert main(["run", "save.json", "--output", "new/below"]) == 2
+    assert "Permission denied" in capsys.readouterr().err and not Path("new").exists()
+
+
+def test_a_private_file_stays_private() -> None:
+    Path("x.json").touch()
+    Path("x.json").chmod(0o600)
+    assert main(["convert", PAGE, "-o", "x.json"]) == 0
+    assert Path("x.json").stat().st_mode & 0o777 == 0o600 and Path("x.json").stat().st_size
+
+
 class Full(io.RawIOBase):
     """A disk without room."""
 

@@ -58,6 +58,14 @@ def test_no_file_of_the_output_folder_is_replaced(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[2] == str(tmp_path / "output" / "a (1).png")
 
 
+def test_an_output_that_cannot_be_is_said_before_the_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "output").write_text("mine")
+    with FakeServer(comfyui()) as server:
+        assert queue(tmp_path, server.url) == 2 and not server.count("/prompt")
+        assert "output: Not a directory" in capsys.readouterr().err
+        assert queue(tmp_path, server.url, "--no-wait") == 0
+
+
 def test_what_is_no_picture_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FakeServer(comfyui(b"<html>login</html>")) as server:
         assert queue(tmp_path, server.url) == 2
