@@ -44,7 +44,8 @@ def needs_av(what: str) -> Refused:
 
 def left_to_pillow(path: Path) -> tuple[Tensor, Tensor]:
     """Return what ComfyUI makes of a file that PyAV cannot decode; of a file that was cut off what is there."""
-    images, masks = [], []
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
     with _leniently(Image.open, path) as file:
         for page in ImageSequence.Iterator(file):
             frame = _leniently(ImageOps.exif_transpose, page)
@@ -193,11 +194,10 @@ def _knows_alpha(file: ImageFile.ImageFile) -> bool:
     return (kind in ("PNG", "TGA", "TIFF") and file.mode == "P") or (kind == "JPEG" and file.mode == "CMYK")
 
 
-def _fourth_of_bmp(file: ImageFile.ImageFile) -> np.ndarray:
+def _fourth_of_bmp(file: Any) -> np.ndarray:
     """Return the fourth bytes (h, w) of the pixels of a BMP, which Pillow passes over; nothing of three."""
     if len(_raw_mode(file)) != 4 or not file.tile or file.tile[0][0] != "raw":
         return np.zeros(0, np.uint8)
-    assert file.fp is not None
     file.fp.seek(file.tile[0][2])
     lines = np.frombuffer(file.fp.read(4 * file.width * file.height), np.uint8)
     lines = np.pad(lines, (0, 4 * file.width * file.height - len(lines))).reshape(file.height, file.width, 4)
