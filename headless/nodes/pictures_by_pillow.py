@@ -201,7 +201,8 @@ def _fourth_of_bmp(file: Any) -> np.ndarray:
     file.fp.seek(file.tile[0][2])
     lines = np.frombuffer(file.fp.read(4 * file.width * file.height), np.uint8)
     lines = np.pad(lines, (0, 4 * file.width * file.height - len(lines))).reshape(file.height, file.width, 4)
-    return lines[:: file.tile[0][3][2], :, 3]
+    settings: Any = file.tile[0][3]
+    return lines[:: settings[2], :, 3]
 
 
 def _is_lossless(file: ImageFile.ImageFile) -> bool:

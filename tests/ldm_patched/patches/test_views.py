@@ -301,8 +301,8 @@ def test_a_closed_family_says_why(name: str, why: str) -> None:
 
 def test_a_prompt_that_is_put_in_is_refused_with_the_reason() -> None:
     method = NormalizedGuidance(torch.zeros(1, 5, 8))
-    with pytest.raises(AddressError, match="Anima models have no place for it: it puts tokens in before the model"):
-        patched(method, "Anima")  # it makes its context of more than the tokens of a prompt
+    with pytest.raises(AddressError, match="MiniMax H3 models have no place for it: .* they take one video at a time"):
+        patched(method, "MiniMaxH3Model")
 
 
 # What tokens a call has
