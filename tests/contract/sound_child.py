@@ -86,7 +86,7 @@ def outcome(model: Any, base: Tensor, method: Any) -> dict[str, Any]:
         out = run(patched)
     except Exception as error:  # the test shows it
         return {"error": f"{type(error).__name__}: {error}"}
-    line = report(patched, out).text.splitlines()[2]
+    line = next(line for line in report(patched, out).text.splitlines() if line.startswith("1. "))
     change = float((flat(out) - base).abs().max() / base.abs().max())
     return {"change": change, "finite": bool(flat(out).isfinite().all()), "line": line}
 
