@@ -55,7 +55,7 @@ class Questions:
             self._http = httpx.AsyncClient(
                 base_url=self.url,
                 params=self.address.params,
-                headers=dict(self.address.headers),
+                headers=[(name.encode(), value.encode("latin-1")) for name, value in self.address.headers.items()],
                 timeout=timeout,
                 verify=self._certificates or False,
                 trust_env=not self.address.is_here,

@@ -21,6 +21,8 @@ from ..engine.workflow import PromptError, shown
 # nobody's wrong input
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
+TERMINATING = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 it failed, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
@@ -63,20 +65,26 @@ def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
+    """SIGTERM or SIGHUP, which ends a command as Ctrl-C does."""
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Hear SIGTERM, so that what is half written is removed; whoever listens to it already goes on doing so."""
-    if not _is_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    """Hear SIGTERM and the end of the terminal, so that what is half written is removed and a job is stopped.
+
+    Whoever listens to them already goes on doing so.
+    """
+    free = [number for number in TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    if not _is_main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in free:
+        signal.signal(number, _terminated)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -116,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def _interrupt_after() -> Iterator[None]:
     """Hear signals at the end: in the midst of torch's own beginning they would abort the process."""
-    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminated}
+    raising: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(TERMINATING, _terminated)}
     ours = {number: handler for number, handler in raising.items() if signal.getsignal(number) is handler}
     if not _is_main_thread():
         yield
@@ -130,7 +138,7 @@ def _interrupt_after() -> Iterator[None]:
         for number, handler in ours.items():
             signal.signal(number, handler)
     if heard:
-        raise Terminated if heard[0] == signal.SIGTERM else KeyboardInterrupt
+        raise Terminated if heard[0] in TERMINATING else KeyboardInterrupt
 
 
 def _is_main_thread() -> bool:

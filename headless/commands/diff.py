@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..engine.errors import Failure
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt, title
 from ..pages.kept_values import PLACE
-from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from ..pages.workflow_file import STDIN, WORKFLOW, embedded_infos, load
 
 
 def add_parser(commands: Any) -> None:
@@ -25,6 +26,8 @@ def add_parser(commands: Any) -> None:
 
 def diff(args: argparse.Namespace) -> int:
     """Run `patchbay diff`; the exit code is 1 where they differ."""
+    if args.first == args.second == STDIN:
+        raise Failure("only one of the two workflows can come from standard input")
     first, second = (load(path, embedded_infos, unknown=True) for path in (args.first, args.second))
     found = differences(first, second)
     print(json.dumps(found, indent=1) if args.json else "\n".join(map(_line, found)) or "no difference")

@@ -11,7 +11,7 @@ from ...ldm_patched.files.checkpoint import CheckpointError
 from ..engine.errors import Failure
 from ..engine.workflow import shown
 from ..pages.convert import dumps
-from ..pages.workflow_file import PICTURES, metadata, read_bytes
+from ..pages.workflow_file import PICTURES, STDIN, metadata, read_bytes
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Run `patchbay info`."""
-    if not args.file.is_file():
+    if args.file != STDIN and not args.file.is_file():
         raise Failure(f"no such file: {args.file}")
     found = _texts(args.file)
     for wanted in ("prompt", "workflow"):
@@ -50,6 +50,11 @@ def info(args: argparse.Namespace) -> int:
 
 def _texts(path: Path) -> dict[str, Any] | None:
     """Return what a picture holds; None for another file."""
+    if path == STDIN:
+        data = read_bytes(path)
+        if not data.startswith(PICTURES):
+            raise Failure("standard input holds no picture; give a model file by its name")
+        return metadata(data, "standard input")
     with path.open("rb") as file:
         if not file.read(max(map(len, PICTURES))).startswith(PICTURES):
             return None

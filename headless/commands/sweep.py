@@ -100,7 +100,10 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
         found = some(found, args.random, args.sweep_seed)
     first: dict[str, Any] = {}
     for text in args.baseline:
-        axis = parse_axis(text, is_text)
+        try:
+            axis = parse_axis(text, is_text)
+        except Failure as error:
+            raise Failure(f"--baseline{str(error).removeprefix('--axis')}") from None
         if len(axis.values) != 1:
             raise Failure(f"--baseline {text}: write one value")
         first[axis.name] = axis.values[0]

@@ -81,10 +81,10 @@ def parse_json(data: bytes, where: str) -> Any:
         value = json.loads(decoded(data), parse_constant=constants.append)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise PromptError(problem("no_prompt", "The workflow file is not JSON", f"{where}: {reason}")) from None
+        raise PromptError(problem("no_prompt", "The file is not JSON", f"{where}: {reason}")) from None
     if len(constants) > _constants_of_changes(value):
         reason = f"{constants[0]} is no JSON value"
-        raise PromptError(problem("no_prompt", "The workflow file is not JSON", f"{where}: {reason}"))
+        raise PromptError(problem("no_prompt", "The file is not JSON", f"{where}: {reason}"))
     return value
 
 

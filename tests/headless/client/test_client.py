@@ -228,6 +228,12 @@ def test_headers_and_tokens_go_along_and_are_not_shown() -> None:
     assert all("token=hunter3" in asked.path for asked in server.asked)
 
 
+def test_a_header_may_hold_latin_letters(server: FakeServer) -> None:
+    with Client(server.url, headers={"X-Name": "Zo\u00eb"}) as client:
+        client.system_stats()
+    assert server.asked[0].headers["X-Name"] == "Zo\u00eb"
+
+
 def test_proxies_of_the_environment_are_for_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer(comfyui()) as proxy, FakeServer(comfyui()) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)

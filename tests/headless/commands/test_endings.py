@@ -65,6 +65,8 @@ WRONG = {
     "a port too high": ["queue", DEMO, "--server", "http://127.0.0.1:99999"],
     "half a bracket": ["queue", DEMO, "--server", "http://[::1"],
     "half a bracket to check": ["check", DEMO, "--server", "http://[::1"],
+    "a baseline without a value": [*SWEEP, "--baseline", "KSampler"],
+    "two workflows from one input": ["diff", "-", "-"],
     "no header": ["queue", DEMO, "--header", "hunter2"],
     "half a header": ["queue", DEMO, "--header", "X: hunter2\ny"],
 }
@@ -244,6 +246,27 @@ def test_a_workflow_comes_from_standard_input(
         assert main(["diff", "-", DEMO]) == 0
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["run", "-"]) == 2 and "standard input" in capsys.readouterr().err
+
+
+def test_a_picture_comes_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "save.json", "--output", "out"]) == 0
+    (picture,) = Path("out").iterdir()
+    for data, code in ((picture.read_bytes(), 0), (b"model", 2)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert main(["info", "-"]) == code
+    out, error = capsys.readouterr()
+    assert "-: a workflow of 4 nodes" in out and "standard input holds no picture" in error
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="has no terminals that are closed")
+def test_a_terminal_that_is_closed_ends_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "parser", lambda: signal.raise_signal(signal.SIGHUP))
+    assert main(["nodes"]) == 143 and capsys.readouterr().err == "patchbay: terminated\n"
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 def test_a_terminal_gets_no_control_characters(
