@@ -18,6 +18,7 @@ REFUSED = {
     "SAG": "holds a video and its sound",
     "reference": "holds a video and its sound",
     "NAG": "one video at a time",
+    "towards a prompt": "one video at a time",
     "regional prompt": "one video at a time",
     "FreeU": "no skip connections",
 }
