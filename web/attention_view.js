@@ -1,4 +1,5 @@
 // Which word drew what: point at a word to see its map, at the picture to rank the words; a click there asks for a point.
+import { CHIP } from './chip.js'
 import { contour } from './contour.js'
 import { bytes, colour, ranked } from './heatmap.js'
 
@@ -23,16 +24,6 @@ const BOX = {
   color: 'var(--input-text)',
   background: 'var(--comfy-input-bg)',
   borderRadius: '6px'
-}
-const CHIP = {
-  margin: '2px 4px 2px 0',
-  padding: '0 6px',
-  font: 'inherit',
-  color: 'inherit',
-  background: 'transparent',
-  border: '1px solid var(--border-color, #555)',
-  borderRadius: '8px',
-  cursor: 'pointer'
 }
 const LINES = { height: '3em', flex: 'none', overflow: 'auto' } // of text: the picture does not move while one is pointed at
 const STEP = 0.02 // of the picture, for a key

@@ -1,4 +1,5 @@
 // The map of a model's blocks in a node: click, drag or space choose blocks; the address text is all that is stored.
+import { CHIP } from './chip.js'
 import { coverage, write } from './address.js'
 import { place } from './block_layout.js'
 import { faultLine } from './fault_line.js'
@@ -35,16 +36,7 @@ const CELL = {
 }
 const NARROW = 60 // pixels, of a cell with nothing but a number
 const TIGHT = { padding: '0', textAlign: 'center' }
-const TOOL = {
-  marginRight: '4px',
-  padding: '0 8px',
-  font: 'inherit',
-  color: 'inherit',
-  background: 'transparent',
-  border: '1px solid var(--border-color, #555)',
-  borderRadius: '8px',
-  cursor: 'pointer'
-}
+const TOOL = { ...CHIP, margin: '0 4px 0 0', padding: '0 8px' }
 const EDGE = '1px solid color-mix(in srgb, currentColor 70%, transparent)' // seen on dark and light pages
 const MARKS = { true: '\u2713\u2009', mixed: '\u25d0\u2009', false: '' }
 

@@ -1,4 +1,5 @@
 // What stands below the rules of a node while they are written: how they are read, the first error, and what can follow.
+import { CHIP } from './chip.js'
 import { complete, read } from './rules.js'
 
 const BOX = {
@@ -13,16 +14,6 @@ const BOX = {
   color: 'var(--input-text)',
   background: 'var(--comfy-input-bg)',
   borderRadius: '6px'
-}
-const CHIP = {
-  margin: '2px 4px 2px 0',
-  padding: '0 6px',
-  font: 'inherit',
-  color: 'inherit',
-  background: 'transparent',
-  border: '1px solid var(--border-color, #555)',
-  borderRadius: '8px',
-  cursor: 'pointer'
 }
 
 export class RuleEditor {

@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from .comfyui_server import python
+from .comfyui_server import FRONTENDS, Server, python
 from .recorded import Host, recording
 
 VERSIONS = """
@@ -35,4 +36,12 @@ def versions(record_testsuite_property: Callable[[str, object], None]) -> None:
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Start a server with the nodes that the record of a run is tried with."""
     with recording(tmp_path_factory.mktemp("record")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=FRONTENDS or [None], ids=lambda folder: Path(folder or "installed").name)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a server for the page, with each frontend that is named."""
+    frontend = ["--front-end-root", request.param] if request.param else []
+    with Server(tmp_path_factory.mktemp("page") / "base", *frontend) as running:
         yield running

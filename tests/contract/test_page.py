@@ -7,13 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfyui_server import FRONTENDS, ROOT, Server, python
+from .comfyui_server import ROOT, Server, python
 
 CHILD = Path(__file__).with_name("page_child.py")
 FOLDER = ROOT / "example_workflows"
@@ -33,13 +32,6 @@ pytestmark = [
     pytest.mark.comfyui,
     pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
 ]
-
-
-@pytest.fixture(scope="module", params=FRONTENDS or [None], ids=lambda folder: Path(folder or "installed").name)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    frontend = ["--front-end-root", request.param] if request.param else []
-    with Server(tmp_path_factory.mktemp("page") / "base", *frontend) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])

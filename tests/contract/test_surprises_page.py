@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfyui_server import FRONTENDS, ROOT, Server, python
+from .comfyui_server import ROOT, Server, python
 from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
 
 pytestmark = [
@@ -20,13 +19,6 @@ pytestmark = [
 ]
 CHILD = Path(__file__).with_name("surprises_child.py")
 LABELS = ["circle", "square", "0.25 0.5"]
-
-
-@pytest.fixture(scope="module", params=FRONTENDS or [None], ids=lambda folder: Path(folder or "installed").name)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    frontend = ["--front-end-root", request.param] if request.param else []
-    with Server(tmp_path_factory.mktemp("page") / "base", *frontend) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])

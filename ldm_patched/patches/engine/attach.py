@@ -100,7 +100,7 @@ def _with_entry(model: Patcher, entry: Entry, host: Host, number: int | None) ->
         for slot, mark in MARKS.get(calls, {}).items():
             options = with_listed(options, slot, mark)
         clone.model_options["transformer_options"] = options
+        tell_layers(clone)
     if shapes:
         name_blocks(clone, family)
-        tell_layers(clone)
     return clone, entry

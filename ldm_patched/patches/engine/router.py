@@ -192,10 +192,10 @@ class Router:
         if self.previous is not None:
             return _before(self.previous, func)
         # an override of others hides what layers prefer, also where it hands the call on to this one
-        hidden = run is None or run.in_front or run.behind
-        own = None if hidden or run is None else preferred(run.preferred or {}, attention, options)
-        if own is not None:
-            return Choice(function_name(own), own, preferred=True, contained=True)
+        if run is not None and not (run.in_front or run.behind):
+            own = preferred(run.preferred or {}, attention, options)
+            if own is not None:
+                return Choice(function_name(own), own, preferred=True, contained=True)
         return Choice(function_name(func), func, contained=True)
 
     # Another router for each change

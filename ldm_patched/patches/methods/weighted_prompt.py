@@ -12,12 +12,11 @@ from ...text.prompt import parse_weights
 from ..addressing.where import Where
 from ..engine.declaration import Output, Widget, acts, amount, hidden, method
 from ..engine.method import Method
-from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .alignment import Clip, Tokenized, ids_of
 from .streams import between, letters, stream_of
-from .word_weight import scaled
+from .word_weight import weighted
 from .words import check_positions
 
 
@@ -96,12 +95,11 @@ class WeightedPrompt(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with scaled values of the words."""
-        for place, rows in enumerate(site.rows()):
-            for factor in dict.fromkeys(self.factors):
-                mine = [one for one, its in zip(self.positions, self.factors, strict=True) if its == factor]
-                some = columns(context_positions(mine, self.length, v, site, place=place), site)
-                v = scaled(v, rows, some, 1.0 + (factor - 1.0) * site.weight)
-        return inner(q, k, v)
+        places: dict[float, list[int]] = {}
+        for position, factor in zip(self.positions, self.factors, strict=True):
+            places.setdefault(factor, []).append(position)
+        weights = [(positions, factor) for factor, positions in places.items()]
+        return inner(q, k, weighted(v, site, self.length, weights))
 
 
 def read(clip: Clip, prompt: str) -> tuple[Tokenized, dict[int, float]]:

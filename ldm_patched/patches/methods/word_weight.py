@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -85,10 +85,16 @@ class WordWeight(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with scaled values of the words."""
-        for place, rows in enumerate(site.rows()):
-            some = columns(context_positions(self.positions, self.length, v, site, place=place), site)
-            v = scaled(v, rows, some, 1.0 + (self.weight - 1.0) * site.weight)
-        return inner(q, k, v)
+        return inner(q, k, weighted(v, site, self.length, ((self.positions, self.weight),)))
+
+
+def weighted(v: Tensor, site: Site, length: int, weights: Iterable[tuple[Sequence[int], float]]) -> Tensor:
+    """Return values (b, h, n, d) with tokens of the positive prompt, of `length` tokens, multiplied by their weight."""
+    for place, rows in enumerate(site.rows()):
+        for positions, weight in weights:
+            some = columns(context_positions(positions, length, v, site, place=place), site)
+            v = scaled(v, rows, some, 1.0 + (weight - 1.0) * site.weight)
+    return v
 
 
 def scaled(v: Tensor, rows: slice, positions: Sequence[int], factor: float) -> Tensor:
