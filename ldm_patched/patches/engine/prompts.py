@@ -76,7 +76,8 @@ def repeats(length: int, x: Tensor, site: Site, side: int = COND, place: int = 0
         )
     if context is None:
         return tokens // length
-    row = Site(site.options, batch=len(context)).rows(side)[place]
+    own, rows = Site(site.options, batch=len(context)).rows(side), site.rows(side)
+    row = own[place * len(own) // len(rows)]  # another pack may have made several chunks of each
 
     def count() -> int:
         first, *more = context[row].split(length, dim=1)

@@ -12,15 +12,19 @@ from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, p
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
+from attention_patchbay.ldm_patched.patches.engine.method import Method
 from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.stack import Inner, Layer, Stack
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
+from attention_patchbay.ldm_patched.patches.methods.prompt_to_prompt import PromptToPrompt
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
+from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.reading.inspector import findings
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
@@ -218,6 +222,22 @@ def test_a_region_everywhere_is_all_that_the_rows_of_others_attend_to(ours_first
     everywhere = RegionalPrompt((Region(draw(5, 1, 5, 16), torch.ones(1, 8, 8)),))
     out = two(beside(everywhere, coupled, ours_first))
     assert (out - two(attach(patcher(), everywhere))).abs().max() < 1e-4
+
+
+WORDS = (
+    WordWeight((1, 2), 3.0, 7),
+    WordMask((1, 2), torch.arange(64.0).view(1, 8, 8) / 64, 7),
+    PromptToPrompt((1, 2, 3, 4, 5, 6, 7), (1, 2, 8, 4, 5, 9, 7), 1.0),
+)
+
+
+@orders
+@pytest.mark.parametrize("method", WORDS, ids=lambda method: type(method).__name__)
+def test_words_are_found_among_more_rows_than_the_prompts_have(method: Method, ours_first: bool) -> None:
+    out = two(beside(method, coupled, ours_first))
+    assert torch.equal(out, two(beside(method, coupled, not ours_first)))
+    for alone in (two(coupled(patcher())), two(attach(patcher(), method))):
+        assert (out - alone).abs().max() > 1e-3
 
 
 # A patch that leaves out what it gets
