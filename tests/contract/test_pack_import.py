@@ -26,6 +26,7 @@ async def names():
     extension = await comfy_entrypoint()
     return [cls.GET_SCHEMA().node_id for cls in await extension.get_node_list()]
 print(*asyncio.run(names()))
+sys.exit("torch's compiler was loaded, which takes two seconds" if "torch._dynamo" in sys.modules else 0)
 """
 BROKEN = """
 import asyncio, sys

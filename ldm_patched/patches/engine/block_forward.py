@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +44,29 @@ class Gain:
         return self.factor(curve * self.gate.strength)
 
 
+def called() -> TransformerOptions:
+    """Return the options of the current call of the model."""
+    return CALLED.get() or {}
+
+
+def gain_of(gains: tuple[Gain, ...], options: TransformerOptions) -> float:
+    """Return the factor of all gains of a block, whose order does not matter."""
+    return math.prod(gain.now(options) for gain in gains)
+
+
+class Outside(NamedTuple):
+    """What blocks call from outside of compiled graphs, which would be compiled anew in each step."""
+
+    called: Callable[[], TransformerOptions]
+    gain_of: Callable[[tuple[Gain, ...], TransformerOptions], float]
+
+
+@cache
+def outside() -> Outside:
+    """Return both functions; the first time loads torch's compiler, which takes two seconds."""
+    return Outside(torch.compiler.disable(called), torch.compiler.disable(gain_of))
+
+
 @dataclass(frozen=True)
 class BlockForward:
     """A block's forward with the block in the options that it hands on, or none for one that is no block of addresses.
@@ -51,6 +75,7 @@ class BlockForward:
     """
 
     forward: Callable[..., Any]
+    outside: Outside
     block: BlockId | None
     place: int
     hands: tuple[tuple[int, str], ...] = ()
@@ -60,7 +85,7 @@ class BlockForward:
         gains = options.get(LAYERS, {}).get(BLOCK, {}).get(self.block)
         if not gains:
             return self._run(options, args, kwargs)
-        gain = gain_of(gains, options)
+        gain = self.outside.gain_of(gains, options)
         before = tuple(kwargs[name] if name in kwargs else args[place] for place, name in self.hands)
         if gain == 0.0:
             return before if len(before) > 1 else before[0]
@@ -74,7 +99,7 @@ class BlockForward:
 
     def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TransformerOptions:
         if OPTIONS not in kwargs and len(args) <= self.place:
-            return called()
+            return self.outside.called()
         found: TransformerOptions = kwargs[OPTIONS] if OPTIONS in kwargs else args[self.place]
         return found
 
@@ -89,21 +114,6 @@ class BlockForward:
         elif len(args) > self.place:
             args = (*args[: self.place], options, *args[self.place + 1 :])
         return self.forward(*args, **kwargs)
-
-
-def _called() -> TransformerOptions:
-    """Return the options of the current call of the model."""
-    return CALLED.get() or {}
-
-
-def _gain_of(gains: tuple[Gain, ...], options: TransformerOptions) -> float:
-    """Return the factor of all gains of a block, whose order does not matter."""
-    return math.prod(gain.now(options) for gain in gains)
-
-
-# Kept out of compiled blocks, which would be compiled anew in each step
-called: Callable[[], TransformerOptions] = torch.compiler.disable(_called)
-gain_of: Callable[[tuple[Gain, ...], TransformerOptions], float] = torch.compiler.disable(_gain_of)
 
 
 def copied(before: Any) -> Any:
@@ -138,7 +148,7 @@ def name_blocks(clone: Patcher, family: Family, whole: Collection[BlockId] = ())
         forward = clone.get_model_object(path)
         if not isinstance(forward, BlockForward):
             places = hands.get(block.type, ()) if block is not None else ()
-            given = BlockForward(forward, block, place_of_options(module), _parameters(module, places))
+            given = BlockForward(forward, outside(), block, place_of_options(module), _parameters(module, places))
             clone.add_object_patch(path, given)
 
 

@@ -15,7 +15,7 @@ from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMe
 from attention_patchbay.tools.demo.draws import draw_captions
 from attention_patchbay.tools.demo.evaluate import adherence, paint
 
-CAPTIONS = draw_captions(20, 5)
+CAPTIONS = draw_captions(10, 6)
 
 
 def right(method: Any = None) -> int:
@@ -23,7 +23,7 @@ def right(method: Any = None) -> int:
     model, clip, vae = load_checkpoint(CHECKPOINT)
     patched = model if method is None else attach(model, method)
     with torch.inference_mode():
-        return adherence(CAPTIONS, paint((patched, clip, vae), CAPTIONS, steps=6))["all"]["right"]
+        return adherence(CAPTIONS, paint((patched, clip, vae), CAPTIONS, steps=5))["all"]["right"]
 
 
 def test_merging_half_the_tokens_keeps_the_caption_and_flat_attention_to_the_text_loses_it() -> None:
