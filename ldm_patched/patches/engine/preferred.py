@@ -17,7 +17,7 @@ from ..addressing.blocks import block_modules
 from ..addressing.families import family_of_net, takes_options
 from ..patcher import Patcher, TransformerOptions
 from ..record.run import AttentionId
-from .block_forward import NETWORK, BlockForward, place_of_options
+from .block_forward import NETWORK, BlockForward, outside, place_of_options
 
 LAYER = "comfy_attention"  # ComfyUI's name of what holds the function; it has none where the machine cannot run it
 TOLD = "patchbay_layer"  # in the options of a call of a layer outside of the blocks: what holds its function
@@ -40,7 +40,7 @@ def tell_layers(clone: Patcher) -> None:
         key = f"{NETWORK}.{path}.forward"
         forward = clone.get_model_object(key)
         if not isinstance(forward, LayerForward):
-            told = LayerForward(forward, None, place_of_options(module), layer=getattr(module, LAYER))
+            told = LayerForward(forward, outside(), None, place_of_options(module), layer=getattr(module, LAYER))
             clone.add_object_patch(key, told)
 
 

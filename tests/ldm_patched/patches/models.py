@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,16 +25,21 @@ from ...unets import UNET, draw
 
 BLOCKS = ["input:1", "input:3", "input:3.1", "middle", "output:0", "output:0.1", "output:1", "output:1.1", "output:2"]
 BLOCKS += ["output:3"]
-STEPS = 4
+STEPS = 2
 ZERO = AttentionPatch("attn1.out", "zero", where=Where(parse("middle")))
 IDENTITY = AttentionPatch("attn1.out", "identity", where=Where(parse("input:3")))
 HALF = AttentionPatch("attn1.out", "identity", strength=0.5, where=Where(parse("input:3")))
 
 
-def patcher() -> ModelPatcher:
+@functools.cache
+def network() -> Any:
     torch.manual_seed(0)
-    config = ModelConfig("sd1", UNET)
-    return ModelPatcher(MODEL_CLASSES["sd1"](config, operations=plain), "cpu", "cpu")
+    return MODEL_CLASSES["sd1"](ModelConfig("sd1", UNET), operations=plain)
+
+
+def patcher() -> ModelPatcher:
+    """Return another patcher of the one network, whose weights no test may change."""
+    return ModelPatcher(network(), "cpu", "cpu")
 
 
 def conditioning(seed: int) -> list[list[Any]]:

@@ -44,7 +44,7 @@ def patch(slot: str, operation: str, value: float = 2.0, schedule: Schedule = AL
     return AttentionPatch(slot, operation, value, where=Where(address, schedule), **extra, **given)  # type: ignore[arg-type]
 
 
-FEW = 2  # steps
+FEW = 1  # step
 
 
 @functools.cache

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from functools import partial
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from attention_patchbay.ldm_patched.patches.routing.nan_guard import REPAIR, Sen
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from torch import Tensor, nn
 
-from .models import draw, patcher
+from .models import draw, network, patcher
 
 MIDDLE, INPUT = BlockId("middle", 0), BlockId("input", 3)
 
@@ -111,7 +112,7 @@ def preferring(kernel: Any) -> Run:
 
 
 def test_the_functions_of_a_network_are_found_by_block_and_kind() -> None:
-    net, kernel, other = patcher().model.diffusion_model, Kernel(), Kernel()
+    net, kernel, other = copy.deepcopy(network().diffusion_model), Kernel(), Kernel()
     block = net.middle_block[1].transformer_blocks[0]
     block.attn1.comfy_attention, block.attn2.comfy_attention = Layer(kernel), Layer(None)
     net.input_blocks[3][1].transformer_blocks[1].attn2.comfy_attention = Layer(other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
@@ -96,7 +97,9 @@ def test_a_block_with_two_grids_is_summed_on_the_larger(method: Any, share: floa
 
 
 def test_a_record_keeps_no_model_alive() -> None:
-    model = attach(attach(patcher(), CAPTURE), ZERO)
+    model = patcher()
+    model.model = copy.deepcopy(model.model)
+    model = attach(attach(model, CAPTURE), ZERO)
     network, samples, plan = weakref.ref(model.model.diffusion_model), run(model), plan_of(model)
     del model
     gc.collect()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -20,7 +21,11 @@ from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.patches.routing.rules import attach_rules, parse_rules
 
-from .models import BLOCKS, HALF, IDENTITY, STEPS, ZERO, last_run, patcher, run
+from . import models
+from .models import BLOCKS, HALF, IDENTITY, ZERO, last_run, patcher
+
+STEPS = 4  # a window of half a run has two
+run = functools.partial(models.run, steps=STEPS)
 
 
 def entries(model: Any) -> list[str]:
@@ -147,7 +152,7 @@ def test_the_report_is_of_the_run_of_its_latent() -> None:
     model = attach(patcher(), ZERO)
     assert "No run was recorded: no run is known" in report.report(model, torch.ones(1, 4, 8, 8)).text
     for steps in (4, 3):
-        assert f"ran {steps} times" in report.report(model, run(model, steps)).text
+        assert f"ran {steps} times" in report.report(model, run(model, steps=steps)).text
 
 
 def test_the_report_of_an_untouched_model_says_so() -> None:

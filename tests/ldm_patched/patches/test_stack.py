@@ -189,7 +189,7 @@ def test_a_slot_that_was_taken_over_is_taken_back() -> None:
     for index in (0, 1):
         model.set_model_attn1_replace(lambda q, k, v, extra_options: v * 2.0, "input", 3, index)
     assert torch.equal(run(model), run(attach(patcher(), IDENTITY)))
-    assert "1. identity attn1.out on input:3: ran 8 times in 2 of 2 blocks" in report.text(last_run(model))
+    assert "1. identity attn1.out on input:3: ran 4 times in 2 of 2 blocks" in report.text(last_run(model))
 
 
 def test_stacks_of_one_model_differ_only_where_they_are() -> None:

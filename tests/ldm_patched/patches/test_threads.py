@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import re
 import sys
@@ -24,7 +25,11 @@ from attention_patchbay.ldm_patched.patches.reading.manage import put
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
-from .models import HALF, STEPS, ZERO, last_run, patcher, run
+from . import models
+from .models import HALF, ZERO, last_run, patcher
+
+STEPS = 4  # a window of half a run has two
+run = functools.partial(models.run, steps=STEPS)
 
 VALUES = [
     ZERO,
