@@ -95,7 +95,7 @@ def main(folder: Path, count: int, servers: list[str]) -> None:
 def without(cluster: Any, node: Any, path: Path) -> dict[str, Any]:
     """Return how a sweep ends whose only node with the memory is killed."""
     folder = path.parent / "without"
-    third = driver(cluster.address, path, folder, 1, [], steps=2000)
+    third = driver(cluster.address, path, folder, 4, [], steps=100)
     wait(folder, 1, third)
     cluster.remove_node(node, allow_graceful=False)
     _, errors = third.communicate(timeout=SECONDS)
