@@ -7,6 +7,7 @@ from ._host import ComfyExtension, io, register_host_backends, serve_page
 from .block_map import BlockMap
 from .capture import CaptureAttention
 from .captured import AttentionMaps, SaveAttentionMaps
+from .compare import Compare
 from .demo import LoadDemoModel
 from .derived import node
 from .inspector import PatchInspector
@@ -29,6 +30,7 @@ BY_HAND: list[type[io.ComfyNode]] = [
     BlockMap,
     PatchReport,
     PatchInspector,
+    Compare,
     LoadDemoModel,
 ]
 

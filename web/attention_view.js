@@ -1,4 +1,5 @@
 // Which word drew what: point at a word to see its map, at the picture to rank the words; a click there asks for a point.
+import { BOX } from './box.js'
 import { CHIP } from './chip.js'
 import { contour } from './contour.js'
 import { bytes, colour, ranked } from './heatmap.js'
@@ -9,22 +10,6 @@ import { bytes, colour, ranked } from './heatmap.js'
  *   the points that are asked for; `ask` adds one or takes it back and says what it did; how the map lies on the picture, and the level of the line in it
  */
 
-const BOX = {
-  boxSizing: 'border-box',
-  contain: 'size',
-  display: 'flex',
-  flexDirection: 'column',
-  flex: '1 1 auto',
-  gap: '4px',
-  minHeight: '300px',
-  width: '100%',
-  overflow: 'auto',
-  padding: '6px',
-  font: '11px/1.5 sans-serif',
-  color: 'var(--input-text)',
-  background: 'var(--comfy-input-bg)',
-  borderRadius: '6px'
-}
 const LINES = { height: '3em', flex: 'none', overflow: 'auto' } // of text: the picture does not move while one is pointed at
 const STEP = 0.02 // of the picture, for a key
 const SIDE = 512 // of the canvas

@@ -4,6 +4,7 @@ import { AttentionView } from './attention_view.js'
 import { BlockMapView } from './block_map.js'
 import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
+import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
 import { after, graphs, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
@@ -90,6 +91,13 @@ function addAttention(node, waiting) {
   node.setSize([380, 620])
 }
 
+function addComparison(node) {
+  const view = new CompareView('Run the workflow to see the picture with and without the patches.')
+  views.set(node, view)
+  addView(node, 'patchbay_comparison', view, 320)
+  node.setSize([380, 520])
+}
+
 // The points that a picture is asked for: those of the capture itself, or of the last one on the model that is shown.
 
 const captureOf = (node) => [...upstream(node)].find((one) => one.comfyClass === 'PatchbayCaptureAttention')
@@ -151,6 +159,7 @@ function checkSoon() {
 const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
+  PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, 'Maps of each step appear here while sampling. A click on one asks for the point.'),
   PatchbayAttentionMaps: (node) => addAttention(node, 'Run the workflow to see which word drew what.'),
   ...Object.fromEntries(Object.keys(TEXTS).map((name) => [name, addText]))

@@ -19,6 +19,7 @@ export function show(node, output) {
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, { rows: output.table, makers: output.makers ?? [] })
   if (output?.attention) views.get(node)?.show(output.attention[0])
+  if (output?.compare) views.get(node)?.show(output.compare[0])
   texts.get(node)?.show(output)
 }
 
@@ -40,12 +41,25 @@ export async function restore() {
   if (!our().length) return
   const runs = Object.values(await ask(`/history?max_items=${RUNS}`, {}))
   if (id !== app.rootGraph.id) return // another workflow was opened meanwhile
-  const last = runs.reverse().find(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
-  for (const [path, node] of our()) if (!kept(node, app.nodeOutputs ?? {})) show(node, last?.outputs[path])
+  const mine = runs.reverse().filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
+  const last = mine[0]
+  for (const [path, node] of our()) if (!kept(node, app.nodeOutputs ?? {})) show(node, given(mine, path))
   const cached = last?.status?.messages?.find(([name]) => name === 'execution_cached')
   await restoreSteps({ workflow: id })
   if (cached) await showCached({ detail: cached[1] })
   showTab()
+}
+
+/** What the last run gave for a node; of a node that others were put in the place of, as of one that was cached, what those gave. */
+function given([last, ...earlier], path) {
+  const found = shownAt(last, path)
+  const cached = last?.status?.messages?.find(([name]) => name === 'execution_cached')
+  return found || !cached?.[1].nodes.includes(path) ? found : earlier.map((run) => shownAt(run, path)).find(Boolean)
+}
+
+function shownAt(run, path) {
+  const [at] = Object.entries(run?.meta ?? {}).find(([id, { display_node }]) => display_node === path && run.outputs[id]) ?? [path]
+  return run?.outputs[at]
 }
 
 /** A run whose sampling was cached shows the maps of the run that it came from. */

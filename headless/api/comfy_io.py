@@ -223,6 +223,7 @@ class Schema:
     is_experimental: bool = False
     not_idempotent: bool = False
     accept_all_inputs: bool = False
+    enable_expand: bool = False
 
     def __post_init__(self) -> None:
         self.hidden = list(self.hidden)
@@ -260,11 +261,17 @@ class Schema:
 
 
 class NodeOutput:
-    """What a node gives: its outputs in order, and what the page shows (`ui`, lists by name)."""
+    """What a node gives: its outputs in order, and what the page shows (`ui`, lists by name).
 
-    def __init__(self, *args: Any, ui: dict[str, list[Any]] | None = None) -> None:
+    With `expand`, nodes by id in API format, the outputs may be links to them: they run in the node's place.
+    """
+
+    def __init__(
+        self, *args: Any, ui: dict[str, list[Any]] | None = None, expand: dict[str, Any] | None = None
+    ) -> None:
         self.args = args
         self.ui = ui
+        self.expand = expand
 
     @property
     def result(self) -> tuple[Any, ...]:

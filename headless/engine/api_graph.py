@@ -32,6 +32,25 @@ class Run:
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+@dataclass
+class _State:
+    """What a run knows so far: by node its output and signature.
+
+    Args:
+        nodes: those of the prompt, and those that nodes put in their place.
+        kept: the outputs by signature, for the next run.
+    """
+
+    prompt: Prompt
+    nodes: Prompt
+    run: Run
+    extra_pnginfo: Mapping[str, Any] | None
+    on_node: Callable[[str], None] | None
+    outputs: dict[str, NodeOutput] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, NodeOutput] = field(default_factory=dict)
+
+
 class Executor:
     """Runs workflows one after the other and keeps the results of the last one for the next."""
 
@@ -52,36 +71,50 @@ class Executor:
         """
         with entered(self.session):
             order, refused = validate_outputs(prompt, self.catalog)
-            run = Run(refused=refused)
-            outputs: dict[str, NodeOutput] = {}
-            signatures: dict[str, str] = {}
-            kept: dict[str, NodeOutput] = {}
+            state = _State(prompt, dict(prompt), Run(refused=refused), extra_pnginfo, on_node)
             try:
-                for id in self._needed(prompt, order, outputs):
-                    throw_exception_if_processing_interrupted()
-                    signature = signatures[id] = self._signature(prompt, id, signatures)
-                    known = kept.get(signature) or self._results.get(signature)
-                    if known is not None:
-                        run.cached.append(id)
-                        kept[signature] = known
-                    else:
-                        if on_node is not None:
-                            on_node(title(prompt, id))
-                        kept[signature] = self._execute(prompt, id, outputs, extra_pnginfo)
-                        run.ran.append(id)
-                    outputs[id] = kept[signature]
-                    if outputs[id].ui:
-                        run.ui[id] = outputs[id].ui or {}
+                self._finish(state, [id for id in order if self._is_output(prompt, id)])
             finally:
-                self._results = kept
-            return run
+                self._results = state.kept
+            return state.run
 
-    def _needed(self, prompt: Prompt, order: list[str], outputs: Mapping[str, NodeOutput]) -> Iterator[str]:
+    def _is_output(self, prompt: Prompt, id: str) -> bool:
+        return self.catalog[prompt[id]["class_type"]].GET_SCHEMA().is_output_node
+
+    def _finish(self, state: _State, wanted: list[str]) -> None:
+        """Run what the wanted nodes need and has not run yet."""
+        for id in self._needed(state.nodes, wanted, state.outputs):
+            throw_exception_if_processing_interrupted()
+            signature = state.signatures[id] = self._signature(state, id)
+            known = state.kept.get(signature) or self._results.get(signature)
+            if known is not None:
+                state.run.cached.append(id)
+                state.kept[signature] = known
+            else:
+                if state.on_node is not None:
+                    state.on_node(title(state.nodes, id))
+                answer = self._execute(state, id)
+                state.kept[signature] = answer if answer.expand is None else self._expanded(state, id, answer)
+                state.run.ran.append(id)
+            state.outputs[id] = state.kept[signature]
+            if state.outputs[id].ui:
+                state.run.ui[id] = state.outputs[id].ui or {}
+
+    def _expanded(self, state: _State, id: str, answer: NodeOutput) -> NodeOutput:
+        """Run the nodes that a node put in its place, and return what they give; one of them shows for it."""
+        added = answer.expand or {}
+        state.nodes.update(added)
+        self._finish(state, [value[0] for value in answer.args if is_link(value)])
+        shows = [one for one in added if added[one].get("override_display_id") == id and one in state.outputs]
+        ui = state.outputs[shows[-1]].ui if shows else answer.ui
+        return NodeOutput(*(_value(value, state.outputs) for value in answer.args), ui=ui)
+
+    def _needed(self, prompt: Prompt, wanted: list[str], outputs: Mapping[str, NodeOutput]) -> Iterator[str]:
         """Yield the nodes to run, each when those that it needs have run; `outputs` are what there is so far.
 
         What only a lazy input leads to is needed when its node asks for it.
         """
-        for last in (id for id in order if self.catalog[prompt[id]["class_type"]].GET_SCHEMA().is_output_node):
+        for last in wanted:
             waiting = [last]
             while waiting:
                 id = waiting[-1]
@@ -105,34 +138,33 @@ class Executor:
         values = {name: _value(value, outputs) for name, value in given.items()}
         return sources + [linked[name] for name in cls.check_lazy_status(**values) if name in linked]
 
-    def _signature(self, prompt: Prompt, id: str, signatures: Mapping[str, str]) -> str:
+    def _signature(self, state: _State, id: str) -> str:
         """Return what the result of a node depends on: its class, its constants, and the signatures of its sources."""
-        node = prompt[id]
+        node = state.nodes[id]
         cls = self.catalog[node["class_type"]]
         given = _declared(cls, node)
         constants = {name: value for name, value in given.items() if not is_link(value)}
-        sources = {name: [signatures.get(v[0]), v[1]] for name, v in given.items() if is_link(v)}
+        sources = {name: [state.signatures.get(v[0]), v[1]] for name, v in given.items() if is_link(v)}
         fingerprint = getattr(cls, "fingerprint_inputs", None)
         outside = None if fingerprint is None else repr(fingerprint(**constants))
         schema = cls.GET_SCHEMA()
         itself = id if schema.not_idempotent or schema.hidden else None
-        whole = prompt if Hidden.prompt in schema.hidden else None  # it is written into the files that the node makes
+        # it is written into the files that the node makes
+        whole = state.prompt if Hidden.prompt in schema.hidden else None
         everything = json.dumps(
             [node["class_type"], constants, sources, outside, itself, whole], sort_keys=True, default=repr
         )
         return hashlib.sha256(everything.encode()).hexdigest()
 
-    def _execute(
-        self, prompt: Prompt, id: str, outputs: Mapping[str, NodeOutput], extra_pnginfo: Mapping[str, Any] | None
-    ) -> NodeOutput:
-        node = prompt[id]
+    def _execute(self, state: _State, id: str) -> NodeOutput:
+        node = state.nodes[id]
         cls = self.catalog[node["class_type"]]
-        values = gathered(_entries(cls), {n: _value(v, outputs) for n, v in _declared(cls, node).items()})
-        hidden = {Hidden.unique_id: id, Hidden.prompt: prompt, Hidden.extra_pnginfo: extra_pnginfo}
+        values = gathered(_entries(cls), {n: _value(v, state.outputs) for n, v in _declared(cls, node).items()})
+        hidden = {Hidden.unique_id: id, Hidden.prompt: state.prompt, Hidden.extra_pnginfo: state.extra_pnginfo}
         try:
             answer = _with_hidden(cls, hidden).execute(**values)
         except Exception as error:
-            raise NodeError(f"{title(prompt, id)}: {error}") from error
+            raise NodeError(f"{title(state.nodes, id)}: {error}") from error
         return answer if isinstance(answer, NodeOutput) else NodeOutput(*(answer or ()))
 
 

@@ -1,0 +1,184 @@
+"""With and without patches: the graph that draws the picture again, and how far apart the pictures are."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.headless.api import comfy_io as io
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session
+from attention_patchbay.headless.engine.api_graph import Executor, Run
+from attention_patchbay.headless.engine.catalog import catalog
+from attention_patchbay.headless.engine.errors import NodeError
+from attention_patchbay.ldm_patched.patches.addressing.refused import Refused
+from attention_patchbay.ldm_patched.patches.reading.comparison import apart, heatmaps, told
+from attention_patchbay.nodes.compare import Compare, expansion, parsed, patching
+
+DEMO = json.loads((Path(__file__).parents[2] / "example_workflows" / "api" / "demo.json").read_text())
+MODEL, RULE, PATCH, SAMPLER, DECODER = "1", "5", "6", "8", "9"  # nodes of that workflow
+
+
+class Keep(io.ComfyNode):
+    """Show pictures to the test."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema("TestKeep", "Keep", inputs=[io.Image.Input("images")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, images: torch.Tensor) -> io.NodeOutput:
+        return io.NodeOutput(ui={"images": [images]})
+
+
+def host() -> Executor:
+    return Executor({**catalog(), "TestKeep": Keep}, Session(Folders()))
+
+
+def plain() -> dict[str, Any]:
+    """Return the demo workflow in two steps, whose pictures the output `kept` shows."""
+    prompt = {id: copy.deepcopy(DEMO[id]) for id in ("1", "2", "3", "4", RULE, PATCH, SAMPLER, DECODER)}
+    prompt[SAMPLER]["inputs"]["steps"] = 2
+    prompt["kept"] = {"class_type": "TestKeep", "inputs": {"images": [DECODER, 0]}}
+    return prompt
+
+
+def compared(strengths: str = "0", **inputs: Any) -> dict[str, Any]:
+    """Return that workflow with a comparing node, and its other pictures as the output `others`."""
+    prompt = plain()
+    prompt["look"] = {"class_type": "PatchbayCompare", "inputs": {"images": [DECODER, 0], "strengths": strengths}}
+    prompt["look"]["inputs"].update(inputs)
+    prompt["others"] = {"class_type": "TestKeep", "inputs": {"images": ["look", 0]}}
+    return prompt
+
+
+def pictures(run: Run, name: str = "kept") -> torch.Tensor:
+    return run.ui[name]["images"][0]
+
+
+def with_strength(strength: float) -> torch.Tensor:
+    prompt = plain()
+    prompt[PATCH]["inputs"]["strength"] = strength
+    return pictures(host().run(prompt))
+
+
+def test_the_other_pictures_are_those_of_workflows_without_or_with_weaker_patches() -> None:
+    run = host().run(compared("0, 0.5"))
+    bare = plain()
+    bare[SAMPLER]["inputs"]["model"] = [MODEL, 0]
+    assert torch.equal(pictures(run, "others"), torch.cat([pictures(host().run(bare)), with_strength(0.5)]))
+    assert torch.equal(pictures(run), with_strength(1.0))
+    (text,), (view,) = run.ui["look"]["text"], run.ui["look"]["compare"]
+    assert [line.partition(":")[0] for line in text.splitlines()] == ["without", "0.5 x"]
+    assert [other["name"] for other in view["others"]] == ["without", "0.5 x"]
+    assert view["pictures"][0].startswith("data:image/jpeg;base64,") and len(view["others"][0]["differences"]) == 1
+
+
+def test_only_what_the_patches_lead_to_runs_again_and_once() -> None:
+    executor = host()
+    first = executor.run(compared())
+    assert [id for id in first.ran if id.startswith("look.")] == ["look.0.8", "look.0.9", "look.all"]
+    changed = compared()
+    changed[PATCH]["inputs"]["strength"] = 0.5
+    again = executor.run(changed)
+    assert SAMPLER in again.ran and {"look.0.8", "look.0.9"} <= set(again.cached)
+    assert torch.equal(pictures(first, "others"), pictures(again, "others"))
+
+
+def test_pictures_that_are_linked_are_compared_without_sampling() -> None:
+    run = host().run(compared(other=[DECODER, 0]))
+    assert run.ui["look"]["text"] == ["the other: no pixel differs"]
+    assert not [id for id in run.ran if id.startswith("look.")]
+
+
+def test_files_hold_the_workflow_as_it_was_sent(tmp_path: Path) -> None:
+    prompt = compared()
+    seen: list[Any] = []
+
+    class Written(Keep):
+        @classmethod
+        def execute(cls, images: torch.Tensor) -> io.NodeOutput:
+            seen.append(copy.deepcopy(cls.hidden.prompt))
+            return io.NodeOutput()
+
+    Executor({**catalog(), "TestKeep": Written}, Session(Folders(output=tmp_path))).run(prompt)
+    assert seen == [prompt, prompt]
+
+
+def test_pictures_of_no_patch_are_refused_with_the_reason() -> None:
+    prompt = compared()
+    prompt[SAMPLER]["inputs"]["model"] = [MODEL, 0]
+    with pytest.raises(NodeError, match="no patch of this pack is on the way to these pictures"):
+        host().run(prompt)
+
+
+def test_a_strength_by_a_link_is_refused_where_it_would_be_multiplied() -> None:
+    prompt = compared("0.5")
+    prompt["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 1.0}}
+    prompt[PATCH]["inputs"]["strength"] = ["number", 0]
+    with pytest.raises(NodeError, match="strength of PatchbayAttentionPatch comes by a link and cannot be multiplied"):
+        host().run(prompt)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'' is no number; write such as 0, or 0, 0.5, 1.5"),
+        ("0, half", "'half' is no number"),
+        ("nan", "'nan' is no number"),
+        (", ".join("1" * 9), "9 of them would be sampled; write at most 8"),
+    ],
+)
+def test_wrong_strengths_are_refused_at_the_widget(text: str, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        parsed(text)
+    refused = host().run(compared(text)).refused["look"]
+    assert message in json.dumps(refused) and "kept" not in refused
+
+
+def test_a_patch_behind_another_is_left_out_with_it_and_what_is_before_both_is_not_copied() -> None:
+    graph = expansion(compared(), "look", [0.0])
+    assert {id: node["class_type"] for id, node in graph.items()} == {
+        "look.0.8": "KSampler",
+        "look.0.9": "VAEDecode",
+        "look.all": "PatchbayCompare",
+    }
+    assert graph["look.0.8"]["inputs"]["model"] == [MODEL, 0]
+    assert graph["look.all"]["inputs"]["images"] == [DECODER, 0]
+    assert {"PatchbayFreeU", "PatchbayBackendRules", "PatchbayPatchPreset"} <= patching()
+    assert not {"PatchbayRemovePatches", "PatchbayPatchReport", "PatchbayLoadDemoModel"} & patching()
+
+
+def test_long_workflows_are_walked_without_end_of_the_stack() -> None:
+    prompt = compared()
+    last = PATCH
+    for number in range(3000):
+        prompt[f"m{number}"] = {"class_type": "PatchbayFreeU", "inputs": {"model": [last, 0], "strength": 1.0}}
+        last = f"m{number}"
+    prompt[SAMPLER]["inputs"]["model"] = [last, 0]
+    assert expansion(prompt, "look", [0.0])["look.0.8"]["inputs"]["model"] == [MODEL, 0]
+    assert expansion(prompt, "look", [0.5])["look.0.m2999"]["inputs"] == {"model": ["look.0.m2998", 0], "strength": 0.5}
+
+
+def test_the_distance_is_the_mean_of_the_colours_and_a_map_shows_the_largest_as_yellow() -> None:
+    black = torch.zeros(1, 2, 2, 3)
+    one = black.clone()
+    one[0, 0, 0, 0], one[0, 1, 1] = 0.3, 0.5
+    far = apart(black, torch.cat([one, black]))
+    assert torch.allclose(far, torch.tensor([[[0.1, 0.0], [0.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]))
+    maps = heatmaps(far)
+    assert torch.allclose(maps[0, 1, 1], torch.tensor([1.0, 0.92, 0.27])) and torch.equal(maps[0, 0, 1], maps[1, 0, 0])
+    assert told(["without", "2 x"], far).splitlines() == [
+        "without: 15.00% apart, 50% at most; 50% of the pixels differ",
+        "2 x: no pixel differs",
+    ]
+    with pytest.raises(ValueError, match="these are 1 of 2 x 2 and 1 of 3 x 2"):
+        apart(black, torch.zeros(1, 2, 3, 3))
+
+
+def test_the_node_says_that_it_puts_others_in_its_place() -> None:
+    assert Compare.GET_SCHEMA().enable_expand

@@ -1,0 +1,178 @@
+// The picture with the patches under a slider over the one without them, or where the two differ.
+import { BOX } from './box.js'
+import { CHIP } from './chip.js'
+
+/**
+ * @typedef {{ name: string, pictures: string[], differences: string[], mean: number[] }} Other
+ * @typedef {{ pictures: string[], highest: number, others: Other[] }} Comparison
+ */
+
+const STEP = 0.05 // of the width, for a key
+const MARK = '12px sans-serif'
+
+export class CompareView {
+  /** @param {string} waiting what to say before there is a picture */
+  constructor(waiting) {
+    /** @type {Comparison | null} */
+    this.found = null
+    this.other = 0
+    this.picture = 0
+    this.split = 0.5
+    this.differs = false
+    /** @type {Map<string, HTMLImageElement>} */
+    this.images = new Map()
+    /** @type {Map<HTMLButtonElement, () => boolean>} */
+    this.states = new Map() // of the buttons: whether each is on
+    this.element = document.createElement('div')
+    Object.assign(this.element.style, BOX)
+    this.chips = document.createElement('div')
+    this.canvas = document.createElement('canvas')
+    this.canvas.tabIndex = 0
+    this.canvas.setAttribute('role', 'slider')
+    this.canvas.setAttribute('aria-label', 'Where the picture with the patches begins')
+    this.canvas.setAttribute('aria-valuemin', '0')
+    this.canvas.setAttribute('aria-valuemax', '100')
+    this.canvas.width = this.canvas.height = 0
+    Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'ew-resize' })
+    this.status = document.createElement('div')
+    this.status.setAttribute('role', 'status')
+    this.status.textContent = waiting
+    this.element.append(this.chips, this.canvas, this.status)
+    this.listen()
+  }
+
+  listen() {
+    this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
+    this.chips.addEventListener('click', () => this.draw())
+    this.canvas.addEventListener('pointermove', (event) => this.slide(this.where(event)))
+    this.canvas.addEventListener('keydown', (event) => {
+      const step = { ArrowLeft: -STEP, ArrowRight: STEP }[event.key]
+      if (!step) return
+      this.slide(this.split + step)
+      event.preventDefault()
+      event.stopPropagation()
+    })
+  }
+
+  /** @param {Comparison} found */
+  show(found) {
+    this.found = found
+    this.other = Math.min(this.other, found.others.length - 1)
+    this.picture = Math.min(this.picture, found.pictures.length - 1)
+    this.images.clear()
+    for (const source of [found.pictures, ...found.others.flatMap((one) => [one.pictures, one.differences])].flat()) {
+      const image = new Image()
+      image.onload = () => this.draw()
+      image.src = source
+      this.images.set(source, image)
+    }
+    this.buttons(found)
+    this.draw()
+  }
+
+  /**
+   * One for each strength, one for where they differ, and a choice of the picture where there are several.
+   * @param {Comparison} found
+   */
+  buttons(found) {
+    this.states.clear()
+    const others = found.others.map(({ name }, index) => this.chip(name, () => (this.other = index), () => this.other === index))
+    const differs = this.chip('difference', () => (this.differs = !this.differs), () => this.differs)
+    this.chips.replaceChildren(...(others.length > 1 ? others : []), differs, ...this.choice(found.pictures.length))
+  }
+
+  /**
+   * @param {string} name
+   * @param {() => void} act
+   * @param {() => boolean} isOn
+   */
+  chip(name, act, isOn) {
+    const button = document.createElement('button')
+    button.type = 'button'
+    button.textContent = name
+    Object.assign(button.style, CHIP)
+    button.addEventListener('click', act)
+    this.states.set(button, isOn)
+    return button
+  }
+
+  /** @param {number} count */
+  choice(count) {
+    if (count < 2) return []
+    const select = document.createElement('select')
+    select.setAttribute('aria-label', 'Picture of the batch')
+    for (let i = 0; i < count; i++) select.add(new Option(`picture ${i + 1}`, String(i), false, i === this.picture))
+    select.addEventListener('change', () => {
+      this.picture = Number(select.value)
+      this.draw()
+    })
+    return [select]
+  }
+
+  /**
+   * @param {MouseEvent} event
+   * @returns {number} 0 at the left of the picture to 1
+   */
+  where(event) {
+    const box = this.canvas.getBoundingClientRect()
+    const width = this.canvas.width * Math.min(box.width / this.canvas.width, box.height / this.canvas.height) // object-fit: contain
+    return (event.clientX - box.left - (box.width - width) / 2) / width
+  }
+
+  /** @param {number} split */
+  slide(split) {
+    this.split = Math.min(1, Math.max(0, split))
+    this.draw()
+  }
+
+  draw() {
+    const pen = this.canvas.getContext('2d')
+    if (!this.found || !pen) return
+    const other = this.found.others[this.other]
+    const [left, right] = [other.pictures, this.found.pictures].map((some) => this.images.get(some[this.picture]))
+    const map = this.images.get(other.differences[this.picture])
+    if (![left, right, map].every((image) => image?.complete && image.naturalWidth) || !left || !right || !map) return
+    const { naturalWidth: width, naturalHeight: height } = right
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height })
+    pen.drawImage(this.differs ? map : right, 0, 0, width, height)
+    if (!this.differs) this.over(pen, left, other.name)
+    this.tell(other)
+  }
+
+  /**
+   * The other picture, left of the line.
+   * @param {CanvasRenderingContext2D} pen
+   * @param {HTMLImageElement} image
+   * @param {string} name
+   */
+  over(pen, image, name) {
+    const { width, height } = this.canvas
+    const at = Math.round(this.split * width)
+    if (at) pen.drawImage(image, 0, 0, (at / width) * image.naturalWidth, image.naturalHeight, 0, 0, at, height)
+    for (const [style, thick] of /** @type {[string, number][]} */ ([['#000', 3], ['#fff', 1]])) {
+      pen.fillStyle = style
+      pen.fillRect(at - thick / 2, 0, thick, height)
+    }
+    pen.font = MARK
+    for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], ['with', width - 6, 'right']])) {
+      Object.assign(pen, { textAlign: align, lineWidth: 3, strokeStyle: '#000', fillStyle: '#fff' })
+      pen.strokeText(text, x, 16)
+      pen.fillText(text, x, 16)
+    }
+  }
+
+  /** @param {Other} other */
+  tell(other) {
+    const highest = 100 * (this.found?.highest ?? 0)
+    const far = `${other.name}: ${percent(100 * other.mean[this.picture])} apart on average`
+    this.status.textContent = this.differs ? `${far}; dark blue is equal, yellow ${percent(highest)}` : `${far}. Move over the picture.`
+    this.canvas.setAttribute('aria-valuenow', String(Math.round(100 * this.split)))
+    for (const [button, isOn] of this.states) {
+      button.setAttribute('aria-pressed', String(isOn()))
+      button.style.background = isOn() ? 'rgb(74 163 255 / 30%)' : 'transparent'
+    }
+  }
+}
+
+/** @param {number} value */
+const percent = (value) => `${value.toPrecision(2)} %`
