@@ -18,9 +18,10 @@ MINOR := import sys; print('3.%d' % sys.version_info[1])
 demo: $(VENV)/.headless
 	$(BIN)/patchbay run example_workflows/api/demo.json --output $(OUTPUT)
 
-# A process for each core; more threads than cores would make small operations many times slower.
+# A process for each core; more threads than cores would make small operations many times slower. The many commands that
+# the tests start find the pack compiled, also where the environment says to keep nothing compiled.
 test: $(VENV)/.dev test-web
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # The pure modules of the page; a machine without node leaves them out.
 test-web:

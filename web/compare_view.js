@@ -8,7 +8,8 @@ import { CHIP } from './chip.js'
  */
 
 const STEP = 0.05 // of the width, for a key
-const MARK = '12px sans-serif'
+const SIDE = 512 // pixels of the canvas at least
+const MARK = '18px sans-serif'
 
 export class CompareView {
   /** @param {string} waiting what to say before there is a picture */
@@ -132,7 +133,8 @@ export class CompareView {
     const [left, right] = [other.pictures, this.found.pictures].map((some) => this.images.get(some[this.picture]))
     const map = this.images.get(other.differences[this.picture])
     if (![left, right, map].every((image) => image?.complete && image.naturalWidth) || !left || !right || !map) return
-    const { naturalWidth: width, naturalHeight: height } = right
+    const scale = Math.max(1, SIDE / Math.max(right.naturalWidth, right.naturalHeight))
+    const [width, height] = [right.naturalWidth, right.naturalHeight].map((length) => Math.round(scale * length))
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height })
     pen.drawImage(this.differs ? map : right, 0, 0, width, height)
     if (!this.differs) this.over(pen, left, other.name)
@@ -149,15 +151,15 @@ export class CompareView {
     const { width, height } = this.canvas
     const at = Math.round(this.split * width)
     if (at) pen.drawImage(image, 0, 0, (at / width) * image.naturalWidth, image.naturalHeight, 0, 0, at, height)
-    for (const [style, thick] of /** @type {[string, number][]} */ ([['#000', 3], ['#fff', 1]])) {
+    for (const [style, thick] of /** @type {[string, number][]} */ ([['#000', 5], ['#fff', 2]])) {
       pen.fillStyle = style
       pen.fillRect(at - thick / 2, 0, thick, height)
     }
-    pen.font = MARK
+    Object.assign(pen, { font: MARK, lineJoin: 'round' })
     for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], ['with', width - 6, 'right']])) {
-      Object.assign(pen, { textAlign: align, lineWidth: 3, strokeStyle: '#000', fillStyle: '#fff' })
-      pen.strokeText(text, x, 16)
-      pen.fillText(text, x, 16)
+      Object.assign(pen, { textAlign: align, lineWidth: 4, strokeStyle: '#000', fillStyle: '#fff' })
+      pen.strokeText(text, x, 22)
+      pen.fillText(text, x, 22)
     }
   }
 

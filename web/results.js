@@ -39,15 +39,20 @@ export async function restore() {
   remount()
   const { id } = app.rootGraph
   if (!our().length) return
-  const runs = Object.values(await ask(`/history?max_items=${RUNS}`, {}))
+  const mine = await runsOf(id)
   if (id !== app.rootGraph.id) return // another workflow was opened meanwhile
-  const mine = runs.reverse().filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
   const last = mine[0]
   for (const [path, node] of our()) if (!kept(node, app.nodeOutputs ?? {})) show(node, given(mine, path))
   const cached = last?.status?.messages?.find(([name]) => name === 'execution_cached')
   await restoreSteps({ workflow: id })
   if (cached) await showCached({ detail: cached[1] })
   showTab()
+}
+
+/** The runs of a workflow, the last one first. */
+async function runsOf(id) {
+  const runs = Object.values(await ask(`/history?max_items=${RUNS}`, {}))
+  return runs.reverse().filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
 }
 
 /** What the last run gave for a node; of a node that others were put in the place of, as of one that was cached, what those gave. */
@@ -66,6 +71,9 @@ function shownAt(run, path) {
 export async function showCached({ detail }) {
   const captures = our().filter(([path, node]) => node.comfyClass === 'PatchbayCaptureAttention' && detail.nodes.includes(path))
   for (const [path, node] of captures) if (!views.get(node)?.maps) await restoreSteps({ node: path })
+  const empty = our().filter(([path, node]) => node.comfyClass === 'PatchbayCompare' && !views.get(node)?.found && detail.nodes.includes(path))
+  const mine = empty.length ? await runsOf(app.rootGraph.id) : []
+  for (const [path, node] of empty) show(node, mine.map((run) => shownAt(run, path)).find(Boolean))
 }
 
 async function restoreSteps(of) {

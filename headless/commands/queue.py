@@ -17,6 +17,7 @@ from ..pages.page_widgets import takes_text
 from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
 from .access import access_of, add_access
+from .compare import add_compare, compare
 from .run import saves, say_refused
 
 DEFAULT = "http://127.0.0.1:8188"
@@ -27,6 +28,7 @@ def add_parser(commands: Any) -> None:
     command = commands.add_parser("queue", help="run a workflow on a ComfyUI server")
     command.add_argument("workflow", type=Path, help=WORKFLOW)
     command.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="set an input")
+    add_compare(command)
     command.add_argument("--server", default=DEFAULT, metavar="URL", help=f"the server (default {DEFAULT})")
     command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
@@ -43,6 +45,7 @@ def queue(args: argparse.Namespace) -> int:
         infos = client.object_info()
         prompt = load(args.workflow, lambda: infos)
         assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+        compare(prompt, args.compare)
         if saves(prompt) and not args.no_wait:
             check_output(args.output)
         upload(client, prompt, infos, args.input)

@@ -21,6 +21,7 @@ from ..engine.progress import Progress
 from ..engine.workflow import one_line
 from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from .compare import add_compare, compare
 from .coverage import coverage
 
 
@@ -35,6 +36,7 @@ def add_parsers(commands: Any) -> None:
         metavar="NODE.input=value",
         help="set an input; NODE is an id, or a class or title that only one node has",
     )
+    add_compare(run)
     _add_surroundings(run)
     run.set_defaults(run=run_workflow)
     tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
@@ -71,6 +73,7 @@ def run_workflow(args: argparse.Namespace) -> int:
     prompt = load(args.workflow, embedded_infos)
     infos = embedded_infos() if args.set else {}
     workflow.assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+    compare(prompt, args.compare)
     folders = Folders(args.models, args.input, args.output)
     if saves(prompt):
         check_output(args.output)
