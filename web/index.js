@@ -10,12 +10,12 @@ import { after, graphs, linkedFrom, modelOf, ours, textOf, upstream, valueOf, wi
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { showRefusals } from './refusals.js'
+import { ReportView } from './report_view.js'
 import { restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { TextView } from './text_view.js'
 
 const TEXTS = {
-  PatchbayPatchReport: { label: 'Patch report', waiting: 'Run the workflow to see what the attention did.' },
   PatchbayPatchInspector: { label: 'Patches of the model', waiting: 'Run the workflow to list what is on the model.' },
   PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
 }
@@ -45,6 +45,13 @@ function addView(node, name, view, height) {
 function addText(node) {
   const { label, waiting } = TEXTS[node.comfyClass]
   const view = new TextView(label, waiting)
+  addView(node, 'patchbay_report', view, 240)
+  texts.set(node, view)
+  node.setSize([760, 440])
+}
+
+function addReport(node) {
+  const view = new ReportView('Run the workflow to see what the attention did.')
   addView(node, 'patchbay_report', view, 240)
   texts.set(node, view)
   node.setSize([760, 440])
@@ -159,6 +166,7 @@ function checkSoon() {
 const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
+  PatchbayPatchReport: addReport,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, 'Maps of each step appear here while sampling. A click on one asks for the point.'),
   PatchbayAttentionMaps: (node) => addAttention(node, 'Run the workflow to see which word drew what.'),

@@ -27,11 +27,16 @@ Row = dict[str, Any]  # of a table, as plain values
 
 
 class Report(NamedTuple):
-    """The report of a run: for reading, and as plain values a row for each group of calls and for each step."""
+    """The report of a run: for reading, and as plain values a row for each group of calls, step and patch.
+
+    `head` are the lines in front of the patches.
+    """
 
     text: str
     table: list[Row]
     steps: list[Row]
+    fates: list[Row] = []
+    head: list[str] = []
 
 
 def report(model: Patcher, samples: Tensor, host: Host | None = None) -> Report:
@@ -46,10 +51,10 @@ def report(model: Patcher, samples: Tensor, host: Host | None = None) -> Report:
         run, *earlier = ARCHIVE.runs(samples, plan)
     except GoneError as error:
         return Report("\n".join([f"No run was recorded: {error}.", *_listed(plan)]), [], [])
-    lines = [text(run)]
-    lines += [TWINS] if any(other.calls != run.calls for other in earlier) else []
+    twins = [TWINS] if any(other.calls != run.calls for other in earlier) else []
+    lines = [text(run), *twins]
     lines += [] if host is None else ["", str(host.able())]
-    return Report("\n".join(lines), table(run), steps(run))
+    return Report("\n".join(lines), table(run), steps(run), fates(run), [*_head(run), *twins])
 
 
 def _listed(plan: Plan) -> list[str]:
@@ -75,9 +80,15 @@ def text(run: Run) -> str:
     rows = table(run)
     if not rows:
         return "\n".join([NO_CALLS, *_listed(run.plan)])
-    head = [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run), *sorted(run.doubts)]
     lines = [list(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in rows)]
-    return "\n".join([*head, "", *_entries(run), "", *layout(lines)])
+    entries = [f"{row['number']}. {row['name']}: {row['fate']}" for row in fates(run)]
+    return "\n".join([*_head(run), "", *entries, "", *layout(lines)])
+
+
+def _head(run: Run) -> list[str]:
+    if not run.calls and not missed(run):
+        return [NO_CALLS]
+    return [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run), *sorted(run.doubts)]
 
 
 def steps(run: Run) -> list[Row]:
@@ -196,8 +207,13 @@ def _more_rows(run: Run) -> list[str]:
 # What became of each patch
 
 
-def _entries(run: Run) -> list[str]:
-    return [f"{entry.number}. {entry.name}: {fate(run, entry)}" for entry in _in_order(run.plan)]
+def fates(run: Run) -> list[Row]:
+    """Return a row for each patch and rule: its number, its name, what became of it, and whether it ran."""
+    ran = {number for number, _ in run.patched}
+    return [
+        {"number": entry.number, "name": entry.name, "fate": fate(run, entry), "ran": entry.number in ran}
+        for entry in _in_order(run.plan)
+    ]
 
 
 def fate(run: Run, entry: Entry) -> str:
