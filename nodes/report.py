@@ -39,5 +39,5 @@ class PatchReport(io.ComfyNode):
         found = report(model, latent["samples"], HOST)
         able = [asdict(HOST.able())]
         ui: dict[str, list[Any]] = {"text": [found.text], "table": found.table, "steps": found.steps, "host": able}
-        ui |= {"fates": found.fates, "head": found.head}
+        ui |= {"fates": list(found.fates), "head": list(found.head)}
         return io.NodeOutput(found.text, ui=ui)

@@ -35,8 +35,8 @@ class Report(NamedTuple):
     text: str
     table: list[Row]
     steps: list[Row]
-    fates: list[Row] = []
-    head: list[str] = []
+    fates: Sequence[Row] = ()
+    head: Sequence[str] = ()
 
 
 def report(model: Patcher, samples: Tensor, host: Host | None = None) -> Report:

@@ -156,7 +156,7 @@ def test_the_report_is_of_the_run_of_its_latent() -> None:
 
 
 def test_the_report_of_an_untouched_model_says_so() -> None:
-    assert report.report(patcher(), torch.zeros(1, 4, 8, 8)) == (report.NOTHING, [], [])
+    assert report.report(patcher(), torch.zeros(1, 4, 8, 8)) == report.Report(report.NOTHING, [], [])
 
 
 def test_rules_are_listed_in_the_order_of_their_text() -> None:
