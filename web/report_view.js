@@ -116,7 +116,7 @@ export class ReportView {
   group(table, type, rows) {
     const folded = this.folded.has(type)
     const time = rows.reduce((sum, row) => sum + share(row), 0)
-    const told = `${folded ? '\u25b8' : '\u25be'} ${TYPES[/** @type {'middle'} */ (type)] ?? type}  ${rows.length} rows, ${Math.round(100 * time)} % of the time`
+    const told = `${folded ? '\u25b8' : '\u25be'} ${TYPES[/** @type {'middle'} */ (type)] ?? type}: ${rows.length} rows, ${Math.round(100 * time)} % of the time`
     const title = element('td', { ...CELL, paddingTop: '6px', cursor: 'pointer', opacity: '0.8' }, told)
     Object.assign(title, { colSpan: COLUMNS.length, tabIndex: 0 })
     title.setAttribute('role', 'button')

@@ -1,0 +1,111 @@
+"""Look at the displays of results on ComfyUI's page: `python looks_child.py CHROMIUM URL RENDERER REPORT COMPARISON`.
+
+It runs in ComfyUI's environment, for its playwright, with this pack to import. REPORT and COMPARISON are workflows of
+the page with a Patch Report and with a With and Without Patches. Prints as JSON what was seen: `report` (the patches
+and each view), `compared` (the slider after a run, and after a cached run on a page loaded anew) and `errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from attention_patchbay.tests.contract.page_child import FRAMES, LOAD, READY, RUN, opened, shot
+from attention_patchbay.tests.contract.surprises_child import GO, rest
+from playwright.sync_api import Page, sync_playwright
+
+FIND = """
+  const node = app.graph.nodes.find((node) => node.type === type)
+  const { element } = node.widgets.find((widget) => widget.element?.dataset.patchbayView)
+"""
+TEXT = f"(type) => {{ {FIND} return element.innerText }}"
+PRESS = f"""([type, name]) => {{ {FIND}
+  const every = [...element.querySelectorAll('button, th, [role=button]')]
+  every.find((one) => one.textContent.startsWith(name)).click()
+  return element.innerText
+}}"""
+ROWS = f"(type) => {{ {FIND} return [...element.querySelectorAll('tr')].map((row) => row.innerText.split('\\t')) }}"
+FATES = f"(type) => {{ {FIND} return [...element.querySelectorAll('li')].map((one) => one.textContent) }}"
+CELLS = f"""(type) => {{ {FIND}
+  const first = (text, end) => text.split(end)[0]
+  return [...element.querySelectorAll('[title]')].map((one) => [first(one.textContent, ' '), first(one.title, '\\n')])
+}}"""
+PICTURE = f"""(type) => {{ {FIND}
+  const canvas = element.querySelector('canvas')
+  const {{ x, y, width, height }} = canvas.getBoundingClientRect()
+  const buttons = [...element.querySelectorAll('button')]
+  const pressed = buttons.map((one) => [one.textContent, one.getAttribute('aria-pressed')])
+  const pen = canvas.getContext('2d')
+  const column = (at) => canvas.width ? [...pen.getImageData(at * canvas.width, canvas.height / 2, 1, 1).data] : []
+  return {{
+    box: [x, y, width, height], size: [canvas.width, canvas.height], pressed, now: canvas.getAttribute('aria-valuenow'),
+    told: element.querySelector('[role=status]').textContent, left: column(0.2), right: column(0.8)
+  }}
+}}"""
+REPORT, COMPARE = "PatchbayPatchReport", "PatchbayCompare"
+
+
+def load(page: Page, path: str, node: str) -> None:
+    """Open a workflow with one of its nodes in view."""
+    page.evaluate(LOAD, json.loads(Path(path).read_text()))
+    page.evaluate(FRAMES, 20)
+    page.evaluate(GO, node)
+    rest(page)
+
+
+def read_report(page: Page) -> dict[str, Any]:
+    """Run, and look at each view of the report."""
+    seen: dict[str, Any] = {"waiting": page.evaluate(TEXT, REPORT), "status": page.evaluate(RUN)}
+    rest(page)
+    seen |= {"fates": page.evaluate(FATES, REPORT), "rows": page.evaluate(ROWS, REPORT)}
+    shot(page, "report")
+    page.evaluate(PRESS, [REPORT, "calls"])
+    seen["sorted"] = page.evaluate(ROWS, REPORT)
+    page.evaluate(PRESS, [REPORT, "\u25be Input blocks"])
+    seen["folded"] = page.evaluate(ROWS, REPORT)
+    page.evaluate(PRESS, [REPORT, "map"])
+    seen["map"] = page.evaluate(CELLS, REPORT)
+    shot(page, "report map")
+    page.evaluate(PRESS, [REPORT, "steps"])
+    seen["steps"] = page.evaluate(ROWS, REPORT)
+    seen["text"] = page.evaluate(PRESS, [REPORT, "text"])
+    return seen
+
+
+def compare(page: Page, path: str) -> dict[str, Any]:
+    """Run, move the line by mouse and keys, look at the difference; load the page anew, and run once more."""
+    load(page, path, COMPARE)
+    seen: dict[str, Any] = {"status": page.evaluate(RUN)}
+    rest(page)
+    x, y, width, height = page.evaluate(PICTURE, COMPARE)["box"]
+    page.mouse.move(x + width / 2, y + height / 2)
+    page.mouse.move(x + width * 0.75, y + height / 2, steps=3)
+    seen["slid"] = page.evaluate(PICTURE, COMPARE)
+    shot(page, "compared")
+    page.evaluate(PRESS, [COMPARE, "difference"])
+    seen["difference"] = page.evaluate(PICTURE, COMPARE)
+    shot(page, "difference")
+    page.reload()
+    page.wait_for_function(READY, timeout=120_000)
+    load(page, path, COMPARE)
+    seen["again"] = page.evaluate(RUN)
+    rest(page)
+    seen["cached"] = page.evaluate(PICTURE, COMPARE)
+    return seen
+
+
+def main(chromium: str, url: str, renderer: str, report: str, comparison: str) -> None:
+    """Set the page up and print what was seen."""
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        page = opened(playwright, chromium, url, renderer, errors)
+        load(page, report, REPORT)
+        seen = {"report": read_report(page), "compared": compare(page, comparison)}
+        page.context.close()
+    json.dump({**seen, "errors": errors}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,102 @@
+"""Results are looked at in the nodes of ComfyUI's page, in both renderings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attention_patchbay.headless.commands.cli import main
+
+from .comfyui_server import ROOT, Server, python
+from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
+]
+CHILD = Path(__file__).with_name("looks_child.py")
+
+
+def comparison(folder: Path) -> Path:
+    """Write a workflow whose patches make another picture, with a comparing node: no other run has cached it."""
+    prompt = json.loads((ROOT / "example_workflows" / "api" / "demo.json").read_text())
+    prompt["6"]["inputs"] |= {"slot": "attn2.out", "operation": "scale", "value": 2.0, "blocks": "all"}
+    prompt["8"]["inputs"]["steps"] = 6
+    prompt["11"] = {"class_type": "PatchbayCompare", "inputs": {"images": ["9", 0], "strengths": "0, 0.5"}}
+    (folder / "api.json").write_text(json.dumps(prompt))
+    assert main(["convert", str(folder / "api.json"), "-o", str(folder / "page.json")]) == 0
+    page = json.loads((folder / "page.json").read_text())
+    (folder / "page.json").write_text(json.dumps({**page, "id": f"00000000-0000-4000-8000-{os.getpid():012}"}))
+    return folder / "page.json"
+
+
+@pytest.fixture(scope="module", params=["classic", "vue"])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("pack")
+    (folder / "attention_patchbay").symlink_to(ROOT)
+    examples = [str(FOLDER / "patch_report.json"), str(comparison(folder))]
+    with Server(folder / "base") as server:
+        command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, *examples]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_never_ran_is_said_first_and_why(seen: dict[str, Any]) -> None:
+    report = seen["report"]
+    assert report["waiting"] == "Run the workflow to see what the attention did."
+    assert report["status"] == "execution_success"
+    first, *others = report["fates"]
+    assert first.startswith("\u26a0 3. zero attn1.out on middle") and "never ran, no step of the run lay in" in first
+    assert [fate[0] for fate in others] == ["\u2713", "\u2713"]
+
+
+def test_blocks_stand_in_groups_that_fold_and_columns_sort(seen: dict[str, Any]) -> None:
+    report = seen["report"]
+    titles = [row[0] for row in report["rows"] if len(row) == 1]
+    assert [title.split(":")[0] for title in titles] == [
+        "\u25be Input blocks",
+        "\u25be Middle block",
+        "\u25be Output blocks",
+    ]
+    blocks = [row for row in report["rows"][1:] if len(row) > 1]
+    assert len(blocks) == 14 and blocks[0][:3] == ["input:3", "self", "split"]
+    assert sum(int(row[4].split()[0]) for row in blocks) in range(93, 108)  # percents, each rounded
+    calls = [int(row[3]) for row in report["sorted"][1:] if len(row) > 1 and row[0].startswith("output")]
+    assert calls == sorted(calls, reverse=True)
+    assert not any(row[0].startswith("input:") for row in report["folded"])
+
+
+def test_the_map_the_steps_and_the_text_are_there(seen: dict[str, Any]) -> None:
+    report = seen["report"]
+    names = [name for name, _ in report["map"]]
+    assert names == ["input:3", "input:5", "middle", "output:0", "output:1", "output:2", "output:3"]
+    assert all("% of the time" in told for _, told in report["map"])
+    assert report["steps"][0][0] == "step" and {row[0] for row in report["steps"][1:]} == {str(i) for i in range(1, 21)}
+    assert "block     attention  heads" in report["text"]
+
+
+def test_the_picture_is_under_a_slider_and_the_difference_is_shown(seen: dict[str, Any]) -> None:
+    compared = seen["compared"]
+    assert compared["status"] == "execution_success"
+    slid, difference = compared["slid"], compared["difference"]
+    assert slid["size"] == [512, 512] and 70 < int(slid["now"]) < 80
+    assert slid["pressed"] == [["without", "true"], ["0.5 x", "false"], ["difference", "false"]]
+    assert slid["told"].startswith("without: ") and "% apart on average" in slid["told"]
+    assert difference["pressed"][2] == ["difference", "true"] and "yellow" in difference["told"]
+    assert difference["right"] != slid["right"]
+
+
+def test_a_cached_run_on_a_page_that_was_loaded_anew_shows_it_again(seen: dict[str, Any]) -> None:
+    compared = seen["compared"]
+    assert compared["again"] == "execution_success"
+    assert compared["cached"]["size"] == [512, 512] and compared["cached"]["told"] == compared["slid"]["told"]
+
+
+def test_nothing_is_wrong_in_the_console(seen: dict[str, Any]) -> None:
+    assert not seen["errors"]
