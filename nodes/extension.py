@@ -10,6 +10,7 @@ from .captured import AttentionMaps, SaveAttentionMaps
 from .compare import Compare
 from .demo import LoadDemoModel
 from .derived import node
+from .drawn import DrawnRegions
 from .inspector import PatchInspector
 from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
@@ -21,6 +22,7 @@ BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
     TuneAttention,
     PromptRegion,
+    DrawnRegions,
     RemovePatches,
     CopyPatches,
     PatchPreset,

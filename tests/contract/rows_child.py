@@ -28,7 +28,8 @@ from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Regio
 from attention_patchbay.nodes._host import HOST  # noqa: E402
 from attention_patchbay.tests.contract.tiny_families import FAMILIES, TEXT, Tiny, load, prompt, sample  # noqa: E402
 from comfy.controlnet import ControlBase  # noqa: E402
-from comfy.sampler_helpers import prepare_sampling  # noqa: E402
+from comfy.model_patcher import create_model_options_clone  # noqa: E402
+from comfy.sampler_helpers import prepare_model_patcher, prepare_sampling  # noqa: E402
 from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
@@ -114,7 +115,10 @@ def estimated(model: Any, put: Callable[[Any], Node], noise: Tensor, *sides: Any
         before, net.memory_required = net.memory_required, lambda shape, asked=asked, **_: asked.append(shape[0]) or 0.0
         try:
             patched = model if method is None else put(method)(model)
-            prepare_sampling(patched, noise.shape, {"positive": [], "negative": []}, patched.model_options)
+            conds: dict[str, list[Any]] = {"positive": [], "negative": []}
+            options = create_model_options_clone(patched.model_options)
+            prepare_model_patcher(patched, conds, options)  # as CFGGuider.sample, before outer_sample
+            prepare_sampling(patched, noise.shape, conds, options)
         finally:
             net.memory_required = before
         found[name] = asked

@@ -1,0 +1,49 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import { added, changed, holds, read, shifted } from '../../web/areas.js'
+
+const { cases, wrong } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
+const plain = (shape) => ('points' in shape ? shape : [shape.x, shape.y, shape.width, shape.height])
+
+test('texts are read as the nodes read them', () => {
+  for (const [text, wanted] of cases) {
+    const { areas, fault } = read(text)
+    assert.equal(fault, '', text)
+    assert.deepEqual(areas.map(({ prompt, shapes }) => [prompt, shapes.map(plain)]), wanted, text)
+  }
+})
+
+test('wrong texts are told with their line', () => {
+  for (const text of wrong) assert.match(read(`# one\n${text}`).fault, /^line 2: /, text)
+  assert.deepEqual(read('left -> a\nwrong').areas.map(({ prompt }) => prompt), ['a']) // what stands before is shown
+})
+
+test('a change writes its own line only, and one of several prompts as a line each', () => {
+  const text = '# mine\n1:1 -> a | b\n0.1 0.1 0.2 0.2 -> c'
+  const moved = changed(text, 1, { shapes: [{ x: 0.6, y: 0, width: 0.4, height: 1 }], prompt: 'b' })
+  assert.equal(moved, '# mine\nleft -> a\n0.6 0 0.4 1 -> b\n0.1 0.1 0.2 0.2 -> c')
+  assert.equal(changed(text, 2, null), '# mine\n1:1 -> a | b')
+  assert.equal(changed(text, 0, null), '# mine\nright -> b\n0.1 0.1 0.2 0.2 -> c')
+})
+
+test('an area is added at the end, and numbers are short', () => {
+  const box = { x: 1 / 3, y: 0.25, width: 0.123456, height: 0.5 }
+  assert.equal(added('left -> a\n\n', { shapes: [box], prompt: '' }), 'left -> a\n0.333 0.25 0.123 0.5 -> ')
+  assert.equal(added('', { shapes: [{ width: 0.1, points: [[0.12345, 0.5]] }], prompt: 'x' }), 'brush 0.1: 0.123 0.5 -> x')
+})
+
+test('what was written is read again', () => {
+  for (const [text] of cases.filter(([, wanted]) => wanted.length)) {
+    const { areas } = read(text)
+    const again = areas.reduce((all, area) => added(all, area), '')
+    assert.deepEqual(read(again).areas.map(({ prompt }) => prompt), areas.map(({ prompt }) => prompt))
+  }
+})
+
+test('shapes move inside of the picture and are found by a place', () => {
+  assert.deepEqual(shifted({ x: 0.5, y: 0, width: 0.4, height: 0.5 }, 0.5, -1), { x: 0.6, y: 0, width: 0.4, height: 0.5 })
+  assert.deepEqual(shifted({ width: 0.1, points: [[0.1, 0.2]] }, 0.25, 0.5).points, [[0.35, 0.7]])
+  assert.ok(holds({ x: 0, y: 0, width: 0.5, height: 1 }, 0.4, 0.9) && !holds({ x: 0, y: 0, width: 0.5, height: 1 }, 0.6, 0.9))
+  assert.ok(holds({ width: 0.2, points: [[0.5, 0.5]] }, 0.55, 0.55) && !holds({ width: 0.2, points: [[0.5, 0.5]] }, 0.7, 0.5))
+})

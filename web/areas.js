@@ -1,0 +1,174 @@
+// Areas of a picture with a prompt each, such as `0 0 0.5 1 -> a red circle`, read as the nodes do, and changed in the text.
+
+/**
+ * @typedef {{ x: number, y: number, width: number, height: number }} Box in parts of the picture
+ * @typedef {{ width: number, points: [number, number][] }} Brush
+ * @typedef {{ shapes: (Box | Brush)[], prompt: string, line: number }} Area
+ */
+
+/** @type {Record<string, Box>} */
+const HALVES = {
+  left: { x: 0, y: 0, width: 0.5, height: 1 },
+  right: { x: 0.5, y: 0, width: 0.5, height: 1 },
+  top: { x: 0, y: 0, width: 1, height: 0.5 },
+  bottom: { x: 0, y: 0.5, width: 1, height: 0.5 },
+  all: { x: 0, y: 0, width: 1, height: 1 }
+}
+const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, or 1:1, 1/1, 2x2 with prompts between |'
+const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i
+
+class Wrong extends Error {}
+
+/** @param {Box | Brush} shape @returns {shape is Brush} */
+export const isBrush = (shape) => 'points' in shape
+
+/**
+ * Read areas up to the first line that is wrong.
+ * @param {string} text
+ * @returns {{ areas: Area[], fault: string }} the fault with its line; empty: none
+ */
+export function read(text) {
+  /** @type {Area[]} */
+  const areas = []
+  for (const [line, code] of text.split(/\r\n|\r|\n/).entries()) {
+    if (!code.trim() || code.trimStart().startsWith('#')) continue
+    try {
+      areas.push(...areasOf(code).map((area) => ({ ...area, line })))
+    } catch (error) {
+      if (!(error instanceof Wrong)) throw error
+      return { areas, fault: `line ${line + 1}: ${error.message}` }
+    }
+  }
+  return { areas, fault: '' }
+}
+
+/** @param {string} code */
+function areasOf(code) {
+  const arrow = code.indexOf('->')
+  if (arrow < 0) throw new Wrong("'->' and a prompt are missing; write left -> a red circle")
+  const [left, prompt] = [code.slice(0, arrow), code.slice(arrow + 2)]
+  const boxes = split(left.trim())
+  if (!boxes) return [{ shapes: left.split('+').map((part) => shapeOf(part.trim())), prompt: prompt.trim() }]
+  const prompts = prompt.split('|').map((part) => part.trim())
+  if (prompts.length !== boxes.length) throw new Wrong(`${left.trim()} has ${boxes.length} parts, and ${prompts.length} prompts stand behind ->; put | between them`)
+  return boxes.map((box, i) => ({ shapes: [box], prompt: prompts[i] }))
+}
+
+/**
+ * @param {string} text
+ * @returns {Box[] | null} of columns, rows or a grid; null for another text
+ */
+function split(text) {
+  if (text.includes('brush')) return null
+  if (text.includes(':')) return shares(text, ':').map(([x, width]) => ({ x, y: 0, width, height: 1 }))
+  if (text.includes('/')) return shares(text, '/').map(([y, height]) => ({ x: 0, y, width: 1, height }))
+  if (!text.includes('x')) return null
+  const [columns, rows] = [text.slice(0, text.indexOf('x')), text.slice(text.indexOf('x') + 1)].map((part) => (/^\s*\d{1,3}\s*$/.test(part) ? Number(part) : 0))
+  if (!columns || !rows) throw new Wrong(`'${text}' is no grid; write 2x2, columns first`)
+  return [...Array(columns * rows).keys()].map((i) => ({ x: (i % columns) / columns, y: Math.floor(i / columns) / rows, width: 1 / columns, height: 1 / rows }))
+}
+
+/**
+ * @param {string} text
+ * @param {string} mark
+ */
+function shares(text, mark) {
+  const parts = text.split(mark).map(number)
+  if (Math.min(...parts) <= 0) throw new Wrong(`'${text}' has a part of nothing; write such as 1${mark}2`)
+  const total = parts.reduce((sum, part) => sum + part, 0)
+  return parts.map((part, i) => [parts.slice(0, i).reduce((sum, one) => sum + one, 0) / total, part / total])
+}
+
+/** @param {string} text @returns {Box | Brush} */
+function shapeOf(text) {
+  if (text in HALVES) return HALVES[text]
+  if (text.startsWith('brush')) return brush(text)
+  const parts = text.split(/\s+/)
+  if (!text || parts.length !== 4) throw new Wrong(`'${text}' is no area; ${WAYS}`)
+  const [x, y, width, height] = parts.map(number)
+  if (width <= 0 || height <= 0) throw new Wrong(`the box '${text}' holds nothing; write x y width height, such as 0 0 0.5 1`)
+  return { x, y, width, height }
+}
+
+/** @param {string} text @returns {Brush} */
+function brush(text) {
+  const [width, points, ...more] = text.slice('brush'.length).split(':')
+  const found = (points ?? '').split(',').map((part) => part.trim().split(/\s+/))
+  if (more.length || found.some((point) => point.length !== 2)) throw new Wrong(`'${text}' is no brush; write brush 0.1: 0.2 0.3, 0.4 0.3`)
+  if (number(width) <= 0) throw new Wrong(`the brush '${text}' is as wide as nothing; write brush 0.1: 0.2 0.3`)
+  return { width: number(width), points: found.map(([x, y]) => [number(x), number(y)]) }
+}
+
+/** @param {string} text */
+function number(text) {
+  if (!NUMBER.test(text) || !Number.isFinite(Number(text))) throw new Wrong(`'${text.trim()}' is no number; ${WAYS}`)
+  return Number(text)
+}
+
+// Changes of the text
+
+/** @param {number} value */
+const short = (value) => String(Math.round(1000 * value) / 1000)
+
+/** @param {Box | Brush} shape */
+function written(shape) {
+  if (isBrush(shape)) return `brush ${short(shape.width)}: ${shape.points.map((point) => point.map(short).join(' ')).join(', ')}`
+  const half = Object.entries(HALVES).find(([, box]) => Object.entries(box).every(([key, value]) => shape[/** @type {keyof Box} */ (key)] === value))
+  return half ? half[0] : [shape.x, shape.y, shape.width, shape.height].map(short).join(' ')
+}
+
+/** @param {{ shapes: (Box | Brush)[], prompt: string }} area */
+const lineOf = ({ shapes, prompt }) => `${shapes.map(written).join(' + ')} -> ${prompt}`
+
+/**
+ * Put another area in the place of one, or take it off; a line that holds several is written as a line for each.
+ * @param {string} text
+ * @param {number} index of the area
+ * @param {{ shapes: (Box | Brush)[], prompt: string } | null} area
+ * @returns {string}
+ */
+export function changed(text, index, area) {
+  const { areas } = read(text)
+  const { line } = areas[index]
+  const here = areas.map((one, i) => (i === index ? area : one)).filter((one, i) => areas[i].line === line && one)
+  const lines = text.split(/\r\n|\r|\n/)
+  return [...lines.slice(0, line), ...here.map((one) => lineOf(/** @type {Area} */ (one))), ...lines.slice(line + 1)].join('\n')
+}
+
+/**
+ * Write one more area at the end.
+ * @param {string} text
+ * @param {{ shapes: (Box | Brush)[], prompt: string }} area
+ * @returns {string}
+ */
+export const added = (text, area) => [text.replace(/\s+$/, ''), lineOf(area)].filter(Boolean).join('\n')
+
+/**
+ * Move a shape, held inside of the picture where it was.
+ * @template {Box | Brush} T
+ * @param {T} shape
+ * @param {number} right
+ * @param {number} down
+ * @returns {T}
+ */
+export function shifted(shape, right, down) {
+  if (isBrush(shape)) return { ...shape, points: shape.points.map(([x, y]) => [x + right, y + down]) }
+  return { ...shape, x: held(shape.x + right, shape.width), y: held(shape.y + down, shape.height) }
+}
+
+/**
+ * @param {number} start
+ * @param {number} length
+ */
+const held = (start, length) => Math.max(Math.min(0, 1 - length), Math.min(start, Math.max(0, 1 - length)))
+
+/**
+ * @param {Box | Brush} shape
+ * @param {number} x
+ * @param {number} y
+ * @returns {boolean} whether a place is in a shape
+ */
+export function holds(shape, x, y) {
+  if (!isBrush(shape)) return x >= shape.x && x <= shape.x + shape.width && y >= shape.y && y <= shape.y + shape.height
+  return shape.points.some(([px, py]) => Math.hypot(px - x, py - y) <= shape.width / 2)
+}
