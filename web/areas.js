@@ -15,6 +15,7 @@ const HALVES = {
   all: { x: 0, y: 0, width: 1, height: 1 }
 }
 const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, or 1:1, 1/1, 2x2 with prompts between |'
+export const LEAST = 0.02 // of the picture, below which a drag is a click
 const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i
 
 class Wrong extends Error {}
@@ -151,7 +152,7 @@ export const added = (text, area) => [text.replace(/\s+$/, ''), lineOf(area)].fi
  * @param {number} down
  * @returns {T}
  */
-export function shifted(shape, right, down) {
+function shifted(shape, right, down) {
   if (isBrush(shape)) return { ...shape, points: shape.points.map(([x, y]) => [x + right, y + down]) }
   return { ...shape, x: held(shape.x + right, shape.width), y: held(shape.y + down, shape.height) }
 }
@@ -171,4 +172,24 @@ const held = (start, length) => Math.max(Math.min(0, 1 - length), Math.min(start
 export function holds(shape, x, y) {
   if (!isBrush(shape)) return x >= shape.x && x <= shape.x + shape.width && y >= shape.y && y <= shape.y + shape.height
   return shape.points.some(([px, py]) => Math.hypot(px - x, py - y) <= shape.width / 2)
+}
+
+/**
+ * @param {Area} area
+ * @param {number} right
+ * @param {number} down
+ */
+export const moved = (area, right, down) => ({ ...area, shapes: area.shapes.map((shape) => shifted(shape, right, down)) })
+
+/**
+ * @param {Area} area with one box
+ * @param {[number, number]} corner
+ * @param {[number, number]} to
+ */
+export function resized(area, [right, bottom], to) {
+  const box = /** @type {Box} */ (area.shapes[0])
+  const fixed = [box.x + (1 - right) * box.width, box.y + (1 - bottom) * box.height]
+  const [x, y] = to.map((place, i) => Math.min(1, Math.max(0, Math.abs(place - fixed[i]) < LEAST ? fixed[i] + LEAST * ([right, bottom][i] ? 1 : -1) : place)))
+  const shape = { x: Math.min(x, fixed[0]), y: Math.min(y, fixed[1]), width: Math.abs(x - fixed[0]), height: Math.abs(y - fixed[1]) }
+  return { ...area, shapes: [shape] }
 }

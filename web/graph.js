@@ -63,6 +63,14 @@ export function linkedFrom(node, name) {
   return slot?.link === null || slot?.link === undefined ? '' : (linkOf(node, name)?.title ?? 'outside of the subgraph')
 }
 
+/** Width and height of the pictures of the latent that a node gets, where the node that made it says so. */
+export function latentSize(node) {
+  const slot = node.inputs?.find((one) => one.name === 'latent' && one.link !== null && one.link !== undefined)
+  const made = slot && sourceOf(node, slot, hosts())
+  const size = ['width', 'height'].map((name) => made?.widgets?.find((one) => one.name === name)?.value)
+  return size.every((length) => length > 0) ? size : null
+}
+
 /** What a widget holds; of a linked one what a widget of the other node says, nothing where no widget does. */
 export function valueOf(node, name) {
   if (!linkedFrom(node, name)) return widgetOf(node, name)?.value

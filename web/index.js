@@ -1,17 +1,18 @@
 // What nodes show in themselves and offer for their widgets. Nothing of it is saved or sent to the server: the texts are.
 import { app } from '../../scripts/app.js'
+import { AreasView } from './areas_view.js'
 import { AttentionView } from './attention_view.js'
 import { BlockMapView } from './block_map.js'
 import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
 import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
-import { after, graphs, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
+import { after, graphs, latentSize, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
-import { restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
+import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { TextView } from './text_view.js'
 
@@ -98,6 +99,23 @@ function addAttention(node, waiting) {
   node.setSize([380, 620])
 }
 
+function addAreas(node) {
+  const widget = widgetOf(node, 'regions')
+  const view = new AreasView({
+    read: () => textOf(node, 'regions'),
+    store: (text, goesOn) => write(node, widget, text, goesOn),
+    linked: () => linkedFrom(node, 'regions'),
+    size: () => latentSize(node),
+    picture: lastPicture
+  })
+  after(widget, 'callback', () => view.refresh())
+  after(node, 'onConfigure', () => view.refresh()) // the saved text comes without a callback
+  after(node, 'onConnectionsChange', () => view.refresh())
+  views.set(node, view)
+  addView(node, 'patchbay_areas', view, 320)
+  node.setSize([420, 820])
+}
+
 function addComparison(node) {
   const view = new CompareView('Run the workflow to see the picture with and without the patches.')
   views.set(node, view)
@@ -110,9 +128,11 @@ function addComparison(node) {
 const captureOf = (node) => [...upstream(node)].find((one) => one.comfyClass === 'PatchbayCaptureAttention')
 const pointsWidget = (node) => captureOf(node) && widgetOf(captureOf(node), 'points')
 
-function drawAttention() {
-  for (const graph of graphs()) for (const node of graph.nodes) if (views.get(node) instanceof AttentionView) views.get(node).draw()
+const drawAll = (kind) => {
+  for (const graph of graphs()) for (const node of graph.nodes) if (views.get(node) instanceof kind) views.get(node).draw()
 }
+const drawAttention = () => drawAll(AttentionView)
+const drawAreas = () => drawAll(AreasView)
 
 /** Ask for a point or take it back, and say what was done to which node. */
 function ask(node, at, near) {
@@ -167,6 +187,7 @@ const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
   PatchbayPatchReport: addReport,
+  PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, 'Maps of each step appear here while sampling. A click on one asks for the point.'),
   PatchbayAttentionMaps: (node) => addAttention(node, 'Run the workflow to see which word drew what.'),
@@ -187,6 +208,7 @@ app.registerExtension({
     app.api.addEventListener('patchbay.attention', showStep)
     app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
+    app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
     app.extensionManager.registerSidebarTab(sidebar)
   },
 
@@ -206,5 +228,8 @@ app.registerExtension({
     restore()
   },
 
-  onNodeOutputsUpdated: showAll
+  onNodeOutputsUpdated(outputs) {
+    showAll(outputs)
+    drawAreas()
+  }
 })

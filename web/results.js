@@ -28,6 +28,13 @@ const our = () => [...placed()].filter(([, node]) => String(node.comfyClass).sta
 // The page keeps outputs by node id, and in a subgraph by `subgraph:node`.
 const kept = (node, outputs) => outputs[node.graph === app.rootGraph ? node.id : `${node.graph.id}:${node.id}`]
 
+/** The address of the last picture that a node of the graph saved or previewed. */
+export function lastPicture() {
+  const made = Object.values(app.nodeOutputs ?? {}).flatMap((output) => output?.images ?? []).filter(({ filename }) => filename)
+  const last = made[made.length - 1]
+  return last ? app.api.apiURL(`/view?${new URLSearchParams(last)}`) : null
+}
+
 export function showAll(outputs) {
   for (const [, node] of our()) show(node, kept(node, outputs))
   showTab()

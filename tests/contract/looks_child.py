@@ -1,8 +1,9 @@
-"""Look at the displays of results on ComfyUI's page: `python looks_child.py CHROMIUM URL RENDERER REPORT COMPARISON`.
+"""Look at displays on ComfyUI's page: `python looks_child.py CHROMIUM URL RENDERER REPORT COMPARISON AREAS`.
 
-It runs in ComfyUI's environment, for its playwright, with this pack to import. REPORT and COMPARISON are workflows of
-the page with a Patch Report and with a With and Without Patches. Prints as JSON what was seen: `report` (the patches
-and each view), `compared` (the slider after a run, and after a cached run on a page loaded anew) and `errors`.
+It runs in ComfyUI's environment, for its playwright, with this pack to import. The last three are workflows of the
+page with a Patch Report, a With and Without Patches and a Draw Regional Prompts. Prints as JSON what was seen: `report`
+(the patches and each view), `compared` (the slider after a run, and after a cached run on a page loaded anew), `drawn`
+(areas moved, drawn, undone and taken off) and `errors`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,19 @@ PICTURE = f"""(type) => {{ {FIND}
     told: element.querySelector('[role=status]').textContent, left: column(0.2), right: column(0.8)
   }}
 }}"""
-REPORT, COMPARE = "PatchbayPatchReport", "PatchbayCompare"
+DRAWN = f"""(type) => {{ {FIND}
+  const {{ x, y, width, height }} = element.querySelector('canvas').getBoundingClientRect()
+  const chips = [...element.querySelectorAll('button')].map((one) => one.textContent)
+  const {{ value }} = node.widgets.find((widget) => widget.name === 'regions')
+  return {{ box: [x, y, width, height], chips, text: value.split('\\n'), nodes: app.graph.nodes.length }}
+}}"""
+NAMED = f"""([type, text]) => {{ {FIND}
+  const input = element.querySelector('input')
+  input.value = text
+  input.dispatchEvent(new Event('input'))
+  input.dispatchEvent(new Event('change'))
+}}"""
+REPORT, COMPARE, DRAW = "PatchbayPatchReport", "PatchbayCompare", "PatchbayDrawnRegions"
 
 
 def load(page: Page, path: str, node: str) -> None:
@@ -96,13 +109,46 @@ def compare(page: Page, path: str) -> dict[str, Any]:
     return seen
 
 
-def main(chromium: str, url: str, renderer: str, report: str, comparison: str) -> None:
+def draw(page: Page, path: str) -> dict[str, Any]:
+    """Move an area and undo it, draw a box and a stroke, name it, and take it off by a key."""
+    load(page, path, DRAW)
+    seen: dict[str, Any] = {"first": page.evaluate(DRAWN, DRAW)}
+
+    def drag(*places: tuple[float, float]) -> Any:
+        x, y, width, height = page.evaluate(DRAWN, DRAW)["box"]
+        side = min(width, height)  # the picture is square
+        points = [(x + (width - side) / 2 + a * side, y + (height - side) / 2 + b * side) for a, b in places]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for point in points[1:]:
+            page.mouse.move(*point, steps=4)
+        page.mouse.up()
+        rest(page)
+        return page.evaluate(DRAWN, DRAW)
+
+    seen["moved"] = drag((0.25, 0.5), (0.45, 0.5))
+    page.keyboard.press("Control+z")
+    rest(page)
+    seen["undone"] = page.evaluate(DRAWN, DRAW)
+    seen["box"] = drag((0.8, 0.1), (0.95, 0.4))
+    page.evaluate(NAMED, [DRAW, "a green cross"])
+    seen["named"] = page.evaluate(DRAWN, DRAW)
+    page.evaluate(PRESS, [DRAW, "brush"])
+    seen["stroke"] = drag((0.2, 0.2), (0.6, 0.3))
+    shot(page, "drawn")
+    page.keyboard.press("Delete")
+    rest(page)
+    seen["deleted"] = page.evaluate(DRAWN, DRAW)
+    return seen
+
+
+def main(chromium: str, url: str, renderer: str, report: str, comparison: str, areas: str) -> None:
     """Set the page up and print what was seen."""
     errors: list[str] = []
     with sync_playwright() as playwright:
         page = opened(playwright, chromium, url, renderer, errors)
         load(page, report, REPORT)
-        seen = {"report": read_report(page), "compared": compare(page, comparison)}
+        seen = {"report": read_report(page), "compared": compare(page, comparison), "drawn": draw(page, areas)}
         page.context.close()
     json.dump({**seen, "errors": errors}, sys.stdout)
 

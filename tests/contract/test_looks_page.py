@@ -21,6 +21,18 @@ pytestmark = [
 CHILD = Path(__file__).with_name("looks_child.py")
 
 
+def areas(folder: Path) -> Path:
+    """Write a workflow with two areas, the left half and a box, on an otherwise empty right half."""
+    prompt: dict[str, Any] = {"1": {"class_type": "PatchbayLoadDemoModel", "inputs": {}}}
+    prompt["2"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}}
+    inputs = {"model": ["1", 0], "clip": ["1", 1], "latent": ["2", 0], "prompt": "a circle", "negative": ""}
+    inputs |= {"regions": "left -> a red circle\n0.5 0.5 0.5 0.5 -> a blue square", "soft": 0.05, "base": 0.0}
+    prompt["3"] = {"class_type": "PatchbayDrawnRegions", "inputs": inputs}
+    (folder / "areas.json").write_text(json.dumps(prompt))
+    assert main(["convert", str(folder / "areas.json"), "-o", str(folder / "areas_page.json")]) == 0
+    return folder / "areas_page.json"
+
+
 def comparison(folder: Path) -> Path:
     """Write a workflow whose patches make another picture, with a comparing node: no other run has cached it."""
     prompt = json.loads((ROOT / "example_workflows" / "api" / "demo.json").read_text())
@@ -38,7 +50,7 @@ def comparison(folder: Path) -> Path:
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pack")
     (folder / "attention_patchbay").symlink_to(ROOT)
-    examples = [str(FOLDER / "patch_report.json"), str(comparison(folder))]
+    examples = [str(FOLDER / "patch_report.json"), str(comparison(folder)), str(areas(folder))]
     with Server(folder / "base") as server:
         command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, *examples]
         environment = {**os.environ, "PYTHONPATH": str(folder)}
@@ -96,6 +108,21 @@ def test_a_cached_run_on_a_page_that_was_loaded_anew_shows_it_again(seen: dict[s
     compared = seen["compared"]
     assert compared["again"] == "execution_success"
     assert compared["cached"]["size"] == [512, 512] and compared["cached"]["told"] == compared["slid"]["told"]
+
+
+def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]) -> None:
+    drawn = seen["drawn"]
+    first = ["left -> a red circle", "0.5 0.5 0.5 0.5 -> a blue square"]
+    assert drawn["first"]["text"] == drawn["undone"]["text"] == first
+    assert drawn["first"]["chips"] == ["brush", "a red circle", "a blue square"]
+    box, arrow, prompt = drawn["moved"]["text"][0].partition(" -> ")
+    assert float(box.split()[0]) == pytest.approx(0.2, abs=0.02) and prompt == "a red circle"
+    x, y, width, height = (float(part) for part in drawn["box"]["text"][2].partition("->")[0].split())
+    assert [x, y, width, height] == pytest.approx([0.8, 0.1, 0.15, 0.3], abs=0.02)
+    assert drawn["named"]["text"][2].endswith("-> a green cross")
+    assert drawn["stroke"]["text"][3].startswith("brush 0.1: 0.") and len(drawn["stroke"]["chips"]) == 5
+    assert drawn["deleted"]["text"] == drawn["named"]["text"]
+    assert drawn["deleted"]["nodes"] == drawn["first"]["nodes"], "Delete took a node"
 
 
 def test_nothing_is_wrong_in_the_console(seen: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { added, changed, holds, read, shifted } from '../../web/areas.js'
+import { added, changed, holds, moved, read, resized } from '../../web/areas.js'
 
 const { cases, wrong } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
 const plain = (shape) => ('points' in shape ? shape : [shape.x, shape.y, shape.width, shape.height])
@@ -42,8 +42,15 @@ test('what was written is read again', () => {
 })
 
 test('shapes move inside of the picture and are found by a place', () => {
-  assert.deepEqual(shifted({ x: 0.5, y: 0, width: 0.4, height: 0.5 }, 0.5, -1), { x: 0.6, y: 0, width: 0.4, height: 0.5 })
-  assert.deepEqual(shifted({ width: 0.1, points: [[0.1, 0.2]] }, 0.25, 0.5).points, [[0.35, 0.7]])
+  const box = { x: 0.5, y: 0, width: 0.4, height: 0.5 }
+  const area = { shapes: [box, { width: 0.1, points: [[0.1, 0.2]] }], prompt: 'a', line: 0 }
+  const [there, line] = moved(area, 0.25, 0.5).shapes
+  assert.deepEqual([there, line.points], [{ x: 0.6, y: 0.5, width: 0.4, height: 0.5 }, [[0.35, 0.7]]])
+  const near = (one, other) => Object.keys(other).every((key) => Math.abs(one[key] - other[key]) < 1e-9)
+  const to = (corner, place) => resized({ ...area, shapes: [box] }, corner, place).shapes[0]
+  assert.ok(near(to([1, 1], [0.7, 1.5]), { x: 0.5, y: 0, width: 0.2, height: 1 }))
+  assert.ok(near(to([0, 1], [0.1, 0.25]), { x: 0.1, y: 0, width: 0.8, height: 0.25 }))
+  assert.ok(near(to([0, 0], [0.89, 0.5]), { x: 0.88, y: 0.48, width: 0.02, height: 0.02 })) // never nothing
   assert.ok(holds({ x: 0, y: 0, width: 0.5, height: 1 }, 0.4, 0.9) && !holds({ x: 0, y: 0, width: 0.5, height: 1 }, 0.6, 0.9))
   assert.ok(holds({ width: 0.2, points: [[0.5, 0.5]] }, 0.55, 0.55) && !holds({ width: 0.2, points: [[0.5, 0.5]] }, 0.7, 0.5))
 })
