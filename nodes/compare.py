@@ -68,7 +68,7 @@ class Compare(io.ComfyNode):
             enable_expand=True,
         )
 
-    validate_inputs = checking(["strengths"], lambda widgets: _refused(widgets["strengths"]))
+    validate_inputs = checking(["strengths"], lambda widgets: _refused(widgets.get("strengths")))
 
     @classmethod
     def execute(cls, images: torch.Tensor, strengths: str, other: torch.Tensor | None = None) -> io.NodeOutput:

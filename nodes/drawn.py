@@ -9,6 +9,7 @@ import torch
 from ..ldm_patched.patches.addressing.areas import WIDGET, paint, parse_areas
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.attach import attach
+from ..ldm_patched.patches.engine.declaration import made
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import prompt_of
 from ..ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
@@ -74,7 +75,7 @@ class DrawnRegions(io.ComfyNode):
             ],
         )
 
-    validate_inputs = checking([WIDGET], lambda widgets: _refused(widgets[WIDGET]))
+    validate_inputs = checking([WIDGET], lambda widgets: _refused(widgets.get(WIDGET)))
 
     @classmethod
     def execute(
@@ -97,9 +98,9 @@ class DrawnRegions(io.ComfyNode):
             return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
         found = tuple(Region(prompt_of(encode(area.prompt)), mask) for area, mask in zip(areas, masks, strict=True))
-        clone = attach(model, RegionalPrompt(found, base, "last on top"), HOST)
+        method = made(RegionalPrompt, {"regions": found, "base": base, "overlap": "last on top"})
         drawn = torch.cat(masks) if masks else torch.zeros(1, height, width)
-        return io.NodeOutput(clone, encode(prompt), encode(negative), found, drawn)
+        return io.NodeOutput(attach(model, method, HOST), encode(prompt), encode(negative), found, drawn)
 
 
 def _refused(text: str | None) -> Refused | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def _limits(node: str, name: str, type: str, settings: dict[str, Any]) -> str:
         return RANGES.get(name, "")
     offered = f"{_plain(settings['min'])} to {_plain(settings['max'])}"
     check = getattr(catalog()[node], "validate_inputs", None)
-    if type != "FLOAT" or check is None or check(**{name: settings["max"] + 1.0}) is not True:
+    if check is None or name not in inspect.signature(check).parameters:  # the host's to check
+        return offered
+    if type != "FLOAT" or check(**{name: settings["max"] + 1.0}) is not True:
         return offered
     return (
         f"any; the widget offers {offered}" if check(**{name: settings["min"] - 1.0}) is True else f"{offered}, or more"

@@ -178,7 +178,8 @@ def _distance(pixels: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Return how far pixels (h, w, 2) are from a line: (h, w)."""
     along = end - start
     place = ((pixels - start) @ along / along.dot(along).clamp(min=1e-9)).clamp(0.0, 1.0)
-    return (pixels - start - place[..., None] * along).norm(dim=-1)
+    distance: Tensor = (pixels - start - place[..., None] * along).norm(dim=-1)
+    return distance
 
 
 def _blurred(mask: Tensor, wide: float) -> Tensor:
@@ -190,7 +191,8 @@ def _blurred(mask: Tensor, wide: float) -> Tensor:
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     weights = weights / weights.sum()
     padded = F.pad(mask[None, None], (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(F.conv2d(padded, weights[None, None, None]), weights[None, None, :, None])[0, 0].clamp(0.0, 1.0)
+    across = F.conv2d(padded, weights[None, None, None])
+    return F.conv2d(across, weights[None, None, :, None])[0, 0].clamp(0.0, 1.0)
 
 
 def names(areas: Sequence[Area]) -> list[str]:
