@@ -3,6 +3,9 @@
 /** @typedef {[number, number]} Point position and strength, from 0 to 1 */
 
 export const NAMES = ['constant', 'linear', 'cosine']
+// Curves by points that people draw most, by name
+export const SHAPED = { rise: '0:0, 1:1', hill: '0:0, 0.5:1, 1:0', late: '0:0, 0.5:0, 0.55:1', early: '0:1, 0.45:1, 0.5:0' }
+const MARK = 0.05 // of both axes
 const SHAPES = /** @type {Record<string, (position: number) => number>} */ ({
   constant: () => 1,
   linear: (position) => 1 - position,
@@ -89,6 +92,16 @@ export function moved(some, index, [x, y]) {
 export function added(some, [x, y]) {
   if (some.some(([other]) => Math.abs(other - x) < 0.01)) return some
   return [...some, /** @type {Point} */ ([x, y])].sort(([a], [b]) => a - b)
+}
+
+/**
+ * Put a point on the marks of both axes.
+ * @param {Point} point
+ * @param {boolean} free leaves it where it is
+ * @returns {Point}
+ */
+export function snapped(point, free) {
+  return free ? point : /** @type {Point} */ (point.map((value) => rounded(Math.round(value / MARK) * MARK)))
 }
 
 /** @param {number} value */

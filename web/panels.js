@@ -2,7 +2,7 @@
 import { app } from '../../scripts/app.js'
 import { BlockPicker } from './block_picker.js'
 import { CurveEditor } from './curve_editor.js'
-import { lasting, linkedFrom, modelOf, ours, textOf, widgetOf, write } from './graph.js'
+import { lasting, linkedFrom, modelOf, ours, textOf, valueOf, widgetOf, write } from './graph.js'
 import { open } from './panel.js'
 import { lastMap } from './results.js'
 
@@ -45,7 +45,8 @@ async function chooseBlocks(node) {
 
 function drawCurve(node) {
   openFor(node, 'curve', 'Draw the curve', ({ read, store }) => {
-    const view = new CurveEditor(read, store)
+    const end = (name, otherwise) => (typeof valueOf(node, name) === 'number' ? valueOf(node, name) : otherwise)
+    const view = new CurveEditor(read, store, () => [end('start_percent', 0), end('end_percent', 1)])
     return { view, elements: [view.element] }
   })
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { added, moved, points, strength, write } from '../../web/curve.js'
+import { SHAPED, added, moved, points, snapped, strength, write } from '../../web/curve.js'
 
 const { cases, wrong } = JSON.parse(readFileSync(new URL('../data/curves.json', import.meta.url), 'utf8'))
 const PLACES = [0, 0.25, 0.5, 0.75, 1]
@@ -32,4 +32,15 @@ test('a new point finds its place, and none is added upon another', () => {
   const some = points('0:0, 1:0')
   assert.equal(write(added(some, [0.5, 1])), '0:0, 0.5:1, 1:0')
   assert.equal(added(some, [0.001, 1]), some)
+})
+
+test('points lie on the marks of both axes unless they are free', () => {
+  assert.deepEqual(snapped([0.234, 0.77], false), [0.25, 0.75])
+  assert.deepEqual(snapped([0.234, 0.77], true), [0.234, 0.77])
+})
+
+test('the shapes to begin with are curves', () => {
+  for (const text of Object.values(SHAPED)) assert.ok(points(text).length >= 2, text)
+  assert.equal(strength(SHAPED.late)(0.25), 0)
+  assert.equal(strength(SHAPED.early)(0.75), 0)
 })
