@@ -2,7 +2,8 @@
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
 import { contour } from './contour.js'
-import { bytes, colour, ranked } from './heatmap.js'
+import { bytes, colour, ranked, rescaled, span } from './heatmap.js'
+import { Legend } from './legend.js'
 
 /**
  * @typedef {import('./points.js').Place} Place
@@ -29,6 +30,9 @@ export class AttentionView {
     this.picture = 0
     /** @type {Place} */
     this.place = [0.5, 0.5]
+    /** @type {HTMLButtonElement | undefined} */
+    this.scale = undefined
+    this.common = false // all words on one scale
     /** @type {HTMLImageElement[]} */
     this.images = []
     this.element = document.createElement('div')
@@ -44,13 +48,14 @@ export class AttentionView {
     this.canvas.width = this.canvas.height = 0
     Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'crosshair' })
     this.pointed = document.createElement('div') // no live region: it changes with the mouse
+    this.legend = new Legend('Attention of a place, of all that it gives')
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     this.status.textContent = waiting
     const lines = document.createElement('div')
     Object.assign(lines.style, LINES)
     lines.append(this.status, this.pointed)
-    this.element.append(this.chips, this.canvas, lines)
+    this.element.append(this.chips, this.canvas, this.legend.element, lines)
     this.listen()
   }
 
@@ -77,7 +82,7 @@ export class AttentionView {
     const scale = SIDE / Math.max(maps.width, maps.height)
     this.canvas.width = Math.round(maps.width * scale)
     this.canvas.height = Math.round(maps.height * scale)
-    this.chips.replaceChildren(...maps.labels.map((_, index) => this.chip(index)), ...this.pictures())
+    this.chips.replaceChildren(...maps.labels.map((_, index) => this.chip(index)), ...this.pictures(), ...this.scales())
     this.status.textContent = maps.step ? `step ${maps.step}` : this.waiting(maps)
     this.draw()
   }
@@ -123,6 +128,28 @@ export class AttentionView {
       this.draw()
     })
     return [select]
+  }
+
+  /** @returns {HTMLElement[]} the choice of the scale, where there are words to compare */
+  scales() {
+    if (!this.maps || this.maps.words < 2) return []
+    const button = document.createElement('button')
+    button.type = 'button'
+    button.textContent = 'one scale'
+    button.title = 'Colour all words on the scale of the strongest'
+    Object.assign(button.style, CHIP, { borderStyle: 'dashed' })
+    button.addEventListener('click', () => {
+      this.common = !this.common
+      this.draw()
+    })
+    this.scale = button
+    return [button]
+  }
+
+  /** @returns {[number, number]} what is dark blue and what is yellow */
+  range() {
+    const maps = /** @type {import('./heatmap.js').Maps} */ (this.maps)
+    return span(maps, this.label, this.picture, this.common)
   }
 
   /** @param {number} index */
@@ -197,10 +224,11 @@ export class AttentionView {
     pen.globalAlpha = 1
     this.outline(pen, this.maps)
     this.mark(pen, this.maps)
+    this.legend.show(...this.range())
     const count = this.host.points().length
     this.canvas.setAttribute('aria-label', `Attention to ${this.maps.labels[this.label]}${count ? `, ${count} points asked for` : ''}`)
     for (const button of this.chips.querySelectorAll('button')) {
-      const current = button.dataset.label === String(this.label)
+      const current = button === this.scale ? this.common : button.dataset.label === String(this.label)
       button.setAttribute('aria-pressed', String(current))
       button.style.background = current ? 'rgb(74 163 255 / 30%)' : 'transparent'
     }
@@ -211,7 +239,8 @@ export class AttentionView {
     const small = document.createElement('canvas')
     Object.assign(small, { width, height })
     const pixels = new ImageData(width, height)
-    bytes(/** @type {import('./heatmap.js').Maps} */ (this.maps), this.label, this.picture).forEach((value, i) => pixels.data.set([...colour(value), 255], 4 * i))
+    const maps = /** @type {import('./heatmap.js').Maps} */ (this.maps)
+    rescaled(maps, this.label, this.picture, this.range()).forEach((value, i) => pixels.data.set([...colour(value), 255], 4 * i))
     small.getContext('2d')?.putImageData(pixels, 0, 0)
     return small
   }

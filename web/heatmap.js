@@ -32,6 +32,34 @@ export function colour(value) {
 }
 
 /**
+ * Return the least and the highest value that are coloured: of one map, or of those of all words, or of all points.
+ * @param {Maps} maps
+ * @param {number} label
+ * @param {number} picture
+ * @param {boolean} common
+ * @returns {[number, number]}
+ */
+export function span(maps, label, picture, common) {
+  const alike = [...maps.labels.keys()].filter((other) => other < maps.words === label < maps.words)
+  const labels = common ? alike : [label]
+  return [Math.min(...labels.map((i) => maps.low[i][picture])), Math.max(...labels.map((i) => maps.high[i][picture]))]
+}
+
+/**
+ * Return the bytes of one map from the least to the highest of a range.
+ * @param {Maps} maps
+ * @param {number} label
+ * @param {number} picture
+ * @param {[number, number]} range
+ * @returns {number[]}
+ */
+export function rescaled(maps, label, picture, [least, highest]) {
+  const [low, high] = [maps.low[label][picture], maps.high[label][picture]]
+  const wide = Math.max(highest - least, Number.MIN_VALUE)
+  return [...bytes(maps, label, picture)].map((value) => Math.max(0, Math.min(255, Math.round((255 * (low + ((high - low) * value) / 255 - least)) / wide))))
+}
+
+/**
  * Rank the words, then the points, by the attention that a place gives them.
  * @param {Maps} maps
  * @param {number} picture

@@ -41,6 +41,8 @@ REPORT = """() => {
   const { element } = app.graph.nodes.find((node) => node.type === 'PatchbayPatchReport').widgets.at(-1)
   const { width, height } = element.getBoundingClientRect()
   const { scale } = app.canvas.ds
+  const whole = [...element.querySelectorAll('button')].find((button) => button.textContent === 'text')
+  whole?.click()
   return { text: element.textContent, width: width / scale, height: height / scale }
 }"""
 

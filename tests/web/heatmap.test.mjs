@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, colour, ranked } from '../../web/heatmap.js'
+import { bytes, colour, ranked, rescaled, span } from '../../web/heatmap.js'
 
 // Two words and a point, two pictures of 2x3.
 const values = [...Array(36).keys()].map((i) => (i * 7) % 256)
@@ -32,4 +32,13 @@ test('colours go from dark blue to yellow and get lighter', () => {
   const light = [...Array(256).keys()].map((i) => { const [r, g, b] = colour(i); return 0.2126 * r + 0.7152 * g + 0.0722 * b })
   for (let i = 1; i < 256; i++) assert.ok(light[i] > light[i - 1] - 0.6)
   assert.ok(light[255] > light[128] && light[128] > light[0])
+})
+
+test('one scale of all words shows the weaker one weaker', () => {
+  assert.deepEqual(span(maps, 1, 0, false), [0.1, 0.3])
+  assert.deepEqual(span(maps, 1, 0, true), [0, 1]) // the point has its own
+  assert.deepEqual(span(maps, 2, 0, true), [0, 9])
+  assert.deepEqual(rescaled(maps, 1, 0, [0.1, 0.3]), [...bytes(maps, 1, 0)])
+  const common = rescaled(maps, 1, 0, [0, 1])
+  bytes(maps, 1, 0).forEach((value, i) => assert.ok(Math.abs(common[i] - 255 * (0.1 + (0.2 * value) / 255)) <= 0.5))
 })
