@@ -1,4 +1,4 @@
-"""Draw the thumbnails of the example workflows, with the embedded host: `python -m attention_patchbay.tools.thumbnails`.
+"""Draw the thumbnails of the examples with the embedded host: `python -m attention_patchbay.tools.thumbnails`.
 
 An example that compares shows the pictures without the patches, then those with them; what needs models, its title.
 """

@@ -90,9 +90,8 @@ def test_a_note_says_what_it_is_for_and_what_to_try(path: Path) -> None:
     nodes = without_notes(json.loads(path.read_text()))
     names = {entry["name"] for node in nodes for entry in node["inputs"] if "widget" in entry}
     titles = {node["title"] for node in nodes if "title" in node}
-    assert ({f"`{name}`" for name in names} | {f"*{title}*" for title in titles}) & set(
-        re.findall(r"`.+?`|\*.+?\*", told)
-    )
+    marks = [*(f"`{name}`" for name in names), *(f"*{title}*" for title in titles)]
+    assert any(mark in told for mark in marks)
 
 
 @each
