@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "example_workflows"
 TEXTS = Path(__file__).with_suffix(".json")
 NODE_TITLE, GROUP_TITLE = 30, 50  # pixels above a node, and above the first node of a group
 GAP, EDGE, LANE = 60, 20, 40  # between nodes, around those of a group, between columns
-NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 320, 24, 38
+NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 320, 19, 38
 SEEN = 1500  # pixels of the canvas that the columns should fit into
 SCALES = 0.7, 0.9
 UNTRIED = "**Not tried on the real weights.**"
@@ -36,7 +36,7 @@ def page_form(prompt: Prompt, texts: Mapping[str, Any], name: str, infos: Infos)
     page["nodes"].append(note)
     page["last_node_id"] = note["id"]
     scale = min(max(round(SEEN / right, 2), SCALES[0]), SCALES[1])
-    page["extra"] = {"ds": {"scale": scale, "offset": [90, 110]}}
+    page["extra"] = {"ds": {"scale": scale, "offset": [100, 150]}}
     return page
 
 
@@ -88,7 +88,7 @@ def _placed(note: Node, groups: Mapping[str, list[Node]], texts: Mapping[str, An
         right = left + (NOTE_WIDTH if left == 0 else 0)
         for name in there:
             box = [left, top, *_filled(groups[name], left, top, texts["sizes"], texts["rows"].get(name, 0))]
-            boxes.append({"id": len(boxes) + 1, "title": name, "bounding": box, "font_size": 24, "flags": {}})
+            boxes.append({"id": len(boxes) + 1, "title": name, "bounding": box, "color": "#3f789e", "flags": {}})
             right, top = max(right, left + box[2]), top + box[3] + EDGE
         left, top = right + LANE, 0
     return boxes, left - LANE
