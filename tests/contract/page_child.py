@@ -139,10 +139,11 @@ VIEW = """type => {
   const node = app.graph.nodes.find((node) => node.type === type)
   const { element } = node.widgets.find((widget) => widget.name === 'patchbay_attention')
   const canvas = element.querySelector('canvas')
+  const labels = [...element.querySelectorAll('[data-label]')]
   const pen = canvas.getContext('2d')
   const pixel = (x, y) => [...pen.getImageData(Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data]
   return {
-    labels: [...element.querySelectorAll('button')].map((one) => [one.textContent, one.getAttribute('aria-pressed')]),
+    labels: labels.map((one) => [one.textContent, one.getAttribute('aria-pressed')]),
     status: element.querySelector('[role=status]').textContent,
     left: canvas.width && pixel(0.25, 0.5),
     right: canvas.width && pixel(0.75, 0.5),
