@@ -186,7 +186,7 @@ def undo_in_panel(page: Page) -> dict[str, Any]:
 
 
 ROW = "() => app.canvas.selectedItems.size && [...app.canvas.selectedItems][0].type"
-IDS = "() => app.graph.nodes.filter((node) => node.comfyClass.startsWith('Patchbay')).map((node) => node.type)"
+IDS = "() => app.graph.nodes.filter((node) => node.comfyClass?.startsWith('Patchbay')).map((node) => node.type)"
 
 
 def keep(page: Page, folder: str) -> dict[str, Any]:
