@@ -36,6 +36,7 @@ RETURNS: dict[str, tuple[str, ...]] = {
     "DiTBlock": ("cx",),
     "CogVideoXBlock": STATES,
     "MMDiTBlockT2I": ("x", "y"),
+    "AsymmetricJointBlock": ("x", "y"),
     "Block": ("x_B_T_H_W_D",),
     "TransformerDecoderBlock": ("visual_embed",),
 }

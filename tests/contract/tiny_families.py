@@ -128,6 +128,13 @@ T5_IDS = (("t5xxl_ids", ("n",)), ("t5xxl_weights", ("n",)))
 LLAMA = (("conditioning_llama3", (1, 4, "n", 24)),)
 VISION = (("clip_vision_output", (1, 257, 1280)),)
 LYRICS = (("conditioning_lyrics", (1, 5, 24)),)
+# Its feed-forward layers have one width, whatever their ratio
+MOCHI = {"image_model": "mochi_preview", "depth": 3, "patch_size": 2, "num_heads": 2, "in_channels": 12}
+MOCHI |= {"hidden_size_x": 64, "hidden_size_y": 32, "mlp_ratio_x": 192.0, "mlp_ratio_y": 2.0, "qk_norm": True}
+MOCHI |= {"qkv_bias": False, "out_bias": True, "attn_drop": 0.0, "patch_embed_bias": True, "timestep_mlp_bias": True}
+MOCHI |= {"learn_sigma": False, "posenc_preserve_area": True, "attend_to_padding": False, "timestep_scale": 1000.0}
+MOCHI |= {"use_t5": True, "t5_feat_dim": 24, "t5_token_length": 256, "rope_theta": 10000.0}
+
 FAMILIES: dict[str, Tiny] = {
     "Flux": Tiny("Flux", FLUX, IMAGE, pooled=32, references=True),
     "Flux 2": Tiny("Flux2", FLUX2, (1, 128, 4, 6), references=True),
@@ -152,6 +159,7 @@ FAMILIES: dict[str, Tiny] = {
     "SD3": Tiny("SD3", SD3, IMAGE, pooled=32),
     "SD3.5 medium": Tiny("SD3", {**SD3, "x_block_self_attn_layers": [0]}, IMAGE, pooled=32),
     "AuraFlow": Tiny("AuraFlow", AURA, (1, 4, 8, 12)),
+    "Mochi": Tiny("GenmoMochi", MOCHI, (1, 12, 2, 8, 12), mask=True),
     "CogVideoX": Tiny("CogVideoX_T2V", COGVIDEO, VIDEO),
     "PixelDiT": Tiny("PixelDiTT2I", PIXELDIT, (1, 3, 64, 96)),
     "Anima": Tiny("Anima", ANIMA, FRAME, width=1024, extras=T5_IDS),
