@@ -14,7 +14,7 @@ from ..ldm_patched.patches.reading.comparison import apart, heatmaps, told, view
 from ..ldm_patched.patches.reading.declared import declared
 from ._host import io
 from .capture import CaptureAttention
-from .derived import CATEGORY, checking
+from .derived import CATEGORY, checking_text
 from .manage import CopyPatches, PatchPreset
 from .rules import BackendRules
 from .tuning import TuneAttention
@@ -68,7 +68,7 @@ class Compare(io.ComfyNode):
             enable_expand=True,
         )
 
-    validate_inputs = checking(["strengths"], lambda widgets: _refused(widgets.get("strengths")))
+    validate_inputs = checking_text("strengths", lambda text: parsed(text))
 
     @classmethod
     def execute(cls, images: torch.Tensor, strengths: str, other: torch.Tensor | None = None) -> io.NodeOutput:
@@ -81,18 +81,9 @@ class Compare(io.ComfyNode):
         given = is_link(_inputs(cls.hidden.prompt, str(cls.hidden.unique_id)).get("other"))
         names = ["the other"] if given else [name(part) for part in parts]
         distances = apart(images, other)
-        text = told(names, distances)
-        return io.NodeOutput(
-            other, heatmaps(distances), text, ui={"text": [text], "compare": [view(images, other, names)]}
-        )
-
-
-def _refused(text: str | None) -> Refused | None:
-    try:
-        parsed(text or "")
-    except Refused as error:
-        return error
-    return None
+        maps, text = heatmaps(distances), told(names, distances)
+        shown = view(images, other, names, distances, maps)
+        return io.NodeOutput(other, maps, text, ui={"text": [text], "compare": [shown]})
 
 
 def parsed(text: str) -> tuple[float, ...]:

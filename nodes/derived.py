@@ -89,6 +89,19 @@ def checking(names: list[str], check: Callable[[dict[str, Any]], Refused | None]
     return classmethod(validate_inputs)
 
 
+def checking_text(name: str, read: Callable[[str], object]) -> classmethod[Any, Any, Any]:
+    """Return `validate_inputs` of a node with a text that `read` reads, or raises Refused for."""
+
+    def check(widgets: dict[str, Any]) -> Refused | None:
+        try:
+            read(widgets.get(name) or "")
+        except Refused as error:
+            return error
+        return None
+
+    return checking([name], check)
+
+
 def node(method: type[Method]) -> type[io.ComfyNode]:
     """Return the node class of a method."""
 

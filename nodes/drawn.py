@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from ..ldm_patched.patches.addressing.areas import WIDGET, paint, parse_areas
-from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.declaration import made
 from ..ldm_patched.patches.engine.host import Latent
@@ -15,7 +14,7 @@ from ..ldm_patched.patches.engine.prompts import prompt_of
 from ..ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io
-from .derived import CATEGORY, checking, model, patched
+from .derived import CATEGORY, checking_text, model, patched
 from .region import Regions
 
 PROMPTS = {"multiline": True, "dynamic_prompts": True}
@@ -75,7 +74,7 @@ class DrawnRegions(io.ComfyNode):
             ],
         )
 
-    validate_inputs = checking([WIDGET], lambda widgets: _refused(widgets.get(WIDGET)))
+    validate_inputs = checking_text(WIDGET, parse_areas)
 
     @classmethod
     def execute(
@@ -101,11 +100,3 @@ class DrawnRegions(io.ComfyNode):
         method = made(RegionalPrompt, {"regions": found, "base": base, "overlap": "last on top"})
         drawn = torch.cat(masks) if masks else torch.zeros(1, height, width)
         return io.NodeOutput(attach(model, method, HOST), encode(prompt), encode(negative), found, drawn)
-
-
-def _refused(text: str | None) -> Refused | None:
-    try:
-        parse_areas(text or "")
-    except Refused as error:
-        return error
-    return None

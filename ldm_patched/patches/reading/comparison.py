@@ -42,17 +42,15 @@ def told(names: Sequence[str], distances: Tensor) -> str:
     return "\n".join(lines)
 
 
-def view(pictures: Tensor, others: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def view(pictures: Tensor, others: Tensor, names: Sequence[str], distances: Tensor, maps: Tensor) -> dict[str, Any]:
     """Return the comparison as JSON for the viewer of the page; `highest` is the brightest of the heatmaps."""
-    distances = apart(pictures, others)
-    painted = heatmaps(distances)
-    groups = zip(names, others.chunk(len(names)), painted.chunk(len(names)), distances.chunk(len(names)), strict=True)
+    groups = zip(names, *(some.chunk(len(names)) for some in (others, maps, distances)), strict=True)
     return {
         "pictures": _urls(pictures),
         "highest": distances.max().item(),
         "others": [
-            {"name": name, "pictures": _urls(some), "differences": _urls(maps), "mean": far.mean((1, 2)).tolist()}
-            for name, some, maps, far in groups
+            {"name": name, "pictures": _urls(some), "differences": _urls(painted), "mean": far.mean((1, 2)).tolist()}
+            for name, some, painted, far in groups
         ],
     }
 
