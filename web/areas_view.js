@@ -2,6 +2,7 @@
 import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './areas.js'
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
+import { placeOn } from './fitted.js'
 
 /**
  * @typedef {import('./areas.js').Area} Area
@@ -121,11 +122,11 @@ export class AreasView {
   begin(event) {
     this.canvas.focus()
     if (this.host.linked()) return
-    const start = this.where(event)
+    const start = placeOn(this.canvas, event)
     const before = this.host.read()
     const act = this.taken(start) ?? this.drawn(start)
     const ended = new AbortController()
-    const drag = (/** @type {PointerEvent} */ next) => act(before, start, this.where(next))
+    const drag = (/** @type {PointerEvent} */ next) => act(before, start, placeOn(this.canvas, next))
     const end = () => {
       ended.abort()
       if (this.host.read() !== before) this.host.store(this.host.read())
@@ -181,19 +182,6 @@ export class AreasView {
     const [width, height] = [this.canvas.width, this.canvas.height]
     const near = (/** @type {number} */ a, /** @type {number} */ b) => Math.hypot((shape.x + a * shape.width - x) * width, (shape.y + b * shape.height - y) * height) <= CORNER
     return /** @type {[number, number][]} */ ([[0, 0], [1, 0], [0, 1], [1, 1]]).find(([a, b]) => near(a, b)) ?? null
-  }
-
-  /**
-   * @param {PointerEvent} event
-   * @returns {[number, number]} in parts of the picture
-   */
-  where(event) {
-    const box = this.canvas.getBoundingClientRect()
-    const scale = Math.min(box.width / this.canvas.width, box.height / this.canvas.height) // object-fit: contain
-    const [width, height] = [this.canvas.width * scale, this.canvas.height * scale]
-    const x = (event.clientX - box.left - (box.width - width) / 2) / width
-    const y = (event.clientY - box.top - (box.height - height) / 2) / height
-    return [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))]
   }
 
   // Keys

@@ -4,6 +4,7 @@ import { CHIP } from './chip.js'
 import { contour } from './contour.js'
 import { bytes, colour, ranked, rescaled, span } from './heatmap.js'
 import { Legend } from './legend.js'
+import { placeOn } from './fitted.js'
 
 /**
  * @typedef {import('./points.js').Place} Place
@@ -61,9 +62,9 @@ export class AttentionView {
 
   listen() {
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
-    this.canvas.addEventListener('pointermove', (event) => (this.pointed.textContent = this.told(this.where(event))))
+    this.canvas.addEventListener('pointermove', (event) => (this.pointed.textContent = this.told(placeOn(this.canvas, event))))
     this.canvas.addEventListener('pointerleave', () => (this.pointed.textContent = ''))
-    this.canvas.addEventListener('click', (event) => this.maps && this.ask(this.where(event)))
+    this.canvas.addEventListener('click', (event) => this.maps && this.ask(placeOn(this.canvas, event)))
     for (const name of ['focus', 'blur']) this.canvas.addEventListener(name, () => this.draw())
     this.canvas.addEventListener('keydown', (event) => this.press(event))
   }
@@ -156,19 +157,6 @@ export class AttentionView {
   choose(index) {
     this.label = index
     this.draw()
-  }
-
-  /**
-   * @param {MouseEvent} event
-   * @returns {Place}
-   */
-  where(event) {
-    const box = this.canvas.getBoundingClientRect()
-    const scale = Math.min(box.width / this.canvas.width, box.height / this.canvas.height) // object-fit: contain
-    const [width, height] = [this.canvas.width * scale, this.canvas.height * scale]
-    const x = (event.clientX - box.left - (box.width - width) / 2) / width
-    const y = (event.clientY - box.top - (box.height - height) / 2) / height
-    return [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))]
   }
 
   /**

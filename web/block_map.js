@@ -2,25 +2,12 @@
 import { CHIP } from './chip.js'
 import { coverage, write } from './address.js'
 import { place } from './block_layout.js'
+import { BOX } from './box.js'
 import { faultLine } from './fault_line.js'
 import { fault } from './faults.js'
 import { changed, inverted } from './picking.js'
 
-const BOX = {
-  boxSizing: 'border-box',
-  contain: 'size',
-  display: 'flex',
-  flexDirection: 'column',
-  flex: '1 1 auto',
-  gap: '4px',
-  minHeight: '220px',
-  width: '100%',
-  padding: '6px',
-  font: '11px/20px sans-serif',
-  color: 'var(--input-text)',
-  background: 'var(--comfy-input-bg)',
-  borderRadius: '6px'
-}
+const MAP = { ...BOX, minHeight: '220px', overflow: 'visible', font: '11px/20px sans-serif' }
 const CELL = {
   position: 'absolute',
   boxSizing: 'border-box',
@@ -62,7 +49,7 @@ export class BlockMapView {
     this.element = document.createElement('div')
     this.element.setAttribute('role', 'group')
     this.element.setAttribute('aria-label', 'Blocks of the model')
-    Object.assign(this.element.style, BOX)
+    Object.assign(this.element.style, MAP)
     this.tools = document.createElement('div')
     this.tools.append(this.tool('all'), this.tool('none'), this.tool('invert'))
     this.tools.hidden = true

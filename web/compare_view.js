@@ -1,6 +1,7 @@
 // The picture with the patches under a slider over the one without them, or where the two differ.
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
+import { placeOn } from './fitted.js'
 
 /**
  * @typedef {{ name: string, pictures: string[], differences: string[], mean: number[] }} Other
@@ -45,7 +46,7 @@ export class CompareView {
   listen() {
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.chips.addEventListener('click', () => this.draw())
-    this.canvas.addEventListener('pointermove', (event) => this.slide(this.where(event)))
+    this.canvas.addEventListener('pointermove', (event) => this.slide(placeOn(this.canvas, event)[0]))
     this.canvas.addEventListener('keydown', (event) => {
       const step = { ArrowLeft: -STEP, ArrowRight: STEP }[event.key]
       if (!step) return
@@ -108,16 +109,6 @@ export class CompareView {
       this.draw()
     })
     return [select]
-  }
-
-  /**
-   * @param {MouseEvent} event
-   * @returns {number} 0 at the left of the picture to 1
-   */
-  where(event) {
-    const box = this.canvas.getBoundingClientRect()
-    const width = this.canvas.width * Math.min(box.width / this.canvas.width, box.height / this.canvas.height) // object-fit: contain
-    return (event.clientX - box.left - (box.width - width) / 2) / width
   }
 
   /** @param {number} split */
