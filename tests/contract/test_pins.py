@@ -48,6 +48,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 NODES = {name: cls for name, cls in catalog().items() if name in RELEASED}
 TOLERANCE = 1e-3  # of the largest number of a latent
+# A bfloat16 kernel rounds otherwise on another processor: both are 3.4e-3 from float32, and 1.9e-3 from each other
+HALF_TOLERANCE = 4e-3
 PROMPT = "a red circle on the left and a blue square on the right"
 SIZES = {"demo": (16, 16), "random": (8, 8)}
 LINKS = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "MASK", "IMAGE", "PATCHBAY_REGIONS")
@@ -380,7 +382,8 @@ def test_a_run_is_as_it_was(name: str) -> None:
         before = torch.from_numpy(latents()[name])
         assert found["latent"].shape == before.shape
         apart = (found["latent"] - before).abs().max().item() / before.abs().max().item()
-        assert not exact() and apart < TOLERANCE, f"{name}: latents differ by {apart:.3g} of their largest number"
+        tolerance = HALF_TOLERANCE if "bf16" in name else TOLERANCE
+        assert not exact() and apart < tolerance, f"{name}: latents differ by {apart:.3g} of their largest number"
     if exact():
         assert found.get("outputs") == pinned.get("outputs")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...ldm.modules.backends.split import attention_split
@@ -130,8 +130,8 @@ class Watching:
 
 def finite(x: Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor infinity; reads it once and waits for a GPU."""
-    low, high = torch.aminmax(x)
-    return bool(low * 0 == high * 0)  # NaN or infinity times 0 is NaN, which equals nothing
+    # a sum with NaN or infinity in it is never finite; one that overflows is not either, and is looked at again
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

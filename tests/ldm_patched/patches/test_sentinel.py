@@ -115,3 +115,12 @@ def test_wrong_settings_are_refused() -> None:
         Sentinel("fix")
     with pytest.raises(AddressError, match="no block 'input:9'"):
         attach(patcher(), Sentinel(where=Where(parse("input:9"))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [None, (math.nan,), (math.inf,), (-math.inf,), (math.inf, -math.inf)])
+def test_a_sum_that_overflows_is_not_taken_for_infinity(dtype: torch.dtype, wrong: tuple[float, ...] | None) -> None:
+    x = torch.full((2, 40), torch.finfo(dtype).max, dtype=dtype)
+    for place, value in enumerate(wrong or ()):
+        x[1, place] = value
+    assert finite(x) == (wrong is None)
