@@ -51,7 +51,8 @@ before the projection. Elsewhere they act on what they find, and the report of t
 
 Words (Word Weight, Word Mask, Capture Attention) are found by their letters, in the text encoder of a language model
 where a CLIP has one. HiDream has three texts, of which only the last is looked into. NAG and regional prompts are rows
-of the batch, one for each further prompt. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5
+of the batch, one for each further prompt; on Wan, Anima and Cosmos-Predict2 they are columns behind the text, which
+give the same (1e-4 of the latent) without a row. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5
 refine the text before their blocks: the token of a word then holds something of its neighbours.
 """
 
@@ -65,7 +66,7 @@ def outcome(method: str, found: dict[str, Any]) -> tuple[str, str]:
         return "fails", one["error"]
     if not one["ran"]:
         return "no effect", one["skip"]
-    if method in POSITIONED and any(HELD in doubt for doubt in one["doubts"]):
+    if method in POSITIONED and any(HELD in note for note in one["notes"]):
         return "approximate", POSITIONED[method]
     if method == "reference" and found["rotary"]:
         return "approximate", REFERENCE

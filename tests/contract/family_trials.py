@@ -79,7 +79,7 @@ def outcome(bench: Bench, made: Method) -> dict[str, Any]:
         "ran": sorted(ran),
         "meant": sorted({str(block) for block, _ in entry.targets}),
         "skip": run.skips.get(entry.number, ""),
-        "doubts": sorted(run.doubts),
+        "notes": sorted(run.notes),
         "maps": [len(maps), bool(all(maps))],
     }
 

@@ -116,7 +116,7 @@ def main() -> list[dict[str, Any]]:
         plain = sample(base)
         for ours, method in OURS.items():
             out = sample(attach(base, method, HOST))
-            told = sorted([run for run, _ in ARCHIVE._runs.values()][-1].doubts)
+            told = sorted([run for run, _ in ARCHIVE._runs.values()][-1].notes)
             rows.append({"theirs": name, "ours": ours, "effect": apart(out, plain), "told": told})
         rows.append({"theirs": name, "size": list(plain.shape), "plain": apart(sample(base), plain)})
     return rows

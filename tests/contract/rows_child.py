@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from comfy.cli_args import args as comfy_args  # noqa: E402
 comfy_args.cpu = True
 
 import comfy.hooks  # noqa: E402
+from attention_patchbay.ldm_patched.patches.addressing import families  # noqa: E402
+from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
@@ -34,6 +37,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E402
 
+COLUMNS = ("Wan 2.1", "Wan I2V", "Wan VACE", "Anima", "Cosmos-Predict2")
 NAMES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video", "HiDream", "Anima")
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
@@ -168,5 +172,34 @@ def family(name: str) -> dict[str, Any]:
     return found
 
 
+def columns(name: str) -> dict[str, float]:
+    """Return how far a run with columns is from one with rows, and how far both are from one without the prompts."""
+    tiny = FAMILIES[name]
+    model = load(tiny)
+    positive, negative = prompt(tiny, 1), prompt(tiny, 2)
+    size = TEXT if tiny.extras else 9
+    further = tuple(prompt_of(prompt(tiny, seed, size + seed - 3)) for seed in (3, 4))
+    half = torch.zeros(1, 8, 12)
+    half[:, :, :5] = 1.0
+    noise = torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+
+    def run() -> Tensor:
+        regions = (Region(further[0], half), Region(further[1], 1.0 - half, 0.5))
+        patched = attach(model, RegionalPrompt(regions), HOST)
+        patched = attach(patched, NormalizedGuidance(further[1], where=Where.of(end_percent=0.5)), HOST)
+        return sample(patched, noise, positive, negative, steps=STEPS)
+
+    apart, rows = dict(families.FAMILIES), {}
+    found, plain = run(), sample(model, noise, positive, negative, steps=STEPS)
+    try:
+        families.FAMILIES.update({key: replace(row, columns=False) for key, row in apart.items()})
+        rows = run()
+    finally:
+        families.FAMILIES.update(apart)
+    size = float(plain.abs().max())
+    return {"apart": float((found - rows).abs().max()) / size, "effect": float((found - plain).abs().max()) / size}
+
+
 with open(result, "w") as file:
-    json.dump({name: family(name) for name in NAMES}, file)
+    told = {name: family(name) for name in NAMES}
+    json.dump({**told, "columns": {name: columns(name) for name in COLUMNS}}, file)

@@ -103,7 +103,7 @@ def guide_of(kind: Callable[..., Any], length: int) -> sided.Guide:
     return guide
 
 
-def doubts(guide: sided.Guide) -> list[str]:
+def notes(guide: sided.Guide) -> list[str]:
     model = attach(base, sided.POSITIVE["word weight"], HOST)
     lines = report(model, guide(model, "positive")).text.splitlines()
     return [line for line in (NAMELESS, UNKNOWN) if line in lines]
@@ -117,5 +117,5 @@ for name, kind in GUIDERS.items():
         # of the prompt that a capture is given, on the model it is on; and SAG predicts another picture of the negative
         if length != 5 and name not in ("DualModel", "SAG"):
             one["negative"] = sided.heard(base, guide, "negative", HOST)
-        found[f"{name}, other prompts {wording}"] = {**one, "doubts": doubts(guide)}
+        found[f"{name}, other prompts {wording}"] = {**one, "notes": notes(guide)}
 Path(result).write_text(json.dumps(found))

@@ -10,6 +10,7 @@ from .children import result_of
 
 pytestmark = pytest.mark.comfyui
 NODES = ("EasyCache", "LazyCache", "LoRA hook")
+COLUMNS = ("Wan 2.1", "Wan I2V", "Wan VACE", "Anima", "Cosmos-Predict2")
 FAMILIES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video", "HiDream", "Anima")
 PAIRS = [(family, node) for family in FAMILIES for node in NODES]
 PAIRS += [("Flux", "compile"), ("Wan 2.1", "compile")]
@@ -35,7 +36,16 @@ def test_a_further_prompt_that_is_the_prompt_itself_changes_nothing_beside_it(
     assert found[family]["afterwards"]["equal"]
 
 
+@pytest.mark.parametrize("family", COLUMNS)
+def test_columns_give_what_rows_give(found: dict[str, Any], family: str) -> None:
+    there = found["columns"][family]
+    assert there["apart"] < 1e-4 and there["effect"] > 1e-2
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_hosts_estimate_of_memory_knows_the_rows_of_further_prompts(found: dict[str, Any], family: str) -> None:
-    """It asks for two rows for each of the noise, and for one at least; a further prompt is one more."""
+    """It asks for two rows for each of the noise, and for one at least; a further prompt is one more, but columns."""
+    if family in COLUMNS:
+        assert all(asked == [2, 1] for asked in found[family]["estimate"].values())
+        return
     assert found[family]["estimate"] == {"none": [2, 1], "NAG": [4, 2], "region": [4, 2], "regions": [6, 3]}

@@ -26,4 +26,4 @@ def test_a_method_acts_on_the_positive_prompt_alone(found: dict[str, Any], guide
     for side in sided.OFF:
         if side in mine and side in plain:
             assert mine[side] == pytest.approx(plain[side], abs=1e-5), side
-    assert len(mine["doubts"]) == (guider == "PerpNeg")  # its node has a prompt that the guider does not know
+    assert len(mine["notes"]) == (guider == "PerpNeg")  # its node has a prompt that the guider does not know

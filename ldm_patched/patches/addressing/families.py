@@ -47,6 +47,7 @@ class Family:
         beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
         filled: whether its text is filled up behind the tokens of the prompt.
+        columns: whether it makes nothing of its text but keys and values, each token for itself.
         flat: whether what it makes is no picture.
         sound: whether its latent is a video and its sound, packed into one row.
         rotary: whether queries and keys of its self-attention hold their positions, as rotations.
@@ -66,6 +67,7 @@ class Family:
     told: bool = True
     beside: tuple[str, ...] = ()
     filled: bool = False
+    columns: bool = False
     flat: bool = False
     sound: bool = False
     rotary: bool = True
@@ -147,12 +149,12 @@ FAMILIES: dict[str, Family] = {
     "MiniMaxH3Model": _joined(
         "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, sound=True, hands=X
     ),
-    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, hands=X),
-    "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, hands=X),
+    "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, columns=True, hands=X),
+    "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, columns=True, hands=X),
     "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, hands=X),
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),
     "CausalWanModel": Family("CausalWan", (("double", "blocks"),), closed=CACHED),
-    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",), hands=X),
+    "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",), columns=True, hands=X),
     "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False, hands=X),
     "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),), hands=X),
     "PixArtMS": Family("PixArt", (("block", "blocks"),), hands=X, deaf=DEAF),

@@ -61,7 +61,7 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     if isinstance(place.patch, MorePrompts):
         if family.sound:
             raise refusal(family, method.name, ONE_ROW)
-        return AskForRows(place.patch)
+        return AskForRows(place.patch, not family.columns)
     patch, slot = place.patch, place.slot.partition("_")[0]
     if isinstance(patch, TokensIn) and family.calls == HIDDEN and patch.part != "v" and not method.scales_scores:
         return Listed(place.slot, HiddenInput(patch))
@@ -76,15 +76,17 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
 
 @dataclass(frozen=True)
 class AskForRows:
-    """The place of more prompts on a transformer."""
+    """The place of more prompts on a transformer; `costly` says that each is a row of the batch."""
 
     patch: MorePrompts
+    costly: bool
 
     def put(self, clone: Patcher, host: Host) -> None:
-        """Ask for a row for each prompt, and tell the host's estimate of memory."""
+        """Ask for each prompt, and tell the host's estimate of memory of its rows."""
         options = clone.model_options["transformer_options"]
         clone.remove_wrappers_with_key(PREPARE_SAMPLING, KEY)  # a patcher adds a second one to the first
-        clone.add_wrapper_with_key(PREPARE_SAMPLING, KEY, estimate_rows)
+        if self.costly:
+            clone.add_wrapper_with_key(PREPARE_SAMPLING, KEY, estimate_rows)
         options[WANTED] = (*options.get(WANTED, ()), self.patch)
 
 

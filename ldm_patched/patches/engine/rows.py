@@ -2,6 +2,9 @@
 
 The image of such a row is kept the same as that of the row it belongs to (`engine/views.py`), so it costs a row and
 changes nothing by itself. Layers get its keys and values behind the text's own, as on a UNet (`engine/prompts.py`).
+
+A model that makes nothing of its text but keys and values, each token for itself, needs no rows: further prompts stand
+behind its text as columns, which cost their keys and values alone, and no call sees them but those of open layers.
 """
 
 from __future__ import annotations
@@ -15,17 +18,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..addressing.families import TEXT
 from ..patcher import Executor, TransformerOptions
+from ..record.run import run_of
 from .coordinates import CHUNKS
 from .gate import Gate, curve_weight
 from .prompts import Prompt, tokens_in
 from .sides import COND, OTHER, chunks_of
+from .tokens import TOKENS, Tokens
 
 PREPARE_SAMPLING = "prepare_sampling"  # ComfyUI's name of the place
 WANTED = "patchbay_more_prompts"  # in the options of a model: what asks for rows, in order
-ROWS = "patchbay_rows"  # in the options of a call that has more rows: its Rows
+ROWS = "patchbay_rows"  # in the options of a call that has more prompts: its Rows, or its Columns
 CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
 TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
+AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
+AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
 LISTS = ("cond_or_uncond", "uuids", CHUNKS)  # in the options of a call: one entry for each chunk of its rows
 
 
@@ -69,6 +77,47 @@ class Rows(NamedTuple):
         places = [self.positive.index(i) if i in self.positive else 0 for i in range(self.base // self.chunk)]
         return torch.cat([chunks[i] for i in places])
 
+    def text(self, parts: dict[str, slice], length: int) -> dict[str, slice]:
+        """Return the parts of a sequence for a text of fewer tokens than the contexts were filled up to."""
+        text = parts.get(TEXT)
+        if text is None or text.stop - text.start != self.tokens:
+            return parts
+        return {**parts, TEXT: slice(text.start, text.start + length)}
+
+    def lengths(self, parts: dict[str, slice]) -> list[int]:
+        """Return how many tokens of a sequence each further prompt has."""
+        found = (self.text(parts, length)[TEXT] for _, length in self.prompts)
+        return [part.stop - part.start for part in found]
+
+    def beside(self, x: Tensor, place: int, parts: dict[str, slice]) -> Tensor:
+        """Return the keys or values (b, h, n, d) of one further prompt for all of the call's own rows."""
+        return self.beside_each(x, place)[:, :, self.text(parts, self.prompts[place][1])[TEXT]]
+
+
+class Columns(NamedTuple):
+    """What stands behind the text of a call: `own` tokens are its own, then come those of each prompt.
+
+    Args:
+        prompts: of each further prompt the number of the entry that asked for it, and its tokens.
+    """
+
+    own: int
+    prompts: tuple[tuple[int, int], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens there are."""
+        return self.own + sum(self.lengths())
+
+    def lengths(self, parts: Mapping[str, slice] | None = None) -> list[int]:
+        """Return how many tokens each further prompt has."""
+        return [length for _, length in self.prompts]
+
+    def beside(self, x: Tensor, place: int, parts: Mapping[str, slice] | None = None) -> Tensor:
+        """Return the keys or values (b, h, n, d) of one further prompt."""
+        start = self.own + sum(self.lengths()[:place])
+        return x[:, :, start : start + self.lengths()[place]]
+
 
 class Asking(Protocol):
     """What asks for rows: `MorePrompts`."""
@@ -93,13 +142,13 @@ class Call(NamedTuple):
 
 def without_rows(options: TransformerOptions) -> set[int]:
     """Return the numbers of the entries whose further prompts have no rows in a call, as one of the negative alone."""
-    rows: Rows | None = options.get(ROWS)
+    rows: Rows | Columns | None = options.get(ROWS)
     given = {number for number, _ in rows.prompts} if rows is not None else set()
     return {one.gate.entry.number for one in options.get(WANTED, ())} - given
 
 
 def with_rows(model: Any, call: Call) -> Call:
-    """Return a call with a row for each prompt that is asked for now; itself where none is, or nothing is positive."""
+    """Return a call with each prompt that is asked for now; itself where none is, or nothing is positive."""
     asking: tuple[Asking, ...] = call.options.get(WANTED, ())
     wanted = [one for one in asking if curve_weight(one.gate.entry.schedule, call.options)]
     chunks = chunks_of(call.options)
@@ -109,8 +158,16 @@ def with_rows(model: Any, call: Call) -> Call:
         return call
     encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
     prompts = [(number, found[CONTEXT]) for number, found in encoded]
-    tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
     lengths = tuple((number, prompt.shape[1]) for number, prompt in prompts)
+    columns = Columns(context.shape[1], lengths)
+    behind = _stand_behind(columns, call)
+    run = run_of(call.options)
+    if run is not None:
+        run.notes.add((AS_COLUMNS if behind else AS_ROWS).format(len(lengths), ", ".join(map(str, columns.lengths()))))
+    if behind:
+        further = [prompt.to(context).expand(len(context), -1, -1) for _, prompt in prompts]
+        return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
+    tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
     rows = Rows(len(call.x), positive, len(call.x) // len(chunks), lengths, context.shape[1], tokens, before)
     each = len(positive) * rows.chunk
@@ -127,6 +184,12 @@ def with_rows(model: Any, call: Call) -> Call:
         {**call.options, **lists, ROWS: rows},
         {name: _with(cond, name, [found for _, found in encoded], rows) for name, cond in call.conds.items()},
     )
+
+
+def _stand_behind(columns: Columns, call: Call) -> bool:
+    """Return whether a call takes its further prompts as columns, and nobody can take its text for its image."""
+    tokens: Tokens | None = call.options.get(TOKENS)
+    return tokens is not None and tokens.family.columns and tokens.image != columns.tokens
 
 
 def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:

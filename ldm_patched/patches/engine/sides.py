@@ -70,10 +70,10 @@ def chunks_of(options: TransformerOptions) -> list[int]:
         return places
     names = _names(options, places, run)
     if names is None or not set(SIDES) & set(run.prompts.values()):
-        run.doubts.add(NAMELESS)
+        run.notes.add(NAMELESS)
         return places
     if None in names:
-        run.doubts.add(UNKNOWN)
+        run.notes.add(UNKNOWN)
     return [SIDES.index(name) if name in SIDES else OTHER for name in names]
 
 

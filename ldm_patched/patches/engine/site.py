@@ -254,9 +254,9 @@ class Site:
         if pixels is not None and size is not None:
             return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
         if self.partial and self.run is not None:
-            self.run.doubts.add(PARTS)
+            self.run.notes.add(PARTS)
         if size is not None and self.run is not None and stretched(mask, size):
-            self.run.doubts.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
+            self.run.notes.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
         shares = on_grid(mask, grid).repeat(1, self.frames)
         image = torch.arange(self.batch, device=mask.device) % (self.batch // self.parts)
         return shares[image % len(shares)]
@@ -270,7 +270,7 @@ class Site:
         """
         if not self.positioned or self.positions is None or not self.positions.fit(x):
             if self.positioned and self.run is not None:
-                self.run.doubts.add(HELD.format("A method" if self.gate is None else self.gate.entry.name))
+                self.run.notes.add(HELD.format("A method" if self.gate is None else self.gate.entry.name))
             return x
         return self.positions.off(x)
 

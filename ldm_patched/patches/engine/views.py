@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ...ldm.modules.backends.shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
+from ..addressing.address import BlockId
 from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
 from ..record.run import AttentionId
 from .positions import positions_of
-from .rows import ROWS, Rows, without_rows
+from .rows import ROWS, Columns, Rows, without_rows
 from .site import Beside, Site
 from .stack import CONTEXT, KINDS, LAYERS, Layer
 from .tokens import TOKENS, Tokens
@@ -63,7 +64,7 @@ def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
 class View:
     """One call, its layers from the innermost, and where the parts of its keys lie.
 
-    `call` has the call's own rows; `whole` has those of further prompts behind them, which `rows` tells.
+    `call` has the call's own rows and columns; `whole` has those of further prompts behind them, which `further` tells.
     """
 
     call: Given
@@ -71,18 +72,18 @@ class View:
     sequence: dict[str, slice]
     options: TransformerOptions
     whole: Given
-    rows: Rows | None = None
+    further: Rows | Columns | None = None
 
     @property
     def parts(self) -> dict[str, slice]:
         """Return where the parts lie, without what the call's own text was filled up with."""
-        return self.sequence if self.rows is None else _text(self.sequence, self.rows.own, self.rows)
+        return self.further.text(self.sequence, self.further.own) if isinstance(self.further, Rows) else self.sequence
 
     def out(self, attend: Attend) -> Tensor:
         """Return the result in the layout that was asked for."""
         out = self._own(attend)
-        if self.rows is not None:
-            out = torch.cat([out, *self._further(attend, out, self.rows)])
+        if isinstance(self.further, Rows):
+            out = torch.cat([out, *self._rows(attend, out, self.further)])
         return from_heads(out, self.whole.split)
 
     @property
@@ -99,8 +100,8 @@ class View:
         call = self.call
         keys = {name: (call.k[:, :, part], call.v[:, :, part]) for name, part in self.parts.items()}
         own = keys[TEXT][0].shape[2] if TEXT in keys else None
-        if self.rows is not None and TEXT in keys:
-            keys[TEXT] = self._with_further(keys[TEXT], self.rows)
+        if self.further is not None and TEXT in keys:
+            keys[TEXT] = self._with_further(keys[TEXT], self.further)
         queries = call.q[:, :, self.parts[IMAGE]] if self._joint else call.q
         out = self._run(attend, len(self.layers), self._sites(queries, own), queries, keys)
         return self._around(attend, out, call, self.parts) if self._joint else out
@@ -116,29 +117,23 @@ class View:
         out = attend(rest, k, v, mask)
         return torch.cat([out[:, :, : place.start], image, out[:, :, place.start :]], dim=2)
 
-    def _with_further(self, own: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+    def _with_further(self, own: tuple[Tensor, Tensor], further: Rows | Columns) -> tuple[Tensor, Tensor]:
         """Return the text's keys and values with those of the prompts behind them whose layers are open."""
-        k, v = ([x] for x in own)
-        for place, (number, length) in enumerate(rows.prompts):
-            if number in self._open:
-                part = _text(self.sequence, length, rows)[TEXT]
-                k.append(rows.beside_each(self.whole.k, place)[:, :, part])
-                v.append(rows.beside_each(self.whole.v, place)[:, :, part])
-        return torch.cat(k, dim=2), torch.cat(v, dim=2)
+        is_open = {layer.gate.entry.number for _, layer in self.layers}
+        places = [place for place, (number, _) in enumerate(further.prompts) if number in is_open]
+        k, v = (
+            torch.cat([x, *(further.beside(whole, place, self.sequence) for place in places)], dim=2)
+            for x, whole in zip(own, (self.whole.k, self.whole.v), strict=True)
+        )
+        return k, v
 
-    @property
-    def _open(self) -> set[int]:
-        """Return the numbers of the entries whose layers are open."""
-        return {layer.gate.entry.number for _, layer in self.layers}
-
-    def _appended(self, rows: Rows) -> dict[int, list[int]]:
+    def _appended(self, further: Rows | Columns) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
-        for number, length in rows.prompts:
-            part = _text(self.sequence, length, rows)[TEXT]
-            found.setdefault(number, []).append(part.stop - part.start)
+        for (number, _), length in zip(further.prompts, further.lengths(self.sequence), strict=True):
+            found.setdefault(number, []).append(length)
         return found
 
-    def _further(self, attend: Attend, own: Tensor, rows: Rows) -> Iterator[Tensor]:
+    def _rows(self, attend: Attend, own: Tensor, rows: Rows) -> Iterator[Tensor]:
         """Yield the rows of each further prompt: the image of its positive rows, and its text by itself."""
         same = rows.of_positive(own)
         for place, (_, length) in enumerate(rows.prompts):
@@ -146,10 +141,10 @@ class View:
                 yield same
                 continue
             call = self.whole.of(partial(rows.of_prompt, place=place))
-            yield self._around(attend, same[:, :, self.parts[IMAGE]], call, _text(self.sequence, length, rows))
+            yield self._around(attend, same[:, :, self.parts[IMAGE]], call, rows.text(self.sequence, length))
 
     def _sites(self, q: Tensor, text: int | None) -> dict[str, Site]:
-        given = {} if self.rows is None else self.rows.given
+        given = self.further.given if isinstance(self.further, Rows) else {}
         options = {**self.options, **given, "n_heads": self.call.heads}
         sites = {slot: Site(options, kind, len(q), q.shape[2]) for slot, kind in KINDS.items()}
         if IMAGE in self.parts and self.tokens.family.rotary:
@@ -157,8 +152,8 @@ class View:
             for slot in sites:
                 part = self.parts.get(PARTS[slot], slice(0))
                 sites[slot] = sites[slot].but(positioned=True, positions=None if found is None else found.of(part))
-        if self.rows is not None and TEXT in self.parts:
-            sites["attn2"] = sites["attn2"].but(length=text, appended=self._appended(self.rows))
+        if self.further is not None and TEXT in self.parts:
+            sites["attn2"] = sites["attn2"].but(length=text, appended=self._appended(self.further))
         return sites
 
     def _run(self, attend: Attend, depth: int, sites: dict[str, Site], q: Tensor, keys: Keys) -> Tensor:
@@ -218,14 +213,6 @@ def _for_fewer(mask: Tensor, tokens: int, site: Site) -> Tensor:
     return torch.full_like(mask[..., :1], mask.dtype is torch.bool).expand(*mask.shape[:3], tokens)
 
 
-def _text(parts: dict[str, slice], length: int, rows: Rows) -> dict[str, slice]:
-    """Return the parts for a text of fewer tokens than the contexts were filled up to."""
-    text = parts.get(TEXT)
-    if text is None or text.stop - text.start != rows.tokens:
-        return parts
-    return {**parts, TEXT: slice(text.start, text.start + length)}
-
-
 def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, ...], kwargs: Any) -> View | None:
     """Return a call with the layers that are open in it; None where there is nothing to do, or nobody knows its tokens.
 
@@ -234,20 +221,17 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
     tokens: Tokens | None = options.get(TOKENS)
     if tokens is None:
         return None
-    rows: Rows | None = options.get(ROWS)
     block, kind = attention
-    slots = options.get(LAYERS, {})
-    found = [(slot, layer) for slot in ("attn2", "attn1") for layer in slots.get(slot, {}).get(block, ())]
-    lacking = without_rows(options)
-    found = [
-        (slot, layer) for slot, layer in found if layer.gate.weight(options) and layer.gate.entry.number not in lacking
-    ]
-    if not (found or rows):
+    found = _open_in(block, options)
+    if not (found or ROWS in options):
         return None
-    call = given(args, kwargs)
+    whole = given(args, kwargs)
+    call, further = _own(whole, options.get(ROWS))
+    # whatever happens, a call sees no more of its text than its own
+    plain = None if call is whole else View(call, (), {TEXT: slice(0, call.k.shape[2])}, options, call)
     total, keys = call.q.shape[2], call.k.shape[2]
     if block is None and (total != tokens.image or keys == total):
-        return None  # outside of the blocks only the image that looks at a text has to be kept the same
+        return plain  # outside of the blocks only the image that looks at a text has to be kept the same
     kind = kind or "cross"
     parts = tokens.parts(total) if total == keys and kind == "self" else None
     if parts is None:
@@ -255,18 +239,36 @@ def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, .
         parts = {TEXT if kind == "cross" else IMAGE: slice(0, keys)}
         if total != tokens.image:
             _step_back(found, options, f"{total} tokens that are not those of the picture alone")
-            return None
+            return plain
         context: Tensor | None = options.get(CONTEXT)
-        text = rows.tokens if rows is not None else None if context is None else context.shape[1]
+        text = further.tokens if isinstance(further, Rows) else None if context is None else context.shape[1]
         if kind == "cross" and text is not None and keys != text:
             _step_back(found, options, f"{keys} keys that are not those of the text")
-            return None
+            return plain
     if call.mask is not None and call.mask.shape[2] > 1:
         _step_back(found, options, "a mask of its own for each query")
-        return None
-    if rows is None:
-        return View(call, tuple(found), parts, options, call) if found else None
-    return View(call.of(lambda x: x[: rows.base]), tuple(found), parts, options, call, rows)
+        return plain
+    if isinstance(further, Rows):
+        call = call.of(lambda x: x[: further.base])
+    return View(call, tuple(found), parts, options, whole, further) if found or further else None
+
+
+def _open_in(block: BlockId | None, options: TransformerOptions) -> list[tuple[str, Layer]]:
+    """Return the open layers of a block with their slots, from the innermost, but those whose prompts are not there."""
+    slots, lacking = options.get(LAYERS, {}), without_rows(options)
+    found = [(slot, layer) for slot in ("attn2", "attn1") for layer in slots.get(slot, {}).get(block, ())]
+    return [one for one in found if one[1].gate.weight(options) and one[1].gate.entry.number not in lacking]
+
+
+def _own(whole: Given, further: Rows | Columns | None) -> tuple[Given, Rows | Columns | None]:
+    """Return a call without the columns of further prompts, and what there is of further prompts in it."""
+    if not isinstance(further, Columns):
+        return whole, further
+    if whole.k.shape[2] != further.tokens:
+        return whole, None
+    own, mask = slice(0, further.own), whole.mask
+    mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., own]
+    return whole._replace(k=whole.k[:, :, own], v=whole.v[:, :, own], mask=mask), further
 
 
 def _step_back(found: list[tuple[str, Layer]], options: TransformerOptions, what: str) -> None:

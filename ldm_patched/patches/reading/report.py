@@ -88,7 +88,7 @@ def text(run: Run) -> str:
 def _head(run: Run) -> list[str]:
     if not run.calls and not missed(run):
         return [NO_CALLS]
-    return [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run), *sorted(run.doubts)]
+    return [_summary(run), *_fallbacks(run), *_faults(run), *_more_rows(run), *sorted(run.notes)]
 
 
 def steps(run: Run) -> list[Row]:

@@ -89,7 +89,7 @@ class Run:
         steered: the entries that have changed what keys or values are made of, by slot and block.
         reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
-        doubts: what a method had to assume of the guider, as lines of the report.
+        notes: what methods had to assume, and what further prompts cost, as lines of the report.
         percents: sigma -> how far the run is there.
         choices: the function chosen for each kind of call, and why it is not the one asked for.
         memories: entry number -> what it keeps during the run.
@@ -122,7 +122,7 @@ class Run:
     steered: defaultdict[tuple[str, BlockId | None], set[int]] = field(default_factory=lambda: defaultdict(set))
     reads: dict[Hashable, bool] = field(default_factory=dict)
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
-    doubts: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
     percents: dict[float, float] = field(default_factory=dict)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)

@@ -121,7 +121,7 @@ def test_a_patch_changes_the_pictures_queries_before_their_positions_and_nothing
     for slot, changes in (("attn1.q", (change, same)), ("attn1.k", (same, change))):
         out, run = attended(patched(AttentionPatch(slot, operation, 1.0)))
         close(out, expected(*changes))
-        assert not run.doubts and not run.skips
+        assert not run.notes and not run.skips
 
 
 def test_channels_run_through_the_heads() -> None:
@@ -142,7 +142,7 @@ def test_keys_and_values_are_pooled_before_positions_and_stand_at_the_first_of_t
     wanted = softmax(turned(q), placed, v)
     wanted[:, :, PICTURE] = softmax(turned(q)[:, :, PICTURE], all_k, all_v)
     close(out, wanted)
-    assert not run.doubts
+    assert not run.notes
 
 
 def test_merged_tokens_stand_where_their_destination_does() -> None:
@@ -167,7 +167,7 @@ def test_merged_tokens_stand_where_their_destination_does() -> None:
     wanted = softmax(turned(q), placed, v)
     wanted[:, :, PICTURE] = torch.stack([found[i][:, place[i]] for i in range(B)])
     close(out, wanted)
-    assert not run.doubts
+    assert not run.notes
 
 
 def test_a_style_is_aligned_before_positions() -> None:
@@ -182,7 +182,7 @@ def test_a_style_is_aligned_before_positions() -> None:
     all_v = torch.cat([v, v[:1, :, PICTURE].expand(B, -1, -1, -1)], dim=2)
     wanted[:, :, PICTURE] = softmax(turned(new_q)[:, :, PICTURE], all_k, all_v)
     close(out, wanted)
-    assert not run.doubts
+    assert not run.notes
 
 
 @pytest.mark.parametrize(("blur", "change"), [(math.inf, to_mean), (1.0, smooth)])
@@ -193,12 +193,12 @@ def test_queries_are_smoothed_before_positions(blur: float, change: Callable[[Te
     model.model_options["transformer_options"] = weak.weakened(model.model_options["transformer_options"])
     out, run = attended(model)
     close(out, expected(change, same))
-    assert not run.doubts
+    assert not run.notes
 
 
 def test_where_nobody_tells_positions_the_report_says_so() -> None:
     out, run = attended(patched(AttentionPatch("attn1.q", "mean")), told=False)
-    (doubt,) = run.doubts
+    (doubt,) = run.notes
     assert doubt.startswith("mean attn1.q") and "held their positions already" in doubt
     q, k, v = sequence()
     q, k = turned(q), turned(k)

@@ -175,6 +175,6 @@ def test_names_come_before_places_and_ids() -> None:
     assert chunks_of(options) == chunks_of({**options, EXTRA: True}) == [1, 2, 0]
     assert chunks_of({**options, NAMES: ("positive", "negative", None)}) == [0, 1, 2]
     assert chunks_of({**options, NAMES: ("positive",), "cond_or_uncond": [0], "uuids": ["a"]}) == [0]
-    assert names.doubts == {UNKNOWN}
-    assert chunks_of({KEY: names, "cond_or_uncond": [1, 0]}) == [1, 0] and names.doubts == {UNKNOWN, NAMELESS}
+    assert names.notes == {UNKNOWN}
+    assert chunks_of({KEY: names, "cond_or_uncond": [1, 0]}) == [1, 0] and names.notes == {UNKNOWN, NAMELESS}
     assert chunks_of({"cond_or_uncond": [1, 0]}) == [1, 0] and chunks_of({}) == [0]
