@@ -51,6 +51,7 @@ class Client:
         if not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(_stopped(), self._loop).result()
             self._do(self._client.close())
+            self._do(self._loop.shutdown_asyncgens())  # an answer that was not read to its end is one
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
