@@ -31,8 +31,8 @@ Each method on a tiny model of each transformer family that ComfyUI 0.33 brings,
 changes the picture, in the blocks that are meant, with finite results; closed or neutral it leaves the latent as it
 is, to the bit. **Quality was not judged.** Made by `benchmarks/families.py`; the same run is a test
 (`tests/contract/test_families_comfyui.py`), which also traces by changed pixels and tokens where text, picture and
-references lie in each attention. UNets (SD1, SD2, SDXL) have every method and are not in the table, nor is MiniMax H3,
-a video with its sound, which has a test of its own (`tests/contract/test_sound_comfyui.py`).
+references lie in each attention. UNets (SD1, SD2, SDXL) have every method and are not in the table, nor are MiniMax H3
+and LTX-2, videos with their sound, which have a test of their own (`tests/contract/test_sound_comfyui.py`).
 
 *works*: as on a UNet, on what the picture gets; rows of text and of reference images are left as they are.
 *approximate*: another result than the method's maths before the positions would give. *no effect*: accepted, and the

@@ -1,4 +1,4 @@
-"""Every method on a tiny MiniMax H3, whose sequence is text, then sound, then video."""
+"""Every method on tiny models of a video with its sound: MiniMax H3, a sequence of all, and LTX-2, attention apart."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from .family_methods import LISTENING
 
 pytestmark = pytest.mark.comfyui
 # What one video has nothing to share with, and what a video has no tiles of; the report says so
-IDLE = {"tiles": "those of a video", "map injection": "holds one picture", "style aligned": "holds one picture"}
+ONE = "holds one picture"
+IDLE = {
+    "MiniMax H3": {"tiles": "those of a video", "map injection": ONE, "style aligned": ONE},
+    # the sound's attention to itself comes last
+    "LTX-2": {"tiles": "those of a video", "map injection": "not those of the picture alone", "style aligned": ONE},
+}
 REFUSED = {
-    "output of cross-attention": "one attention for text and image",
     "between the attentions": "nothing between attentions",
     "SAG": "holds a video and its sound",
     "reference": "holds a video and its sound",
+    "FreeU": "no skip connections",
+}
+TOGETHER = {
+    "output of cross-attention": "one attention for text and image",
     "NAG": "one video at a time",
     "towards a prompt": "one video at a time",
     "regional prompt": "one video at a time",
-    "FreeU": "no skip connections",
 }
-SAME = (*LISTENING, "backend rule", "NaN guard", *IDLE)
+SAME = (*LISTENING, "backend rule", "NaN guard")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_parts_lie_where_the_row_says(found: dict[str, Any]) -> None:
     """12 tokens of text, two for each of 5 pieces of sound, and 2 x 4 x 6 of video."""
+    found = found["MiniMax H3"]
     assert found["blocks"] == "block:0, block:1, block:2"
     assert found["parts"] == {"text": [0, 12], "reference": [12, 22], "image": [22, 70]}
     # the refiner before the blocks mixes the text
@@ -42,15 +50,17 @@ def test_the_parts_lie_where_the_row_says(found: dict[str, Any]) -> None:
     assert found["rest"] < 1e-6  # a patch of the picture leaves text and sound as they are
 
 
-def test_every_method_acts_or_says_why_it_cannot(found: dict[str, Any]) -> None:
-    for name, there in found["methods"].items():
-        if name in REFUSED:
-            assert REFUSED[name] in there["refused"], (name, there)
+@pytest.mark.parametrize("model", IDLE)
+def test_every_method_acts_or_says_why_it_cannot(found: dict[str, Any], model: str) -> None:
+    refused, idle = REFUSED | (TOGETHER if model == "MiniMax H3" else {}), IDLE[model]
+    for name, there in found[model]["methods"].items():
+        if name in refused:
+            assert refused[name] in there["refused"], (name, there)
         elif name == "prompt to prompt":
             assert "draws pairs of pictures, but the batch holds 1" in there["error"]
-        elif name in IDLE:
-            assert there["change"] == 0.0 and IDLE[name] in there["line"], (name, there)
+        elif name in idle:
+            assert there["change"] == 0.0 and idle[name] in there["line"], (name, there)
         else:
             assert there["finite"] and " ran " in there["line"], (name, there)
             assert (there["change"] < 1e-5) == (name in SAME), (name, there)
-    assert found["closed"]
+    assert found[model]["closed"]

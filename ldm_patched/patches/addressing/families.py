@@ -50,6 +50,7 @@ class Family:
         columns: whether it makes nothing of its text but keys and values, each token for itself.
         flat: whether what it makes is no picture.
         sound: whether its latent is a video and its sound, packed into one row.
+        alone: whether it takes one video at a time.
         rotary: whether queries and keys of its self-attention hold their positions, as rotations.
         hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
             order of the result; none: nobody can skip or scale its blocks.
@@ -70,6 +71,7 @@ class Family:
     columns: bool = False
     flat: bool = False
     sound: bool = False
+    alone: bool = False
     rotary: bool = True
     hands: tuple[tuple[int, ...], ...] = ()
     deaf: str = ""
@@ -147,7 +149,7 @@ FAMILIES: dict[str, Family] = {
     "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
     "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
     "MiniMaxH3Model": _joined(
-        "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, sound=True, hands=X
+        "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, sound=True, alone=True, hands=X
     ),
     "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, columns=True, hands=X),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, columns=True, hands=X),
@@ -155,6 +157,7 @@ FAMILIES: dict[str, Family] = {
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),
     "CausalWanModel": Family("CausalWan", (("double", "blocks"),), closed=CACHED),
     "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",), columns=True, hands=X),
+    "LTXAVModel": _apart("LTX-2", (("block", "transformer_blocks"),), patch=1, told=False, sound=True, hands=X),
     "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False, hands=X),
     "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),), hands=X),
     "PixArtMS": Family("PixArt", (("block", "blocks"),), hands=X, deaf=DEAF),

@@ -59,7 +59,7 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     if family.calls == UNET or not isinstance(place, Listed):
         return place
     if isinstance(place.patch, MorePrompts):
-        if family.sound:
+        if family.alone:
             raise refusal(family, method.name, ONE_ROW)
         return AskForRows(place.patch, not family.columns)
     patch, slot = place.patch, place.slot.partition("_")[0]
