@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -83,7 +83,7 @@ class AsyncClient(Questions):
         except ServerUnreachable:
             return False
 
-    async def events(self, prompt_id: str, socket: ClientConnection | None = None) -> AsyncIterator[Event]:
+    async def events(self, prompt_id: str, socket: ClientConnection | None = None) -> AsyncGenerator[Event, None]:
         """Return what happens to a job until it is over; the connection may break meanwhile.
 
         The server is asked on a clock too: a websocket may lose a message, or tell of everything but the job.
@@ -199,20 +199,22 @@ class AsyncClient(Questions):
         on_event: Callable[[Event], None] | None,
     ) -> Finished:
         running, begun = "", 0.0
-        async for event in self.events(prompt_id, socket):
-            if on_event is not None:
-                on_event(event)
-            if isinstance(event, Cached):
-                result.cached = event.nodes
-            if isinstance(event, (Node, Step, Finished)):
-                name = "" if isinstance(event, Finished) else event.node
-                if name != running:
-                    if running:
-                        spent = time.monotonic() - begun
-                        result.seconds[running] = result.seconds.get(running, 0.0) + spent
-                    running, begun = name, time.monotonic()
-            if isinstance(event, Finished):
-                return event
+        # closed here: it may hold a connection of its own in place of one that broke
+        async with contextlib.aclosing(self.events(prompt_id, socket)) as events:
+            async for event in events:
+                if on_event is not None:
+                    on_event(event)
+                if isinstance(event, Cached):
+                    result.cached = event.nodes
+                if isinstance(event, (Node, Step, Finished)):
+                    name = "" if isinstance(event, Finished) else event.node
+                    if name != running:
+                        if running:
+                            spent = time.monotonic() - begun
+                            result.seconds[running] = result.seconds.get(running, 0.0) + spent
+                        running, begun = name, time.monotonic()
+                if isinstance(event, Finished):
+                    return event
         raise JobLost(f"the server stopped telling about the job {prompt_id}")
 
 

@@ -244,3 +244,46 @@ def test_proxies_of_the_environment_are_for_other_machines(monkeypatch: pytest.M
         proxy.routes["http://far.example/system_stats"] = (200, {"far": 1})
         with Client("http://far.example") as client:
             assert client.system_stats() == {"far": 1}
+
+
+class Cut:
+    """A websocket that breaks."""
+
+    closed = False
+
+    async def recv(self) -> str:
+        raise OSError("it broke")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Telling(Cut):
+    """A websocket that tells of the end of the job."""
+
+    async def recv(self) -> str:
+        return json.dumps({"type": "execution_success", "data": {"prompt_id": "x"}})
+
+
+def test_a_connection_in_place_of_one_that_broke_is_closed_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when Python finds the time: the loop may have ended by then."""
+    sockets = [Cut(), Telling()]
+    waiting = list(sockets)
+    done = {"x": {"outputs": {}, "status": {"status_str": "success"}}}
+    told = [(200, {}), (200, done)]
+    answers = {"prompt": (200, {"prompt_id": "x"}), "queue": (200, {"queue_running": [[0, "x"]], "queue_pending": []})}
+
+    async def listen(self: AsyncClient) -> Any:
+        return waiting.pop(0)
+
+    async def outputs(self: AsyncClient, prompt_id: str) -> dict[str, Any]:
+        return {"closed": sockets[1].closed}
+
+    async def run(url: str) -> bool:
+        async with AsyncClient(url) as client:
+            return bool((await client.run(PROMPT)).outputs["closed"])
+
+    monkeypatch.setattr(AsyncClient, "listen", listen)
+    monkeypatch.setattr(AsyncClient, "_outputs", outputs)
+    with FakeServer(comfyui(history=lambda asked: told.pop(0), **answers)) as server:
+        assert asyncio.run(run(server.url))
