@@ -1,12 +1,15 @@
 """Try every method on tiny models of a video with its sound, in ComfyUI: `sound_child.py RESULT.json`.
 
-Their latent is a nested one. MiniMax H3 takes one video at a time and attends to all together; LTX-2 apart.
+Their latent is a nested one. MiniMax H3 takes one video at a time and attends to all together; LTX-2 apart. That of
+TripoSplat, a shape and its camera, is nested too.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from comfy.cli_args import args as comfy_args  # noqa: E402
 
 comfy_args.cpu = True
 
+import comfy.model_base  # noqa: E402
 import comfy.sample  # noqa: E402
 from attention_patchbay.ldm_patched.patches.addressing.address import AddressError  # noqa: E402
 from attention_patchbay.ldm_patched.patches.addressing.blocks import describe, model_blocks  # noqa: E402
@@ -39,11 +43,14 @@ H3 |= {"time_embed_dim": 32, "rope_inv_freq_len": 16}
 LTX2 = {"image_model": "ltxav", "in_channels": 128, "audio_in_channels": 128, "cross_attention_dim": 64}
 LTX2 |= {"audio_cross_attention_dim": 32, "attention_head_dim": 32, "audio_attention_head_dim": 16}
 LTX2 |= {"num_attention_heads": 2, "audio_num_attention_heads": 2, "caption_channels": 48, "num_layers": 3}
+SPLAT = {"image_model": "triposplat", "q_token_length": 32, "in_channels": 16, "model_channels": 64}
+SPLAT |= {"cond_channels": 24, "out_channels": 16, "num_blocks": 3, "num_refiner_blocks": 1, "num_head_channels": 32}
 TINY = {
     "MiniMax H3": Tiny("MiniMaxH3", H3, (1, 24, 2, 8, 12)),
     "LTX-2": Tiny("LTXAV", LTX2, (1, 128, 2, 4, 6), width=96, mask=True),
+    "TripoSplat": Tiny("TripoSplat", SPLAT, (1, 32, 16)),
 }
-SOUND = {"MiniMax H3": (1, 32, 2, 5), "LTX-2": (1, 8, 7, 16)}
+SOUND = {"MiniMax H3": (1, 32, 2, 5), "LTX-2": (1, 8, 7, 16), "TripoSplat": (1, 1, 5)}
 STEPS = 2
 
 
@@ -140,4 +147,7 @@ def found(name: str) -> dict[str, Any]:
 with open(result, "w") as file:
     told = {name: found(name) for name in TINY}
     told["MiniMax H3"] |= parts(load(TINY["MiniMax H3"]), "MiniMax H3")
+    source = Path(comfy.model_base.__file__).read_text()
+    names = {name.rpartition(".")[2] for name in re.findall(r"unet_model=([\w.]+)", source)}
+    told["networks"] = sorted(names - {"unet_model"})  # that is the parameter itself
     json.dump(told, file)

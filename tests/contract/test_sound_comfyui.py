@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 
 from .children import result_of
 from .family_methods import LISTENING
@@ -64,3 +65,18 @@ def test_every_method_acts_or_says_why_it_cannot(found: dict[str, Any], model: s
             assert there["finite"] and " ran " in there["line"], (name, there)
             assert (there["change"] < 1e-5) == (name in SAME), (name, there)
     assert found[model]["closed"]
+
+
+def test_what_is_no_picture_is_refused_by_name_and_rules_work(found: dict[str, Any]) -> None:
+    for name, there in found["TripoSplat"]["methods"].items():
+        if name in ("backend rule", "NaN guard"):
+            assert there["change"] < 1e-5 and " ran " in there["line"], (name, there)
+        else:
+            assert "TripoSplat" in there["refused"] or "middle" in there["refused"], (name, there)
+
+
+def test_every_network_of_the_host_that_draws_has_a_row(found: dict[str, Any]) -> None:
+    """So that messages name a family, and never a class; some descend from one with a row."""
+    derived = {name for name in found["networks"] if name.endswith("WanModel") or name.startswith("Wan")}
+    derived |= {"UNetModel", "ChromaRadiance", "NextDiTPixelSpace", "PidNet"}
+    assert set(found["networks"]) - set(FAMILIES) - derived == {"DepthAnything3Net", "RTv4", "SAM3Model"}

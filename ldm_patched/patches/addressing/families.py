@@ -30,6 +30,8 @@ DEAF = "ComfyUI does not hand their attention the model's options, so that it as
 X, FIRST_TWO, SECOND_FIRST, FIRST_THIRD = ((0,),), ((0, 1),), ((1, 0),), ((0, 2),)
 
 BY_FRAME = "each block makes several calls of self-attention with a part of the tokens, and does not say which"
+NO_PICTURE = "their tokens are those of a shape or of sound, and no picture"
+LANGUAGE = "text and image are one sequence of a language model, whose text attends without asking anybody"
 CACHED = "it draws a video piece by piece, with the queries of one piece and the keys of all before it"
 
 
@@ -160,11 +162,19 @@ FAMILIES: dict[str, Family] = {
     "LTXAVModel": _apart("LTX-2", (("block", "transformer_blocks"),), patch=1, told=False, sound=True, hands=X),
     "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False, hands=X),
     "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),), hands=X),
+    "LatentSeqMMFlowModel": Family("TripoSplat", (("block", "blocks"),), told=False, closed=NO_PICTURE),
+    "Trellis2": Family("Trellis 2", closed=NO_PICTURE),
+    "HiDreamO1Transformer": Family("HiDream-O1", closed=LANGUAGE),
+    "ACEStepTransformer2DModel": Family("ACE-Step", (("block", "transformer_blocks"),), told=False, closed=NO_PICTURE),
+    "AudioDiffusionTransformer": Family("Stable Audio", closed=NO_PICTURE),
+    "StageB": Family("Stable Cascade"),
+    "StageC": Family("Stable Cascade"),
     "PixArtMS": Family("PixArt", (("block", "blocks"),), hands=X, deaf=DEAF),
     "HunYuanDiT": Family("Hunyuan-DiT", (("block", "blocks"),), hands=X, deaf=DEAF),
     "HunYuanDiTPlain": Family("Hunyuan3D 2.1", (("block", "blocks"),), hands=X, deaf=DEAF),
     "ErnieImageModel": Family("Ernie", (("single", "layers"),), hands=X, deaf=DEAF),
     "AceStepConditionGenerationModel": Family("ACE-Step 1.5", deaf=DEAF),
+    "MiniMaxMusic3DiT": Family("MiniMax Music 3", deaf=DEAF),
     "NaDiT": Family("SeedVR2", deaf=DEAF),
 }
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads", "n_local_heads")
