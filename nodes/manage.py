@@ -8,9 +8,9 @@ from typing import Any
 from ..ldm_patched.patches.addressing.address import parse
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.declaration import Placing
-from ..ldm_patched.patches.engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS
+from ..ldm_patched.patches.engine.inventory import ALL, LISTS, OVERRIDE, SINGLES, WRAPPERS
 from ..ldm_patched.patches.patcher import Patcher
-from ..ldm_patched.patches.reading.manage import ALL, Selection, copy_patches, remove_patches
+from ..ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
 from ..ldm_patched.patches.reading.presets import Preset, from_json, preset_of, put_preset, to_json
 from ._host import HOST, io, register_host_backends
 from .derived import CATEGORY, checking, shown

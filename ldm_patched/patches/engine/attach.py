@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..addressing.address import AddressError
-from ..addressing.blocks import model_blocks, targets
+from ..addressing.blocks import model_blocks
 from ..addressing.families import UNET, Family, family_of
 from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry, Plan, plan_of
@@ -43,7 +43,7 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     whole = address.kind == "block"
     if family.order and method.slot != SLOT and not whole:
         address = replace(address, kind="all")
-    attentions = targets(address, model)
+    attentions = method.targets(address, model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry, host, number)
     if not method.neutral:

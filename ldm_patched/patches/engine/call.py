@@ -23,6 +23,7 @@ from ..record.run import Run
 from .block_forward import BLOCK, CALLED
 from .coordinates import taken
 from .foreign import counted
+from .holding import with_held
 from .listed import LISTED, lists, others_in
 from .owner import owner
 from .positions import POSITIONS
@@ -55,7 +56,8 @@ def call_model(
     if isinstance(run, Run):
         begin(run, executor.class_obj, transformer_options)
     net = network(executor.class_obj)
-    given, kwargs = taken(_entered(_out_of_the_way(transformer_options, run), net, x, kwargs), kwargs, x)
+    there = with_held(_out_of_the_way(transformer_options, run), family_of_net(net).calls)
+    given, kwargs = taken(_entered(there, net, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn

@@ -12,6 +12,7 @@ from ..patcher import TransformerOptions
 from ..record.run import Run, run_of
 from ..record.stopwatch import since, start
 from .guest import watched
+from .held import Held
 from .marks import Mark
 from .stack import KINDS, Stack
 
@@ -50,6 +51,9 @@ def _counting(patch: Any, run: Run) -> Any:
         return (*patch[:-1], _counting(patch[-1], run))
     if isinstance(patch, Stack):
         return patch if patch.foreign is None else replace(patch, foreign=_counting(patch.foreign, run))
+    if isinstance(patch, Held):
+        below = None if patch.below is None else _counting(patch.below, run)
+        return replace(patch, patch=_counting(patch.patch, run), below=below)
     if isinstance(patch, Mark) or hasattr(patch, "gate"):
         return patch
 

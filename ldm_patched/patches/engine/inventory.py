@@ -14,12 +14,14 @@ from ..patcher import Patch, Patcher
 from ..record.plan import KEY, Entry
 from .block_forward import foreign_in
 from .gate import Gate
+from .hold import holds_of
 from .listed import lists
 from .marks import Mark
 from .owner import foreign_name
 from .router import SLOT, Router
 from .stack import LAYERS, Key
 
+ALL = "all"  # of slots and owners
 OVERRIDE = "override"
 WRAPPERS = "wrappers"
 NETWORK = "diffusion_model."  # in the keys of object patches
@@ -72,6 +74,7 @@ def placed(model: Patcher) -> Iterator[Placed]:
         yield from (Placed(slot, patch, address) for address, patch in patches.items())
     if SLOT in options:
         yield from (Placed(OVERRIDE, part) for part in _parts(options[SLOT]))
+    yield from (Placed(hold.gate.entry.slot, hold) for hold in holds_of(options))
     for slot in LISTS:
         yield from (Placed(slot, patch) for patch in model.model_options.get(slot, []))
     for slot in SINGLES:
@@ -104,6 +107,12 @@ def _parts(override: Patch) -> list[Any]:
     if isinstance(override, Router):
         return [part for part in (*override.routes, override.watch, override.previous) if part is not None]
     return [override]
+
+
+def owned(name: str, wanted: str) -> bool:
+    """Return whether a name belongs to an owner that a user asked for: `all`, or a part of the name."""
+    wanted = wanted.strip().lower()
+    return wanted == ALL or wanted in name.lower()
 
 
 def entry_number(patch: object) -> int | None:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 from ..addressing.address import KINDS, Address
+from ..addressing.blocks import targets
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..patcher import Patcher
+from ..record.run import AttentionId
 from .declaration import Declaration, Refused, Widget, placing_of, widget_of
 from .gate import Gate
 from .guidance import Weakening, weak_pass
@@ -131,6 +133,10 @@ class Method:
     def results(cls, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the outputs of a node behind the model."""
         return ()
+
+    def targets(self, address: Address, model: Patcher) -> tuple[AttentionId, ...]:
+        """Return the blocks of a model that its address means, with the kinds of attention; raises AddressError."""
+        return targets(address, model)
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what to put on a clone, all of it under the gate."""

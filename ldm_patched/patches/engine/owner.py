@@ -27,5 +27,6 @@ def owner(patch: Any) -> str:
 
 def _source(patch: Any) -> Any:
     """Return the function or class that a patch comes from."""
+    patch = getattr(patch, "__wrapped__", patch)
     patch = getattr(patch, "func", patch)  # of a partial
     return patch if hasattr(patch, "__qualname__") else type(patch)

@@ -13,6 +13,7 @@ from ..record.plan import KEY
 from .block_forward import BLOCK, Gain
 from .call import APPLY_MODEL
 from .gate import Gate
+from .hold import HOLDS, Hold, holds_of
 from .host import Host
 from .listed import with_listed
 from .site import Site
@@ -70,6 +71,22 @@ class Scale(InOptions):
     def into(self, options: TransformerOptions) -> TransformerOptions:
         """Return the options with the gain of the blocks."""
         return with_layer(options, BLOCK, Gain(self.gate, self.factor))
+
+
+@dataclass(frozen=True)
+class Around(InOptions):
+    """A gate around patches of others, which stay where they are."""
+
+    hold: Hold
+
+    def into(self, options: TransformerOptions) -> TransformerOptions:
+        """Return the options with the hold behind those of earlier nodes."""
+        return {**options, HOLDS: (*holds_of(options), self.hold)}
+
+    def put(self, clone: Patcher, host: Host) -> None:
+        """Put it into the options of a clone, with the attention that runs where a replaced one is held back."""
+        super().put(clone, host)
+        clone.model_options["transformer_options"][ATTEND] = host.attend
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..record.plan import KEY, Plan
 from ..record.run import Run
 from ..record.steps import StepCount
 from .gathering import keep
+from .holding import held_functions, left_alone
 from .inventory import placed
 from .owner import owner
 from .router import SLOT, Router
@@ -58,9 +59,14 @@ def record_run(
         return None if callback is None else callback(step, x0, *rest, **more)
 
     options[KEY] = run
+    run.notes.update(left_alone(patcher))
+    held = held_functions(guider.model_options)
+    before = {slot: guider.model_options[slot] for slot in held}
+    guider.model_options.update(held)
     try:
         result = executor(noise, latent_image, sampler, sigmas, denoise_mask, called_back, *args, **kwargs)
     finally:
+        guider.model_options.update(before)
         options[KEY] = plan  # a wrapper outside may sample again with these options: that is another run
         run.settle()
     # Custom samplers also give the last prediction of the image, which people decode as well

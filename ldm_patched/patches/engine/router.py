@@ -17,6 +17,7 @@ from ..record.plan import Entry
 from ..record.run import AttentionId, Call, Run, current_block, run_of
 from ..record.stopwatch import since, start
 from .gate import curve_weight
+from .held import HeldOverride
 from .owner import owner
 from .preferred import preferred
 from .stack import Attend, default_attend
@@ -189,8 +190,11 @@ class Router:
                 q, k, v, heads, *rest = given.args
                 kwargs = {**given.kwargs, "mask": rest[0]} if rest else given.kwargs
                 return Choice(*choose(route.backend, run, q, k, v, heads, kwargs), route.entry.number)
-        if self.previous is not None:
-            return _before(self.previous, func)
+        previous = self.previous
+        if isinstance(previous, HeldOverride):
+            previous = previous.now(attention, options, given.args[0])
+        if previous is not None:
+            return _before(previous, func)
         # an override of others hides what layers prefer, also where it hands the call on to this one
         if run is not None and not (run.in_front or run.behind):
             own = preferred(run.preferred or {}, attention, options)

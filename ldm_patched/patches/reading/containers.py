@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ..engine.hold import HOLDS
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number
 from ..engine.listed import LISTED
 from ..engine.router import SLOT, Router
@@ -45,7 +46,7 @@ def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
 
 
 def _empty_options(options: TransformerOptions, stays: Stays) -> None:
-    for name in (KEY, LAYERS, LISTED, ATTEND):
+    for name in (KEY, LAYERS, LISTED, HOLDS, ATTEND):
         options.pop(name, None)
     for slot, slots in options.get("patches_replace", {}).items():
         for address in [address for address, patch in slots.items() if not stays(slot, patch, address)]:

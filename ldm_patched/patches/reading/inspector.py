@@ -11,6 +11,7 @@ from torch import Tensor
 from ..addressing.blocks import model_blocks
 from ..addressing.families import AFTER, HIDDEN, JOINT, JOINT_INPUT, UNET, Family, family_of
 from ..engine.call import APPLY_MODEL, compiles
+from ..engine.hold import holds_of
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, block_name, placed
 from ..engine.owner import foreign_name, owner
 from ..engine.router import SLOT, Router
@@ -95,10 +96,21 @@ def _finding(model: Patcher, part: Placed, parts: list[Placed], run: Run | None)
         block = _meant(entry) if part.address is None else block
         uses = run.patched.items() if run is not None else ()
         calls = None if run is None else sum(count for (number, _), count in uses if number == entry.number)
+        if run is not None and run.holds(entry.number):
+            calls = sum(count for held, count in run.held.items() if held.number == entry.number)
         schedule = entry.schedule.suffix.strip() or "always"
         return Finding(part.slot, block, f"{entry.number}. {entry.name}", schedule, calls, None, trouble)
     count, seconds = _counted(model, part, run)
-    return Finding(part.slot, block, foreign_name(part.patch), "-", count, seconds, trouble)
+    return Finding(part.slot, block, foreign_name(part.patch), _gated(model, part), count, seconds, trouble)
+
+
+def _gated(model: Patcher, part: Placed) -> str:
+    """Return which gates a foreign patch is under."""
+    holds = holds_of(model.model_options.get("transformer_options", {}))
+    names = [
+        f"{hold.gate.entry.number}. {hold.gate.entry.name}" for hold in holds if hold.part(part.slot, part.patch, part.address)
+    ]
+    return ", ".join(names) or "-"
 
 
 def _meant(entry: Entry) -> str:

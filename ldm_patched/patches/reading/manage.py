@@ -11,14 +11,14 @@ from ..addressing.address import Address, AddressError, BlockId, Term
 from ..addressing.blocks import check_address, describe, model_blocks
 from ..engine.attach import attach
 from ..engine.host import Host
-from ..engine.inventory import OVERRIDE, SINGLES, WRAPPERS, Placed, placed
+from ..engine.inventory import ALL, OVERRIDE, SINGLES, WRAPPERS, Placed, owned, placed
 from ..engine.method import Method
 from ..engine.stack import KINDS
 from ..patcher import Patcher
 from ..record.plan import Entry, entries
 from .containers import as_in, bare, lists_of, order_as, set_list
 
-ALL, OURS, FOREIGN = "all", "ours", "foreign"
+OURS, FOREIGN = "ours", "foreign"
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +53,7 @@ class Selection:
 
     def _owns(self, owner: str, name: str) -> bool:
         wanted = self.owner.strip().lower()
-        return wanted in (ALL, owner) if wanted in (ALL, OURS, FOREIGN) else wanted in name.lower()
+        return wanted == owner if wanted in (OURS, FOREIGN) else owned(name, wanted)
 
     def __str__(self) -> str:
         return f"slot {self.slot}, owner {self.owner}, blocks {self.address}"

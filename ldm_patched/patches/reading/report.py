@@ -15,6 +15,7 @@ from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import Entry, Plan, plan_of
 from ..record.run import Call, Run, Tally
+from . import held
 
 COLUMNS = ("block", "attention", "heads", "function", "calls", "steps", "time", "patches", "note")
 NOTHING = "This model has no Patchbay patch or backend rule, so nothing was recorded."
@@ -158,6 +159,8 @@ def _uses(run: Run, call: Call) -> list[str]:
         if entry.slot == SLOT:
             if entry.number == call.rule:
                 uses.append(entry.name)
+        elif run.holds(entry.number):
+            uses += held.uses(run, entry, call)
         elif count and (call.block, call.kind) in entry.targets:
             uses.append(f"{entry.name} x{count}")
     return uses
@@ -211,13 +214,20 @@ def fates(run: Run) -> list[Row]:
     """Return a row for each patch and rule: its number, its name, what became of it, and whether it ran."""
     ran = {number for number, _ in run.patched}
     return [
-        {"number": entry.number, "name": entry.name, "fate": fate(run, entry), "ran": entry.number in ran}
+        {
+            "number": entry.number,
+            "name": entry.name,
+            "fate": fate(run, entry),
+            "ran": entry.number in ran or run.holds(entry.number),
+        }
         for entry in _in_order(run.plan)
     ]
 
 
 def fate(run: Run, entry: Entry) -> str:
     """Return what became of an entry in a run: where it ran, or why it never did."""
+    if run.holds(entry.number):
+        return held.fate(run, entry)
     ran = {block: count for (number, block), count in run.patched.items() if number == entry.number}
     if not ran:
         return f"never ran, {_why_not(run, entry)}"

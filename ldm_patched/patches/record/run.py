@@ -45,6 +45,22 @@ class Fault(NamedTuple):
     outcome: str
 
 
+LET_THROUGH, BLENDED, HELD_BACK = "let through", "blended", "held back"
+
+
+class HeldCall(NamedTuple):
+    """A group of calls of another pack's patch under a gate: whose gate, which patch and where, and what became of them.
+
+    `outcome` is LET_THROUGH, BLENDED with what would have run without the patch, or HELD_BACK.
+    """
+
+    number: int
+    name: str
+    slot: str
+    block: BlockId | None
+    outcome: str
+
+
 @dataclass
 class Tally:
     """How many calls there were, and how long they took."""
@@ -81,6 +97,7 @@ class Run:
         patched: uses of each entry (by number) in each block.
         reached: the entries whose layers were asked at a time when they may act, whatever they did.
         foreign: calls of patches of others, by their identity.
+        held: calls of patches of others under a gate.
         running: calls whose time the GPU has not told yet; `settle` waits for them.
         gathered: what an entry (by number) has summed up for after the run.
         faults: results that were not finite.
@@ -114,6 +131,7 @@ class Run:
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
     reached: set[int] = field(default_factory=set)
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    held: Counter[HeldCall] = field(default_factory=Counter)
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -204,6 +222,15 @@ class Run:
         """Count one use of a patch in a block."""
         with self._lock:
             self.patched[number, block] += 1
+
+    def count_held(self, call: HeldCall) -> None:
+        """Count one call of another pack's patch under a gate."""
+        with self._lock:
+            self.held[call] += 1
+
+    def holds(self, number: int) -> bool:
+        """Return whether an entry held or let through a call of another pack's patch."""
+        return any(held.number == number for held in self.held)
 
     def gather(self, number: int, key: Hashable, new: T, add: Callable[[T, T], T]) -> None:
         """Add to what an entry keeps for after the run."""

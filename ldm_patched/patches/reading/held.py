@@ -1,0 +1,53 @@
+"""What became of other packs' patches under a gate, in words: how often each was let through and held back, and where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from ..addressing.address import BlockId
+from ..engine.stack import KINDS
+from ..record.plan import Entry
+from ..record.run import BLENDED, HELD_BACK, LET_THROUGH, Call, HeldCall, Run
+
+OUTCOMES = (LET_THROUGH, BLENDED, HELD_BACK)
+
+
+def uses(run: Run, entry: Entry, call: Call) -> list[str]:
+    """Return what a gate did in a group of attention calls, such as `let through x4`."""
+    found: Counter[str] = Counter()
+    for held, count in run.held.items():
+        kind = KINDS.get(held.slot.partition("_")[0], call.kind)
+        if (held.number, held.block, kind) == (entry.number, call.block, call.kind):
+            found[held.outcome] += count
+    return [f"{entry.name} {outcome} x{found[outcome]}" for outcome in OUTCOMES if outcome in found]
+
+
+def fate(run: Run, entry: Entry) -> str:
+    """Return what a gate did in a run, by patch; empty where none of its patches was called."""
+    held = [one for one in run.held if one.number == entry.number]
+    told = []
+    for name, slot in dict.fromkeys((one.name, one.slot) for one in held):
+        mine = [one for one in held if (one.name, one.slot) == (name, slot)]
+        parts = [_outcome(run, [one for one in mine if one.outcome == outcome], outcome) for outcome in OUTCOMES]
+        told.append(f"{name} ({slot}) {', '.join(filter(None, parts))}")
+    reason = f" ({run.skips[entry.number]})" if told and entry.number in run.skips else ""
+    return "; ".join(told) + reason
+
+
+def _outcome(run: Run, held: list[HeldCall], outcome: str) -> str:
+    blocks = [one.block for one in held if one.block is not None]
+    where = f" in {ranges(blocks)}" if blocks else ""
+    return f"{outcome} {sum(run.held[one] for one in held)} times{where}" if held else ""
+
+
+def ranges(blocks: Iterable[BlockId]) -> str:
+    """Name blocks, those that follow one another as one: `input:4-5, middle`."""
+    found: list[tuple[str, int, int]] = []
+    for type, number in dict.fromkeys(block[:2] for block in sorted(blocks)):
+        if found and (type, number - 1) == (found[-1][0], found[-1][2]):
+            found[-1] = (type, found[-1][1], number)
+        else:
+            found.append((type, number, number))
+    names = (str(BlockId(type, first)) + (f"-{last}" if last > first else "") for type, first, last in found)
+    return ", ".join(names)
