@@ -12,6 +12,7 @@ from ..patcher import Patcher
 from .address import Address, AddressError, BlockId, Term, address_error
 from .families import UNET, Family, blocks_of, family_of, head_shape, is_unet
 
+Targets = tuple[tuple[BlockId, str | None], ...]  # blocks, each with a kind of attention
 UNET_TYPES = ("input", "middle", "output")
 WHOLE = [Term(type, exclude=out) for type in ("input", "output") for out in (False, True)]
 WHOLE += [Term("middle", 0, 0, exclude=out) for out in (False, True)]
@@ -131,7 +132,7 @@ def _check_kind(address: Address, family: Family) -> None:
     raise AddressError(f"{family.name} models {what}; leave '{address.kind}' out of '{address}'")
 
 
-def targets(address: Address, model: Patcher) -> tuple[tuple[BlockId, str | None], ...]:
+def targets(address: Address, model: Patcher) -> Targets:
     """Return the blocks of a model that an address selects, each with every kind of attention that is meant.
 
     Raises AddressError like `select`.

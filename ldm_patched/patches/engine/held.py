@@ -16,7 +16,7 @@ from ..patcher import Patch, TransformerOptions
 from ..record.run import BLENDED, HELD_BACK, LET_THROUGH, AttentionId, current_block
 from .block_forward import called
 from .hold import WHOLE, Hold, Part, Share
-from .stack import ATTEND, KINDS
+from .stack import ATTEND
 
 UNLIKE = "{}: its result has another layout than its input, so {}"
 SWITCHED = "the curve switches it on and off"
@@ -123,7 +123,7 @@ ANY = Form(_same)  # an override of attention, which is asked in every call
 
 @dataclass(frozen=True)
 class Held:
-    """A patch of a slot under a gate; `below` is what stands for a whole block where the patch is one's exact address."""
+    """A patch in a slot, under a gate; `below` is the patch of the whole block where this one has an exact address."""
 
     hold: Hold
     part: Part
@@ -158,8 +158,9 @@ class Held:
         return (self.below or self.form.without)(*args, **kwargs)
 
 
-class Without(NamedTuple):
-    """An override of attention, partly let through in one call; `func` is what runs without it."""
+@dataclass(frozen=True)
+class PartOfOverride:
+    """An override of attention, partly let through in one call."""
 
     held: Held
     share: Share
@@ -168,34 +169,23 @@ class Without(NamedTuple):
     def __wrapped__(self) -> Patch:
         return self.held.part.patch
 
-    def __call__(self, func: Patch, *args: Any, **kwargs: Any) -> Tensor:
-        patch = partial(self.held.patch, func)
-        both = replace(self.held, form=Form(func), patch=patch)
-        options = kwargs.get(OPTIONS) or {}
+    def __call__(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        held, options = self.held, kwargs.get(OPTIONS) or {}
+        both = replace(held, form=Form(func), patch=partial(held.patch, func))
         out, outcome = blend(both, self.share, args, kwargs)
-        self.held.hold.count(options, self.held.part, current_block(options), outcome)
-        return out
+        held.hold.count(options, held.part, current_block(options), outcome)
+        found: Tensor = out
+        return found
 
 
-@dataclass(frozen=True)
-class HeldOverride:
-    """The override of another pack under a gate, behind this library's."""
-
-    held: Held
-
-    @property
-    def __wrapped__(self) -> Patch:
-        return self.held.part.patch
-
-    def now(self, attention: AttentionId, options: TransformerOptions, q: Tensor) -> Patch | None:
-        """Return what of it runs a call for q (b, ...); None where it is held back."""
-        hold, part = self.held.hold, self.held.part
-        block, kind = attention
-        share = hold.share(options, block, kind, q)
-        if not (share.none or share.all):
-            return Without(self.held, share)
-        hold.count(options, part, block, HELD_BACK if share.none else LET_THROUGH)
-        return None if share.none else self.held.patch
+def override_now(held: Held, attention: AttentionId, options: TransformerOptions, q: Tensor) -> Patch | None:
+    """Return what of an override under a gate runs a call for q (b, ...); None where it is held back."""
+    block, kind = attention
+    share = held.hold.share(options, block, kind, q)
+    if not (share.none or share.all):
+        return PartOfOverride(held, share)
+    held.hold.count(options, held.part, block, HELD_BACK if share.none else LET_THROUGH)
+    return None if share.none else held.patch
 
 
 def options_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TransformerOptions:

@@ -125,7 +125,6 @@ class Hold:
             run.count_held(HeldCall(self.gate.entry.number, foreign_name(part.patch), part.slot, block, outcome))
 
 
-
 def holds_of(options: TransformerOptions) -> tuple[Hold, ...]:
     """Return the holds of a model or call, the first node's first."""
     found: tuple[Hold, ...] = options.get(HOLDS, ())

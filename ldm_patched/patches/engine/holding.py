@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..patcher import Patch, Patcher, TransformerOptions
-from .held import ANY, FORMS, SAMPLER, Form, Held, HeldOverride
+from .held import ANY, FORMS, SAMPLER, Form, Held
 from .hold import Hold, holds_of
 from .inventory import OVERRIDE, placed
 from .owner import foreign_name
@@ -19,12 +19,14 @@ def with_held(options: TransformerOptions, calls: str) -> TransformerOptions:
     holds, forms = holds_of(options), FORMS.get(calls, {})
     if not holds:
         return options
-    lists = {slot: [_under(holds, forms, slot, one) for one in some] for slot, some in options.get("patches", {}).items()}
+    lists = {
+        slot: [_under(holds, forms, slot, one) for one in some] for slot, some in options.get("patches", {}).items()
+    }
     replaced = {slot: _slots(holds, forms, slot, some) for slot, some in options.get("patches_replace", {}).items()}
     found = {**options, "patches": lists, "patches_replace": replaced}
     router = options.get(SLOT)
     if isinstance(router, Router) and router.previous is not None:
-        found[SLOT] = replace(router, previous=_override(holds, router.previous))
+        found[SLOT] = replace(router, held=_override(holds, router.previous))
     return found
 
 
@@ -56,10 +58,9 @@ def _under(
     return held
 
 
-def _override(holds: tuple[Hold, ...], override: Patch) -> Patch:
+def _override(holds: tuple[Hold, ...], override: Patch) -> Held | None:
     found = ((hold, hold.part(OVERRIDE, override)) for hold in holds)
-    held = next((Held(hold, part, ANY, override) for hold, part in found if part is not None), None)
-    return override if held is None else HeldOverride(held)
+    return next((Held(hold, part, ANY, override) for hold, part in found if part is not None), None)
 
 
 def left_alone(model: Patcher) -> Iterator[str]:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 from ..addressing.address import KINDS, Address
-from ..addressing.blocks import targets
+from ..addressing.blocks import Targets, targets
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..patcher import Patcher
-from ..record.run import AttentionId
 from .declaration import Declaration, Refused, Widget, placing_of, widget_of
 from .gate import Gate
 from .guidance import Weakening, weak_pass
@@ -134,7 +133,7 @@ class Method:
         """Return the outputs of a node behind the model."""
         return ()
 
-    def targets(self, address: Address, model: Patcher) -> tuple[AttentionId, ...]:
+    def targets(self, address: Address, model: Patcher) -> Targets:
         """Return the blocks of a model that its address means, with the kinds of attention; raises AddressError."""
         return targets(address, model)
 

@@ -17,7 +17,7 @@ from ..record.plan import Entry
 from ..record.run import AttentionId, Call, Run, current_block, run_of
 from ..record.stopwatch import since, start
 from .gate import curve_weight
-from .held import HeldOverride
+from .held import Held, override_now
 from .owner import owner
 from .preferred import preferred
 from .stack import Attend, default_attend
@@ -116,6 +116,7 @@ class Router:
     previous: Callable[..., Tensor] | None = None
     watch: Watch | None = None
     attend: Attend = default_attend
+    held: Held | None = None  # that override, where it is under a gate
 
     def __call__(
         self, func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
@@ -191,8 +192,8 @@ class Router:
                 kwargs = {**given.kwargs, "mask": rest[0]} if rest else given.kwargs
                 return Choice(*choose(route.backend, run, q, k, v, heads, kwargs), route.entry.number)
         previous = self.previous
-        if isinstance(previous, HeldOverride):
-            previous = previous.now(attention, options, given.args[0])
+        if self.held is not None:
+            previous = override_now(self.held, attention, options, given.args[0])
         if previous is not None:
             return _before(previous, func)
         # an override of others hides what layers prefer, also where it hands the call on to this one

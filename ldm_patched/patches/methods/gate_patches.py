@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..addressing.address import Address, AddressError, BlockId
-from ..addressing.blocks import model_blocks, select, targets
+from ..addressing.blocks import Targets, model_blocks, select, targets
 from ..addressing.families import Family, family_of
 from ..addressing.where import Where
 from ..engine.declaration import Refused, acts, choice, method, socket, words
@@ -22,7 +22,6 @@ from ..engine.method import Method
 from ..engine.place import Around, Place
 from ..engine.sides import SIDES
 from ..patcher import Patcher
-from ..record.run import AttentionId
 
 OURS, FOREIGN = "ours", "foreign"
 SLOTS = (ALL, *dict.fromkeys(slot for forms in FORMS.values() for slot in forms), OVERRIDE, *SAMPLER)
@@ -59,9 +58,9 @@ def _mask(given: Tensor) -> Tensor:
     gives="with gates around these patches",
 )
 class GatePatches(Method):
-    """Let patches of an `owner` act in the blocks and the window only, by the curve's strength; elsewhere the model runs
-    as if they were not there.
+    """Let patches of an `owner` act in the blocks and the window only, with the strength of the curve.
 
+    Elsewhere the model runs as if they were not there.
     `slot` is one of theirs, or `all`; `side` the rows of the positive or the negative prompt; `mask` (b, y, x) of 0 to
     1 says where in the image. Patches that are put on the model later are not reached.
     """
@@ -114,7 +113,7 @@ class GatePatches(Method):
             return False
         return owned(str(part), ALL if self.owner.strip().lower() == FOREIGN else self.owner)
 
-    def targets(self, address: Address, model: Patcher) -> tuple[AttentionId, ...]:
+    def targets(self, address: Address, model: Patcher) -> Targets:
         """Return the blocks with attention, or those of a UNet that have none."""
         try:
             return targets(address, model)

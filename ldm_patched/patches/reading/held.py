@@ -1,4 +1,4 @@
-"""What became of other packs' patches under a gate, in words: how often each was let through and held back, and where."""
+"""What became of patches under a gate, in words: how often each was let through and held back, and where."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ OUTCOMES = (LET_THROUGH, BLENDED, HELD_BACK)
 
 
 def uses(run: Run, entry: Entry, call: Call) -> list[str]:
-    """Return what a gate did in a group of attention calls, such as `let through x4`."""
+    """Return what a gate did in a group of attention calls, such as `let through x4, held back x2`."""
     found: Counter[str] = Counter()
     for held, count in run.held.items():
         kind = KINDS.get(held.slot.partition("_")[0], call.kind)
         if (held.number, held.block, kind) == (entry.number, call.block, call.kind):
             found[held.outcome] += count
-    return [f"{entry.name} {outcome} x{found[outcome]}" for outcome in OUTCOMES if outcome in found]
+    done = ", ".join(f"{outcome} x{found[outcome]}" for outcome in OUTCOMES if outcome in found)
+    return [f"{entry.name} {done}"] if done else []
 
 
 def fate(run: Run, entry: Entry) -> str:

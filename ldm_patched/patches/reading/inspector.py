@@ -108,7 +108,9 @@ def _gated(model: Patcher, part: Placed) -> str:
     """Return which gates a foreign patch is under."""
     holds = holds_of(model.model_options.get("transformer_options", {}))
     names = [
-        f"{hold.gate.entry.number}. {hold.gate.entry.name}" for hold in holds if hold.part(part.slot, part.patch, part.address)
+        f"{hold.gate.entry.number}. {hold.gate.entry.name}"
+        for hold in holds
+        if hold.part(part.slot, part.patch, part.address)
     ]
     return ", ".join(names) or "-"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..addressing.address import Address, AddressError, BlockId, Term
 from ..addressing.blocks import check_address, describe, model_blocks
 from ..engine.attach import attach
+from ..engine.hold import HOLDS, Hold, Part, holds_of
 from ..engine.host import Host
 from ..engine.inventory import ALL, OVERRIDE, SINGLES, WRAPPERS, Placed, owned, placed
 from ..engine.method import Method
@@ -80,11 +81,15 @@ def remove_patches(model: Patcher, selection: Selection, host: Host | None = Non
     check_address(selection.address, model)
     parts = list(placed(model))
     foreign = [part for part in parts if part.number is None and selection.takes(part)]
+    gone = {(part.slot, part.address, id(part.patch)) for part in foreign}
+    idle = {hold.gate.entry.number for hold in _holds(model) if {_key(part) for part in hold.parts} <= gone}
     lines, left = [f"removed {part}" for part in foreign], {}
     for entry in entries(model):
         value = entry.value
         if selection.takes_entry(entry, [part.slot for part in parts if part.number == entry.number]):
             value = _left(entry, selection.address)
+        if entry.number in idle:  # a gate around nothing
+            value = None
         if value is None:
             lines.append(f"removed {entry.name}")
             continue
@@ -94,6 +99,7 @@ def remove_patches(model: Patcher, selection: Selection, host: Host | None = Non
     if not lines:
         raise ValueError(f"no patch to remove at {selection}; {_contents(model)}")
     clone, numbers = _put_all(bare(model, foreign), left, host)
+    _hold_as(model, clone, numbers)
     order_as(model, clone, numbers)
     return clone, lines
 
@@ -113,11 +119,12 @@ def copy_patches(source: Patcher, target: Patcher, foreign: bool = False, host: 
     for part in theirs:
         if part.address is not None:
             _replace(clone, part)
-    clone, numbers = _put_all(clone, ours, host)
-    lists, before, own = (lists_of(model) for model in (clone, source, target))
+    own = lists_of(target)
     for part in theirs:
         if part.address is None:
-            lists.setdefault(part.slot, []).append(part.patch)
+            set_list(clone, part.slot, [*lists_of(clone).get(part.slot, []), part.patch])
+    clone, numbers = _put_all(clone, ours, host)  # gates come behind what they hold
+    lists, before = lists_of(clone), lists_of(source)
     for slot, patches in lists.items():
         first = len(own.get(slot, []))
         set_list(clone, slot, patches[:first] + as_in(before.get(slot, []), patches[first:], numbers))
@@ -130,6 +137,26 @@ def _put_all(model: Patcher, values: Mapping[int, Method], host: Host | None) ->
     for number, value in values.items():
         model = put(model, value, host, numbers[number])
     return model, numbers
+
+
+def _holds(model: Patcher) -> tuple[Hold, ...]:
+    return holds_of(model.model_options.get("transformer_options", {}))
+
+
+def _key(part: Part) -> tuple[str, object, int]:
+    return part.slot, part.address, id(part.patch)
+
+
+def _hold_as(model: Patcher, clone: Patcher, numbers: Mapping[int, int]) -> None:
+    """Let the gates of a clone hold what they held on the model, and nothing that came behind them."""
+    known = {numbers.get(hold.gate.entry.number): {_key(part) for part in hold.parts} for hold in _holds(model)}
+    options = clone.model_options.get("transformer_options", {})
+    if HOLDS in options:
+        options[HOLDS] = tuple(
+            dataclasses.replace(hold, parts=tuple(part for part in hold.parts if _key(part) in known[number]))
+            for hold in options[HOLDS]
+            if (number := hold.gate.entry.number) in known
+        )
 
 
 def _contents(model: Patcher) -> str:

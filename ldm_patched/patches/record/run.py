@@ -49,7 +49,7 @@ LET_THROUGH, BLENDED, HELD_BACK = "let through", "blended", "held back"
 
 
 class HeldCall(NamedTuple):
-    """A group of calls of another pack's patch under a gate: whose gate, which patch and where, and what became of them.
+    """A group of calls of another pack's patch under a gate: of which entry, what, where, and what became of them.
 
     `outcome` is LET_THROUGH, BLENDED with what would have run without the patch, or HELD_BACK.
     """
