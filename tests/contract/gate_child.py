@@ -6,7 +6,6 @@ of pack folders.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -23,30 +22,20 @@ from comfy.cli_args import args as comfy_args  # noqa: E402
 comfy_args.cpu = True
 
 import comfy.sample  # noqa: E402
-import server  # noqa: E402
 from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatches  # noqa: E402
 from attention_patchbay.ldm_patched.patches.reading import inspector, report  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
 from attention_patchbay.tests.contract.beside import unet  # noqa: E402
-from attention_patchbay.tests.contract.theirs import NEGATIVE, POSITIVE, SIZE, THEIRS, called  # noqa: E402
+from attention_patchbay.tests.contract.theirs import NEGATIVE, POSITIVE, SIZE, THEIRS, called, load_packs  # noqa: E402
 from attention_patchbay.tests.contract.tiny_families import FAMILIES, load, noise_of, prompt  # noqa: E402
 from attention_patchbay.tests.contract.tiny_families import sample as sample_tiny  # noqa: E402
 
-import nodes  # noqa: E402
-
 SHAPE = (2, 4, SIZE, SIZE)
 Model = Any
-NODES = {
-    "core PAG": THEIRS["core PAG"],
-    "core SAG": THEIRS["core SAG"],
-    "core HyperTile": THEIRS["core HyperTile"],
-    "core ToMe": THEIRS["core ToMe"],
-    "core FreeU": THEIRS["core FreeU"],
-    "core Deep Shrink": THEIRS["core Deep Shrink"],
-    **{name: theirs for name, theirs in THEIRS.items() if theirs.pack and name != "KSamplerWithNAG"},
-}
+ON_THE_MODEL = ("core PAG", "core SAG", "core HyperTile", "core ToMe", "core FreeU", "core Deep Shrink", "IPAdapter")
+ON_THE_MODEL += ("NAG", "PAG", "SEG", "TPG", "PLADIS", "couple", "couple of ppm", "bleh Deep Shrink")
 CORE_NAG = {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5}
 
 
@@ -65,13 +54,6 @@ def gated(model: Model, blocks: str = "all", **where: Any) -> Model:
 
 def far(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
-
-
-def load_packs(folder: Path) -> set[str]:
-    server.PromptServer(asyncio.new_event_loop())
-    asyncio.run(nodes.init_builtin_extra_nodes())
-    packs = {theirs.pack for theirs in NODES.values() if theirs.pack and (folder / theirs.pack).is_dir()}
-    return {pack for pack in sorted(packs) if asyncio.run(nodes.load_custom_node(str(folder / pack)))}
 
 
 def tried(base: Model, patched: Model, run: Callable[[Model], torch.Tensor], blocks: str) -> dict[str, Any]:
@@ -95,14 +77,11 @@ def tried(base: Model, patched: Model, run: Callable[[Model], torch.Tensor], blo
 
 def on_unet(packs: set[str]) -> list[dict[str, Any]]:
     base, rows = unet(), []
-    made = {name: theirs.make for name, theirs in NODES.items() if not theirs.pack or theirs.pack in packs}
+    made = {name: THEIRS[name].make for name in ON_THE_MODEL if not THEIRS[name].pack or THEIRS[name].pack in packs}
     made["core NAG"] = lambda: called("NAGuidance", **CORE_NAG)
     for name, make in made.items():
         if not wanted or name in wanted:
-            try:
-                rows.append({"theirs": name, **tried(base, make()(base), sample, "middle")})
-            except Exception as error:  # the test shows it
-                rows.append({"theirs": name, "error": f"{type(error).__name__}: {error}"})
+            rows.append({"theirs": name, **tried(base, make()(base), sample, "middle")})
     return rows
 
 
@@ -173,19 +152,72 @@ def on_transformers() -> list[dict[str, Any]]:
             put(slot, patch)(model, "double")
             first = "block:0" if family in ("Anima", "LTX-Video") else "double:0"
             row = tried(base, model, run, first)
-            row["side"] = side(base, model, run, patch, slot)
+            row["by hand"] = compared(base, slot, patch, run, first)
             rows.append({"theirs": f"{family} {slot}", **row})
     return rows
 
 
-def side(base: Model, model: Model, run: Any, patch: Any, slot: str) -> list[float]:
-    """Return how far both sides, each gated for itself, are from the patched model where the other is patched too."""
-    one = attach(model, GatePatches(side="positive"), HOST)
-    return [far(run(one), run(base)), far(run(one), run(model))]
+WITHOUT: dict[Any, Callable[..., Any]] = {
+    replaced_block: lambda args, more: more["original_block"](args),
+    after_block: lambda args: args,
+    keywords: lambda q, k, v, **others: {"v": v},
+    stream: lambda args: args["x"],
+    result_of: lambda x, extra_options: x,
+    override: lambda func, *args, **kwargs: func(*args, **kwargs),
+}
+
+
+def by_hand(patch: Any, first: str, side: bool) -> Any:
+    """Return a patch that its author limited to the first block, or to the rows of the positive prompt."""
+    without, (kind, _) = WITHOUT[patch], first.split(":")
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        holder = args[0] if isinstance(args[0], dict) else {"transformer_options": args[-1]}
+        options = kwargs.get("extra_options") or kwargs.get("transformer_options") or holder["transformer_options"]
+        if not side:
+            here = options["block_index"] == 0 and options.get("block_type", kind) == kind
+            return (patch if here else without)(*args, **kwargs)
+        plain, theirs = without(*own(args), **kwargs), patch(*own(args), **kwargs)
+        return rows_of(plain, theirs, options["cond_or_uncond"])
+
+    return limited
+
+
+def own(given: Any) -> Any:
+    if isinstance(given, torch.Tensor):
+        return given.clone()
+    if isinstance(given, tuple):
+        return tuple(map(own, given))
+    return (
+        {name: own(one) if name in ("img", "txt") else one for name, one in given.items()}
+        if type(given) is dict
+        else given
+    )
+
+
+def rows_of(plain: Any, theirs: Any, chunks: list[int]) -> Any:
+    if isinstance(theirs, dict):
+        same = {name: rows_of(plain[name], one, chunks) for name, one in theirs.items() if name in ("img", "txt", "v")}
+        return {**theirs, **same}
+    both = zip(plain.chunk(len(chunks)), theirs.chunk(len(chunks)), chunks, strict=True)
+    return torch.cat([one if chunk else other for one, other, chunk in both])
+
+
+def compared(base: Model, slot: str, patch: Any, run: Any, first: str) -> dict[str, float]:
+    """Return how far gates by block and by side are from patches that were limited by hand."""
+    model, block, side = base.clone(), base.clone(), base.clone()
+    put(slot, patch)(model, "double")
+    if slot == "dit":
+        block.set_model_patch_replace(patch, "dit", "double_block", 0)
+    else:
+        put(slot, by_hand(patch, first, False))(block, "double")
+    put(slot, by_hand(patch, first, True))(side, "double")
+    positive = attach(model, GatePatches(side="positive"), HOST)
+    return {"block": far(run(gated(model, first)), run(block)), "side": far(run(positive), run(side))}
 
 
 def main() -> None:
-    packs = load_packs(Path(os.environ.get("PATCHBAY_PACKS", "/nowhere")).resolve())
+    packs = load_packs(Path(os.environ.get("PATCHBAY_PACKS", "nowhere")).resolve(), ON_THE_MODEL)
     Path(result).write_text(json.dumps({"unet": on_unet(packs), "transformers": on_transformers()}))
 
 

@@ -6,7 +6,6 @@ another pack alone, or that its pack is missing.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -22,11 +21,7 @@ from comfy.cli_args import args as comfy_args  # noqa: E402
 
 comfy_args.cpu = True
 
-import comfy.ldm.chroma.layers as chroma  # noqa: E402
-import comfy.ldm.cosmos.predict2 as predict2  # noqa: E402
-import comfy.ldm.flux.layers as flux  # noqa: E402
 import comfy.sample  # noqa: E402
-import server  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.reading import inspector, report  # noqa: E402
 from attention_patchbay.tests.contract.beside import HOST, unet  # noqa: E402
@@ -39,6 +34,7 @@ from attention_patchbay.tests.contract.theirs import (  # noqa: E402
     THEIRS,
     Model,
     Node,
+    load_packs,
 )
 
 import nodes  # noqa: E402
@@ -66,27 +62,12 @@ def sample(model: Model, theirs: str, steps: int = 2) -> torch.Tensor:
     )
 
 
-def load(folder: Path) -> set[str]:
-    """Load the packs that are there, and return the names of those that work in this ComfyUI."""
-    # These packs import names for other models than UNets, which this ComfyUI has left empty or taken away
-    for name in ("DoubleStreamBlock", "SingleStreamBlock"):
-        if getattr(chroma, name, None) is None:
-            setattr(chroma, name, getattr(flux, name))
-    if not hasattr(predict2, "apply_rotary_pos_emb"):
-        predict2.apply_rotary_pos_emb = None
-    server.PromptServer(asyncio.new_event_loop())  # to which packs add their routes
-    packs = {theirs.pack for name, theirs in THEIRS.items() if theirs.pack and name in (wanted or THEIRS)}
-    packs = {pack for pack in packs if (folder / pack).is_dir()}
-    asyncio.run(nodes.init_builtin_extra_nodes())
-    return {pack for pack in sorted(packs) if asyncio.run(nodes.load_custom_node(str(folder / pack)))}
-
-
 def far(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one - other).abs().max().item()
 
 
 def main() -> None:
-    packs = load(Path(os.environ["PATCHBAY_PACKS"]).resolve())
+    packs = load_packs(Path(os.environ["PATCHBAY_PACKS"]).resolve(), wanted)
     base, rows = unet(), []
     mine = [name for name in MINE if name in os.environ.get("PATCHBAY_OURS", name).split(",")]
     alone = cache(lambda name, steps: sample(put(name)(base) if name else base, "", steps))

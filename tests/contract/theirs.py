@@ -5,15 +5,21 @@ Import it after ComfyUI's arguments.
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.hooks
+import comfy.ldm.chroma.layers as chroma
+import comfy.ldm.cosmos.predict2 as predict2
+import comfy.ldm.flux.layers as flux
 import comfy.ops
+import server
 import torch
 from attention_patchbay.tests.contract.beside import CPU, SD1, unet
 from attention_patchbay.tests.unets import draw
@@ -41,6 +47,21 @@ def half(left: bool) -> torch.Tensor:
     mask = torch.zeros(1, SIZE, SIZE)
     mask[..., slice(0, SIZE // 2) if left else slice(SIZE // 2, None)] = 1.0
     return mask
+
+
+def load_packs(folder: Path, wanted: Collection[str] = ()) -> set[str]:
+    """Load ComfyUI's nodes, and the packs of some or all of `THEIRS` that are there; return which of them work."""
+    # These packs import names for other models than UNets, which this ComfyUI has left empty or taken away
+    for name in ("DoubleStreamBlock", "SingleStreamBlock"):
+        if getattr(chroma, name, None) is None:
+            setattr(chroma, name, getattr(flux, name))
+    if not hasattr(predict2, "apply_rotary_pos_emb"):
+        predict2.apply_rotary_pos_emb = None
+    server.PromptServer(asyncio.new_event_loop())  # to which packs add their routes
+    packs = {theirs.pack for name, theirs in THEIRS.items() if theirs.pack and name in (wanted or THEIRS)}
+    packs = {pack for pack in packs if (folder / pack).is_dir()}
+    asyncio.run(nodes.init_builtin_extra_nodes())
+    return {pack for pack in sorted(packs) if asyncio.run(nodes.load_custom_node(str(folder / pack)))}
 
 
 def called(kind: str, **inputs: Any) -> Node:

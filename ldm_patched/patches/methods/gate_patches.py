@@ -19,6 +19,7 @@ from ..engine.hold import BOTH, WHOLE, Hold, Part, holds_of
 from ..engine.host import Host
 from ..engine.inventory import ALL, OVERRIDE, WRAPPERS, Placed, owned, placed
 from ..engine.method import Method
+from ..engine.owner import foreign_name
 from ..engine.place import Around, Place
 from ..engine.sides import SIDES
 from ..patcher import Patcher
@@ -137,7 +138,7 @@ class GatePatches(Method):
             mask=self.mask,
         )
         found = [(part, self._refusal(part, hold, model)) for part in placed(model) if self.wants(part)]
-        unmasked = [f"{part}" for part, why in found if why == UNMASKED]
+        unmasked = dict.fromkeys(_name(part) for part, why in found if why == UNMASKED)
         if unmasked:
             raise ValueError(f"{self.name}: a mask cannot lie on {', '.join(unmasked)}: {UNMASKED}; choose a slot")
         parts = tuple(_part(part, model) for part, why in found if not why)
@@ -195,6 +196,11 @@ def _holder(part: Placed, model: Patcher) -> int | None:
 
 def _nothing(found: list[tuple[Placed, str]], model: Patcher) -> str:
     if found:
-        return "; ".join(["none of these patches can be held", *(f"{part}: {why}" for part, why in found)])
-    names = dict.fromkeys(str(part) for part in placed(model) if part.number is None)
+        reasons = dict.fromkeys(f"{_name(part)}: {why}" for part, why in found)
+        return "; ".join(["none of these patches can be held", *reasons])
+    names = dict.fromkeys(_name(part) for part in placed(model) if part.number is None)
     return "no such patch of another pack is on the model before this node; there are " + (", ".join(names) or "none")
+
+
+def _name(part: Placed) -> str:
+    return f"{foreign_name(part.patch)} ({part.slot})"

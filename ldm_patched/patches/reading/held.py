@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..addressing.address import BlockId
 from ..engine.stack import KINDS
@@ -30,16 +30,19 @@ def fate(run: Run, entry: Entry) -> str:
     told = []
     for name, slot in dict.fromkeys((one.name, one.slot) for one in held):
         mine = [one for one in held if (one.name, one.slot) == (name, slot)]
-        parts = [_outcome(run, [one for one in mine if one.outcome == outcome], outcome) for outcome in OUTCOMES]
-        told.append(f"{name} ({slot}) {', '.join(filter(None, parts))}")
+        told.append(f"{name} ({slot}) {_outcomes(run, mine)}")
     reason = f" ({run.skips[entry.number]})" if told and entry.number in run.skips else ""
     return "; ".join(told) + reason
 
 
-def _outcome(run: Run, held: list[HeldCall], outcome: str) -> str:
-    blocks = [one.block for one in held if one.block is not None]
-    where = f" in {ranges(blocks)}" if blocks else ""
-    return f"{outcome} {sum(run.held[one] for one in held)} times{where}" if held else ""
+def _outcomes(run: Run, held: Sequence[HeldCall]) -> str:
+    counts = {outcome: sum(run.held[one] for one in held if one.outcome == outcome) for outcome in OUTCOMES}
+    where = {outcome: ranges(one.block for one in held if one.outcome == outcome and one.block) for outcome in OUTCOMES}
+    told = {outcome: f"{outcome} {count} times" for outcome, count in counts.items() if count}
+    if len({where[outcome] for outcome in told}) > 1:
+        return ", ".join(f"{text} in {where[outcome]}" for outcome, text in told.items())
+    places = where[next(iter(told))]
+    return ", ".join(told.values()) + (f", each in {places}" if places else "")
 
 
 def ranges(blocks: Iterable[BlockId]) -> str:
