@@ -60,7 +60,7 @@ def tried(base: Model, patched: Model, run: Callable[[Model], torch.Tensor], blo
     """Return how far a model with gates is from that without them, and from that without the patches."""
     plain, theirs = run(base), run(patched)
     try:
-        shut, wide = gated(patched, start_percent=1.0), gated(patched, curve="0:1, 1:1")
+        shut, wide = gated(patched, start_percent=1.0), gated(patched)
         half = gated(patched, end_percent=0.5)
     except ValueError as error:
         return {"refused": str(error)}

@@ -96,12 +96,6 @@ class GatePatches(Method):
             raise ValueError(f"the mask has the shape {tuple(self.mask.shape)}; give (pictures, height, width)")
 
     @property
-    def neutral(self) -> bool:
-        """Return whether everything is let through."""
-        masked = self.mask is not None and not bool((self.mask >= 1.0).all())
-        return self.address.everywhere and self.schedule.always and self.side == BOTH and not masked
-
-    @property
     def label(self) -> str:
         """Describe the gate."""
         slot, side = (f" {given}" if given not in (ALL, BOTH) else "" for given in (self.slot, self.side))
