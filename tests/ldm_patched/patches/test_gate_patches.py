@@ -15,6 +15,7 @@ from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatc
 from attention_patchbay.ldm_patched.patches.reading import inspector, report
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
 from attention_patchbay.ldm_patched.patches.reading.presets import from_json, preset_of, put_preset, to_json
+from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
 from ...unets import draw
@@ -216,6 +217,26 @@ def test_a_side_is_that_of_a_patch_limited_by_hand(slot: str, side: str) -> None
     out, truth = run(gated(patched(slot), side=side)), run(patched(slot, mine))
     assert near(out, truth) if slot in ("attn1", "attn2") else torch.equal(out, truth)
     assert not near(out, run(patched(slot))) and not near(out, run(patcher()))
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_a_side_that_is_called_by_itself_runs_whole_and_the_other_is_held_back(side: str) -> None:
+    prompts = [[[draw(1, 1, 7, 16), {}]], [[draw(2, 1, 11, 16), {}]]]  # of these lengths they share no call
+    wanted, calls = ("positive", "negative").index(side), []
+
+    def counting(n: Tensor, extra_options: Any) -> Tensor:
+        calls.append(extra_options["cond_or_uncond"])
+        return tokens_out(n, extra_options)
+
+    def mine(n: Tensor, extra_options: Any) -> Tensor:
+        return tokens_out(n, extra_options) if extra_options["cond_or_uncond"] == [wanted] else n
+
+    def out(model: Any) -> Tensor:
+        return samplers.sample(model, draw(0, 1, 4, 8, 8), *prompts, 4.0, 2, "euler", "normal", 1.0, seed=0)
+
+    model = gated(patched("attn1_output_patch", counting), side=side)
+    assert torch.equal(out(model), out(patched("attn1_output_patch", mine)))
+    assert calls == [[wanted]] * 20 and "let through 20 times, held back 20 times" in fates(model)
 
 
 def joined(plain: Any, theirs: Any, mine: list[bool]) -> Any:
