@@ -14,14 +14,18 @@ OUTCOMES = (LET_THROUGH, BLENDED, HELD_BACK)
 
 
 def uses(run: Run, entry: Entry, call: Call) -> list[str]:
-    """Return what a gate did in a group of attention calls, such as `let through x4, held back x2`."""
+    """Return what a gate did in a group of attention calls, such as `let through x4, held back 2 times`.
+
+    The page counts what has an x as uses.
+    """
     found: Counter[str] = Counter()
     for held, count in run.held.items():
         kind = KINDS.get(held.slot.partition("_")[0], call.kind)
         if (held.number, held.block, kind) == (entry.number, call.block, call.kind):
             found[held.outcome] += count
-    done = ", ".join(f"{outcome} x{found[outcome]}" for outcome in OUTCOMES if outcome in found)
-    return [f"{entry.name} {done}"] if done else []
+    done = [f"{outcome} x{found[outcome]}" for outcome in (LET_THROUGH, BLENDED) if outcome in found]
+    done += [f"{HELD_BACK} {found[HELD_BACK]} times"] if HELD_BACK in found else []
+    return [f"{entry.name} {', '.join(done)}"] if done else []
 
 
 def fate(run: Run, entry: Entry) -> str:

@@ -405,7 +405,7 @@ def test_the_report_tells_by_block_what_became_of_a_patch() -> None:
     (row,) = [
         row for row in report.table(last_run(model)) if (row["block"], row["function"]) == ("output:2", "pytorch")
     ][1:]
-    assert row["patches"] == "gate all on input 0-30% held back x2"
+    assert row["patches"] == "gate all on input 0-30% held back 2 times"
 
 
 def test_blocks_without_attention_are_for_what_whole_blocks_call() -> None:
