@@ -428,6 +428,12 @@ def test_what_cannot_be_held_is_refused_with_the_reason() -> None:
     wrapped.add_wrapper_with_key("diffusion_model", "x", lambda executor, *args, **kwargs: executor(*args, **kwargs))
     with pytest.raises(ValueError, match="a wrapper can set up"):
         gated(wrapped, end_percent=0.5)
+    with pytest.raises(ValueError, match=r"override \(override\): patch 1 holds it already"):
+        gated(gated(patched("override"), end_percent=0.5), end_percent=0.5)
+    deep = patcher()
+    deep.set_model_patch(pixels, "double_block")
+    with pytest.raises(ValueError, match="nobody has written down what UNet models have in its place"):
+        gated(deep, end_percent=0.5)
     for owner in (" ", "ours"):
         with pytest.raises(Refused, match="owner is"):
             GatePatches(owner)
