@@ -28,7 +28,16 @@ from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatc
 from attention_patchbay.ldm_patched.patches.reading import inspector, report  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
 from attention_patchbay.tests.contract.beside import unet  # noqa: E402
-from attention_patchbay.tests.contract.theirs import NEGATIVE, POSITIVE, SIZE, THEIRS, called, load_packs  # noqa: E402
+from attention_patchbay.tests.contract.theirs import (  # noqa: E402
+    ADAPTED,
+    NEGATIVE,
+    POSITIVE,
+    SIZE,
+    THEIRS,
+    adapter,
+    called,
+    load_packs,
+)
 from attention_patchbay.tests.contract.tiny_families import FAMILIES, load, noise_of, prompt  # noqa: E402
 from attention_patchbay.tests.contract.tiny_families import sample as sample_tiny  # noqa: E402
 
@@ -83,6 +92,19 @@ def on_unet(packs: set[str]) -> list[dict[str, Any]]:
         if not wanted or name in wanted:
             rows.append({"theirs": name, **tried(base, make()(base), sample, "middle")})
     return rows
+
+
+def ipadapter() -> dict[str, float]:
+    """Return how far gates are from what IPAdapter can do itself, and one that it joins later from no adapter."""
+    base = unet()
+    end = base.get_model_object("model_sampling").percent_to_sigma(0.5)
+    first = adapter(base, ADAPTED[:1])
+    joined = adapter(gated(adapter(base), start_percent=1.0))
+    return {
+        "end": far(sample(gated(adapter(base), end_percent=0.5)), sample(adapter(base, end=end))),
+        "block": far(sample(gated(adapter(base), "input:4")), sample(first)),
+        "joined": far(sample(joined), sample(base)),
+    }
 
 
 # Slots of transformers
@@ -218,7 +240,9 @@ def compared(base: Model, slot: str, patch: Any, run: Any, first: str) -> dict[s
 
 def main() -> None:
     packs = load_packs(Path(os.environ.get("PATCHBAY_PACKS", "nowhere")).resolve(), ON_THE_MODEL)
-    Path(result).write_text(json.dumps({"unet": on_unet(packs), "transformers": on_transformers()}))
+    found = {"unet": on_unet(packs), "transformers": on_transformers()}
+    found["ipadapter"] = ipadapter() if THEIRS["IPAdapter"].pack in packs else None
+    Path(result).write_text(json.dumps(found))
 
 
 main()

@@ -63,6 +63,12 @@ def test_what_stands_in_the_place_of_a_method_is_told(rows: dict[str, Row]) -> N
     assert "(block.forward): it stands in the place of a method of the network." in rows["TPG"]["report"]
 
 
+def test_a_gate_around_ipadapter_is_what_its_own_widgets_do(found: dict[str, Any]) -> None:
+    if found["ipadapter"] is None:
+        pytest.skip("PATCHBAY_PACKS has no ComfyUI_IPAdapter_plus")
+    assert found["ipadapter"] == {"end": 0.0, "block": 0.0, "joined": 0.0}
+
+
 def test_the_inspector_names_the_gate(rows: dict[str, Row]) -> None:
     for name, row in rows.items():
         schedules = [schedule for slot, owner, schedule in row["found"] if not owner.startswith("1. ")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -75,17 +75,20 @@ def called(kind: str, **inputs: Any) -> Node:
     return put
 
 
-def adapter(model: Model) -> Model:
-    """Put IPAdapter's attention on three blocks, with random projections in the place of a file."""
+ADAPTED = ((("input", 4, 0), 64), (("middle", 0, 0), 64), (("output", 9, 0), 32))  # addresses and channels
+
+
+def adapter(model: Model, places: Sequence[tuple[tuple[Any, ...], int]] = ADAPTED, end: float = 0.0) -> Model:
+    """Put IPAdapter's attention on three blocks down to a sigma, with random projections in the place of a file."""
     module = next(module for name, module in sys.modules.items() if name.endswith("IPAdapter_plus.IPAdapterPlus"))
     model = model.clone()
     torch.manual_seed(3)
-    for key, channels in ((("input", 4, 0), 64), (("middle", 0, 0), 64), (("output", 9, 0), 32)):
+    for key, channels in places:
         layers = {f"x_to_{part}_ip": torch.nn.Linear(16, channels) for part in "kv"}
         ip = SimpleNamespace(ip_layers=SimpleNamespace(to_kvs=layers))
         ip.get_multigpu_clone = lambda device, ip=ip: ip
         settings = {"module_key": "x", "ipadapter": ip, "cond": draw(8, 1, 4, 16), "uncond": draw(9, 1, 4, 16)}
-        limits = {"weight": 2.0, "weight_type": "linear", "sigma_start": 1e9, "sigma_end": 0.0}
+        limits = {"weight": 2.0, "weight_type": "linear", "sigma_start": 1e9, "sigma_end": end}
         module.set_model_patch_replace(model, {**settings, **limits}, key)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,16 @@ def patched(slot: str, patch: Callable[..., Any] | None = None) -> Any:
     return model
 
 
+@functools.cache
+def unpatched() -> Tensor:
+    return run(patcher())
+
+
+@functools.cache
+def alone(slot: str) -> Tensor:
+    return run(patched(slot))
+
+
 def gated(model: Any, **settings: Any) -> Any:
     where = {
         name: settings.pop(name) for name in ("blocks", "start_percent", "end_percent", "curve") if name in settings
@@ -145,8 +156,8 @@ def fates(model: Any) -> str:
 
 @pytest.mark.parametrize("slot", THEIRS)
 def test_all_that_is_let_through_is_the_foreign_patch(slot: str) -> None:
-    theirs = run(patched(slot))
-    assert not torch.equal(theirs, run(patcher()))
+    theirs = alone(slot)
+    assert not torch.equal(theirs, unpatched())
     every = gated(patched(slot))
     assert torch.equal(run(every), theirs)
     assert "let through" in fates(every) and "held back" not in fates(every)
@@ -155,7 +166,7 @@ def test_all_that_is_let_through_is_the_foreign_patch(slot: str) -> None:
 @pytest.mark.parametrize("slot", THEIRS)
 def test_all_that_is_held_back_is_no_patch(slot: str) -> None:
     model = gated(patched(slot), start_percent=1.0)
-    assert torch.equal(run(model), run(patcher()))
+    assert torch.equal(run(model), unpatched())
     assert "held back" in fates(model) and "let through" not in fates(model)
 
 
@@ -216,7 +227,7 @@ def test_a_side_is_that_of_a_patch_limited_by_hand(slot: str, side: str) -> None
 
     out, truth = run(gated(patched(slot), side=side)), run(patched(slot, mine))
     assert near(out, truth) if slot in ("attn1", "attn2") else torch.equal(out, truth)
-    assert not near(out, run(patched(slot))) and not near(out, run(patcher()))
+    assert not near(out, alone(slot)) and not near(out, unpatched())
 
 
 @pytest.mark.parametrize("side", ["positive", "negative"])
