@@ -247,6 +247,8 @@ def mixed(plain: Any, out: Any, share: Share) -> Any:
         return out
     if not isinstance(plain, Tensor) or plain.shape != out.shape:
         raise UnlikeError
+    if not share.divides(out):  # as tables of positions, which are for all rows, and numbers of tokens
+        return out
     return torch.lerp(plain.to(out.dtype), out, share.of(out))
 
 

@@ -6,6 +6,7 @@ A model keeps it beside them. They stay where other packs look for them, and are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +52,10 @@ class Share(NamedTuple):
         """Return whether all of it is wanted."""
         return isinstance(self.rows, float) and self.rows == 1.0 and self.mask is None
 
+    def divides(self, x: Tensor) -> bool:
+        """Return whether x is one that it tells apart: numbers of the call's rows."""
+        return x.is_floating_point() and not (isinstance(self.rows, Tensor) and len(x) != len(self.rows))
+
     def of(self, x: Tensor) -> float | Tensor:
         """Return the share of each number of x, tokens (b, n, c) or pixels (b, c, h, w)."""
         rows = self.rows
@@ -88,8 +93,14 @@ class Hold:
 
     def part(self, slot: str, patch: object, address: object = None) -> Part | None:
         """Return the part of it that a patch in a slot is; None where it is none."""
-        here = (part for part in self.parts if (part.slot, part.address) == (slot, address))
-        return next((part for part in here if part.patch is patch), None)
+        return next((part for part in self._by_place.get((slot, address), ()) if part.patch is patch), None)
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, object], list[Part]]:
+        found: dict[tuple[str, object], list[Part]] = {}
+        for part in self.parts:
+            found.setdefault((part.slot, part.address), []).append(part)
+        return found
 
     def takes(self, block: BlockId | None, kind: str | None) -> bool:
         """Return whether a call of a block, with a kind of attention or of the whole block, lies in the address."""

@@ -11,7 +11,9 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.declaration import Refused
-from attention_patchbay.ldm_patched.patches.engine.hold import HOLDS
+from attention_patchbay.ldm_patched.patches.engine.held import mixed
+from attention_patchbay.ldm_patched.patches.engine.hold import HOLDS, Share
+from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatches
 from attention_patchbay.ldm_patched.patches.reading import inspector, report
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
@@ -304,6 +306,14 @@ def test_what_has_another_layout_runs_whole_and_the_report_says_why(settings: di
     model = gated(patched("attn2_patch", more_keys), **settings)
     assert torch.equal(run(model), run(patched("attn2_patch", more_keys)))
     assert "attn2_patch: its result has another layout than its input, so " in fates(model)
+
+
+def test_what_is_for_all_rows_is_not_divided() -> None:
+    share = Share(torch.tensor([1.0, 0.0]), Site({}))
+    plain = {"img": torch.zeros(2, 3, 4), "ids": torch.zeros(2, 3, dtype=torch.long), "pe": torch.zeros(1, 3)}
+    out = mixed(plain, {name: x + 1 for name, x in plain.items()}, share)
+    assert out["img"][0].eq(1).all() and out["img"][1].eq(0).all()
+    assert out["ids"].eq(1).all() and out["pe"].eq(1).all() and out["pe"].shape == (1, 3)
 
 
 # Around the sampler
