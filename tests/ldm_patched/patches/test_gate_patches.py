@@ -363,6 +363,23 @@ def test_functions_of_the_sampler_have_a_window(place: str) -> None:
     assert "let through 1 times, held back 1 times" in fates(held)
 
 
+def test_a_function_around_the_model_has_sides() -> None:
+    model, truth = patcher(), patcher()
+    model.set_model_unet_function_wrapper(applied)
+
+    def mine(model: Any, args: dict[str, Any]) -> Tensor:
+        unchanged, changed = model(args["input"], args["timestep"], **args["c"]), applied(model, args)
+        return torch.cat(
+            [
+                new if chunk == 0 else old
+                for old, new, chunk in zip(unchanged.chunk(2), changed.chunk(2), args["cond_or_uncond"], strict=True)
+            ]
+        )
+
+    truth.set_model_unet_function_wrapper(mine)
+    assert torch.equal(run(gated(model, side="positive")), run(truth))
+
+
 def test_guidance_has_a_mask_and_no_blocks() -> None:
     model, truth = patcher(), patcher()
     model.set_model_sampler_post_cfg_function(guided)
