@@ -83,6 +83,7 @@ class Run:
         foreign: calls of patches of others, by their identity.
         running: calls whose time the GPU has not told yet; `settle` waits for them.
         gathered: what an entry (by number) has summed up for after the run.
+        changes: how far the patches moved what a block handed on, in each of its calls that was measured.
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
@@ -116,6 +117,7 @@ class Run:
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
+    changes: defaultdict[BlockId | None, list[float]] = field(default_factory=lambda: defaultdict(list))
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
@@ -204,6 +206,11 @@ class Run:
         """Count one use of a patch in a block."""
         with self._lock:
             self.patched[number, block] += 1
+
+    def count_change(self, block: BlockId | None, change: float) -> None:
+        """Note how far the patches moved what a block handed on in one call."""
+        with self._lock:
+            self.changes[block].append(change)
 
     def gather(self, number: int, key: Hashable, new: T, add: Callable[[T, T], T]) -> None:
         """Add to what an entry keeps for after the run."""

@@ -1,0 +1,93 @@
+"""What the blocks of a model did in a run, as numbers for its map."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..addressing.address import BlockId
+from ..engine.gathering import Sums, on_cpu
+from ..patcher import Patcher
+from ..record.archive import ARCHIVE, GoneError
+from ..record.plan import plan_of
+from ..record.run import Run
+from .maps import Gathered, gathered_in, mean_map, scaled
+from .report import Row
+
+THUMBNAIL = 32  # tokens on the longest side of a map
+
+
+def known_values(model: Patcher, samples: Tensor | None) -> list[Row]:
+    """Return the rows of the run of a model that gave a latent; none where no run of it did."""
+    if samples is None:
+        return []
+    try:
+        return block_values(ARCHIVE.find(samples, plan_of(model)))
+    except GoneError:
+        return []
+
+
+def block_values(run: Run) -> list[Row]:
+    """Return a row for each block that has attention, as plain values.
+
+    `calls` and `seconds` are those of its attention calls, `share` their part of the time of all; `patches` the uses of
+    each method. `change` is ||with - without|| / ||without|| of what it handed on, the mean of the calls that were
+    measured (`measured`); `entropy` in nats and `map` are those of the first capture that heard it. None: not known.
+    """
+    heard = [] if run.dropped or not run.gathered else gathered_in(run)
+    tallies = list(run.tallies.items())
+    blocks = [*run.plan.blocks, *(call.block for (call, _), _ in tallies if call.block is not None)]
+    total = sum(tally.seconds for _, tally in tallies)
+    found = []
+    for name in dict.fromkeys(map(name_of, blocks)):
+        mine = [tally for (call, _), tally in tallies if call.block is not None and name_of(call.block) == name]
+        seconds = sum(tally.seconds for tally in mine)
+        row = {"name": name, "calls": sum(tally.count for tally in mine), "seconds": round(seconds, 6)}
+        row |= {"share": round(seconds / total, 6) if total else 0.0, "patches": _uses(run, name)}
+        found.append(row | _change(run, name) | _heard(heard, name))
+    return found
+
+
+def name_of(block: BlockId) -> str:
+    """Return the address of the block of the map that a transformer block is in."""
+    return str(BlockId(block.type, block.number))
+
+
+def _uses(run: Run, name: str) -> dict[str, int]:
+    names = {entry.number: f"{entry.number}. {entry.name}" for entry in run.entries}
+    uses: dict[str, int] = {}
+    for (number, block), count in list(run.patched.items()):
+        if block is not None and name_of(block) == name:
+            uses[names[number]] = uses.get(names[number], 0) + count
+    return uses
+
+
+def _change(run: Run, name: str) -> dict[str, Any]:
+    changes = [one for block, some in list(run.changes.items()) if block and name_of(block) == name for one in some]
+    mean = fmean(changes) if changes else math.nan
+    return {"change": mean if math.isfinite(mean) else None, "measured": len(changes)}
+
+
+def _heard(heard: Iterable[Gathered], name: str) -> dict[str, Any]:
+    for one in heard:
+        sums = [on_cpu(sums) for block, sums in one.blocks.items() if name_of(block) == name]
+        if sums:
+            entropy = fmean(float((some.entropy / some.calls).mean()) for some in sums)
+            return {"entropy": entropy, "map": thumbnail(sums, one.listener.labels)}
+    return {"entropy": None, "map": None}
+
+
+def thumbnail(sums: Sequence[Sums], labels: Sequence[str]) -> Mapping[str, Any]:
+    """Return the map of the first label and picture: `bytes` is base64 of a byte for each pixel, from its least to its
+    highest value."""
+    grid = max(one.grid for one in sums)
+    height, width = (max(1, round(min(1.0, THUMBNAIL / max(grid)) * length)) for length in grid)
+    pixels = (scaled(mean_map(sums, (height, width))[0, 0]) * 255.0).round().to(torch.uint8)
+    data = base64.b64encode(pixels.numpy().tobytes()).decode()
+    return {"label": labels[0], "height": height, "width": width, "bytes": data}
