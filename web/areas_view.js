@@ -1,7 +1,7 @@
 // Areas drawn over the last picture: drag on empty space draws a box or a stroke, drag in one moves it, a corner resizes it.
 import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './areas.js'
 import { BOX } from './box.js'
-import { CHIP } from './chip.js'
+import { chip, press } from './chip.js'
 import { placeOn } from './fitted.js'
 
 /**
@@ -94,17 +94,15 @@ export class AreasView {
   /** @param {Area[]} areas */
   buttons(areas) {
     const chips = areas.map((area, index) => {
-      const button = chip(named(area.prompt) || `area ${index + 1}`, index === this.chosen)
-      button.style.borderColor = COLOURS[index % COLOURS.length]
-      button.addEventListener('click', () => this.choose(index))
-      return button
+      const button = chip(named(area.prompt) || `area ${index + 1}`, () => this.choose(index), { borderColor: COLOURS[index % COLOURS.length] })
+      return press(button, index === this.chosen)
     })
-    const brush = chip('brush', this.brush)
-    brush.title = 'Draw strokes in the place of boxes'
-    brush.addEventListener('click', () => {
+    const flip = () => {
       this.brush = !this.brush
       this.refresh()
-    })
+    }
+    const brush = press(chip('brush', flip), this.brush)
+    brush.title = 'Draw strokes in the place of boxes'
     const focus = [...this.tools.children].indexOf(/** @type {Element} */ (document.activeElement))
     this.tools.replaceChildren(brush, ...chips)
     if (focus >= 0) /** @type {HTMLElement | undefined} */ (this.tools.children[focus])?.focus()
@@ -272,18 +270,4 @@ function grid(pen, width, height) {
     pen.lineTo(width, (i * height) / 8)
   }
   pen.stroke()
-}
-
-/**
- * @param {string} name
- * @param {boolean} pressed
- */
-function chip(name, pressed) {
-  const button = document.createElement('button')
-  button.type = 'button'
-  button.textContent = name
-  Object.assign(button.style, CHIP)
-  button.setAttribute('aria-pressed', String(pressed))
-  if (pressed) button.style.background = 'rgb(74 163 255 / 30%)'
-  return button
 }
