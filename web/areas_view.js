@@ -3,6 +3,7 @@ import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './a
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
 import { placeOn } from './fitted.js'
+import { colourOf } from './palette.js'
 
 /**
  * @typedef {import('./areas.js').Area} Area
@@ -12,7 +13,6 @@ import { placeOn } from './fitted.js'
  */
 
 const SIDE = 512 // of the canvas
-const COLOURS = ['#ff6b6b', '#4dabf7', '#ffd43b', '#69db7c', '#da77f2', '#ffa94d', '#38d9a9', '#f783ac']
 const CORNER = 10 // pixels of the canvas, around a corner
 const STEP = 0.02 // for a key
 const WIDE = 0.1 // of a brush
@@ -94,7 +94,7 @@ export class AreasView {
   /** @param {Area[]} areas */
   buttons(areas) {
     const chips = areas.map((area, index) => {
-      const button = chip(named(area.prompt) || `area ${index + 1}`, () => this.choose(index), { borderColor: COLOURS[index % COLOURS.length] })
+      const button = chip(named(area.prompt) || `area ${index + 1}`, () => this.choose(index), { borderColor: colourOf(index) })
       return press(button, index === this.chosen)
     })
     const flip = () => {
@@ -214,7 +214,7 @@ export class AreasView {
     pen.fillRect(0, 0, width, height)
     if (shown) pen.drawImage(this.image, 0, 0, width, height)
     else grid(pen, width, height)
-    this.areas().forEach((area, index) => this.paint(pen, area, COLOURS[index % COLOURS.length], index === this.chosen))
+    this.areas().forEach((area, index) => this.paint(pen, area, colourOf(index), index === this.chosen))
   }
 
   /**

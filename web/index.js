@@ -7,13 +7,14 @@ import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
 import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
-import { after, graphs, latentSize, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
+import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
 import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
+import { read as rulesIn } from './rules.js'
 import { TextView } from './text_view.js'
 
 const TEXTS = {
@@ -60,7 +61,7 @@ function addReport(node) {
 
 function addMap(node) {
   addView(node, 'patchbay_map', watch(node, 'blocks', BlockMapView), 240)
-  node.setSize([430, 480])
+  node.setSize([430, 560])
 }
 
 function addRules(node) {
@@ -154,6 +155,20 @@ const drawn = new WeakMap() // nodes with the name of the model that their map s
 const READ = [...Object.keys(FAULTS), 'rules']
 const checked = (node) => READ.some((name) => ours(node, name))
 
+// Nodes that take whole blocks, with or without attention, and the widgets that say so of others.
+const WHOLE = ['PatchbayFreeU', 'PatchbayBlockScale']
+const takesWhole = (node) => WHOLE.includes(node.comfyClass) || valueOf(node, 'kind') === 'block' || textOf(node, 'slot').startsWith('block.')
+
+/** What a node chose of its model, as a map shows it; nothing of one that chooses no blocks. */
+function otherOf(node) {
+  if (node.comfyClass === 'PatchbayBlockMap') return []
+  if (ours(node, 'rules')) {
+    const { rules } = rulesIn(textOf(node, 'rules'))
+    return [{ title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: false }]
+  }
+  return ours(node, 'blocks') ? [{ title: node.title, addresses: [textOf(node, 'blocks')], whole: takesWhole(node) }] : []
+}
+
 async function check(node) {
   const { name, layout } = await modelOf(node)
   if (!node.graph) return // it was taken away
@@ -162,6 +177,7 @@ async function check(node) {
   const fresh = node.comfyClass === 'PatchbayBlockMap' && layout && drawn.get(node) !== name
   if (fresh) view.show(layout)
   drawn.set(node, name)
+  if (node.comfyClass === 'PatchbayBlockMap') view.know(relatives(node).flatMap(otherOf))
   for (const [name, read] of Object.entries(FAULTS)) {
     const widget = ours(node, name)
     if (widget) mark(widget, linkedFrom(node, name) ? null : read(widget.value, layout))

@@ -4,7 +4,7 @@ import { BOX } from './box.js'
 import { chips } from './chip.js'
 import { element } from './element.js'
 import { CELL, FoldTable } from './fold_table.js'
-import { colour } from './heatmap.js'
+import { painted } from './heatmap.js'
 import { blocksOf, closed, grouped, MEASURES, ordered, rowsOf, share } from './report_rows.js'
 
 /**
@@ -130,10 +130,8 @@ function tableRow(row, most) {
  * @param {string} title
  */
 function mapCell({ label, x, y, width, height }, heat, title) {
-  const [red, green, blue] = colour(255 * heat)
-  const dark = 0.3 * red + 0.6 * green + 0.1 * blue < 130
   const place = { position: 'absolute', boxSizing: 'border-box', left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px`, padding: '0 4px', overflow: 'hidden', whiteSpace: 'pre', borderRadius: '4px' }
-  const cell = element('div', { ...place, background: `rgb(${red} ${green} ${blue})`, color: dark ? '#fff' : '#000' }, label)
+  const cell = element('div', { ...place, ...painted(heat) }, label)
   cell.title = title
   return cell
 }
