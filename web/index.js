@@ -8,6 +8,7 @@ import { mark } from './fault_line.js'
 import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
 import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
+import { InspectorView } from './inspector_view.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { showRefusals } from './refusals.js'
@@ -16,11 +17,6 @@ import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sid
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
 import { TextView } from './text_view.js'
-
-const TEXTS = {
-  PatchbayPatchInspector: { label: 'Patches of the model', waiting: 'Run the workflow to list what is on the model.' },
-  PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
-}
 
 // Displays
 
@@ -44,16 +40,7 @@ function addView(node, name, view, height) {
   share(view.element, () => app.canvas, () => setting('LiteGraph.Pointer.TrackpadGestures'), () => setting('Comfy.VueNodes.Enabled'))
 }
 
-function addText(node) {
-  const { label, waiting } = TEXTS[node.comfyClass]
-  const view = new TextView(label, waiting)
-  addView(node, 'patchbay_report', view, 240)
-  texts.set(node, view)
-  node.setSize([760, 440])
-}
-
-function addReport(node) {
-  const view = new ReportView('Run the workflow to see what the attention did.')
+function addText(node, view) {
   addView(node, 'patchbay_report', view, 240)
   texts.set(node, view)
   node.setSize([760, 440])
@@ -202,12 +189,13 @@ function checkSoon() {
 const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
-  PatchbayPatchReport: addReport,
+  PatchbayPatchReport: (node) => addText(node, new ReportView('Run the workflow to see what the attention did.')),
+  PatchbayPatchInspector: (node) => addText(node, new InspectorView('Run the workflow to list what is on the model.')),
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, 'Maps of each step appear here while sampling. A click on one asks for the point.'),
   PatchbayAttentionMaps: (node) => addAttention(node, 'Run the workflow to see which word drew what.'),
-  ...Object.fromEntries(Object.keys(TEXTS).map((name) => [name, addText]))
+  PatchbayTuneAttention: (node) => addText(node, new TextView('Tuning', 'Run the workflow to time the attention functions.'))
 }
 
 app.registerExtension({

@@ -70,6 +70,7 @@ MAPPED = f"""(type) => {{ {FIND}
     stripes: Object.fromEntries(stripes), text: element.innerText
   }}
 }}"""
+CHIPS = f"(type) => {{ {FIND} return [...element.querySelectorAll('button')].map((one) => one.textContent) }}"
 POINTED = f"""(type) => {{ {FIND}
   const {{ width, height, hidden, previousSibling }} = element.querySelector('canvas')
   return {{ lines: previousSibling.innerText.split('\\n'), map: hidden ? [] : [width, height] }}
@@ -175,6 +176,22 @@ def look_at_map(page: Page, path: str) -> dict[str, Any]:
     page.evaluate(PRESS, [MAP, "entropy"])
     seen["entropy"] = page.evaluate(MAPPED, MAP)
     shot(page, "map entropy")
+    return seen | {"inspector": inspect(page)}
+
+
+def inspect(page: Page) -> dict[str, Any]:
+    """Look at each view of the inspector, sort and fold."""
+    seen: dict[str, Any] = {"owner": page.evaluate(ROWS, INSPECTOR)}
+    seen["chips"] = page.evaluate(CHIPS, INSPECTOR)
+    shot(page, "inspector")
+    page.evaluate(PRESS, [INSPECTOR, "calls"])
+    seen["sorted"] = page.evaluate(ROWS, INSPECTOR)
+    page.evaluate(PRESS, [INSPECTOR, "by slot"])
+    seen["slot"] = page.evaluate(ROWS, INSPECTOR)
+    shot(page, "inspector by slot")
+    page.evaluate(PRESS, [INSPECTOR, "\u25be attn2:"])
+    seen["folded"] = page.evaluate(ROWS, INSPECTOR)
+    seen["text"] = page.evaluate(PRESS, [INSPECTOR, "text"])
     return seen
 
 

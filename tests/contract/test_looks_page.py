@@ -50,14 +50,15 @@ PATCH = {"operation": "temperature", "value": 0.4, "strength": 1.0, "start_perce
 
 
 def dashboard(folder: Path) -> Path:
-    """Write a workflow with two patches and a capture of some blocks, a map behind them that measures, and inspectors."""
+    """Write a workflow with a guidance of ComfyUI, two patches and a capture, a map behind them, and an inspector."""
     prompt = json.loads((ROOT / "example_workflows" / "api" / "demo.json").read_text())
     sampler = prompt["8"]["inputs"]
-    patch = {"model": ["1", 0], "slot": "attn2.q", "blocks": "output:0-1, middle", "curve": "constant", **PATCH}
+    patch = {"model": ["20", 0], "slot": "attn2.q", "blocks": "output:0-1, middle", "curve": "constant", **PATCH}
     other = {**patch, "model": ["21", 0], "slot": "attn1.out", "operation": "zero", "blocks": "middle, input:5"}
     capture = {"model": ["22", 0], "clip": ["1", 1], "prompt": "a red circle", "words": "circle", "blocks": "output"}
     capture |= {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
-    chain: dict[str, Any] = {"21": ("PatchbayAttentionPatch", patch), "22": ("PatchbayAttentionPatch", other)}
+    chain: dict[str, Any] = {"20": ("SelfAttentionGuidance", {"model": ["1", 0], "scale": 0.5, "blur_sigma": 2.0})}
+    chain |= {"21": ("PatchbayAttentionPatch", patch), "22": ("PatchbayAttentionPatch", other)}
     chain |= {"23": ("PatchbayCaptureAttention", capture)}
     chain |= {"24": ("PatchbayBlockMap", {"model": ["23", 0], "blocks": "all", "measure_change": True})}
     chain |= {"25": ("PatchbayPatchInspector", {"model": ["24", 2], "latent": ["8", 0]})}
@@ -71,7 +72,9 @@ def dashboard(folder: Path) -> Path:
         if node["type"] in ("PatchbayBlockMap", "PatchbayPatchInspector"):
             x = {"PatchbayBlockMap": 0, "PatchbayPatchInspector": 460}[node["type"]]
             node |= {"pos": [x, 1000], "size": [430, 620] if x == 0 else [760, 620]}
-    (folder / "dashboard_page.json").write_text(json.dumps({**page, "id": f"00000000-0000-4000-9000-{os.getpid():012}"}))
+    (folder / "dashboard_page.json").write_text(
+        json.dumps({**page, "id": f"00000000-0000-4000-9000-{os.getpid():012}"})
+    )
     return folder / "dashboard_page.json"
 
 
@@ -180,6 +183,29 @@ def test_after_a_run_the_map_is_coloured_and_tells_numbers(seen: dict[str, Any])
     assert any(line.startswith("entropy ") for line in others)
     assert seen["dashboard"]["pointed"]["map"] == [4, 4]
     assert set(seen["dashboard"]["entropy"]["heat"]) == {f"output:{i}" for i in range(4)}
+
+
+def test_the_inspector_is_a_table_by_owner_or_slot_that_says_what_is_replaced(seen: dict[str, Any]) -> None:
+    listed = seen["dashboard"]["inspector"]
+    assert listed["chips"] == ["by owner", "by slot", "text"]
+    groups = [row[0] for row in listed["owner"] if len(row) == 1]
+    assert groups[0].startswith("\u25be 1. temperature 0.4 attn2.q on output:0-1, middle: 1 place")
+    assert "\u25be 3. attention to circle on output: 5 places" in groups
+    (replacing,) = [row for row in listed["owner"] if row[0] == "attn1"]
+    assert replacing[1] == "middle.0" and "in the place of the self-attention" in replacing[-1]
+    calls = [row[3] for row in listed["sorted"] if row[0] in ("attn1", "sampler_post_cfg_function")]
+    assert "in the place of the self-attention" in str(listed["sorted"]) and len(calls) == 4
+    slots = [row[0].partition(":")[0] for row in listed["slot"] if len(row) == 1]
+    assert slots == [
+        "\u25be attn2_patch",
+        "\u25be attn1_output_patch",
+        "\u25be attn2",
+        "\u25be attn1",
+        "\u25be sampler_post_cfg_function",
+    ]
+    folded = [row for row in listed["folded"] if len(row) > 1]
+    assert len([row for row in listed["slot"] if len(row) > 1]) - len(folded) == 4  # those of attn2
+    assert "slot" in listed["text"] and "schedule" in listed["text"]
 
 
 def test_nothing_is_wrong_in_the_console(seen: dict[str, Any]) -> None:

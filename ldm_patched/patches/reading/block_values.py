@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..engine.gathering import Sums, on_cpu
+from ..methods.block_watch import BlockWatch
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import plan_of
@@ -60,10 +61,11 @@ def name_of(block: BlockId) -> str:
 
 
 def _uses(run: Run, name: str) -> dict[str, int]:
-    names = {entry.number: f"{entry.number}. {entry.name}" for entry in run.entries}
+    entries = [entry for entry in run.entries if not isinstance(entry.value, BlockWatch)]
+    names = {entry.number: f"{entry.number}. {entry.name}" for entry in entries}
     uses: dict[str, int] = {}
     for (number, block), count in list(run.patched.items()):
-        if block is not None and name_of(block) == name:
+        if number in names and block is not None and name_of(block) == name:
             uses[names[number]] = uses.get(names[number], 0) + count
     return uses
 

@@ -127,7 +127,7 @@ def test_numbers_of_the_blocks_and_the_map_that_a_capture_heard() -> None:
     assert list(rows) == ["input:1", "input:3", "middle", "output:0", "output:1", "output:2", "output:3"]
     assert rows["input:3"]["calls"] == 2 * 2 * 2 and rows["middle"]["calls"] == 2 * 2  # deep, kinds, steps
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1.0, abs=1e-4)
-    assert [name for name in rows["middle"]["patches"]][0] == "1. zero attn1.out on middle"
+    assert rows["middle"]["patches"] == {"1. zero attn1.out on middle": 2, "2. attention to cat, dog on all": 2}
     assert rows["middle"]["change"] > 0.0 == rows["input:3"]["change"]
     assert (rows["middle"]["measured"], rows["input:3"]["measured"]) == (1, 2)
     (heard,) = gathered_in(last_run(model))
