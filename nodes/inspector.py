@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
@@ -47,5 +48,6 @@ class PatchInspector(io.ComfyNode):
         samples = None if latent is None else latent["samples"]
         found = findings(model, samples)
         report, table = text(model, found, samples), rows(found)
-        ui = {"text": [report], "table": table, "makers": makers(model, found), "beside": beside(model, found)}
+        ui: dict[str, list[Any]] = {"text": [report], "table": table, "makers": makers(model, found)}
+        ui["beside"] = beside(model, found)
         return io.NodeOutput(report, json.dumps(table), ui=ui)

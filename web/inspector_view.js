@@ -15,6 +15,9 @@ import { grouped, ordered, told, written } from './inspector_rows.js'
 const COLUMNS = [['block', 'block'], ['schedule', 'when'], ['calls', 'calls'], ['seconds', 'time'], ['trouble', 'state']]
 /** @type {Record<'owner' | 'slot', [Column, string][]>} */
 const OF = { owner: [['slot', 'slot'], ...COLUMNS], slot: [['owner', 'owner'], ...COLUMNS] }
+const NARROW = { whiteSpace: 'nowrap' }
+const WIDE = { overflowWrap: 'anywhere' }
+const SHORT = ['schedule', 'calls', 'seconds'] // columns whose texts are not broken into lines
 const WRONG = 'var(--p-red-400, #f87171)'
 
 export class InspectorView {
@@ -74,7 +77,7 @@ function tableOf(by) {
 function line(row, columns) {
   const made = document.createElement('tr')
   for (const column of columns) {
-    const cell = element('td', { ...CELL, overflowWrap: 'anywhere' }, written(row, column))
+    const cell = element('td', { ...CELL, ...(SHORT.includes(column) ? NARROW : WIDE) }, written(row, column))
     if (column === 'trouble' && row.trouble) cell.style.color = WRONG
     if (column === 'trouble' && row.beside) cell.append(element('div', { opacity: '0.75', fontStyle: 'italic', color: 'var(--input-text)' }, row.beside))
     made.append(cell)

@@ -3,7 +3,8 @@ import { app } from '../../scripts/app.js'
 import { placed, upstream } from './graph.js'
 import { InspectorTab } from './inspector_tab.js'
 
-const LIVE = ['PatchbayCaptureAttention', 'PatchbayBlockMap'] // nodes that are shown something in each step
+// Nodes that are shown something in each step: captures, and maps of blocks whose model goes on.
+const isLive = ({ comfyClass, outputs }) => comfyClass === 'PatchbayCaptureAttention' || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
 const RUNS = 32 // of the history, to look for the last one of the workflow
 
 export const views = new WeakMap() // of nodes that show maps, by node
@@ -14,7 +15,7 @@ let map
 export const lastMap = () => map
 
 export function show(node, output) {
-  if (output?.map) {
+  if (output?.map && node.comfyClass === 'PatchbayBlockMap') {
     map = { blocks: output.map, kinds: output.kinds ?? [] }
     views.get(node)?.show(map, output.chosen)
     if (output.values?.length) views.get(node)?.measured(output.values)
@@ -78,7 +79,7 @@ function shownAt(run, path) {
 
 /** A run whose sampling was cached shows the maps of the run that it came from. */
 export async function showCached({ detail }) {
-  const live = our().filter(([path, node]) => LIVE.includes(node.comfyClass) && detail.nodes.includes(path))
+  const live = our().filter(([path, node]) => isLive(node) && detail.nodes.includes(path))
   for (const [path, node] of live) if (!views.get(node)?.maps && !views.get(node)?.values?.length) await restoreSteps({ node: path })
   const empty = our().filter(([path, node]) => node.comfyClass === 'PatchbayCompare' && !views.get(node)?.found && detail.nodes.includes(path))
   const mine = empty.length ? await runsOf(app.rootGraph.id) : []

@@ -1,9 +1,10 @@
 """Look at displays on ComfyUI's page: `python looks_child.py CHROMIUM URL RENDERER REPORT COMPARISON AREAS DASHBOARD`.
 
 It runs in ComfyUI's environment, for its playwright, with this pack to import. The last four are workflows of the page
-with a Patch Report, a With and Without Patches, a Draw Regional Prompts, and a Block Map and a Patch Inspector. Prints as JSON what was seen: `report`
-(the patches and each view), `compared` (the slider after a run, and after a cached run on a page loaded anew), `drawn`
-(areas moved, drawn, undone and taken off), `dashboard` (the map of blocks before and after a run) and `errors`.
+with a Patch Report, a With and Without Patches, a Draw Regional Prompts, and a Block Map and a Patch Inspector. Prints
+as JSON what was seen: `report` (the patches and each view), `compared` (the slider after a run, and after a cached run
+on a page loaded anew), `drawn` (areas moved, drawn, undone and taken off), `dashboard` (the map of blocks before and
+after a run, and each view of the inspector) and `errors`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ MAPPED = f"""(type) => {{ {FIND}
   const buttons = [...element.querySelectorAll('button:not([data-block])')]
   const hot = cells.filter((one) => one.style.color.startsWith('rgb'))
   return {{
-    chips: buttons.map((one) => one.textContent), heat: Object.fromEntries(hot.map((one) => [one.dataset.block, style(one)])),
+    chips: buttons.map((one) => one.textContent),
+    heat: Object.fromEntries(hot.map((one) => [one.dataset.block, style(one)])),
     on: buttons.filter((one) => one.getAttribute('aria-pressed') === 'true').map((one) => one.textContent),
     legend: [...element.querySelector('[role=list]').children].map((one) => one.textContent),
     stripes: Object.fromEntries(stripes), text: element.innerText

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -17,7 +18,7 @@ from ..methods.block_watch import BlockWatch
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import plan_of
-from ..record.run import Run
+from ..record.run import Run, Tally
 from .maps import Gathered, gathered_in, mean_map, scaled
 from .report import Row
 
@@ -42,17 +43,31 @@ def block_values(run: Run) -> list[Row]:
     measured (`measured`); `entropy` in nats and `map` are those of the first capture that heard it. None: not known.
     """
     heard = [] if run.dropped or not run.gathered else gathered_in(run)
-    tallies = list(run.tallies.items())
-    blocks = [*run.plan.blocks, *(call.block for (call, _), _ in tallies if call.block is not None)]
-    total = sum(tally.seconds for _, tally in tallies)
-    found = []
-    for name in dict.fromkeys(map(name_of, blocks)):
-        mine = [tally for (call, _), tally in tallies if call.block is not None and name_of(call.block) == name]
-        seconds = sum(tally.seconds for tally in mine)
-        row = {"name": name, "calls": sum(tally.count for tally in mine), "seconds": round(seconds, 6)}
-        row |= {"share": round(seconds / total, 6) if total else 0.0, "patches": _uses(run, name)}
-        found.append(row | _change(run, name) | _heard(heard, name))
+    tallies = _tallies(run)
+    total = sum(tally.seconds for tally in tallies.values())
+    names = dict.fromkeys([*map(name_of, run.plan.blocks), *tallies])
+    return [
+        {"name": name, **_times(tallies[name], total), "patches": _uses(run, name), **_change(run, name)}
+        | _heard(heard, name)
+        for name in names
+    ]
+
+
+def _tallies(run: Run) -> defaultdict[str, Tally]:
+    """Return the calls of each block of the map; it is asked in each step, when there are many."""
+    names: dict[BlockId, str] = {}
+    found: defaultdict[str, Tally] = defaultdict(Tally)
+    for (call, _), tally in list(run.tallies.items()):
+        if call.block is not None:
+            mine = found[names.setdefault(call.block, name_of(call.block))]
+            mine.count += tally.count
+            mine.seconds += tally.seconds
     return found
+
+
+def _times(tally: Tally, total: float) -> dict[str, Any]:
+    share = tally.seconds / total if total else 0.0
+    return {"calls": tally.count, "seconds": round(tally.seconds, 6), "share": round(share, 6)}
 
 
 def name_of(block: BlockId) -> str:
@@ -72,15 +87,20 @@ def _uses(run: Run, name: str) -> dict[str, int]:
 
 def _change(run: Run, name: str) -> dict[str, Any]:
     changes = [one for block, some in list(run.changes.items()) if block and name_of(block) == name for one in some]
-    mean = fmean(changes) if changes else math.nan
-    return {"change": mean if math.isfinite(mean) else None, "measured": len(changes)}
+    return {"change": _mean(changes), "measured": len(changes)}
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    """Return the mean; None where there is none, or no number that JSON has."""
+    mean = fmean(numbers) if numbers else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def _heard(heard: Iterable[Gathered], name: str) -> dict[str, Any]:
     for one in heard:
         sums = [on_cpu(sums) for block, sums in one.blocks.items() if name_of(block) == name]
         if sums:
-            entropy = fmean(float((some.entropy / some.calls).mean()) for some in sums)
+            entropy = _mean([float((some.entropy / some.calls).mean()) for some in sums])
             return {"entropy": entropy, "map": thumbnail(sums, one.listener.labels)}
     return {"entropy": None, "map": None}
 
