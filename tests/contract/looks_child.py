@@ -164,7 +164,7 @@ def draw(page: Page, path: str) -> dict[str, Any]:
 
 
 def look_at_map(page: Page, path: str) -> dict[str, Any]:
-    """Look at the map of blocks before a run and after it, and point at a block."""
+    """Look at the map of blocks before a run and after it, and point at a block; load the page anew."""
     load(page, path, MAP)
     page.wait_for_timeout(500)  # it has asked for the blocks of the model
     seen: dict[str, Any] = {"before": page.evaluate(MAPPED, MAP)}
@@ -178,7 +178,12 @@ def look_at_map(page: Page, path: str) -> dict[str, Any]:
     page.evaluate(PRESS, [MAP, "entropy"])
     seen["entropy"] = page.evaluate(MAPPED, MAP)
     shot(page, "map entropy")
-    return seen | {"inspector": inspect(page)}
+    seen["inspector"] = inspect(page)
+    page.reload()
+    page.wait_for_function(READY, timeout=120_000)
+    load(page, path, MAP)
+    page.wait_for_timeout(500)
+    return seen | {"restored": page.evaluate(MAPPED, MAP)}
 
 
 def inspect(page: Page) -> dict[str, Any]:

@@ -185,6 +185,11 @@ def test_after_a_run_the_map_is_coloured_and_tells_numbers(seen: dict[str, Any])
     assert set(seen["dashboard"]["entropy"]["heat"]) == {f"output:{i}" for i in range(4)}
 
 
+def test_a_page_that_was_loaded_anew_shows_the_map_of_the_last_run(seen: dict[str, Any]) -> None:
+    restored, after = seen["dashboard"]["restored"], seen["dashboard"]["after"]
+    assert restored["heat"] == after["heat"] and restored["on"] == ["change"]
+
+
 def test_the_inspector_is_a_table_by_owner_or_slot_that_says_what_is_replaced(seen: dict[str, Any]) -> None:
     listed = seen["dashboard"]["inspector"]
     assert listed["chips"] == ["by owner", "by slot", "text"]
