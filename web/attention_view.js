@@ -1,10 +1,11 @@
 // Which word drew what: point at a word to see its map, at the picture to rank the words; a click there asks for a point.
 import { BOX } from './box.js'
-import { CHIP } from './chip.js'
+import { chip, press } from './chip.js'
 import { contour } from './contour.js'
 import { bytes, colour, ranked, rescaled, span } from './heatmap.js'
 import { Legend } from './legend.js'
 import { placeOn } from './fitted.js'
+import { pictureChoice } from './picture_choice.js'
 
 /**
  * @typedef {import('./points.js').Place} Place
@@ -83,7 +84,11 @@ export class AttentionView {
     const scale = SIDE / Math.max(maps.width, maps.height)
     this.canvas.width = Math.round(maps.width * scale)
     this.canvas.height = Math.round(maps.height * scale)
-    this.chips.replaceChildren(...maps.labels.map((_, index) => this.chip(index)), ...this.pictures(), ...this.scales())
+    const pictures = pictureChoice(maps.pictures, this.picture, (picture) => {
+      this.picture = picture
+      this.draw()
+    })
+    this.chips.replaceChildren(...maps.labels.map((_, index) => this.chip(index)), ...pictures, ...this.scales())
     this.status.textContent = maps.step ? `step ${maps.step}` : this.waiting(maps)
     this.draw()
   }
@@ -109,42 +114,22 @@ export class AttentionView {
 
   /** @param {number} index */
   chip(index) {
-    const button = document.createElement('button')
-    button.type = 'button'
+    const button = chip(this.maps?.labels[index] ?? '', () => this.choose(index))
     button.dataset.label = String(index)
-    button.textContent = this.maps?.labels[index] ?? ''
-    Object.assign(button.style, CHIP)
-    for (const event of ['pointerenter', 'focus', 'click']) button.addEventListener(event, () => this.choose(index))
+    for (const event of ['pointerenter', 'focus']) button.addEventListener(event, () => this.choose(index))
     return button
-  }
-
-  /** @returns {HTMLElement[]} a choice of the picture where there are several */
-  pictures() {
-    if (!this.maps || this.maps.pictures < 2) return []
-    const select = document.createElement('select')
-    select.setAttribute('aria-label', 'Picture of the batch')
-    for (let i = 0; i < this.maps.pictures; i++) select.add(new Option(`picture ${i + 1}`, String(i), false, i === this.picture))
-    select.addEventListener('change', () => {
-      this.picture = Number(select.value)
-      this.draw()
-    })
-    return [select]
   }
 
   /** @returns {HTMLElement[]} the choice of the scale, where there are words to compare */
   scales() {
     if (!this.maps || this.maps.words < 2) return []
-    const button = document.createElement('button')
-    button.type = 'button'
-    button.textContent = 'one scale'
-    button.title = 'Colour all words on the scale of the strongest'
-    Object.assign(button.style, CHIP, { borderStyle: 'dashed' })
-    button.addEventListener('click', () => {
+    const flip = () => {
       this.common = !this.common
       this.draw()
-    })
-    this.scale = button
-    return [button]
+    }
+    this.scale = chip('one scale', flip, { borderStyle: 'dashed' })
+    this.scale.title = 'Colour all words on the scale of the strongest'
+    return [this.scale]
   }
 
   /** @returns {[number, number]} what is dark blue and what is yellow */
@@ -216,9 +201,7 @@ export class AttentionView {
     const count = this.host.points().length
     this.canvas.setAttribute('aria-label', `Attention to ${this.maps.labels[this.label]}${count ? `, ${count} points asked for` : ''}`)
     for (const button of this.chips.querySelectorAll('button')) {
-      const current = button === this.scale ? this.common : button.dataset.label === String(this.label)
-      button.setAttribute('aria-pressed', String(current))
-      button.style.background = current ? 'rgb(74 163 255 / 30%)' : 'transparent'
+      press(button, button === this.scale ? this.common : button.dataset.label === String(this.label))
     }
   }
 
