@@ -12,6 +12,7 @@ from .demo import LoadDemoModel
 from .derived import node
 from .drawn import DrawnRegions
 from .inspector import PatchInspector
+from .live import LiveMasks, LiveRegion
 from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
 from .report import PatchReport
@@ -22,6 +23,7 @@ BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
     TuneAttention,
     PromptRegion,
+    LiveRegion,
     DrawnRegions,
     RemovePatches,
     CopyPatches,
@@ -29,6 +31,7 @@ BY_HAND: list[type[io.ComfyNode]] = [
     CaptureAttention,
     AttentionMaps,
     SaveAttentionMaps,
+    LiveMasks,
     BlockMap,
     PatchReport,
     PatchInspector,

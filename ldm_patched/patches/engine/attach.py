@@ -8,7 +8,7 @@ from ..addressing.address import AddressError
 from ..addressing.blocks import model_blocks
 from ..addressing.families import UNET, Family, family_of
 from ..patcher import Patch, Patcher
-from ..record.plan import KEY, Entry, Plan, plan_of
+from ..record.plan import KEY, Entry, Plan, entries, plan_of
 from .adapters import UNTOLD, adapt, no_skips, refusal
 from .block_forward import name_blocks
 from .call import APPLY_MODEL, call_model
@@ -30,10 +30,15 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     """Return a clone of a model patcher with a method on it.
 
     `host` is what the host computes where a method needs it, `number` the place among the others where it is not the
-    next. A neutral method is listed in the report and does nothing. Raises AddressError when the address does not fit
-    the model, or the model's family has no place for the method, and RuntimeError when the host has none for any.
+    next. What the method `needs` is put on before it. A neutral method is listed in the report and does nothing.
+    Raises AddressError when the address does not fit the model, or the model's family has no place for the method, and
+    RuntimeError when the host has none for any.
     """
     host = host or Host()
+    if number is None and not method.neutral:  # a list that is put on again has what its methods need
+        for needed in method.needs:
+            if needed not in [entry.value for entry in entries(model)]:
+                model = attach(model, needed, host)
     lacking = host.able().refusal(rule=method.slot == SLOT)
     if lacking is not None:
         raise RuntimeError(lacking)

@@ -6,15 +6,16 @@ head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..patcher import CfgArgs
-from ..record.run import Run, run_of
+from ..record.run import Run, UsedMask, run_of
 from .gate import Gate
 from .site import Site
 
@@ -78,6 +79,19 @@ def keep(run: Run) -> None:
     for kept in run.gathered.values():
         for place, sums in kept.items():
             kept[place] = on_cpu(sums)
+    for number, (step, heat, mask) in run.masks.items():
+        run.masks[number] = UsedMask(step, heat.cpu(), mask.cpu())
+
+
+def before(step: int, kept: Mapping[Any, Sums]) -> list[Sums]:
+    """Return what an entry gathered in the steps before one, by grid and device."""
+    return [sums for ((place, _), _), sums in list(kept.items()) if not isinstance(place, BlockId) and place < step]
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Scale each map (..., h, w) from its least and highest value to 0 and 1."""
+    low, high = (limit(maps, dim=(-2, -1), keepdim=True) for limit in (torch.amin, torch.amax))
+    return ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
 
 
 # During the run

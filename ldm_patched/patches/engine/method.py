@@ -93,6 +93,11 @@ class Method:
         return False
 
     @property
+    def needs(self) -> tuple[Method, ...]:
+        """Return the methods that have to be on the model before it, as they gather what it uses."""
+        return ()
+
+    @property
     def pictured(self) -> bool:
         """Return whether it needs tokens that are laid out as a picture."""
         return False

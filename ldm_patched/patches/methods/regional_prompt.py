@@ -18,6 +18,7 @@ from ..engine.site import Site
 from ..engine.stack import Inner
 from ..engine.value import value
 from ..patcher import Patcher
+from .live_mask import LiveMask, live, placed, stage
 
 OVERLAPS = ("average", "last on top")
 
@@ -26,15 +27,16 @@ OVERLAPS = ("average", "last on top")
 class Region:
     """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, and its weight.
 
-    The mask has any size; b is 1 or the number of images. Raises ValueError naming the value and the fix.
+    The mask has any size; b is 1 or the number of images. A live one is made in the run, and the prompt holds nowhere
+    before. Raises ValueError naming the value and the fix.
     """
 
     tokens: Prompt | Tensor
-    mask: Tensor
+    mask: Tensor | LiveMask
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mask.ndim != 3:
+        if isinstance(self.mask, Tensor) and self.mask.ndim != 3:
             raise ValueError(f"a region's mask has the shape {tuple(self.mask.shape)}; give (pictures, height, width)")
         if not 0.0 <= self.weight < float("inf"):
             raise ValueError(f"weight is {self.weight}; give a number from 0")
@@ -77,7 +79,7 @@ class RegionalPrompt(Method):
         """Refuse an unknown overlap, and masks for different numbers of images."""
         if self.overlap not in OVERLAPS:
             raise Refused(f"unknown overlap rule {self.overlap!r}; choose one of {', '.join(OVERLAPS)}", "overlap")
-        pictures = {len(region.mask) for region in self.regions} - {1}
+        pictures = {len(mask) for mask in self.masks if isinstance(mask, Tensor)} - {1}
         if len(pictures) > 1:
             raise ValueError(f"the regions' masks are for {sorted(pictures)} pictures; give each 1 or the same number")
 
@@ -89,13 +91,23 @@ class RegionalPrompt(Method):
     @property
     def neutral(self) -> bool:
         """Return whether the method can never change anything."""
-        seen = any(bool((region.mask * region.weight > 0).any()) for region in self.regions)
+        seen = any(region.weight > 0 and _somewhere(region.mask) for region in self.regions)
         return self.strength == 0.0 or self.base == 1.0 or not seen
 
     @property
     def label(self) -> str:
         """Describe the method."""
         return f"{len(self.regions)} regions, {self.overlap}, base {self.base:g}{self.times}"
+
+    @property
+    def masks(self) -> tuple[Tensor | LiveMask, ...]:
+        """Return the masks of the regions."""
+        return tuple(region.mask for region in self.regions)
+
+    @property
+    def needs(self) -> tuple[LiveMask, ...]:
+        """Return the live masks, which gather for themselves."""
+        return live(self.masks)
 
     @property
     def prompts(self) -> tuple[Prompt | Tensor, ...]:
@@ -124,15 +136,19 @@ class RegionalPrompt(Method):
         return mixed
 
     def parts(self, site: Site, device: torch.device) -> dict[int, Tensor]:
-        """Return the share (b, 1, n, 1) of each region that holds somewhere; made once a run for each grid."""
+        """Return the share (b, 1, n, 1) of each region that holds somewhere; made once for each grid and live mask."""
 
         def make() -> dict[int, Tensor]:
-            masks = [site.placed(region.mask.to(device, torch.float32).clamp(0.0, 1.0)) for region in self.regions]
+            masks = [placed(mask, site, device) for mask in self.masks]
             some = (1.0 - self.base) * self.strength * site.curve
             found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
             return {i: part[:, None, :, None] for i, part in enumerate(found) if bool(part.any())}
 
-        return site.once(f"shares {site.layout} {site.curve} {device}", make)
+        return site.once(f"shares {site.layout} {site.curve} {device} {stage(self.masks, site)}", make)
+
+
+def _somewhere(mask: Tensor | LiveMask) -> bool:
+    return isinstance(mask, LiveMask) or bool((mask > 0).any())
 
 
 def shares(masks: Sequence[Tensor], weights: Sequence[float], overlap: str, amount: float) -> list[Tensor]:

@@ -86,15 +86,7 @@ class WordMask(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with the words and without them."""
-        out = inner(q, k, v).clone()
-        outside = self.outside(site, q.device) * site.weight
-        found: dict[tuple[int, ...], Tensor] = {}  # combined prompts can have the words in other places
-        for place, some in enumerate(site.rows()):
-            words = tuple(context_positions(self.positions, self.length, k, site, place=place))
-            if words not in found:
-                found[words] = without(words, site, q, k, v, inner)
-            out[some] = torch.lerp(out[some], found[words][some], outside[some].to(out.dtype))
-        return out
+        return limited(self.outside(site, q.device), self.positions, self.length, site, (q, k, v), inner)
 
     def outside(self, site: Site, device: torch.device) -> Tensor:
         """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
@@ -103,6 +95,27 @@ class WordMask(Method):
             return 1.0 - site.placed(self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
 
         return site.once(f"outside {site.layout} {device}", make)
+
+
+def limited(
+    outside: Tensor,
+    positions: Sequence[int],
+    length: int,
+    site: Site,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    inner: Inner,
+) -> Tensor:
+    """Attend with and without some words of a prompt, mixed by `outside` (b, 1, n, 1) times the weight."""
+    q, k, v = qkv
+    out = inner(q, k, v).clone()
+    outside = outside * site.weight
+    found: dict[tuple[int, ...], Tensor] = {}  # combined prompts can have the words in other places
+    for place, some in enumerate(site.rows()):
+        words = tuple(context_positions(positions, length, k, site, place=place))
+        if words not in found:
+            found[words] = without(words, site, q, k, v, inner)
+        out[some] = torch.lerp(out[some], found[words][some], outside[some].to(out.dtype))
+    return out
 
 
 def without(words: Sequence[int], site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.gathering import Shown, Sums
-from .maps import Gathered, mean_map, scaled
+from ..engine.gathering import Shown, Sums, scaled
+from .maps import Gathered, mean_map
 
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
 COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.address import BlockId
-from ..engine.gathering import Grid, Listener, Sums, added
+from ..engine.gathering import Grid, Listener, Sums, added, scaled
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
@@ -91,12 +91,6 @@ def mean_map(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
     """Return the mean attention of some sums, each counting the same, scaled to an image: (labels, b, h, w)."""
     maps = [F.interpolate((one.attention / one.calls).unflatten(-1, one.grid), size, mode="bicubic") for one in sums]
     return torch.stack(maps).mean(0)
-
-
-def scaled(maps: Tensor) -> Tensor:
-    """Scale each map (..., h, w) from its least and highest value to 0 and 1."""
-    low, high = (limit(maps, dim=(-2, -1), keepdim=True) for limit in (torch.amin, torch.amax))
-    return ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
 
 
 # As text and as numbers

@@ -28,6 +28,7 @@ from ..engine.host import Host
 from ..engine.inventory import placed
 from ..engine.method import Method
 from ..methods.capture import Word
+from ..methods.live_mask import LiveMask
 from ..patcher import Patcher
 from ..record.plan import entries
 from ..routing.rule import Rule
@@ -37,7 +38,7 @@ from .manage import put
 T = TypeVar("T")
 VERSION = 1
 ENTRIES = ("patchbay", "patches", "left_out")
-PARTS: tuple[type, ...] = (Word,)  # values inside methods
+PARTS: tuple[type, ...] = (Word, LiveMask)  # values inside methods
 log = logging.getLogger(__name__)
 SHARED = ("scale", "address", "schedule")  # fields that stay outside of an inner object
 SCALARS: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}

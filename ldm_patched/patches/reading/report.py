@@ -11,6 +11,7 @@ from torch import Tensor
 from ..addressing.address import BlockId
 from ..engine.host import Host
 from ..engine.router import SLOT
+from ..methods.live_mask import LiveMask
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import Entry, Plan, plan_of
@@ -236,8 +237,20 @@ def fate(run: Run, entry: Entry) -> str:
     reason = f" ({run.skips[entry.number]})" if entry.number in run.skips else ""
     where = f"in {len(ran)} of {len(wanted)} blocks" if wanted else "everywhere"
     never = f"; never in {', '.join(missing)}{reason}" if missing else ""
-    lost = overridden(run, entry)
-    return f"ran {sum(ran.values())} times {where}{never}" + (f"; {lost}" if lost else "")
+    more = [text for text in (overridden(run, entry), masked(run, entry)) if text]
+    return "; ".join([f"ran {sum(ran.values())} times {where}{never}", *more])
+
+
+def masked(run: Run, entry: Entry) -> str:
+    """Return what mask a run made of the attention to a word; empty where the entry makes none."""
+    if not isinstance(entry.value, LiveMask):
+        return ""
+    if entry.number not in run.masks:
+        return f"it made no mask: no step lay behind {100 * entry.value.after:g}% of the run and behind another"
+    step, _, mask = run.masks[entry.number]
+    shares = ", ".join(f"{100 * float(share):.1f}" for share in mask.mean(dim=(1, 2)))
+    when = f"frozen at step {step}" if entry.value.then == "freeze" else f"last made at step {step}"
+    return f"its mask, {when}, covers {shares} % of the picture" + ("s" if len(mask) > 1 else "")
 
 
 def overridden(run: Run, entry: Entry) -> str:

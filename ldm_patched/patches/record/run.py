@@ -61,6 +61,14 @@ class HeldCall(NamedTuple):
     outcome: str
 
 
+class UsedMask(NamedTuple):
+    """A mask that was made of the attention to a word: the step from which it holds, its map and itself, (b, h, w)."""
+
+    step: int
+    heat: Tensor
+    mask: Tensor
+
+
 @dataclass
 class Tally:
     """How many calls there were, and how long they took."""
@@ -101,6 +109,7 @@ class Run:
         running: calls whose time the GPU has not told yet; `settle` waits for them.
         gathered: what an entry (by number) has summed up for after the run.
         changes: how far the patches moved what a block handed on, in each of its calls that was measured.
+        masks: the mask that an entry (by number) last made of the attention to a word.
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
@@ -136,6 +145,7 @@ class Run:
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
     changes: defaultdict[BlockId | None, list[float]] = field(default_factory=lambda: defaultdict(list))
+    masks: dict[int, UsedMask] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)

@@ -1,0 +1,216 @@
+"""A mask that a word makes of itself: where the picture attends to it in the first steps of the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..addressing.grid import blurred
+from ..addressing.where import Where
+from ..engine.declaration import Refused, Widget, acts, choice, fields_of, inputs_of, method, number
+from ..engine.gathering import Sums, before, scaled
+from ..engine.site import Site
+from ..record.run import Run, UsedMask
+from .alignment import token_ids
+from .capture import Capture, Word
+from .words import locate
+
+THEN = ("freeze", "grow")
+
+
+@method()
+class LiveMask(Capture):
+    """Gather the attention to a word, and make a mask of it for other methods in the same run; changes nothing itself.
+
+    The map is the mean of the softmax weights of the word's columns over heads, blocks, and all steps so far, scaled
+    to the latent's pixels, smoothed, and then from its least to its highest value to 0..1 (as in DAAM, Tang et al.
+    2022, arXiv 2210.04885). What lies above `threshold` is the mask; 0 gives the map itself.
+
+    The mask holds from the first step at or behind `after` (a part of the noise schedule) that has a step before it.
+    With `freeze` it then stays as it is; with `grow` it is made anew in each step, of all steps before. All calls of a
+    step see one mask.
+    """
+
+    where: Where = acts("output", kind="cross", end=None, curve=False)
+    after: float = number(
+        0.2,
+        0.01,
+        1.0,
+        step=0.01,
+        bounded=True,
+        tip="How much of the run the word's attention is gathered for, as a part of the noise schedule: from there on "
+        "its mask holds. At least one step is gathered.",
+    )
+    threshold: float = number(
+        0.6,
+        0.0,
+        1.0,
+        step=0.01,
+        bounded=True,
+        tip="What lies above this part of the map's highest value belongs to the mask; 0 gives the map itself as mask.",
+    )
+    smooth: float = number(
+        0.06,
+        0.0,
+        0.5,
+        step=0.01,
+        bounded=True,
+        tip="How far the map is blurred before, as a part of the picture's longer side.",
+    )
+    then: str = choice(
+        THEN, "freeze", tip="Whether the mask then stays as it is, or is made anew in each step of all before it."
+    )
+
+    @classmethod
+    def asked(cls, asked: Mapping[str, Any]) -> LiveMask:
+        """Return the mask for a CLIP, a prompt, a word and the settings of a node; missing ones have their defaults."""
+        clip, prompt, word = asked["clip"], asked["prompt"], asked["word"]
+        found = Word(word, locate(clip, prompt, word))
+        return cls((found,), len(token_ids(clip, prompt)), **_fields(asked))
+
+    @classmethod
+    def check_settings(cls, asked: Mapping[str, Any]) -> None:
+        """Raise Refused for wrong settings; None: not known yet."""
+        cls((), **_fields({name: given for name, given in asked.items() if given is not None}))
+
+    @property
+    def word(self) -> str:
+        """Return the word."""
+        return ", ".join(self.labels)
+
+    @property
+    def label(self) -> str:
+        """Describe the mask."""
+        return f"live mask of {self.word} above {self.threshold:g} after {100 * self.after:g}%, {self.then}"
+
+    def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether a call is not to be heard, or the mask is frozen."""
+        reason = super().deaf(site, q, k)
+        there = reason is None and self.used(site) is not None
+        return "" if there and self.then == "freeze" else reason
+
+    # The mask, for other methods
+
+    def used(self, site: Site) -> UsedMask | None:
+        """Return the mask that holds in the step of a call; None before there is one."""
+        run = site.run
+        number = None if run is None else self._number(run)
+        if run is None or number is None:
+            return None
+        known, step = run.masks.get(number), run.step(site.options)
+        if known is not None and (self.then == "freeze" or known.step == step):
+            return known
+        if run.percent(site.options) < self.after:
+            return None
+        gathered = before(step, run.gathered.get(number, {}))
+        if gathered:
+            run.masks[number] = site.lasting(lambda: self._made(step, gathered, run.size))
+        return run.masks.get(number)
+
+    def lacking(self, site: Site) -> str | None:
+        """Return why there is no mask in a call, "" where it is only too early; None where there is one."""
+        if self.used(site) is not None:
+            return None
+        gathers = site.run is None or self._number(site.run) is not None
+        return "" if gathers else f"nothing gathers the attention to {self.word} any more"
+
+    def _number(self, run: Run) -> int | None:
+        """Return the number of the entry that gathers for this mask, though it lost blocks to Remove Patches."""
+        all_live = [entry for entry in run.entries if isinstance(entry.value, LiveMask)]
+        exact = [entry.number for entry in all_live if entry.value == self]
+        like = (e.number for e in all_live if dataclasses.replace(e.value, where=self.where) == self)
+        return exact[0] if exact else next(like, None)
+
+    def _made(self, step: int, gathered: Sequence[Sums], size: tuple[int, ...] | None) -> UsedMask:
+        height, width = size or max((sums.grid for sums in gathered), key=lambda grid: grid[0] * grid[1])
+        maps = [one.attention.unflatten(-1, one.grid).to(gathered[0].attention.device) for one in gathered]
+        large = [F.interpolate(one, (height, width), mode="bicubic", align_corners=False)[0] for one in maps]
+        mean = torch.stack(large).sum(0) / sum(one.calls for one in gathered)
+        heat = scaled(self.smoothed(mean))
+        return UsedMask(step, heat, self.cut(heat))
+
+    def smoothed(self, maps: Tensor) -> Tensor:
+        """Return maps (b, h, w) blurred."""
+        (height, width), sigma = maps.shape[-2:], self.smooth * max(maps.shape[-2:])
+        if sigma == 0.0:
+            return maps
+        smoothed: Tensor = blurred(maps.flatten(1)[..., None], (height, width), sigma).view_as(maps)
+        return smoothed
+
+    def cut(self, heat: Tensor) -> Tensor:
+        """Return the mask of a map of 0 to 1."""
+        return heat if self.threshold == 0.0 else (heat > self.threshold).to(heat.dtype)
+
+
+def _fields(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a live mask for the settings of a node."""
+    fields = fields_of(LiveMask, {name: given for name, given in asked.items() if name in OWN})
+    if "map_blocks" in asked:
+        try:
+            fields["where"] = Where.of(asked["map_blocks"], kind="cross")
+        except ValueError as error:
+            raise Refused(str(error), "map_blocks") from None
+    return fields
+
+
+def check_word(widget: str, text: str | None) -> None:
+    """Raise Refused for a text without a word; None: not known yet."""
+    if text is not None and not text.strip(" ,\n"):
+        raise Refused(f"{widget} is empty; write a word of the prompt", widget)
+
+
+# What a node asks for
+
+OWN = ("after", "threshold", "smooth", "then")
+SOURCE = (
+    Widget("clip", "CLIP", "The CLIP that encodes the positive prompt."),
+    Widget(
+        "prompt", "STRING", "The positive prompt, as it is encoded.", settings=(("default", ""), ("multiline", True))
+    ),
+    Widget(
+        "word",
+        "STRING",
+        "The word or phrase of the prompt whose own attention becomes the mask.",
+        settings=(("default", ""),),
+    ),
+)
+SETTINGS = (
+    *(widget for widget in inputs_of(LiveMask) if widget.name in OWN),
+    Widget(
+        "map_blocks",
+        "STRING",
+        "Which transformer blocks' attention to the word is gathered, as an address: output, all, input:4, output:3-5.",
+        settings=(("default", "output"),),
+    ),
+)
+
+
+# Where a method asks
+
+
+def placed(mask: Tensor | LiveMask, site: Site, device: torch.device) -> Tensor:
+    """Return what a mask is at each token of a call, (b, n) of 0 to 1; zero while a live one is not there yet."""
+    if isinstance(mask, Tensor):
+        return site.placed(mask.to(device, torch.float32).clamp(0.0, 1.0))
+    used = mask.used(site)
+    if used is None:
+        return torch.zeros(site.batch, site.tokens, device=device)
+    frames = used.mask.to(device).unflatten(0, (-1, site.frames))  # (b, frames, h, w)
+    each = [site.placed(frames[:, i]).unflatten(1, (site.frames, -1))[:, i] for i in range(site.frames)]
+    return torch.cat(each, 1)
+
+
+def stage(masks: Sequence[Tensor | LiveMask], site: Site) -> str:
+    """Return what the live ones of some masks hang on in a call beside its layout, as a part of a key for `once`."""
+    used = [mask.used(site) for mask in masks if isinstance(mask, LiveMask)]
+    return " ".join(str(0 if one is None else one.step) for one in used)
+
+
+def live(masks: Sequence[Tensor | LiveMask]) -> tuple[LiveMask, ...]:
+    """Return the live ones of some masks, each once."""
+    return tuple(dict.fromkeys(mask for mask in masks if isinstance(mask, LiveMask)))
