@@ -3,10 +3,11 @@
     python benchmarks/live_masks.py overlap|colours [--pictures N] [--steps N] [--json FILE]
 
 `overlap`: intersection over union of the mask of an object's word, as it froze in the run, with the object in the
-finished picture of the same run (the mask that Live Masks gives); captions with two objects, each at
-its place, so two masks a picture. `colours`: how many pictures show both objects, each in its own colour, and nothing
-else (judged by the pixels), without a region, with given masks and with live ones. One picture a run, euler, cfg 4,
-the seed of a picture is its number in every row.
+finished picture of the same run (the mask that Live Masks gives). `colours`: how many pictures are right, judged by
+their pixels, without a mask, with given ones and with live ones. `two colours`: the prompt names none, and each
+object's region has one; right is each object in its own. `one colour`: the prompt colours one of the objects, and Word
+Mask keeps that word to it; right is any other colour on the other.
+Scenes of two objects at two places; batches of 4 pictures, euler, cfg 4, the same noise in every row.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE, SIZE
 from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES, Thing, write
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
@@ -29,9 +31,11 @@ from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.patches.reading.live_masks import live_masks
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
-from attention_patchbay.tools.demo.judge import judge, segments
+from attention_patchbay.tools.demo.judge import components, judge, segments, shape_of
 from results import write_json
 
+BATCH = 4
+LIVES = ({"after": 0.01}, {"after": 0.2}, {"after": 0.01, "threshold": 0.5}, {"after": 0.01, "threshold": 0.7})
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
 Model = tuple[Any, Any, Any]
@@ -44,36 +48,27 @@ class Scene(NamedTuple):
     seed: int
     things: tuple[Thing, ...]
 
-    def caption(self, colour: bool | str = True, place: bool = True) -> str:
+    def caption(self, colour: bool | str = True) -> str:
         """Write it with its colours, without, or all in one."""
         said = [thing.colour if colour is True else colour or None for thing in self.things]
-        parts = [Thing(t.shape, c, t.place if place else None) for t, c in zip(self.things, said, strict=True)]
-        return write(tuple(parts))
+        return write(tuple(Thing(t.shape, c, t.place) for t, c in zip(self.things, said, strict=True)))
 
 
-def scenes(count: int) -> Iterator[Scene]:
-    """Draw scenes, the same in every run."""
+def scenes(pictures: int) -> Iterator[Scene]:
+    """Draw scenes for batches, the same in every run."""
     rng = random.Random(3)
-    for seed in range(count):
+    for seed in range(pictures // BATCH):
         colours, shapes, places = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2), rng.choice(PAIRS)
         yield Scene(seed, tuple(map(Thing, shapes, colours, places)))
 
 
-def half(place: str) -> torch.Tensor:
-    """Return the mask of the half of the picture in which a place lies."""
-    second, dim = HALVES[place]
-    mask = torch.zeros(1, 2, 2)
-    mask.select(dim, second).fill_(1.0)
-    return mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
-
-
 def sample(model: Model, patched: Patched, seed: int, steps: int) -> tuple[Any, Any]:
-    """Return latent and picture (h, w, 3)."""
+    """Return latents and pictures (b, h, w, 3)."""
     _, clip, vae = model
     prompts = ([[clip.encode(text), {}]] for text in (patched[1], ""))
-    latent = {"samples": torch.zeros(1, 4, LATENT_SIZE, LATENT_SIZE)}
+    latent = {"samples": torch.zeros(BATCH, 4, LATENT_SIZE, LATENT_SIZE)}
     out = common_ksampler(patched[0], seed, steps, 4.0, "euler", "normal", *prompts, latent)
-    return out["samples"], vae.decode(out["samples"])[0].numpy()
+    return out["samples"], vae.decode(out["samples"]).numpy()
 
 
 def mask_of(model: Model, word: str, prompt: str, **settings: Any) -> LiveMask:
@@ -84,89 +79,129 @@ def mask_of(model: Model, word: str, prompt: str, **settings: Any) -> LiveMask:
 # The mask and the object
 
 
-def overlap(model: Model, count: int, steps: int) -> Iterator[dict[str, Any]]:
+def overlap(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the mean overlap for some settings."""
     cases: dict[str, dict[str, Any]] = {f"after {after:g}": {"after": after} for after in (0.01, 0.1, 0.2, 0.3, 0.5)}
     cases |= {f"threshold {part:g}": {"threshold": part} for part in (0.5, 0.7)}
-    cases |= {f"smooth {smooth:g}": {"smooth": smooth} for smooth in (0.0, 0.03)}
-    cases |= {f"blocks {blocks}": {"map_blocks": blocks} for blocks in ("all", "output:2-3", "output:3")}
-    cases |= {"grow": {"then": "grow"}, "output:2-3, after 0.3, threshold 0.7": best()}
+    cases |= {"smooth 0": {"smooth": 0.0}, "then grow": {"then": "grow"}}
+    cases |= {f"map_blocks {blocks}": {"map_blocks": blocks} for blocks in ("all", "output:2-3", "output:3")}
+    cases |= {"map_blocks output:2-3, after 0.3": {"map_blocks": "output:2-3", "after": 0.3}}
     found: dict[str, list[float]] = {name: [] for name in cases}
-    for scene in scenes(count):
-        patched, words = model[0], [thing.shape for thing in scene.things]
+    for scene in scenes(pictures):
+        patched, prompt = model[0], scene.caption()
         for settings in cases.values():
-            for word in words:
-                patched = attach(patched, mask_of(model, word, scene.caption(), **settings))
-        latent, picture = sample(model, (patched, scene.caption()), scene.seed, steps)
-        masks = iter(mask[0] for _, mask in live_masks(patched, latent, (SIZE, SIZE)))
-        pixels = segments(picture)
+            for thing in scene.things:
+                patched = attach(patched, mask_of(model, thing.shape, prompt, **settings))
+        latents, drawn = sample(model, (patched, prompt), scene.seed, steps)
+        masks = iter([mask for _, mask in live_masks(patched, latents, (SIZE, SIZE))])
         for name in cases:
             for thing in scene.things:
-                there, mask = torch.from_numpy(pixels[str(thing.colour)]), next(masks) > 0.0
-                if there.any():  # a picture may lack the object
-                    found[name].append(float((mask & there).sum() / (mask | there).sum()))
+                found[name] += overlaps(next(masks) > 0.0, drawn, str(thing.colour))
     for name, some in found.items():
-        yield {
-            "settings": name,
-            "masks": len(some),
-            "mean overlap": round(sum(some) / len(some), 3),
-            "above 0.5": sum(one > 0.5 for one in some),
-        }
+        mean, half = round(sum(some) / len(some), 3), sum(one > 0.5 for one in some)
+        yield {"settings": name, "objects": len(some), "mean overlap": mean, "above 0.5": half}
 
 
-def best() -> dict[str, Any]:
-    """Return the settings for the demo model."""
-    return {"map_blocks": "output:2-3", "after": 0.3, "threshold": 0.7}
+def overlaps(masks: torch.Tensor, pictures: Any, colour: str) -> list[float]:
+    """Return the intersection over union of masks and objects of a colour, where a picture has such an object."""
+    there = [torch.from_numpy(segments(picture)[colour]) for picture in pictures]
+    pairs = [(mask & one, mask | one) for mask, one in zip(masks, there, strict=True) if one.any()]
+    return [float(both.sum() / any_.sum()) for both, any_ in pairs]
 
 
 # Colours on their objects
 
 
-def regions(model: Model, scene: Scene, masks: Sequence[Any], place: bool) -> Patched:
-    """Return a model with a region for each object, which names its colour, and a prompt that names none."""
-    prompts = [model[1].encode(scene.caption(str(thing.colour), place)) for thing in scene.things]
-    some = tuple(map(Region, prompts, masks))
-    return attach(model[0], RegionalPrompt(some)), scene.caption(False, place)
+def halves(scene: Scene) -> list[torch.Tensor]:
+    """Return the masks that a user would draw: the half of the picture in which each place lies."""
+    masks = []
+    for thing in scene.things:
+        second, dim = HALVES[str(thing.place)]
+        mask = torch.zeros(1, 2, 2)
+        mask.select(dim, second).fill_(1.0)
+        masks.append(mask)
+    return [mask.repeat_interleave(8, 1).repeat_interleave(8, 2) for mask in masks]
 
 
-def live(model: Model, scene: Scene, place: bool, colour: bool, **settings: Any) -> list[LiveMask]:
-    """Return the mask of each object's word."""
-    prompt = scene.caption(colour, place)
-    return [mask_of(model, thing.shape, prompt, **settings) for thing in scene.things]
+def objects(model: Model, scene: Scene, prompt: str, steps: int) -> list[torch.Tensor]:
+    """Return masks of a first run with the same noise: each object by its shape, 8 pixels larger; none is all of it."""
+    _, pictures = sample(model, (model[0], prompt), scene.seed, steps)
+    return [torch.stack([first_mask(picture, thing.shape) for picture in pictures]) for thing in scene.things]
 
 
-def limited(model: Model, scene: Scene, masks: Sequence[Any], place: bool) -> Patched:
-    """Return a model in which each colour may act only in its object's mask, and the prompt with both colours."""
-    prompt, patched = scene.caption(True, place), model[0]
-    for thing, mask in zip(scene.things, masks, strict=True):
-        kind = LiveWordMask if isinstance(mask, LiveMask) else WordMask
-        patched = attach(patched, kind(locate(model[1], prompt, str(thing.colour)), mask))
-    return patched, prompt
+def first_mask(picture: Any, shape: str) -> torch.Tensor:
+    """Return the object of a shape in a picture (h, w, 3), 8 pixels larger: (h, w)."""
+    parts = [part for mask in segments(picture).values() for part in components(mask) if part.sum() > 100]
+    found = next((part for part in parts if shape_of(part) == shape), None)
+    if found is None:
+        return torch.ones(picture.shape[:2])
+    return F.max_pool2d(torch.from_numpy(found)[None, None].float(), 17, 1, 8)[0, 0]
 
 
-def colours(model: Model, count: int, steps: int) -> Iterator[dict[str, Any]]:
+class Task(NamedTuple):
+    """What shall come out: the prompt of a scene, the model for masks of its objects, and whether a picture is right."""
+
+    name: str
+    prompt: Callable[[Scene], str]
+    patched: Callable[[Model, Scene, Sequence[Any]], Any]
+    right: Callable[[Scene, Any], bool]
+
+
+def regions(model: Model, scene: Scene, masks: Sequence[Any]) -> Any:
+    """Return a model with a region for each object, whose prompt names its colour."""
+    prompts = [model[1].encode(scene.caption(str(thing.colour))) for thing in scene.things]
+    return attach(model[0], RegionalPrompt(tuple(map(Region, prompts, masks))))
+
+
+def limited(model: Model, scene: Scene, masks: Sequence[Any]) -> Any:
+    """Return a model in which the first object's colour may act in its mask only."""
+    place = locate(model[1], first_coloured(scene), str(scene.things[0].colour))
+    return attach(model[0], (LiveWordMask if isinstance(masks[0], LiveMask) else WordMask)(place, masks[0]))
+
+
+def first_coloured(scene: Scene) -> str:
+    """Return the caption that says the colour of the first object only."""
+    first, second = scene.things
+    return write((first, Thing(second.shape, None, second.place)))
+
+
+def stays(scene: Scene, picture: Any) -> bool:
+    """Return whether a picture shows both objects and nothing else, the first in its colour and the second in another."""
+    first, second = scene.things
+    others = [Thing(second.shape, colour, second.place) for colour in COLOURS if colour != first.colour]
+    return any(judge((first, other), picture) for other in others)
+
+
+TASKS = (
+    Task("two colours", lambda scene: scene.caption(False), regions, lambda scene, p: judge(scene.things, p)),
+    Task("one colour", first_coloured, limited, stays),
+)
+
+
+def colours(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
     """Yield how many pictures are right."""
-    halves: Callable[[Scene], list[torch.Tensor]] = lambda scene: [half(str(t.place)) for t in scene.things]  # noqa: E731
-    for place in (True, False):
-        rows: dict[str, Callable[[Scene], Patched]] = {
-            "the caption alone": lambda scene, p=place: (model[0], scene.caption(True, p)),
-            "regions, given halves": lambda scene, p=place: regions(model, scene, halves(scene), p),
-        }
-        for after in (0.01, 0.1, 0.2):
-            rows[f"regions by word, after {after:g}"] = lambda scene, p=place, a=after: regions(
-                model, scene, live(model, scene, p, False, after=a), p
+    given: dict[str, Callable[[Scene, str], Sequence[Any] | None]] = {
+        "none": lambda scene, prompt: None,
+        "halves, given": lambda scene, prompt: halves(scene),
+        "the object of a first run, given": lambda scene, prompt: objects(model, scene, prompt, steps),
+    }
+    for settings in LIVES:
+        told = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+        given[f"by word, {told}"] = lambda scene, prompt, settings=settings: [
+            mask_of(model, thing.shape, prompt, **settings) for thing in scene.things
+        ]
+    for task in TASKS:
+        for name, made in given.items():
+            right = sum(
+                judged(model, scene, task, made(scene, task.prompt(scene)), steps) for scene in scenes(pictures)
             )
-        rows["word mask, given halves"] = lambda scene, p=place: limited(model, scene, halves(scene), p)
-        for after in (0.01, 0.2):
-            rows[f"word mask by word, after {after:g}"] = lambda scene, p=place, a=after: limited(
-                model, scene, live(model, scene, p, True, after=a), p
-            )
-        for name, row in rows.items():
-            right = 0
-            for scene in scenes(count):
-                _, picture = sample(model, row(scene), scene.seed, steps)
-                right += judge([Thing(t.shape, t.colour, t.place if place else None) for t in scene.things], picture)
-            yield {"places named": "yes" if place else "no", "how": name, "right": right, "of": count}
+            yield {"task": task.name, "mask": name, "right": right, "of": pictures}
+
+
+def judged(model: Model, scene: Scene, task: Task, masks: Sequence[Any] | None, steps: int) -> int:
+    """Return how many pictures of a scene are right."""
+    patched = model[0] if masks is None else task.patched(model, scene, masks)
+    return sum(task.right(scene, one) for one in sample(model, (patched, task.prompt(scene)), scene.seed, steps)[1])
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.grid import blurred
+from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.declaration import Refused, Widget, acts, choice, fields_of, inputs_of, method, number
 from ..engine.gathering import Sums, before, scaled
@@ -105,7 +106,9 @@ class LiveMask(Capture):
         known, step = run.masks.get(number), run.step(site.options)
         if known is not None and (self.then == "freeze" or known.step == step):
             return known
-        if run.percent(site.options) < self.after:
+        memory, early = run.memory(number), Schedule(0.0, self.after).weight(run.percent(site.options))
+        if early or memory.get("waiting") == step:
+            memory["waiting"] = step  # a second call of the step may be at the sigma of the next
             return None
         gathered = before(step, run.gathered.get(number, {}))
         if gathered:

@@ -20,6 +20,7 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import (
     operations_for,
 )
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.sliding_window_guidance import SlidingWindowGuidance
@@ -229,6 +230,8 @@ def test_every_kind_of_patch_comes_back_from_its_text() -> None:
         "WeightedPrompt": ((1, 4), (1.5, -1.0)),
         "PromptToPrompt": ((0, 5, 6), (0, 7, 6)),
         "Capture": ((Word("red", (1,)), Word("blue square", (4, 5))), 12),
+        "LiveMask": ((Word("red", (1,)),), 12),
+        "LiveWordMask": ((1,), LiveMask((Word("cat", (2,)),), 12, then="grow"), 12),
         "PointCapture": (((0.25, 0.5), (1.0, 0.0)),),
     }
     values: tuple[Any, ...] = tuple(cls(*given.get(cls.__name__, ())) for cls in savable())

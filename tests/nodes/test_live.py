@@ -1,0 +1,120 @@
+"""Regions and words by a word's own attention, as nodes, on the demo model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask
+from attention_patchbay.ldm_patched.patches.methods.words import locate
+from attention_patchbay.ldm_patched.patches.reading.maps import captured
+from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
+
+from .conftest import NODES
+
+PROMPT = "a red circle on the left and a blue square on the right"
+MASK = {"after": 0.3, "threshold": 0.6, "smooth": 0.0, "then": "freeze", "map_blocks": "output"}
+ACTS = {"strength": 1.0, "blocks": "all", "start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    with torch.inference_mode():
+        yield NODES["PatchbayLoadDemoModel"].execute().result
+
+
+def encoded(clip: Any, text: str) -> Any:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def sample(model: Any, clip: Any, prompt: str = PROMPT, seed: int = 3) -> dict[str, Any]:
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    return common_ksampler(model, seed, STEPS, 4.0, "euler", "normal", encoded(clip, prompt), encoded(clip, ""), latent)
+
+
+def regional(demo: Any, word: str, **given: Any) -> Any:
+    """Return the model with a region by a word, whose prompt is green."""
+    model, clip, _ = demo
+    other = encoded(clip, "a green circle on the left and a green square on the right")
+    asked = {"conditioning": other, "clip": clip, "prompt": PROMPT, "word": word, "weight": 1.0, **MASK, **given}
+    (regions,) = NODES["PatchbayLiveRegion"].execute(**asked).result
+    widgets = {"base": 0.0, "overlap": "average", **ACTS}
+    return NODES["PatchbayRegionalPrompt"].execute(model=model, regions=regions, **widgets).result[0]
+
+
+def test_the_frozen_mask_is_what_a_capture_of_the_same_steps_makes_and_lies_on_the_object(demo: Any) -> None:
+    model, clip, vae = demo
+    word = Word("circle", locate(clip, PROMPT, "circle"))
+    where = Where.of("output", 0.0, 0.3, kind="cross")
+    listening = attach(model, Capture((word,), len(token_ids(clip, PROMPT)), where))
+    (found,) = captured(listening, sample(listening, clip)["samples"])
+    blocks = [(one.attention[:, 0] / one.calls).unflatten(-1, one.grid) for one in found.blocks.values()]
+    mean = torch.stack([F.interpolate(one[None], (16, 16), mode="bicubic")[0, 0] for one in blocks]).mean(0)
+    expected = (mean - mean.min()) / (mean.max() - mean.min())
+
+    patched = regional(demo, "circle")
+    latent = sample(patched, clip)
+    picture = vae.decode(latent["samples"])
+    masks, previews, about = NODES["PatchbayLiveMasks"].execute(model=patched, latent=latent, images=picture).result
+    large = F.interpolate(expected[None, None], (128, 128), mode="bicubic")[0, 0]
+    unsure = (large - 0.6).abs() < 1e-4
+    assert torch.equal(masks[0][~unsure], (large > 0.6).float()[~unsure])
+    assert masks.shape == (1, 128, 128) and about.startswith("circle: its mask, frozen at step 3, covers")
+    assert torch.allclose(previews, picture * (0.25 + 0.75 * masks[..., None]), atol=1e-6)
+    there = ((picture[0] - 1.0).abs().amax(-1) > 0.3) & (torch.arange(128) < 64)  # not white
+    assert (masks[0].bool() & there).sum() / (masks[0].bool() | there).sum() > 0.4
+
+
+def test_without_pictures_the_masks_have_the_size_of_the_pictures_and_lie_on_white(demo: Any) -> None:
+    patched = regional(demo, "circle")
+    latent = sample(patched, demo[1])
+    masks, previews, _ = NODES["PatchbayLiveMasks"].execute(model=patched, latent=latent).result
+    assert masks.shape == (1, 128, 128) and set(previews.unique().tolist()) == {0.25, 1.0}
+
+
+def test_words_act_where_another_word_draws(demo: Any) -> None:
+    model, clip, _ = demo
+    asked = {"model": model, "clip": clip, "prompt": PROMPT, "word": "circle", "words": "red", **MASK, **ACTS}
+    (patched,) = NODES["PatchbayLiveWordMask"].execute(**asked).result
+    assert not torch.equal(sample(patched, clip)["samples"], sample(model, clip)["samples"])
+    (nothing,) = NODES["PatchbayLiveWordMask"].execute(**asked | {"threshold": 1.0}).result
+    assert torch.equal(sample(nothing, clip)["samples"], sample(model, clip)["samples"])
+
+
+def test_a_word_that_the_prompt_lacks_is_named(demo: Any) -> None:
+    with pytest.raises(ValueError, match="has no 'cross'; write the words as they stand in it"):
+        regional(demo, "cross")
+    asked = {"model": demo[0], "clip": demo[1], "prompt": PROMPT, **MASK, **ACTS}
+    with pytest.raises(ValueError, match="has no 'green'"):
+        NODES["PatchbayLiveWordMask"].execute(**asked | {"word": "circle", "words": "green"})
+
+
+@pytest.mark.parametrize("node", ["PatchbayLiveRegion", "PatchbayLiveWordMask"])
+def test_wrong_settings_are_told_at_their_widget(node: str) -> None:
+    given = {"word": "circle", **MASK}
+    given |= {"words": "red", **ACTS} if node == "PatchbayLiveWordMask" else {}
+    assert NODES[node].validate_inputs(**given) is True
+    linked = dict.fromkeys(given)
+    assert NODES[node].validate_inputs(**linked) is True
+    wrong = {"word": " ,", "after": 0.0, "threshold": 2.0, "then": "melt", "map_blocks": "input:x"}
+    for name, value in wrong.items():
+        answer = NODES[node].validate_inputs(**given | {name: value})
+        assert answer.widget == name, (name, answer)
+
+
+def test_a_chain_of_regions_can_have_both_kinds(demo: Any) -> None:
+    _, clip, _ = demo
+    other, mask = encoded(clip, "a green circle"), torch.ones(1, 4, 4)
+    (chain,) = NODES["PatchbayRegion"].execute(conditioning=other, mask=mask, weight=1.0).result
+    asked = {"conditioning": other, "clip": clip, "prompt": PROMPT, "word": "square", "weight": 2.0, **MASK}
+    (chain,) = NODES["PatchbayLiveRegion"].execute(**asked, regions=chain).result
+    assert [type(region.mask) for region in chain] == [torch.Tensor, LiveMask]
+    assert chain[1].mask.where == Where.of("output", kind="cross") and chain[1].mask.schedule == Schedule()
