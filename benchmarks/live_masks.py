@@ -1,12 +1,12 @@
 """Measure on the demo model what masks that words make of themselves are worth.
 
-    python benchmarks/live_masks.py overlap|colours [--pictures N] [--steps N] [--json FILE]
+    python benchmarks/live_masks.py overlap|two-colours|one-colour [--pictures N] [--steps N] [--json FILE]
 
 `overlap`: intersection over union of the mask of an object's word, as it froze in the run, with the object in the
-finished picture of the same run (the mask that Live Masks gives). `colours`: how many pictures are right, judged by
-their pixels, without a mask, with given ones and with live ones. `two colours`: the prompt names none, and each
-object's region has one; right is each object in its own. `one colour`: the prompt colours one of the objects, and Word
-Mask keeps that word to it; right is any other colour on the other.
+finished picture of the same run (the mask that Live Masks gives). The others: how many pictures are right,
+judged by their pixels, without a mask, with given ones and with live ones. `two-colours`: the prompt names none, and
+each object's region has one; right is each object in its own. `one-colour`: the prompt colours one of the objects, and
+Word Mask keeps that word to it; right is any other colour on the other.
 Scenes of two objects at two places; batches of 4 pictures, euler, cfg 4, the same noise in every row.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from attention_patchbay.tools.demo.judge import components, judge, segments, sha
 from results import write_json
 
 BATCH = 4
-LIVES = ({"after": 0.01}, {"after": 0.2}, {"after": 0.01, "threshold": 0.5}, {"after": 0.01, "threshold": 0.7})
+LIVES = ({"after": 0.01, "threshold": 0.7}, {"after": 0.01, "threshold": 0.6}, {"after": 0.2, "threshold": 0.7})
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
 Model = tuple[Any, Any, Any]
@@ -139,9 +140,8 @@ def first_mask(picture: Any, shape: str) -> torch.Tensor:
 
 
 class Task(NamedTuple):
-    """What shall come out: the prompt of a scene, the model for masks of its objects, and whether a picture is right."""
+    """The prompt of a scene, the model for masks of its objects, and whether a picture is right."""
 
-    name: str
     prompt: Callable[[Scene], str]
     patched: Callable[[Model, Scene, Sequence[Any]], Any]
     right: Callable[[Scene, Any], bool]
@@ -166,19 +166,19 @@ def first_coloured(scene: Scene) -> str:
 
 
 def stays(scene: Scene, picture: Any) -> bool:
-    """Return whether a picture shows both objects and nothing else, the first in its colour and the second in another."""
+    """Return whether a picture shows both objects alone, the first in its colour and the second in another."""
     first, second = scene.things
     others = [Thing(second.shape, colour, second.place) for colour in COLOURS if colour != first.colour]
     return any(judge((first, other), picture) for other in others)
 
 
-TASKS = (
-    Task("two colours", lambda scene: scene.caption(False), regions, lambda scene, p: judge(scene.things, p)),
-    Task("one colour", first_coloured, limited, stays),
-)
+TASKS = {
+    "two-colours": Task(lambda scene: scene.caption(False), regions, lambda scene, p: judge(scene.things, p)),
+    "one-colour": Task(first_coloured, limited, stays),
+}
 
 
-def colours(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
+def colours(task: Task, model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
     """Yield how many pictures are right."""
     given: dict[str, Callable[[Scene, str], Sequence[Any] | None]] = {
         "none": lambda scene, prompt: None,
@@ -190,12 +190,9 @@ def colours(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]
         given[f"by word, {told}"] = lambda scene, prompt, settings=settings: [
             mask_of(model, thing.shape, prompt, **settings) for thing in scene.things
         ]
-    for task in TASKS:
-        for name, made in given.items():
-            right = sum(
-                judged(model, scene, task, made(scene, task.prompt(scene)), steps) for scene in scenes(pictures)
-            )
-            yield {"task": task.name, "mask": name, "right": right, "of": pictures}
+    for name, made in given.items():
+        right = sum(judged(model, scene, task, made(scene, task.prompt(scene)), steps) for scene in scenes(pictures))
+        yield {"mask": name, "right": right, "of": pictures}
 
 
 def judged(model: Model, scene: Scene, task: Task, masks: Sequence[Any] | None, steps: int) -> int:
@@ -206,7 +203,7 @@ def judged(model: Model, scene: Scene, task: Task, masks: Sequence[Any] | None, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("overlap", "colours"))
+    parser.add_argument("what", choices=("overlap", *TASKS))
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
@@ -214,7 +211,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model, rows = load_checkpoint(CHECKPOINT), []
     with torch.inference_mode():
-        for row in {"overlap": overlap, "colours": colours}[args.what](model, args.pictures, args.steps):
+        measure = overlap if args.what == "overlap" else partial(colours, TASKS[args.what])
+        for row in measure(model, args.pictures, args.steps):
             if not rows:
                 print("| " + " | ".join(row) + " |\n|" + "---|" * len(row))
             print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
