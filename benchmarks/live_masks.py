@@ -36,7 +36,7 @@ from attention_patchbay.tools.demo.judge import components, judge, segments, sha
 from results import write_json
 
 BATCH = 4
-LIVES = ({"after": 0.01, "threshold": 0.7}, {"after": 0.01, "threshold": 0.6}, {"after": 0.2, "threshold": 0.7})
+LIVES = ({"after": 0.01, "threshold": 0.7}, {"after": 0.2, "threshold": 0.7}, {"after": 0.01, "threshold": 0.5})
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
 Model = tuple[Any, Any, Any]
@@ -82,25 +82,29 @@ def mask_of(model: Model, word: str, prompt: str, **settings: Any) -> LiveMask:
 
 def overlap(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the mean overlap for some settings."""
-    cases: dict[str, dict[str, Any]] = {f"after {after:g}": {"after": after} for after in (0.01, 0.1, 0.2, 0.3, 0.5)}
-    cases |= {f"threshold {part:g}": {"threshold": part} for part in (0.5, 0.7)}
-    cases |= {"smooth 0": {"smooth": 0.0}, "then grow": {"then": "grow"}}
-    cases |= {f"map_blocks {blocks}": {"map_blocks": blocks} for blocks in ("all", "output:2-3", "output:3")}
-    cases |= {"map_blocks output:2-3, after 0.3": {"map_blocks": "output:2-3", "after": 0.3}}
-    found: dict[str, list[float]] = {name: [] for name in cases}
+    cases = [{"after": after, "threshold": part} for after in (0.01, 0.1, 0.3) for part in (0.5, 0.6, 0.7)]
+    tight: dict[str, Any] = {"after": 0.3, "threshold": 0.7}
+    more = ({"map_blocks": "all"}, {"map_blocks": "output:2-3"}, {"smooth": 0.0}, {"then": "grow"})
+    cases += [{**tight, **changed} for changed in more]
+    found: list[list[float]] = [[] for _ in cases]
     for scene in scenes(pictures):
         patched, prompt = model[0], scene.caption()
-        for settings in cases.values():
+        for settings in cases:
             for thing in scene.things:
                 patched = attach(patched, mask_of(model, thing.shape, prompt, **settings))
         latents, drawn = sample(model, (patched, prompt), scene.seed, steps)
         masks = iter([mask for _, mask in live_masks(patched, latents, (SIZE, SIZE))])
-        for name in cases:
+        for some in found:
             for thing in scene.things:
-                found[name] += overlaps(next(masks) > 0.0, drawn, str(thing.colour))
-    for name, some in found.items():
+                some += overlaps(next(masks) > 0.0, drawn, str(thing.colour))
+    for settings, some in zip(cases, found, strict=True):
         mean, half = round(sum(some) / len(some), 3), sum(one > 0.5 for one in some)
-        yield {"settings": name, "objects": len(some), "mean overlap": mean, "above 0.5": half}
+        yield {"settings": told(settings), "objects": len(some), "mean overlap": mean, "above 0.5": half}
+
+
+def told(settings: dict[str, Any]) -> str:
+    """Write settings."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def overlaps(masks: torch.Tensor, pictures: Any, colour: str) -> list[float]:
@@ -183,13 +187,12 @@ def colours(task: Task, model: Model, pictures: int, steps: int) -> Iterator[dic
     given: dict[str, Callable[[Scene, str], Sequence[Any] | None]] = {
         "none": lambda scene, prompt: None,
         "halves, given": lambda scene, prompt: halves(scene),
-        "the object of a first run, given": lambda scene, prompt: objects(model, scene, prompt, steps),
     }
     for settings in LIVES:
-        told = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-        given[f"by word, {told}"] = lambda scene, prompt, settings=settings: [
+        given[f"by word, {told(settings)}"] = lambda scene, prompt, settings=settings: [
             mask_of(model, thing.shape, prompt, **settings) for thing in scene.things
         ]
+    given["the object of a first run, given"] = lambda scene, prompt: objects(model, scene, prompt, steps)
     for name, made in given.items():
         right = sum(judged(model, scene, task, made(scene, task.prompt(scene)), steps) for scene in scenes(pictures))
         yield {"mask": name, "right": right, "of": pictures}
