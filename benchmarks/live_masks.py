@@ -36,7 +36,7 @@ from attention_patchbay.tools.demo.judge import components, judge, segments, sha
 from results import write_json
 
 BATCH = 4
-LIVES = ({"after": 0.01, "threshold": 0.7}, {"after": 0.2, "threshold": 0.7}, {"after": 0.01, "threshold": 0.5})
+LIVES = ({"after": 0.01, "threshold": 0.5}, {"after": 0.01, "threshold": 0.7})
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
 Model = tuple[Any, Any, Any]
