@@ -36,7 +36,7 @@ from attention_patchbay.tools.demo.judge import components, judge, segments, sha
 from results import write_json
 
 BATCH = 4
-LIVES = ({"after": 0.01, "threshold": 0.5}, {"after": 0.01, "threshold": 0.7})
+LIVES = tuple({"after": after, "threshold": part} for after in (0.01, 0.2) for part in (0.5, 0.6, 0.7))
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
 Model = tuple[Any, Any, Any]
@@ -82,7 +82,7 @@ def mask_of(model: Model, word: str, prompt: str, **settings: Any) -> LiveMask:
 
 def overlap(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the mean overlap for some settings."""
-    cases = [{"after": after, "threshold": part} for after in (0.01, 0.1, 0.3) for part in (0.5, 0.6, 0.7)]
+    cases = [{"after": after, "threshold": part} for after in (0.01, 0.1, 0.2, 0.3) for part in (0.5, 0.6, 0.7)]
     tight: dict[str, Any] = {"after": 0.3, "threshold": 0.7}
     more = ({"map_blocks": "all"}, {"map_blocks": "output:2-3"}, {"smooth": 0.0}, {"then": "grow"})
     cases += [{**tight, **changed} for changed in more]

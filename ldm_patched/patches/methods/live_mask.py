@@ -39,7 +39,7 @@ class LiveMask(Capture):
 
     where: Where = acts("output", kind="cross", end=None, curve=False)
     after: float = number(
-        0.1,
+        0.2,
         0.01,
         1.0,
         step=0.01,
@@ -48,7 +48,7 @@ class LiveMask(Capture):
         "its mask holds. At least one step is gathered.",
     )
     threshold: float = number(
-        0.5,
+        0.6,
         0.0,
         1.0,
         step=0.01,
