@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
-from ..engine.gathering import Sums, on_cpu
+from ..engine.gathering import Sums, on_cpu, scaled
 from ..methods.block_watch import BlockWatch
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import plan_of
 from ..record.run import Run, Tally
-from .maps import Gathered, gathered_in, mean_map, scaled
+from .maps import Gathered, gathered_in, mean_map
 from .report import Row
 
 THUMBNAIL = 32  # tokens on the longest side of a map
