@@ -3,6 +3,7 @@ import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './a
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
 import { placeOn } from './fitted.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./areas.js').Area} Area
@@ -33,12 +34,12 @@ export class AreasView {
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
     this.canvas.setAttribute('role', 'application')
-    this.canvas.setAttribute('aria-label', 'Areas of the picture')
-    this.canvas.setAttribute('aria-description', 'Arrow keys move the chosen area, with Shift they resize it; Delete takes it off.')
+    this.canvas.setAttribute('aria-label', say('Areas of the picture'))
+    this.canvas.setAttribute('aria-description', say('Arrow keys move the chosen area, with Shift they resize it; Delete takes it off.'))
     Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'crosshair', touchAction: 'none' })
     this.prompt = document.createElement('input')
     Object.assign(this.prompt.style, { font: 'inherit', color: 'inherit', background: 'transparent', border: '1px solid var(--border-color, #555)', borderRadius: '4px', padding: '2px 6px' })
-    this.prompt.setAttribute('aria-label', 'Prompt of the chosen area')
+    this.prompt.setAttribute('aria-label', say('Prompt of the chosen area'))
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     this.element.append(this.tools, this.canvas, this.prompt, this.status)
@@ -84,8 +85,8 @@ export class AreasView {
     const prompt = areas[this.chosen]?.prompt ?? ''
     if (document.activeElement !== this.prompt || this.prompt.value.trim() !== prompt) this.prompt.value = prompt
     this.prompt.disabled = !areas.length || Boolean(from)
-    this.prompt.placeholder = areas.length ? 'What is in this area' : ''
-    const how = from ? `The areas come by a link from ${from}; change them there.` : 'Drag to draw, drag an area to move it, a corner to resize it; Delete takes it off.'
+    this.prompt.placeholder = areas.length ? say('What is in this area') : ''
+    const how = from ? say('The areas come by a link from $1; change them there.', from) : say('Drag to draw, drag an area to move it, a corner to resize it; Delete takes it off.')
     this.status.textContent = fault ? `\u26a0 ${fault}` : how
     this.buttons(areas)
     this.draw()
@@ -99,8 +100,8 @@ export class AreasView {
       button.addEventListener('click', () => this.choose(index))
       return button
     })
-    const brush = chip('brush', this.brush)
-    brush.title = 'Draw strokes in the place of boxes'
+    const brush = chip(say('brush'), this.brush)
+    brush.title = say('Draw strokes in the place of boxes')
     brush.addEventListener('click', () => {
       this.brush = !this.brush
       this.refresh()

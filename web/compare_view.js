@@ -2,6 +2,7 @@
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
 import { placeOn } from './fitted.js'
+import { say } from './say.js'
 
 /**
  * @typedef {{ name: string, pictures: string[], differences: string[], mean: number[] }} Other
@@ -31,7 +32,7 @@ export class CompareView {
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
     this.canvas.setAttribute('role', 'slider')
-    this.canvas.setAttribute('aria-label', 'Where the picture with the patches begins')
+    this.canvas.setAttribute('aria-label', say('Where the picture with the patches begins'))
     this.canvas.setAttribute('aria-valuemin', '0')
     this.canvas.setAttribute('aria-valuemax', '100')
     this.canvas.width = this.canvas.height = 0
@@ -78,8 +79,8 @@ export class CompareView {
    */
   buttons(found) {
     this.states.clear()
-    const others = found.others.map(({ name }, index) => this.chip(name, () => (this.other = index), () => this.other === index))
-    const differs = this.chip('difference', () => (this.differs = !this.differs), () => this.differs)
+    const others = found.others.map(({ name }, index) => this.chip(say(name), () => (this.other = index), () => this.other === index))
+    const differs = this.chip(say('difference'), () => (this.differs = !this.differs), () => this.differs)
     this.chips.replaceChildren(...(others.length > 1 ? others : []), differs, ...this.choice(found.pictures.length))
   }
 
@@ -102,8 +103,8 @@ export class CompareView {
   choice(count) {
     if (count < 2) return []
     const select = document.createElement('select')
-    select.setAttribute('aria-label', 'Picture of the batch')
-    for (let i = 0; i < count; i++) select.add(new Option(`picture ${i + 1}`, String(i), false, i === this.picture))
+    select.setAttribute('aria-label', say('Picture of the batch'))
+    for (let i = 0; i < count; i++) select.add(new Option(say('picture $1', i + 1), String(i), false, i === this.picture))
     select.addEventListener('change', () => {
       this.picture = Number(select.value)
       this.draw()
@@ -128,7 +129,7 @@ export class CompareView {
     const [width, height] = [right.naturalWidth, right.naturalHeight].map((length) => Math.round(scale * length))
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height })
     pen.drawImage(this.differs ? map : right, 0, 0, width, height)
-    if (!this.differs) this.over(pen, left, other.name)
+    if (!this.differs) this.over(pen, left, say(other.name))
     this.tell(other)
   }
 
@@ -147,7 +148,7 @@ export class CompareView {
       pen.fillRect(at - thick / 2, 0, thick, height)
     }
     Object.assign(pen, { font: MARK, lineJoin: 'round' })
-    for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], ['with', width - 6, 'right']])) {
+    for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], [say('with'), width - 6, 'right']])) {
       Object.assign(pen, { textAlign: align, lineWidth: 4, strokeStyle: '#000', fillStyle: '#fff' })
       pen.strokeText(text, x, 22)
       pen.fillText(text, x, 22)
@@ -157,8 +158,8 @@ export class CompareView {
   /** @param {Other} other */
   tell(other) {
     const highest = 100 * (this.found?.highest ?? 0)
-    const far = `${other.name}: ${percent(100 * other.mean[this.picture])} apart on average`
-    this.status.textContent = this.differs ? `${far}; dark blue is equal, yellow ${percent(highest)}` : `${far}. Move over the picture.`
+    const far = say('$1: $2 apart on average', say(other.name), percent(100 * other.mean[this.picture]))
+    this.status.textContent = this.differs ? `${far}; ${say('dark blue is equal, yellow $1', percent(highest))}` : `${far}. ${say('Move over the picture.')}`
     this.canvas.setAttribute('aria-valuenow', String(Math.round(100 * this.split)))
     for (const [button, isOn] of this.states) {
       button.setAttribute('aria-pressed', String(isOn()))

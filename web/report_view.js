@@ -4,6 +4,7 @@ import { BOX } from './box.js'
 import { CHIP } from './chip.js'
 import { colour } from './heatmap.js'
 import { blocksOf, closed, grouped, MEASURES, ordered, rowsOf, share } from './report_rows.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./report_rows.js').Row} Row
@@ -14,7 +15,7 @@ import { blocksOf, closed, grouped, MEASURES, ordered, rowsOf, share } from './r
 
 /** @type {[import('./report_rows.js').Column, string][]} */
 const COLUMNS = [['block', 'block'], ['attention', 'kind'], ['function', 'function'], ['calls', 'calls'], ['time', 'time'], ['patches', 'patches']]
-const TYPES = { input: 'Input blocks', middle: 'Middle block', output: 'Output blocks', double: 'Double blocks', single: 'Single blocks', '-': 'Outside of the blocks' }
+const TYPES = () => ({ input: say('Input blocks'), middle: say('Middle block'), output: say('Output blocks'), double: say('Double blocks'), single: say('Single blocks'), '-': say('Outside of the blocks') })
 const CELL = { padding: '1px 8px 1px 0', textAlign: 'left', verticalAlign: 'top' }
 const HEAD = { ...CELL, position: 'sticky', top: '0', background: 'var(--comfy-input-bg)', cursor: 'pointer', whiteSpace: 'nowrap' }
 const BAR = 'rgb(74 163 255 / 45%)'
@@ -35,7 +36,7 @@ export class ReportView {
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX, { userSelect: 'text' })
     this.element.setAttribute('role', 'region')
-    this.element.setAttribute('aria-label', 'Patch report')
+    this.element.setAttribute('aria-label', say('Patch report'))
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.element.textContent = waiting
   }
@@ -66,7 +67,7 @@ export class ReportView {
     const row = document.createElement('div')
     row.style.flex = 'none'
     for (const name of names) {
-      const button = element('button', CHIP, name)
+      const button = element('button', CHIP, say(name))
       button.setAttribute('aria-pressed', String(this[field] === name))
       if (this[field] === name) button.style.background = 'rgb(74 163 255 / 30%)'
       button.addEventListener('click', () => {
@@ -96,7 +97,7 @@ export class ReportView {
     const table = element('table', { borderCollapse: 'collapse', width: '100%', lineHeight: '1.4' })
     const top = document.createElement('tr')
     for (const [column, title] of COLUMNS) {
-      const cell = element('th', HEAD, `${title}${column === this.by ? ' \u25be' : ''}`)
+      const cell = element('th', HEAD, `${say(title)}${column === this.by ? ' \u25be' : ''}`)
       cell.tabIndex = 0
       cell.setAttribute('aria-sort', column === this.by ? (column === 'calls' || column === 'time' ? 'descending' : 'ascending') : 'none')
       act(cell, () => (this.by = column))
@@ -116,7 +117,7 @@ export class ReportView {
   group(table, type, rows) {
     const folded = this.folded.has(type)
     const time = rows.reduce((sum, row) => sum + share(row), 0)
-    const told = `${folded ? '\u25b8' : '\u25be'} ${TYPES[/** @type {'middle'} */ (type)] ?? type}: ${rows.length} rows, ${Math.round(100 * time)} % of the time`
+    const told = `${folded ? '\u25b8' : '\u25be'} ${say('$1: $2 rows, $3 % of the time', TYPES()[/** @type {'middle'} */ (type)] ?? type, rows.length, Math.round(100 * time))}`
     const title = element('td', { ...CELL, paddingTop: '6px', cursor: 'pointer', opacity: '0.8' }, told)
     Object.assign(title, { colSpan: COLUMNS.length, tabIndex: 0 })
     title.setAttribute('role', 'button')
@@ -139,7 +140,7 @@ export class ReportView {
     cells.forEach((cell, i) => sheet.append(mapCell(cell, values[i] / most, `${cell.block.name}: ${told(this.measure, values[i])}\n${detail(rowsOf(rows, cell.block.name))}`)))
     for (const { text, x, y } of titles) sheet.append(element('div', { position: 'absolute', left: `${x}px`, top: `${y}px` }, text))
     const whole = document.createElement('div')
-    whole.append(this.chips(Object.keys(MEASURES), 'measure'), element('div', { margin: '4px 0' }, `dark blue none, yellow ${told(this.measure, most)}; point at a block for its numbers`), sheet)
+    whole.append(this.chips(Object.keys(MEASURES), 'measure'), element('div', { margin: '4px 0' }, say('dark blue none, yellow $1; point at a block for its numbers', told(this.measure, most))), sheet)
     return whole
   }
 }
@@ -156,7 +157,7 @@ function tableRow(row, most) {
     if (column === 'function' && row.note) cell.append(element('div', { opacity: '0.75', fontStyle: 'italic' }, row.note))
     line.append(cell)
   }
-  line.title = `${row.block} ${row.attention}, heads ${row.heads}, steps ${row.steps}`
+  line.title = say('$1 $2, heads $3, steps $4', row.block, row.attention, row.heads, row.steps)
   return line
 }
 
@@ -175,13 +176,13 @@ function mapCell({ label, x, y, width, height }, heat, title) {
 }
 
 /** @param {Row[]} rows */
-const detail = (rows) => rows.map((row) => `${row.block} ${row.attention}: ${row.function}, ${row.calls} calls, ${row.time}${row.patches && `, ${row.patches}`}`).join('\n')
+const detail = (rows) => rows.map((row) => `${row.block} ${row.attention}: ${row.function}, ${say('$1 calls', row.calls)}, ${row.time}${row.patches && `, ${row.patches}`}`).join('\n')
 
 /**
  * @param {string} measure
  * @param {number} value
  */
-const told = (measure, value) => (measure === 'time' ? `${(100 * value).toPrecision(2)} % of the time` : `${value} ${measure === 'calls' ? 'calls' : 'uses of patches'}`)
+const told = (measure, value) => (measure === 'time' ? say('$1 % of the time', (100 * value).toPrecision(2)) : measure === 'calls' ? say('$1 calls', value) : say('$1 uses of patches', value))
 
 /** @param {Step[]} rows */
 function steps(rows) {
@@ -192,7 +193,7 @@ function steps(rows) {
     row.append(...texts.map((one) => element(kind, CELL, one)))
     return row
   }
-  table.append(line(['step', 'function', 'calls', 'fell back', 'time'], 'th'))
+  table.append(line([say('step'), say('function'), say('calls'), say('fell back'), say('time')], 'th'))
   for (const { step, function: name, calls, fallbacks, seconds } of rows) {
     const row = line([String(step || '?'), name, String(calls), fallbacks ? String(fallbacks) : '', `${(1000 * seconds).toPrecision(3)} ms`], 'td')
     const last = /** @type {HTMLElement} */ (row.lastChild)

@@ -74,7 +74,8 @@ def gather_others(site: Site, attention: Tensor, grid: Grid) -> None:
     """Add one call's attention (others, b, h * w) to one small sum of the run."""
     maps = attention.unflatten(-1, (site.frames, *grid)).flatten(1, 2)
     height, width = (max(1, round(SMALL * length / max(grid))) for length in grid)
-    small = F.adaptive_avg_pool2d(maps, (height, width)).flatten(-2)
+    mode = "area" if max(grid) > SMALL else "bilinear"
+    small = F.interpolate(maps, (height, width), mode=mode).flatten(-2)
     _keep_at(site, OTHERS, Sums(small, small.new_zeros(1), (height, width), 1, site.frames))
 
 

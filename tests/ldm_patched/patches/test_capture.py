@@ -154,7 +154,7 @@ def test_of_the_other_words_one_small_map_is_kept() -> None:
     (small,) = only(model).others
     assert small.attention.shape == (2, 1, 16 * 16) and small.calls == STEPS * len(BLOCKS)
     whole = [
-        F.interpolate(sums.attention.unflatten(-1, sums.grid), (16, 16)).flatten(-2)
+        F.interpolate(sums.attention.unflatten(-1, sums.grid), (16, 16), mode="bilinear").flatten(-2)
         for sums in only(named).blocks.values()
     ]
     assert torch.allclose(small.attention, torch.stack(whole).sum(0), atol=1e-5)
