@@ -2,7 +2,7 @@
 import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './areas.js'
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
-import { placeOn } from './fitted.js'
+import { finer, placeOn } from './fitted.js'
 import { say } from './say.js'
 
 /**
@@ -13,6 +13,7 @@ import { say } from './say.js'
  */
 
 const SIDE = 512 // of the canvas
+const MARK = 12 // pixels of the node, of the names on the picture
 const COLOURS = ['#ff6b6b', '#4dabf7', '#ffd43b', '#69db7c', '#da77f2', '#ffa94d', '#38d9a9', '#f783ac']
 const CORNER = 10 // pixels of the canvas, around a corner
 const STEP = 0.02 // for a key
@@ -241,15 +242,18 @@ export class AreasView {
         const place = /** @type {const} */ ([shape.x * width, shape.y * height, shape.width * width, shape.height * height])
         pen.fillRect(...place)
         pen.globalAlpha = 1
-        pen.lineWidth = chosen ? 4 : 2
-        pen.strokeRect(...place)
+        for (const [strokeStyle, lineWidth] of /** @type {[string, number][]} */ ([['#000', chosen ? 7 : 4], [colour, chosen ? 4 : 2]])) {
+          Object.assign(pen, { strokeStyle, lineWidth }) // on pale and on dark pictures
+          pen.strokeRect(...place)
+        }
         if (chosen && shapes.length === 1) for (const [a, b] of [[0, 0], [1, 0], [0, 1], [1, 1]]) pen.fillRect(place[0] + a * place[2] - 5, place[1] + b * place[3] - 5, 10, 10)
       }
     }
     const [first] = shapes
     const [x, y] = isBrush(first) ? first.points[0] : [first.x, first.y]
-    Object.assign(pen, { font: '16px sans-serif', fillStyle: '#fff', strokeStyle: '#000', lineWidth: 3, textAlign: 'left' })
-    const label = [Math.max(0, x) * width + 8, Math.max(0, y) * height + 20]
+    const size = MARK * finer(this.canvas)
+    Object.assign(pen, { font: `${size}px sans-serif`, fillStyle: '#fff', strokeStyle: '#000', lineWidth: size / 4, textAlign: 'left' })
+    const label = [Math.max(0, x) * width + size / 2, Math.max(0, y) * height + 1.3 * size]
     pen.strokeText(named(prompt), label[0], label[1])
     pen.fillText(named(prompt), label[0], label[1])
   }

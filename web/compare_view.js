@@ -1,7 +1,7 @@
 // The picture with the patches under a slider over the one without them, or where the two differ.
 import { BOX } from './box.js'
 import { CHIP } from './chip.js'
-import { placeOn } from './fitted.js'
+import { finer, placeOn } from './fitted.js'
 import { say } from './say.js'
 
 /**
@@ -11,7 +11,7 @@ import { say } from './say.js'
 
 const STEP = 0.05 // of the width, for a key
 const SIDE = 512 // pixels of the canvas at least
-const MARK = '18px sans-serif'
+const MARK = 12 // pixels of the node, of the names on the picture
 
 export class CompareView {
   /** @param {string} waiting what to say before there is a picture */
@@ -147,11 +147,12 @@ export class CompareView {
       pen.fillStyle = style
       pen.fillRect(at - thick / 2, 0, thick, height)
     }
-    Object.assign(pen, { font: MARK, lineJoin: 'round' })
+    const size = MARK * finer(this.canvas)
+    Object.assign(pen, { font: `${size}px sans-serif`, lineJoin: 'round' })
     for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], [say('with'), width - 6, 'right']])) {
-      Object.assign(pen, { textAlign: align, lineWidth: 4, strokeStyle: '#000', fillStyle: '#fff' })
-      pen.strokeText(text, x, 22)
-      pen.fillText(text, x, 22)
+      Object.assign(pen, { textAlign: align, lineWidth: size / 4, strokeStyle: '#000', fillStyle: '#fff' })
+      pen.strokeText(text, x, 1.2 * size)
+      pen.fillText(text, x, 1.2 * size)
     }
   }
 

@@ -2,6 +2,7 @@
 import { NAMES, SHAPED, added, moved, points, snapped, strength, write } from './curve.js'
 import { say } from './say.js'
 
+const LINE = 'color-mix(in srgb, #4aa3ff 60%, currentColor)' // to be seen on dark and on light
 const SVG = 'http://www.w3.org/2000/svg'
 const [WIDTH, HEIGHT] = [320, 160]
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 14, 14, 24] // of the frame
@@ -77,7 +78,7 @@ export class CurveEditor {
     try {
       const curve = strength(this.text())
       const path = [...Array(101).keys()].map((i) => place([i / 100, curve(i / 100)]).join(' ')).join(' L ')
-      parts.push(make('path', { d: `M ${path}`, fill: 'none', stroke: '#4aa3ff', 'stroke-width': 2 }))
+      parts.push(make('path', { d: `M ${path}`, fill: 'none', stroke: LINE, 'stroke-width': 2 }))
       parts.push(...this.points().map((point, index) => this.handle(point, index)))
     } catch (error) {
       note = `\u26a0 ${/** @type {Error} */ (error).message}`
@@ -130,7 +131,7 @@ export class CurveEditor {
    */
   handle(point, index) {
     const [cx, cy] = place(point)
-    const circle = make('circle', { cx, cy, r: 6, fill: '#4aa3ff', stroke: 'currentColor', tabindex: 0, role: 'slider', 'data-point': index })
+    const circle = make('circle', { cx, cy, r: 6, fill: LINE, stroke: 'currentColor', tabindex: 0, role: 'slider', 'data-point': index })
     const said = { valuenow: point[1], valuemin: 0, valuemax: 1, label: say('Strength at $1 %', Math.round(100 * point[0])) }
     for (const [name, value] of Object.entries(said)) circle.setAttribute(`aria-${name}`, String(value))
     circle.style.cursor = 'move'

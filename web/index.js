@@ -91,7 +91,7 @@ function addAttention(node, waiting) {
   const view = new AttentionView(waiting, {
     points: () => pointsOf(pointsWidget(node)?.value ?? ''),
     ask: (at, near) => ask(node, at, near),
-    opacity: () => number('opacity', 0.7),
+    opacity: () => number('opacity', 0.5),
     threshold: () => number('threshold', 0),
     add: (word, isCaptured, threshold) => addWordMask(node, word, isCaptured, threshold)
   })

@@ -19,7 +19,7 @@ const TYPES = () => ({ input: say('Input blocks'), middle: say('Middle block'), 
 const CELL = { padding: '1px 8px 1px 0', textAlign: 'left', verticalAlign: 'top' }
 const HEAD = { ...CELL, position: 'sticky', top: '0', background: 'var(--comfy-input-bg)', cursor: 'pointer', whiteSpace: 'nowrap' }
 const BAR = 'rgb(74 163 255 / 45%)'
-const NEVER = 'var(--p-red-400, #f87171)'
+const NEVER = 'color-mix(in srgb, #ff3b3b, var(--input-text))' // to be read on dark and on light
 const VIEWS = ['blocks', 'map', 'steps', 'text']
 
 export class ReportView {
