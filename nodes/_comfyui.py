@@ -297,6 +297,8 @@ def load_demo_model() -> tuple[Patcher, Clip, Any]:
     model = config.get_model(weights, UNET_PREFIX, device=offload)
     _widen_output(model.diffusion_model, weights[f"{UNET_PREFIX}out.2.weight"])
     model.load_model_weights(weights, UNET_PREFIX)
+    model.latent_format.latent_rgb_factors = [list(row) for row in demo.LATENT_RGB]  # previews would be those of SD1.5
+    model.latent_format.latent_rgb_factors_bias = list(demo.LATENT_RGB_BIAS)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     vae_weights = comfy.utils.state_dict_prefix_replace(weights, {VAE_PREFIX: ""}, filter_keys=True)
     vae_config = {"ddconfig": dict(demo.VAE), "embed_dim": demo.VAE["z_channels"]}

@@ -26,7 +26,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     (folder / "attention_patchbay").symlink_to(ROOT)
     with Server(folder / "base") as server:
         command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param]
-        command.append(str(FOLDER / "attention_maps_heatmap.json"))
+        command += [str(FOLDER / f"{name}.json") for name in ("attention_maps_heatmap", "patch_report")]
         environment = {**os.environ, "PYTHONPATH": str(folder)}
         done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
     assert done.returncode == 0, done.stderr
@@ -35,9 +35,10 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_each_step_brings_the_picture_so_far_and_all_words(seen: dict[str, Any]) -> None:
     assert seen["status"] == "execution_success"
-    steps, words, sizes = zip(*seen["live"], strict=True)
+    steps, words, sizes, ground = zip(*seen["live"], strict=True)
     assert list(steps) == list(range(1, len(steps) + 1)) and len(steps) > 3
     assert all(size == [16, 16] for size in sizes)  # of the latent
+    assert ground[-1] > 200, "the demo model draws on white"
     assert all({"a", "left", "right"} <= set(some) and "circle" not in some for some in words)
 
 
@@ -70,6 +71,12 @@ def test_frames_of_a_video_have_a_slider(seen: dict[str, Any]) -> None:
     first, last = seen["frames"]
     assert first[0] == "frame 1 of 3" and last[0] == "frame 3 of 3"
     assert first[1][0] > 240 > 10 > first[3][0] and last[3][0] > 240 > 10 > last[1][0]
+
+
+def test_texts_can_be_read_on_both_palettes(seen: dict[str, Any]) -> None:
+    for palette, (texts, edges) in seen["contrast"].items():
+        assert texts > 4.5, palette
+        assert edges > 1.2, palette
 
 
 def test_nothing_is_wrong_in_the_console(seen: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""Look at attention maps on ComfyUI's page: `python viewer_child.py CHROMIUM URL RENDERER EXAMPLE`.
+"""Look at attention maps on ComfyUI's page: `python viewer_child.py CHROMIUM URL RENDERER MAPS REPORT`.
 
 It runs in ComfyUI's environment, for its playwright, with this pack to import, and prints as JSON what was seen:
 `live` (what came with each step), `rest` (a word that nobody captured), `copied` (the mask on the clipboard), `added`
-(nodes for masks, from the maps and from the capture, undone and run), `frames` (a video) and `errors`.
+(nodes for masks, from the maps and from the capture, undone and run), `frames` (a video), `contrast` (of the report, by
+palette) and `errors`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-from attention_patchbay.tests.contract.looks_child import load
+from attention_patchbay.tests.contract.looks_child import REPORT, load
 from attention_patchbay.tests.contract.page_child import COMMAND, RUN, VIEW, opened, shot
 from attention_patchbay.tests.contract.surprises_child import rest
 from playwright.sync_api import Page, sync_playwright
@@ -29,7 +30,10 @@ LIVE = """() => Promise.all(window.steps.map(async ({ step, others, images }) =>
   const image = new Image()
   image.src = images[0]
   await image.decode()
-  return [step, others.labels, [image.naturalWidth, image.naturalHeight]]
+  const canvas = Object.assign(document.createElement('canvas'), { width: 16, height: 16 })
+  const pen = canvas.getContext('2d')
+  pen.drawImage(image, 0, 0)
+  return [step, others.labels, [image.naturalWidth, image.naturalHeight], pen.getImageData(8, 14, 1, 1).data[0]]
 }))"""
 POINT = f"""([type, word]) => {{ {FIND}
   const every = [...element.querySelectorAll('button')]
@@ -62,6 +66,34 @@ NODES = """() => app.graph.nodes.filter(({ type }) => type === 'PatchbayAttentio
 WORDS = """() => app.graph.nodes.find(({ type }) => type === 'PatchbayCaptureAttention')
   .widgets.find(({ name }) => name === 'words').value"""
 # Three frames of a map whose highest value moves from left to right.
+# The lowest contrast of texts, and of edges of buttons, with what lies below them.
+CONTRAST = """(type) => {
+  const node = app.graph.nodes.find((node) => node.type === type)
+  const { element } = node.widgets.find((widget) => widget.element?.dataset.patchbayView)
+  const pen = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d', {
+    willReadFrequently: true
+  })
+  const light = (...colours) => {
+    for (const colour of colours) Object.assign(pen, { fillStyle: colour }).fillRect(0, 0, 1, 1)
+    const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((value) => {
+      const part = value / 255
+      return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4
+    })
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const below = getComputedStyle(element).backgroundColor
+  const apart = (colour) => {
+    const [high, low] = [light(below, colour), light(below)].sort((a, b) => b - a)
+    return (high + 0.05) / (low + 0.05)
+  }
+  const every = [...element.querySelectorAll('*')]
+  const texts = every.filter((one) => [...one.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+  const edges = every.filter((one) => one.tagName === 'BUTTON' && getComputedStyle(one).borderStyle !== 'none')
+  return [
+    Math.min(...texts.map((one) => apart(getComputedStyle(one).color))),
+    Math.min(...edges.map((one) => apart(getComputedStyle(one).borderTopColor)))
+  ]
+}"""
 VIDEO = f"""(type) => {{ {FIND}
   const maps = btoa(String.fromCharCode(255, 0, 0, 0, 255, 0, 0, 0, 255))
   const layer = {{ labels: ['cat'], pictures: 3, height: 1, width: 3, low: [[0, 0, 0]], high: [[0.1, 0.2, 0.3]], maps }}
@@ -97,7 +129,7 @@ def see(page: Page, example: str) -> dict[str, Any]:
     return seen
 
 
-def add(page: Page, example: str) -> dict[str, Any]:
+def add(page: Page) -> dict[str, Any]:
     """Add masks of a captured and of another word, undo and redo the second, and run them."""
     page.evaluate(PRESS, [MAPS, "mask node"])
     rest(page)
@@ -124,13 +156,26 @@ def play(page: Page) -> list[Any]:
     return [page.evaluate(FRAME, [CAPTURE, str(frame)]) for frame in (0, 2)]
 
 
-def main(chromium: str, url: str, renderer: str, example: str) -> None:
+def contrasts(page: Page, report: str) -> dict[str, list[float]]:
+    """Run the example of the report, and measure it on each palette."""
+    load(page, report, REPORT)
+    page.evaluate(RUN)
+    seen = {}
+    for palette in ("light", "dark"):
+        page.evaluate("(name) => app.extensionManager.setting.set('Comfy.ColorPalette', name)", palette)
+        rest(page)
+        seen[palette] = page.evaluate(CONTRAST, REPORT)
+        shot(page, f"report {palette}")
+    return seen
+
+
+def main(chromium: str, url: str, renderer: str, example: str, report: str) -> None:
     """Set the page up and print what was seen."""
     errors: list[str] = []
     with sync_playwright() as playwright:
         page = opened(playwright, chromium, url, renderer, errors)
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        seen = {**see(page, example), "added": add(page, example), "frames": play(page)}
+        seen = {**see(page, example), "added": add(page), "frames": play(page), "contrast": contrasts(page, report)}
         page.context.close()
     json.dump({**seen, "errors": errors}, sys.stdout)
 
