@@ -25,12 +25,14 @@ from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
 from ..ldm_patched.patches.patcher import CfgArgs, Patcher
+from ..ldm_patched.patches.reading.block_values import block_values
 from ..ldm_patched.patches.reading.heatmap import view
+from ..ldm_patched.patches.record.run import Run
 from ._capabilities import functions, probed
 
 __all__ = ["ComfyExtension", "io"]
 
-KEPT = 64  # captures whose last maps the page can ask for
+KEPT = 64  # nodes whose last step the page can ask for
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 # The widgets of loaders that name a model file, with the folder of its files
@@ -119,18 +121,27 @@ def pause() -> AbstractContextManager[object]:
     return found()
 
 
-# The maps of the last step of each capture, by workflow and node, for pages that open the workflow again.
+# What the last step gave each node that shows it, by workflow and node, for pages that open the workflow again.
 _shown: dict[tuple[str, str], dict[str, Any]] = {}
 
 
 def show_attention(node: str, step: int, found: Shown, args: CfgArgs) -> None:
     """Send the maps of a step and the picture so far to the page, for the node that shows them, and keep them."""
+    grids = [sums.grid for heard in found for sums in heard.sums]
+    _show(node, {"step": step, **view(found, max(grids), picture_so_far(args))})
+
+
+def show_blocks(node: str, step: int, run: Run) -> None:
+    """Send what the blocks have done in a run to the page, for the node that shows it, and keep it."""
+    _show(node, {"step": step, "blocks": block_values(run)})
+
+
+def _show(node: str, told: dict[str, Any]) -> None:
     from server import PromptServer
 
-    grids = [sums.grid for heard in found for sums in heard.sums]
     server = PromptServer.instance
     workflow = _workflow_of(server.prompt_queue.currently_running)
-    message = {"node": node, "workflow": workflow, "step": step, **view(found, max(grids), picture_so_far(args))}
+    message = {"node": node, "workflow": workflow, **told}
     _shown.pop((workflow, node), None)
     _shown[workflow, node] = message
     if len(_shown) > KEPT:
@@ -231,7 +242,8 @@ def serve_page() -> None:
     """Let the page ask for what it shows without a run.
 
     `/patchbay/blocks?input=unet_name&file=NAME`: the blocks of a loader's model file;
-    `/patchbay/attention?workflow=ID`: the last maps of a workflow's captures; `?node=ID`: of a node in any workflow.
+    `/patchbay/attention?workflow=ID`: the last step of a workflow's captures and maps of blocks; `?node=ID`: of a node
+    in any workflow.
     """
     from aiohttp import web
     from server import PromptServer

@@ -24,6 +24,7 @@ from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
 from ..ldm_patched.patches.patcher import CfgArgs, Patcher
+from ..ldm_patched.patches.record.run import Run
 
 __all__ = ["ComfyExtension", "io"]
 
@@ -54,6 +55,10 @@ def able() -> Capabilities:
 
 
 def show_attention(node: str, step: int, found: Shown, args: CfgArgs) -> None:
+    """Show nothing: there is no page."""
+
+
+def show_blocks(node: str, step: int, run: Run) -> None:
     """Show nothing: there is no page."""
 
 

@@ -24,7 +24,7 @@ else:
 
 ComfyExtension = found.ComfyExtension
 io = found.io
-HOST = Host(found.attend, found.predict, found.show_attention, found.pause, found.able)
+HOST = Host(found.attend, found.predict, found.show_attention, found.pause, found.able, found.show_blocks)
 check_interrupt = found.check_interrupt
 progress = found.progress
 refusal = found.refusal

@@ -21,6 +21,7 @@ from .rules import BackendRules
 from .tuning import TuneAttention
 
 NODE = "PatchbayCompare"
+MAP, MAPPED = "PatchbayBlockMap", 2  # a node that only watches, and its output that is the model
 MOST = 8  # further samplings
 BY_HAND: tuple[type[io.ComfyNode], ...] = (
     BackendRules,
@@ -162,17 +163,18 @@ def patched(prompt: Graph, last: str) -> set[str]:
 def again(prompt: Graph, changed: set[str], images: Link, part: float, prefix: str, graph: Graph) -> Link:
     """Add copies of what changes with the patches, at a part of their strength, and return where the pictures are.
 
-    What no patch leads to is not copied, but linked to where it stands.
+    What no patch leads to is not copied, but linked to where it stands, and so is a map of blocks: it shows the run of
+    the picture itself.
     """
 
     def to(link: Link) -> Link:
         id, output = str(link[0]), link[1]
-        while part == 0.0 and output == 0 and _class(prompt, id) in patching():
+        while left_out(id) and output == (MAPPED if _class(prompt, id) == MAP else 0):
             id, output = link = _inputs(prompt, id)["model"]
         return [prefix + id, output] if id in changed and not left_out(id) else link
 
     def left_out(id: str) -> bool:
-        return part == 0.0 and _class(prompt, id) in patching()
+        return _class(prompt, id) == MAP or (part == 0.0 and _class(prompt, id) in patching())
 
     for id in (id for id in changed if not left_out(id)):
         given = {name: to(value) if is_link(value) else value for name, value in _inputs(prompt, id).items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.reading.beside import beside
 from ..ldm_patched.patches.reading.inspector import findings, makers, rows, text
 from ._host import io
 from .derived import CATEGORY
@@ -46,6 +48,6 @@ class PatchInspector(io.ComfyNode):
         samples = None if latent is None else latent["samples"]
         found = findings(model, samples)
         report, table = text(model, found, samples), rows(found)
-        return io.NodeOutput(
-            report, json.dumps(table), ui={"text": [report], "table": table, "makers": makers(model, found)}
-        )
+        ui: dict[str, list[Any]] = {"text": [report], "table": table, "makers": makers(model, found)}
+        ui["beside"] = beside(model, found)
+        return io.NodeOutput(report, json.dumps(table), ui=ui)

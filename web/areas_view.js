@@ -1,8 +1,9 @@
 // Areas drawn over the last picture: drag on empty space draws a box or a stroke, drag in one moves it, a corner resizes it.
 import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './areas.js'
 import { BOX } from './box.js'
-import { CHIP } from './chip.js'
+import { chip, press } from './chip.js'
 import { finer, placeOn } from './fitted.js'
+import { colourOf } from './palette.js'
 import { say } from './say.js'
 
 /**
@@ -14,7 +15,6 @@ import { say } from './say.js'
 
 const SIDE = 512 // of the canvas
 const MARK = 12 // pixels of the node, of the names on the picture
-const COLOURS = ['#ff6b6b', '#4dabf7', '#ffd43b', '#69db7c', '#da77f2', '#ffa94d', '#38d9a9', '#f783ac']
 const CORNER = 10 // pixels of the canvas, around a corner
 const STEP = 0.02 // for a key
 const WIDE = 0.1 // of a brush
@@ -96,17 +96,15 @@ export class AreasView {
   /** @param {Area[]} areas */
   buttons(areas) {
     const chips = areas.map((area, index) => {
-      const button = chip(named(area.prompt) || `area ${index + 1}`, index === this.chosen)
-      button.style.borderColor = COLOURS[index % COLOURS.length]
-      button.addEventListener('click', () => this.choose(index))
-      return button
+      const button = chip(named(area.prompt) || `area ${index + 1}`, () => this.choose(index), { borderColor: colourOf(index) })
+      return press(button, index === this.chosen)
     })
-    const brush = chip(say('brush'), this.brush)
-    brush.title = say('Draw strokes in the place of boxes')
-    brush.addEventListener('click', () => {
+    const flip = () => {
       this.brush = !this.brush
       this.refresh()
-    })
+    }
+    const brush = press(chip(say('brush'), flip), this.brush)
+    brush.title = say('Draw strokes in the place of boxes')
     const focus = [...this.tools.children].indexOf(/** @type {Element} */ (document.activeElement))
     this.tools.replaceChildren(brush, ...chips)
     if (focus >= 0) /** @type {HTMLElement | undefined} */ (this.tools.children[focus])?.focus()
@@ -218,7 +216,7 @@ export class AreasView {
     pen.fillRect(0, 0, width, height)
     if (shown) pen.drawImage(this.image, 0, 0, width, height)
     else grid(pen, width, height)
-    this.areas().forEach((area, index) => this.paint(pen, area, COLOURS[index % COLOURS.length], index === this.chosen))
+    this.areas().forEach((area, index) => this.paint(pen, area, colourOf(index), index === this.chosen))
   }
 
   /**
@@ -277,18 +275,4 @@ function grid(pen, width, height) {
     pen.lineTo(width, (i * height) / 8)
   }
   pen.stroke()
-}
-
-/**
- * @param {string} name
- * @param {boolean} pressed
- */
-function chip(name, pressed) {
-  const button = document.createElement('button')
-  button.type = 'button'
-  button.textContent = name
-  Object.assign(button.style, CHIP)
-  button.setAttribute('aria-pressed', String(pressed))
-  if (pressed) button.style.background = 'rgb(74 163 255 / 30%)'
-  return button
 }

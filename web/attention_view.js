@@ -1,7 +1,7 @@
 // Which word drew what: point at a word to see its map, at the picture to rank the words; a click there asks for a point.
 import { AttentionChoice } from './attention_choice.js'
 import { BOX } from './box.js'
-import { CHIP } from './chip.js'
+import { chip } from './chip.js'
 import { contour } from './contour.js'
 import { placeOn } from './fitted.js'
 import { bytes, colour, isPoint, labelsOf, layerOf, ranked, rescaled, span } from './heatmap.js'
@@ -277,12 +277,7 @@ export class AttentionView {
  * @param {() => void} act
  */
 function action(name, title, act) {
-  const button = document.createElement('button')
-  button.type = 'button'
-  Object.assign(button, { textContent: name, title })
-  Object.assign(button.style, CHIP, { flex: 'none' })
-  button.addEventListener('click', act)
-  return button
+  return Object.assign(chip(name, act, { flex: 'none' }), { title })
 }
 
 /**

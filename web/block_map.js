@@ -1,18 +1,25 @@
 // The map of a model's blocks in a node: click, drag or space choose blocks; the address text is all that is stored.
-import { CHIP } from './chip.js'
+// Before a run it shows what other nodes on the model chose, after one what each block did.
 import { coverage, write } from './address.js'
+import { BlockHover } from './block_hover.js'
 import { place } from './block_layout.js'
+import { heated, MEANS, measures, written } from './block_values.js'
 import { BOX } from './box.js'
+import { chip, chips } from './chip.js'
 import { faultLine } from './fault_line.js'
 import { fault } from './faults.js'
+import { painted } from './heatmap.js'
+import { Legend } from './legend.js'
+import { legend, stripe, takers } from './others.js'
 import { changed, inverted } from './picking.js'
 
-const MAP = { ...BOX, minHeight: '220px', overflow: 'visible', font: '11px/20px sans-serif' }
+const MAP = { ...BOX, minHeight: '220px', overflow: 'auto', font: '11px/20px sans-serif' }
 const CELL = {
   position: 'absolute',
   boxSizing: 'border-box',
   padding: '0 4px',
   font: 'inherit',
+  lineHeight: '12px',
   color: 'inherit',
   whiteSpace: 'pre',
   overflow: 'hidden',
@@ -23,7 +30,7 @@ const CELL = {
 }
 const NARROW = 60 // pixels, of a cell with nothing but a number
 const TIGHT = { padding: '0', textAlign: 'center' }
-const TOOL = { ...CHIP, margin: '0 4px 0 0', padding: '0 8px' }
+const TOOL = { margin: '0 4px 0 0', padding: '0 8px' }
 const EDGE = '1px solid color-mix(in srgb, currentColor 70%, transparent)' // seen on dark and light pages
 const MARKS = { true: '\u2713\u2009', mixed: '\u25d0\u2009', false: '' }
 
@@ -46,6 +53,12 @@ export class BlockMapView {
     /** @type {string[]} what the last run says is chosen, for an address that comes by a link */
     this.ran = []
     this.empty = false // no block is chosen: what no address says, so that the old one stays
+    /** @type {import('./others.js').Other[]} nodes that chose blocks of this model */
+    this.others = []
+    /** @type {import('./block_values.js').Values[]} of the last run */
+    this.values = []
+    /** @type {import('./block_values.js').Measure} */
+    this.measure = 'choice'
     this.element = document.createElement('div')
     this.element.setAttribute('role', 'group')
     this.element.setAttribute('aria-label', 'Blocks of the model')
@@ -54,14 +67,23 @@ export class BlockMapView {
     this.tools.append(this.tool('all'), this.tool('none'), this.tool('invert'))
     this.tools.hidden = true
     this.plane = document.createElement('div')
-    Object.assign(this.plane.style, { flex: '1 1 0', minHeight: '0', overflow: 'auto' })
+    Object.assign(this.plane.style, { flex: '1 1 0', minHeight: '120px', overflow: 'auto' })
     this.plane.textContent = 'Run the workflow to see the blocks of the model.'
+    this.colouring = document.createElement('div')
+    this.scale = new Legend('')
+    this.chosenBy = document.createElement('div')
+    Object.assign(this.chosenBy.style, { flex: 'none', maxHeight: '30%', overflow: 'auto', lineHeight: '1.4' })
+    this.chosenBy.setAttribute('role', 'list')
+    this.chosenBy.setAttribute('aria-label', 'Blocks of other nodes')
+    this.hover = new BlockHover()
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     Object.assign(this.status.style, { lineHeight: '1.4', whiteSpace: 'pre-wrap', overflowWrap: 'anywhere', maxHeight: '30%', overflow: 'auto' })
-    this.element.append(this.tools, this.plane, this.status)
+    this.element.append(this.tools, this.colouring, this.scale.element, this.plane, this.chosenBy, this.hover.element, this.status)
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.element.addEventListener('pointerover', (event) => this.drag(event))
+    for (const name of ['pointerover', 'focusin']) this.plane.addEventListener(name, ({ target }) => this.point(target))
+    this.told()
   }
 
   /**
@@ -83,12 +105,50 @@ export class BlockMapView {
 
   /** @param {'all' | 'none' | 'invert'} name */
   tool(name) {
-    const button = document.createElement('button')
-    button.type = 'button'
-    button.textContent = name
-    Object.assign(button.style, TOOL)
-    button.addEventListener('click', () => this.keep(this.made(name)))
-    return button
+    return chip(name, () => this.keep(this.made(name)), TOOL)
+  }
+
+  /** @param {import('./others.js').Other[]} others the nodes that chose blocks of this model */
+  know(others) {
+    this.others = others
+    this.chosenBy.replaceChildren(...legend(others))
+    this.draw()
+  }
+
+  /** @param {import('./block_values.js').Values[]} values what the blocks did in a run */
+  measured(values) {
+    const first = !this.values.length
+    this.values = values
+    const known = measures(values)
+    if (first && known.length) this.measure = known.includes('change') ? 'change' : 'time'
+    this.told()
+    this.draw()
+  }
+
+  /** By what the blocks are coloured. */
+  told() {
+    const known = measures(this.values)
+    if (!known.includes(this.measure)) this.measure = 'choice'
+    const row = chips(known, this.measure, (measure) => {
+      this.measure = measure
+      this.told()
+      this.draw()
+    })
+    for (const button of row.querySelectorAll('button')) button.title = MEANS[/** @type {'choice'} */ (button.textContent)]
+    this.colouring.replaceChildren(row)
+    this.colouring.style.display = known.length ? '' : 'none'
+    this.hover.element.style.display = known.length ? 'flex' : 'none'
+    this.scale.element.style.display = this.measure === 'choice' ? 'none' : 'flex'
+    this.scale.element.title = MEANS[this.measure]
+    const { least, most } = heated(this.values, this.measure)
+    this.scale.show(least, most, (value) => written(this.measure, value))
+  }
+
+  /** @param {EventTarget | null} target */
+  point(target) {
+    const name = target instanceof HTMLElement ? target.dataset.block : undefined
+    const row = this.values.find((one) => one.name === name)
+    if (row) this.hover.show(row)
   }
 
   /**
@@ -184,6 +244,8 @@ export class BlockMapView {
   draw() {
     const { whole, part } = this.chosen()
     const linked = this.linked()
+    const { heat } = heated(this.values, this.measure)
+    const chosenBy = takers(this.others, this.model.blocks)
     for (const button of [...this.tools.querySelectorAll('button'), ...this.buttons.values()]) button.disabled = linked !== ''
     for (const [name, button] of this.buttons) {
       const attends = this.model.blocks.some((block) => block.name === name && block.depth)
@@ -192,7 +254,12 @@ export class BlockMapView {
       button.setAttribute('aria-checked', taken)
       button.textContent = MARKS[taken] + button.dataset.label
       button.style.border = taken === 'false' ? EDGE : '2px solid #4aa3ff'
-      button.style.background = taken === 'true' ? 'rgb(74 163 255 / 30%)' : 'transparent'
+      const hot = heat.get(name)
+      const plain = { background: taken === 'true' ? 'rgb(74 163 255 / 30%)' : 'transparent', color: 'inherit' }
+      Object.assign(button.style, hot === undefined ? plain : painted(hot))
+      const others = chosenBy.get(name) ?? []
+      button.style.paddingBottom = others.length ? '3px' : '0'
+      button.append(stripe(others))
     }
     this.status.replaceChildren(...this.said(linked))
   }

@@ -1,7 +1,8 @@
 // The picture with the patches under a slider over the one without them, or where the two differ.
 import { BOX } from './box.js'
-import { CHIP } from './chip.js'
+import { chip, press } from './chip.js'
 import { finer, placeOn } from './fitted.js'
+import { pictureChoice } from './picture_choice.js'
 import { say } from './say.js'
 
 /**
@@ -81,7 +82,11 @@ export class CompareView {
     this.states.clear()
     const others = found.others.map(({ name }, index) => this.chip(say(name), () => (this.other = index), () => this.other === index))
     const differs = this.chip(say('difference'), () => (this.differs = !this.differs), () => this.differs)
-    this.chips.replaceChildren(...(others.length > 1 ? others : []), differs, ...this.choice(found.pictures.length))
+    const pictures = pictureChoice(found.pictures.length, this.picture, (picture) => {
+      this.picture = picture
+      this.draw()
+    })
+    this.chips.replaceChildren(...(others.length > 1 ? others : []), differs, ...pictures)
   }
 
   /**
@@ -90,26 +95,9 @@ export class CompareView {
    * @param {() => boolean} isOn
    */
   chip(name, act, isOn) {
-    const button = document.createElement('button')
-    button.type = 'button'
-    button.textContent = name
-    Object.assign(button.style, CHIP)
-    button.addEventListener('click', act)
+    const button = chip(name, act)
     this.states.set(button, isOn)
     return button
-  }
-
-  /** @param {number} count */
-  choice(count) {
-    if (count < 2) return []
-    const select = document.createElement('select')
-    select.setAttribute('aria-label', say('Picture of the batch'))
-    for (let i = 0; i < count; i++) select.add(new Option(say('picture $1', i + 1), String(i), false, i === this.picture))
-    select.addEventListener('change', () => {
-      this.picture = Number(select.value)
-      this.draw()
-    })
-    return [select]
   }
 
   /** @param {number} split */
@@ -162,10 +150,7 @@ export class CompareView {
     const far = say('$1: $2 apart on average', say(other.name), percent(100 * other.mean[this.picture]))
     this.status.textContent = this.differs ? `${far}; ${say('dark blue is equal, yellow $1', percent(highest))}` : `${far}. ${say('Move over the picture.')}`
     this.canvas.setAttribute('aria-valuenow', String(Math.round(100 * this.split)))
-    for (const [button, isOn] of this.states) {
-      button.setAttribute('aria-pressed', String(isOn()))
-      button.style.background = isOn() ? 'rgb(74 163 255 / 30%)' : 'transparent'
-    }
+    for (const [button, isOn] of this.states) press(button, isOn())
   }
 }
 

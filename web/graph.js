@@ -90,3 +90,12 @@ export function* upstream(node) {
     at = slot ? sourceOf(at, slot, hosts()) : null
   }
 }
+
+/** The nodes of this pack on the way to a node's model, and all behind where that comes from, in the order of the page. */
+export function relatives(node) {
+  const before = [...upstream(node)].slice(1)
+  const source = before.find((one) => one.type !== 'Reroute')
+  const belongs = (other) => before.includes(other) || [...upstream(other)].slice(1).includes(source)
+  const nodes = [...placed()].map(([, other]) => other)
+  return nodes.filter((other) => other !== node && String(other.comfyClass).startsWith('Patchbay') && other.mode === 0 && source && belongs(other))
+}

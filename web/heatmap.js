@@ -64,6 +64,17 @@ export function colour(value) {
 }
 
 /**
+ * Return how a cell looks by its place on the scale, with letters that can be read.
+ * @param {number} heat 0 to 1
+ * @returns {{ background: string, color: string }}
+ */
+export function painted(heat) {
+  const [red, green, blue] = colour(255 * heat)
+  const dark = 0.3 * red + 0.6 * green + 0.1 * blue < 130
+  return { background: `rgb(${red} ${green} ${blue})`, color: dark ? '#fff' : '#000' }
+}
+
+/**
  * Return the least and the highest value that are coloured: of one map, or of those of all words, or of all points.
  * @param {Maps} maps
  * @param {number} label

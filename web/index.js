@@ -7,7 +7,8 @@ import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
 import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
-import { after, graphs, latentSize, linkedFrom, modelOf, ours, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
+import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
+import { InspectorView } from './inspector_view.js'
 import { addMask, linksOf } from './mask_node.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
@@ -15,13 +16,9 @@ import { showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
 import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
+import { read as rulesIn } from './rules.js'
 import { TextView } from './text_view.js'
 import { say, speak } from './say.js'
-
-const TEXTS = {
-  PatchbayPatchInspector: { label: 'Patches of the model', waiting: 'Run the workflow to list what is on the model.' },
-  PatchbayTuneAttention: { label: 'Tuning', waiting: 'Run the workflow to time the attention functions.' }
-}
 
 // Displays
 
@@ -45,16 +42,7 @@ function addView(node, name, view, height) {
   share(view.element, () => app.canvas, () => setting('LiteGraph.Pointer.TrackpadGestures'), () => setting('Comfy.VueNodes.Enabled'))
 }
 
-function addText(node) {
-  const { label, waiting } = TEXTS[node.comfyClass]
-  const view = new TextView(label, waiting)
-  addView(node, 'patchbay_report', view, 240)
-  texts.set(node, view)
-  node.setSize([760, 440])
-}
-
-function addReport(node) {
-  const view = new ReportView(say('Run the workflow to see what the attention did.'))
+function addText(node, view) {
   addView(node, 'patchbay_report', view, 240)
   texts.set(node, view)
   node.setSize([760, 440])
@@ -62,7 +50,7 @@ function addReport(node) {
 
 function addMap(node) {
   addView(node, 'patchbay_map', watch(node, 'blocks', BlockMapView), 240)
-  node.setSize([430, 480])
+  node.setSize([430, 560])
 }
 
 function addRules(node) {
@@ -174,6 +162,20 @@ const drawn = new WeakMap() // nodes with the name of the model that their map s
 const READ = [...Object.keys(FAULTS), 'rules']
 const checked = (node) => READ.some((name) => ours(node, name))
 
+// Nodes that take whole blocks, with or without attention, and the widgets that say so of others.
+const WHOLE = ['PatchbayFreeU', 'PatchbayBlockScale']
+const takesWhole = (node) => WHOLE.includes(node.comfyClass) || valueOf(node, 'kind') === 'block' || textOf(node, 'slot').startsWith('block.')
+
+/** What a node chose of its model, as a map shows it; nothing of one that chooses no blocks. */
+function otherOf(node) {
+  if (node.comfyClass === 'PatchbayBlockMap') return []
+  if (ours(node, 'rules')) {
+    const { rules } = rulesIn(textOf(node, 'rules'))
+    return [{ title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: false }]
+  }
+  return ours(node, 'blocks') ? [{ title: node.title, addresses: [textOf(node, 'blocks')], whole: takesWhole(node) }] : []
+}
+
 async function check(node) {
   const { name, layout } = await modelOf(node)
   if (!node.graph) return // it was taken away
@@ -182,6 +184,7 @@ async function check(node) {
   const fresh = node.comfyClass === 'PatchbayBlockMap' && layout && drawn.get(node) !== name
   if (fresh) view.show(layout)
   drawn.set(node, name)
+  if (node.comfyClass === 'PatchbayBlockMap') view.know(relatives(node).flatMap(otherOf))
   for (const [name, read] of Object.entries(FAULTS)) {
     const widget = ours(node, name)
     if (widget) mark(widget, linkedFrom(node, name) ? null : read(widget.value, layout))
@@ -206,12 +209,13 @@ function checkSoon() {
 const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
-  PatchbayPatchReport: addReport,
+  PatchbayPatchReport: (node) => addText(node, new ReportView(say('Run the workflow to see what the attention did.'))),
+  PatchbayPatchInspector: (node) => addText(node, new InspectorView('Run the workflow to list what is on the model.')),
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
   PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
-  ...Object.fromEntries(Object.keys(TEXTS).map((name) => [name, addText]))
+  PatchbayTuneAttention: (node) => addText(node, new TextView('Tuning', 'Run the workflow to time the attention functions.'))
 }
 
 app.registerExtension({

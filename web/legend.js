@@ -18,9 +18,10 @@ export class Legend {
   /**
    * @param {number} least
    * @param {number} highest
+   * @param {(value: number) => string} tell writes a value
    */
-  show(least, highest) {
-    const [low, high] = [least, highest].map((value) => `${(100 * value).toPrecision(2)} %`)
+  show(least, highest, tell = (value) => `${(100 * value).toPrecision(2)} %`) {
+    const [low, high] = [tell(least), tell(highest)]
     this.element.replaceChildren(low, this.bar, high)
   }
 }

@@ -1,8 +1,10 @@
 // What became of each patch, those that never ran first, and what ran in each block: as a table, as a map, by step, as text.
 import { place } from './block_layout.js'
 import { BOX } from './box.js'
-import { CHIP } from './chip.js'
-import { colour } from './heatmap.js'
+import { chips } from './chip.js'
+import { element } from './element.js'
+import { CELL, FoldTable } from './fold_table.js'
+import { painted } from './heatmap.js'
 import { blocksOf, closed, grouped, MEASURES, ordered, rowsOf, share } from './report_rows.js'
 import { say } from './say.js'
 
@@ -16,8 +18,6 @@ import { say } from './say.js'
 /** @type {[import('./report_rows.js').Column, string][]} */
 const COLUMNS = [['block', 'block'], ['attention', 'kind'], ['function', 'function'], ['calls', 'calls'], ['time', 'time'], ['patches', 'patches']]
 const TYPES = () => ({ input: say('Input blocks'), middle: say('Middle block'), output: say('Output blocks'), double: say('Double blocks'), single: say('Single blocks'), '-': say('Outside of the blocks') })
-const CELL = { padding: '1px 8px 1px 0', textAlign: 'left', verticalAlign: 'top' }
-const HEAD = { ...CELL, position: 'sticky', top: '0', background: 'var(--comfy-input-bg)', cursor: 'pointer', whiteSpace: 'nowrap' }
 const BAR = 'rgb(74 163 255 / 45%)'
 const NEVER = 'color-mix(in srgb, #ff3b3b, var(--input-text))' // to be read on dark and on light
 const VIEWS = ['blocks', 'map', 'steps', 'text']
@@ -28,11 +28,15 @@ export class ReportView {
     /** @type {Output | null} */
     this.output = null
     this.view = 'blocks'
-    /** @type {import('./report_rows.js').Column} */
-    this.by = 'block'
     this.measure = 'time'
-    /** @type {Set<string>} types of blocks whose rows are folded away */
-    this.folded = new Set()
+    this.table = new FoldTable({
+      columns: COLUMNS.map(([column, title]) => [column, say(title)]),
+      falling: ['calls', 'time'],
+      groups: grouped,
+      title: told,
+      order: ordered,
+      line: (/** @type {Row} */ row) => tableRow(row, this.most())
+    })
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX, { userSelect: 'text' })
     this.element.setAttribute('role', 'region')
@@ -50,33 +54,17 @@ export class ReportView {
 
   draw() {
     const output = /** @type {Output} */ (this.output)
-    const body = { blocks: () => this.table(output.table), map: () => this.map(output.table), steps: () => steps(output.steps), text: () => text(output.text) }
+    const body = { blocks: () => this.table.show(output.table), map: () => this.map(output.table), steps: () => steps(output.steps), text: () => text(output.text) }
     const known = output.table.length > 0
-    const parts = known ? [this.chips(VIEWS, 'view'), ...this.summary(output), body[/** @type {'text'} */ (this.view)]()] : [text(output.text)]
+    const parts = known ? [chips(VIEWS, this.view, (view) => this.choose({ view })), ...this.summary(output), body[/** @type {'text'} */ (this.view)]()] : [text(output.text)]
     const { scrollTop } = this.element
     this.element.replaceChildren(...parts)
     this.element.scrollTop = scrollTop
   }
 
-  /**
-   * A row of buttons, of which one is chosen.
-   * @param {string[]} names
-   * @param {'view' | 'measure'} field what they choose
-   */
-  chips(names, field) {
-    const row = document.createElement('div')
-    row.style.flex = 'none'
-    for (const name of names) {
-      const button = element('button', CHIP, say(name))
-      button.setAttribute('aria-pressed', String(this[field] === name))
-      if (this[field] === name) button.style.background = 'rgb(74 163 255 / 30%)'
-      button.addEventListener('click', () => {
-        this[field] = name
-        this.draw()
-      })
-      row.append(button)
-    }
-    return row
+  /** @returns {number} the largest share of the time of a row */
+  most() {
+    return Math.max(...(this.output?.table ?? []).map(share), 1e-9)
   }
 
   /** @param {Output} output */
@@ -92,43 +80,10 @@ export class ReportView {
     return [lines, element('div', { flex: 'none', lineHeight: '1.4' }, head.join(' '))]
   }
 
-  /** @param {Row[]} rows */
-  table(rows) {
-    const table = element('table', { borderCollapse: 'collapse', width: '100%', lineHeight: '1.4' })
-    const top = document.createElement('tr')
-    for (const [column, title] of COLUMNS) {
-      const cell = element('th', HEAD, `${say(title)}${column === this.by ? ' \u25be' : ''}`)
-      cell.tabIndex = 0
-      cell.setAttribute('aria-sort', column === this.by ? (column === 'calls' || column === 'time' ? 'descending' : 'ascending') : 'none')
-      act(cell, () => (this.by = column))
-      cell.addEventListener('click', () => this.draw())
-      top.append(cell)
-    }
-    table.append(top)
-    for (const [type, some] of grouped(rows)) this.group(table, type, some)
-    return table
-  }
-
-  /**
-   * @param {HTMLElement} table
-   * @param {string} type
-   * @param {Row[]} rows
-   */
-  group(table, type, rows) {
-    const folded = this.folded.has(type)
-    const time = rows.reduce((sum, row) => sum + share(row), 0)
-    const told = `${folded ? '\u25b8' : '\u25be'} ${say('$1: $2 rows, $3 % of the time', TYPES()[/** @type {'middle'} */ (type)] ?? type, rows.length, Math.round(100 * time))}`
-    const title = element('td', { ...CELL, paddingTop: '6px', cursor: 'pointer', opacity: '0.8' }, told)
-    Object.assign(title, { colSpan: COLUMNS.length, tabIndex: 0 })
-    title.setAttribute('role', 'button')
-    title.setAttribute('aria-expanded', String(!folded))
-    act(title, () => (folded ? this.folded.delete(type) : this.folded.add(type)))
-    title.addEventListener('click', () => this.draw())
-    const line = document.createElement('tr')
-    line.append(title)
-    table.append(line)
-    const most = Math.max(...ordered(/** @type {Output} */ (this.output).table, 'time').map(share), 1e-9)
-    if (!folded) table.append(...ordered(rows, this.by).map((row) => tableRow(row, most)))
+  /** @param {{ view?: string, measure?: string }} what is shown from now on */
+  choose(what) {
+    Object.assign(this, what)
+    this.draw()
   }
 
   /** @param {Row[]} rows */
@@ -137,12 +92,21 @@ export class ReportView {
     const sheet = element('div', { position: 'relative', flex: 'none', width: `${width}px`, height: `${height}px` })
     const values = cells.map(({ block }) => MEASURES[this.measure](rowsOf(rows, block.name)))
     const most = Math.max(...values, 1e-9)
-    cells.forEach((cell, i) => sheet.append(mapCell(cell, values[i] / most, `${cell.block.name}: ${told(this.measure, values[i])}\n${detail(rowsOf(rows, cell.block.name))}`)))
+    cells.forEach((cell, i) => sheet.append(mapCell(cell, values[i] / most, `${cell.block.name}: ${amount(this.measure, values[i])}\n${detail(rowsOf(rows, cell.block.name))}`)))
     for (const { text, x, y } of titles) sheet.append(element('div', { position: 'absolute', left: `${x}px`, top: `${y}px` }, text))
     const whole = document.createElement('div')
-    whole.append(this.chips(Object.keys(MEASURES), 'measure'), element('div', { margin: '4px 0' }, say('dark blue none, yellow $1; point at a block for its numbers', told(this.measure, most))), sheet)
+    whole.append(chips(Object.keys(MEASURES), this.measure, (measure) => this.choose({ measure })), element('div', { margin: '4px 0' }, say('dark blue none, yellow $1; point at a block for its numbers', amount(this.measure, most))), sheet)
     return whole
   }
+}
+
+/**
+ * @param {string} type of blocks
+ * @param {Row[]} rows
+ */
+function told(type, rows) {
+  const time = rows.reduce((sum, row) => sum + share(row), 0)
+  return say('$1: $2 rows, $3 % of the time', TYPES()[/** @type {'middle'} */ (type)] ?? type, rows.length, Math.round(100 * time))
 }
 
 /**
@@ -167,10 +131,8 @@ function tableRow(row, most) {
  * @param {string} title
  */
 function mapCell({ label, x, y, width, height }, heat, title) {
-  const [red, green, blue] = colour(255 * heat)
-  const dark = 0.3 * red + 0.6 * green + 0.1 * blue < 130
   const place = { position: 'absolute', boxSizing: 'border-box', left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px`, padding: '0 4px', overflow: 'hidden', whiteSpace: 'pre', borderRadius: '4px' }
-  const cell = element('div', { ...place, background: `rgb(${red} ${green} ${blue})`, color: dark ? '#fff' : '#000' }, label)
+  const cell = element('div', { ...place, ...painted(heat) }, label)
   cell.title = title
   return cell
 }
@@ -182,7 +144,7 @@ const detail = (rows) => rows.map((row) => `${row.block} ${row.attention}: ${row
  * @param {string} measure
  * @param {number} value
  */
-const told = (measure, value) => (measure === 'time' ? say('$1 % of the time', (100 * value).toPrecision(2)) : measure === 'calls' ? say('$1 calls', value) : say('$1 uses of patches', value))
+const amount = (measure, value) => (measure === 'time' ? say('$1 % of the time', (100 * value).toPrecision(2)) : measure === 'calls' ? say('$1 calls', value) : say('$1 uses of patches', value))
 
 /** @param {Step[]} rows */
 function steps(rows) {
@@ -205,32 +167,3 @@ function steps(rows) {
 
 /** @param {string[]} lines */
 const text = (lines) => element('pre', { margin: '0', font: '11px/1.4 monospace', whiteSpace: 'pre' }, lines.join('\n'))
-
-/**
- * Do something on a click, on Enter and on space.
- * @param {HTMLElement} target
- * @param {() => unknown} action
- */
-function act(target, action) {
-  target.addEventListener('click', action)
-  target.addEventListener('keydown', (event) => {
-    if (event.key !== 'Enter' && event.key !== ' ') return
-    event.preventDefault()
-    event.stopPropagation()
-    target.click()
-  })
-}
-
-/**
- * @template {keyof HTMLElementTagNameMap} K
- * @param {K} kind
- * @param {Record<string, string>} style
- * @param {string} text
- * @returns {HTMLElementTagNameMap[K]}
- */
-function element(kind, style, text = '') {
-  const made = document.createElement(kind)
-  Object.assign(made.style, style)
-  made.textContent = text
-  return made
-}

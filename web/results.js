@@ -3,6 +3,8 @@ import { app } from '../../scripts/app.js'
 import { placed, upstream } from './graph.js'
 import { InspectorTab } from './inspector_tab.js'
 
+// Nodes that are shown something in each step: captures, and maps of blocks whose model goes on.
+const isLive = ({ comfyClass, outputs }) => comfyClass === 'PatchbayCaptureAttention' || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
 const RUNS = 32 // of the history, to look for the last one of the workflow
 
 export const views = new WeakMap() // of nodes that show maps, by node
@@ -13,9 +15,10 @@ let map
 export const lastMap = () => map
 
 export function show(node, output) {
-  if (output?.map) {
+  if (output?.map && node.comfyClass === 'PatchbayBlockMap') {
     map = { blocks: output.map, kinds: output.kinds ?? [] }
     views.get(node)?.show(map, output.chosen)
+    if (output.values?.length) views.get(node)?.measured(output.values)
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, { rows: output.table, makers: output.makers ?? [] })
   if (output?.attention) views.get(node)?.show(output.attention[0])
@@ -76,8 +79,8 @@ function shownAt(run, path) {
 
 /** A run whose sampling was cached shows the maps of the run that it came from. */
 export async function showCached({ detail }) {
-  const captures = our().filter(([path, node]) => node.comfyClass === 'PatchbayCaptureAttention' && detail.nodes.includes(path))
-  for (const [path, node] of captures) if (!views.get(node)?.maps) await restoreSteps({ node: path })
+  const live = our().filter(([path, node]) => isLive(node) && detail.nodes.includes(path))
+  for (const [path, node] of live) if (!views.get(node)?.maps && !views.get(node)?.values?.length) await restoreSteps({ node: path })
   const empty = our().filter(([path, node]) => node.comfyClass === 'PatchbayCompare' && !views.get(node)?.found && detail.nodes.includes(path))
   const mine = empty.length ? await runsOf(app.rootGraph.id) : []
   for (const [path, node] of empty) show(node, mine.map((run) => shownAt(run, path)).find(Boolean))
@@ -104,11 +107,13 @@ function remount() {
   }
 }
 
-/** While sampling: the maps of one step, for the capture that gathers them. */
+/** While sampling: the maps of one step, for the capture that gathers them, or what the blocks did, for their map. */
 export function showStep({ detail }) {
   if (detail.workflow && detail.workflow !== app.rootGraph.id) return
   const capture = our().find(([path]) => path === String(detail.node))
-  if (capture) views.get(capture[1])?.show(detail)
+  const view = capture && views.get(capture[1])
+  if (detail.blocks) view?.measured(detail.blocks)
+  else view?.show(detail)
 }
 
 // The tab
@@ -129,6 +134,7 @@ function rowsOf(inspector) {
 const NODES = {
   Capture: ['PatchbayCaptureAttention'],
   PointCapture: ['PatchbayCaptureAttention'],
+  BlockWatch: ['PatchbayBlockMap'],
   PatchbayAttentionBackend: ['PatchbayAttentionBackend', 'PatchbayBackendRules']
 }
 

@@ -1,5 +1,5 @@
 // What stands below the rules of a node while they are written: how they are read, the first error, and what can follow.
-import { CHIP } from './chip.js'
+import { chip } from './chip.js'
 import { complete, read } from './rules.js'
 
 const BOX = {
@@ -71,18 +71,14 @@ export class RuleEditor {
 
   /** @param {{ word: string, typed: number }} suggestion */
   chip({ word, typed }) {
-    const button = document.createElement('button')
-    button.type = 'button'
-    button.textContent = word
-    Object.assign(button.style, CHIP)
-    button.addEventListener('pointerdown', (event) => event.preventDefault()) // the text keeps the caret
-    button.addEventListener('click', () => {
+    const button = chip(word, () => {
       const [text, caret] = [this.text(), this.caret()]
       const before = text.slice(0, caret - typed)
       const space = typed || !before || /[\s!]$/.test(before) ? '' : ' '
       this.store(before + space + word + text.slice(caret))
       this.refresh()
     })
+    button.addEventListener('pointerdown', (event) => event.preventDefault()) // the text keeps the caret
     return button
   }
 }

@@ -1,9 +1,10 @@
-"""Look at displays on ComfyUI's page: `python looks_child.py CHROMIUM URL RENDERER REPORT COMPARISON AREAS`.
+"""Look at displays on ComfyUI's page: `python looks_child.py CHROMIUM URL RENDERER REPORT COMPARISON AREAS DASHBOARD`.
 
-It runs in ComfyUI's environment, for its playwright, with this pack to import. The last three are workflows of the
-page with a Patch Report, a With and Without Patches and a Draw Regional Prompts. Prints as JSON what was seen: `report`
-(the patches and each view), `compared` (the slider after a run, and after a cached run on a page loaded anew), `drawn`
-(areas moved, drawn, undone and taken off) and `errors`.
+It runs in ComfyUI's environment, for its playwright, with this pack to import. The last four are workflows of the page
+with a Patch Report, a With and Without Patches, a Draw Regional Prompts, and a Block Map and a Patch Inspector. Prints
+as JSON what was seen: `report` (the patches and each view), `compared` (the slider after a run, and after a cached run
+on a page loaded anew), `drawn` (areas moved, drawn, undone and taken off), `dashboard` (the map of blocks before and
+after a run, and each view of the inspector) and `errors`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,27 @@ NAMED = f"""([type, text]) => {{ {FIND}
   input.dispatchEvent(new Event('input'))
   input.dispatchEvent(new Event('change'))
 }}"""
+MAPPED = f"""(type) => {{ {FIND}
+  const cells = [...element.querySelectorAll('[data-block]')]
+  const style = (one) => getComputedStyle(one).backgroundColor
+  const stripes = cells.map((one) => [one.dataset.block, [...one.lastChild.children].map(style)])
+  const buttons = [...element.querySelectorAll('button:not([data-block])')]
+  const hot = cells.filter((one) => one.style.color.startsWith('rgb'))
+  return {{
+    chips: buttons.map((one) => one.textContent),
+    heat: Object.fromEntries(hot.map((one) => [one.dataset.block, style(one)])),
+    on: buttons.filter((one) => one.getAttribute('aria-pressed') === 'true').map((one) => one.textContent),
+    legend: [...element.querySelector('[role=list]').children].map((one) => one.textContent),
+    stripes: Object.fromEntries(stripes), text: element.innerText
+  }}
+}}"""
+CHIPS = f"(type) => {{ {FIND} return [...element.querySelectorAll('button')].map((one) => one.textContent) }}"
+POINTED = f"""(type) => {{ {FIND}
+  const {{ width, height, hidden, previousSibling }} = element.querySelector('canvas')
+  return {{ lines: previousSibling.innerText.split('\\n'), map: hidden ? [] : [width, height] }}
+}}"""
 REPORT, COMPARE, DRAW = "PatchbayPatchReport", "PatchbayCompare", "PatchbayDrawnRegions"
+MAP, INSPECTOR = "PatchbayBlockMap", "PatchbayPatchInspector"
 
 
 def load(page: Page, path: str, node: str) -> None:
@@ -142,13 +163,53 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     return seen
 
 
-def main(chromium: str, url: str, renderer: str, report: str, comparison: str, areas: str) -> None:
+def look_at_map(page: Page, path: str) -> dict[str, Any]:
+    """Look at the map of blocks before a run and after it, and point at a block; load the page anew."""
+    load(page, path, MAP)
+    page.wait_for_timeout(500)  # it has asked for the blocks of the model
+    seen: dict[str, Any] = {"before": page.evaluate(MAPPED, MAP)}
+    shot(page, "map before")
+    seen["status"] = page.evaluate(RUN)
+    rest(page)
+    seen["after"] = page.evaluate(MAPPED, MAP)
+    page.locator('[data-block="output:1"]').hover()
+    seen["pointed"] = page.evaluate(POINTED, MAP)
+    shot(page, "map after")
+    page.evaluate(PRESS, [MAP, "entropy"])
+    seen["entropy"] = page.evaluate(MAPPED, MAP)
+    shot(page, "map entropy")
+    seen["inspector"] = inspect(page)
+    page.reload()
+    page.wait_for_function(READY, timeout=120_000)
+    load(page, path, MAP)
+    page.wait_for_timeout(500)
+    return seen | {"restored": page.evaluate(MAPPED, MAP)}
+
+
+def inspect(page: Page) -> dict[str, Any]:
+    """Look at each view of the inspector, sort and fold."""
+    seen: dict[str, Any] = {"owner": page.evaluate(ROWS, INSPECTOR)}
+    seen["chips"] = page.evaluate(CHIPS, INSPECTOR)
+    shot(page, "inspector")
+    page.evaluate(PRESS, [INSPECTOR, "calls"])
+    seen["sorted"] = page.evaluate(ROWS, INSPECTOR)
+    page.evaluate(PRESS, [INSPECTOR, "by slot"])
+    seen["slot"] = page.evaluate(ROWS, INSPECTOR)
+    shot(page, "inspector by slot")
+    page.evaluate(PRESS, [INSPECTOR, "\u25be attn2:"])
+    seen["folded"] = page.evaluate(ROWS, INSPECTOR)
+    seen["text"] = page.evaluate(PRESS, [INSPECTOR, "text"])
+    return seen
+
+
+def main(chromium: str, url: str, renderer: str, report: str, comparison: str, areas: str, dashboard: str) -> None:
     """Set the page up and print what was seen."""
     errors: list[str] = []
     with sync_playwright() as playwright:
         page = opened(playwright, chromium, url, renderer, errors)
         load(page, report, REPORT)
         seen = {"report": read_report(page), "compared": compare(page, comparison), "drawn": draw(page, areas)}
+        seen["dashboard"] = look_at_map(page, dashboard)
         page.context.close()
     json.dump({**seen, "errors": errors}, sys.stdout)
 

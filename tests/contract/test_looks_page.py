@@ -46,11 +46,44 @@ def comparison(folder: Path) -> Path:
     return folder / "page.json"
 
 
+PATCH = {"operation": "temperature", "value": 0.4, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+
+
+def dashboard(folder: Path) -> Path:
+    """Write a workflow with a guidance of ComfyUI, two patches and a capture, a map behind them, and an inspector."""
+    prompt = json.loads((ROOT / "example_workflows" / "api" / "demo.json").read_text())
+    sampler = prompt["8"]["inputs"]
+    patch = {"model": ["20", 0], "slot": "attn2.q", "blocks": "output:0-1, middle", "curve": "constant", **PATCH}
+    other = {**patch, "model": ["21", 0], "slot": "attn1.out", "operation": "zero", "blocks": "middle, input:5"}
+    capture = {"model": ["22", 0], "clip": ["1", 1], "prompt": "a red circle", "words": "circle", "blocks": "output"}
+    capture |= {"start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
+    chain: dict[str, Any] = {"20": ("SelfAttentionGuidance", {"model": ["1", 0], "scale": 0.5, "blur_sigma": 2.0})}
+    chain |= {"21": ("PatchbayAttentionPatch", patch), "22": ("PatchbayAttentionPatch", other)}
+    chain |= {"23": ("PatchbayCaptureAttention", capture)}
+    chain |= {"24": ("PatchbayBlockMap", {"model": ["23", 0], "blocks": "all", "measure_change": True})}
+    chain |= {"25": ("PatchbayPatchInspector", {"model": ["24", 2], "latent": ["8", 0]})}
+    kept = {id: node for id, node in prompt.items() if not node["class_type"].startswith("Patchbay") or id == "1"}
+    kept |= {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in chain.items()}
+    kept["8"]["inputs"] = {**sampler, "model": ["24", 2], "steps": 5}
+    (folder / "dashboard.json").write_text(json.dumps(kept))
+    assert main(["convert", str(folder / "dashboard.json"), "-o", str(folder / "dashboard_page.json")]) == 0
+    page = json.loads((folder / "dashboard_page.json").read_text())
+    for node in page["nodes"]:  # the two are looked at, so they are as large as when a user adds them
+        if node["type"] in ("PatchbayBlockMap", "PatchbayPatchInspector"):
+            x = {"PatchbayBlockMap": 0, "PatchbayPatchInspector": 460}[node["type"]]
+            node |= {"pos": [x, 1000], "size": [430, 620] if x == 0 else [760, 620]}
+    (folder / "dashboard_page.json").write_text(
+        json.dumps({**page, "id": f"00000000-0000-4000-9000-{os.getpid():012}"})
+    )
+    return folder / "dashboard_page.json"
+
+
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pack")
     (folder / "attention_patchbay").symlink_to(ROOT)
     examples = [str(FOLDER / "patch_report.json"), str(comparison(folder)), str(areas(folder))]
+    examples.append(str(dashboard(folder)))
     with Server(folder / "base") as server:
         command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, *examples]
         environment = {**os.environ, "PYTHONPATH": str(folder)}
@@ -123,6 +156,61 @@ def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]
     assert drawn["stroke"]["text"][3].startswith("brush 0.1: 0.") and len(drawn["stroke"]["chips"]) == 5
     assert drawn["deleted"]["text"] == drawn["named"]["text"]
     assert drawn["deleted"]["nodes"] == drawn["first"]["nodes"], "Delete took a node"
+
+
+def test_before_a_run_the_map_shows_what_other_nodes_chose(seen: dict[str, Any]) -> None:
+    before = seen["dashboard"]["before"]
+    assert [line.partition(": ")[2] for line in before["legend"]] == ["output:0-1, middle", "middle, input:5", "output"]
+    stripes = {name: len(colours) for name, colours in before["stripes"].items() if colours}
+    assert stripes == {"input:5": 1, "middle": 2, "output:0": 2, "output:1": 2, "output:2": 1, "output:3": 1}
+    first, second = before["stripes"]["middle"]
+    assert [first] == before["stripes"]["output:0"][:1] and [second] == before["stripes"]["input:5"] and first != second
+    assert before["chips"] == ["all", "none", "invert"] and not before["heat"]
+
+
+def test_after_a_run_the_map_is_coloured_and_tells_numbers(seen: dict[str, Any]) -> None:
+    after = seen["dashboard"]["after"]
+    assert seen["dashboard"]["status"] == "execution_success"
+    assert after["chips"] == ["all", "none", "invert", "choice", "calls", "time", "change", "entropy"]
+    assert after["on"] == ["change"] and set(after["heat"]) == {"input:3", "input:5", "middle"} | {
+        f"output:{i}" for i in range(4)
+    }
+    assert after["heat"]["input:3"] == "rgb(0, 33, 77)"  # no patch is in it
+    assert "rgb(255, 235, 69)" in after["heat"].values()
+    first, *others = seen["dashboard"]["pointed"]["lines"]
+    assert first.startswith("output:1: ") and "calls" in first and "% of the time" in first
+    assert any(line.startswith("change ") and "measured calls" in line for line in others)
+    assert any(line.startswith("entropy ") for line in others)
+    assert seen["dashboard"]["pointed"]["map"] == [4, 4]
+    assert set(seen["dashboard"]["entropy"]["heat"]) == {f"output:{i}" for i in range(4)}
+
+
+def test_a_page_that_was_loaded_anew_shows_the_map_of_the_last_run(seen: dict[str, Any]) -> None:
+    restored, after = seen["dashboard"]["restored"], seen["dashboard"]["after"]
+    assert restored["heat"] == after["heat"] and restored["on"] == ["change"]
+
+
+def test_the_inspector_is_a_table_by_owner_or_slot_that_says_what_is_replaced(seen: dict[str, Any]) -> None:
+    listed = seen["dashboard"]["inspector"]
+    assert listed["chips"] == ["by owner", "by slot", "text"]
+    groups = [row[0] for row in listed["owner"] if len(row) == 1]
+    assert groups[0].startswith("\u25be 1. temperature 0.4 attn2.q on output:0-1, middle: 1 place")
+    assert "\u25be 3. attention to circle on output: 5 places" in groups
+    (replacing,) = [row for row in listed["owner"] if row[0] == "attn1"]
+    assert replacing[1] == "middle.0" and "in the place of the self-attention" in replacing[-1]
+    calls = [row[3] for row in listed["sorted"] if row[0] in ("attn1", "sampler_post_cfg_function")]
+    assert "in the place of the self-attention" in str(listed["sorted"]) and len(calls) == 4
+    slots = [row[0].partition(":")[0] for row in listed["slot"] if len(row) == 1]
+    assert slots == [
+        "\u25be attn2_patch",
+        "\u25be attn1_output_patch",
+        "\u25be attn2",
+        "\u25be attn1",
+        "\u25be sampler_post_cfg_function",
+    ]
+    folded = [row for row in listed["folded"] if len(row) > 1]
+    assert len([row for row in listed["slot"] if len(row) > 1]) - len(folded) == 4  # those of attn2
+    assert "slot" in listed["text"] and "schedule" in listed["text"]
 
 
 def test_nothing_is_wrong_in_the_console(seen: dict[str, Any]) -> None:

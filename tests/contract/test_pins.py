@@ -54,7 +54,7 @@ PROMPT = "a red circle on the left and a blue square on the right"
 SIZES = {"demo": (16, 16), "random": (8, 8)}
 LINKS = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "MASK", "IMAGE", "PATCHBAY_REGIONS")
 # Times, what this host can do, and what the page was given since, which the text of a report says too
-NOT_PINNED = ("time", "seconds", "host", "fates", "head")
+NOT_PINNED = ("time", "seconds", "host", "fates", "head", "values", "beside")
 TEXTS = ("prompt", "words", "source", "edited")  # without a default that could run
 UNET = SMALL | {"context_dim": 128}  # that of the demo model's text encoder
 

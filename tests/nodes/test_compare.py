@@ -160,6 +160,23 @@ def test_without_drawn_areas_the_prompts_stay_and_the_model_is_the_one_before() 
     assert [sampler[name] for name in ("model", "positive", "negative")] == [["1", 0], ["3", 1], ["3", 2]]
 
 
+@pytest.mark.parametrize("strengths", ["0", "0.5"])
+def test_a_map_of_blocks_on_the_way_is_not_copied(strengths: str) -> None:
+    prompt = compared(strengths)
+    prompt["map"] = {"class_type": "PatchbayBlockMap", "inputs": {"model": [PATCH, 0], "blocks": "middle"}}
+    prompt[SAMPLER]["inputs"]["model"] = ["map", 2]
+    graph = expansion(prompt, "look", parsed(strengths))
+    assert "PatchbayBlockMap" not in {node["class_type"] for node in graph.values()}
+    (sampler,) = [node for node in graph.values() if node["class_type"] == "KSampler"]
+    assert sampler["inputs"]["model"] == ([MODEL, 0] if strengths == "0" else [f"look.0.{PATCH}", 0])
+    prompt["other"] = copy.deepcopy(prompt[PATCH])
+    prompt["other"]["inputs"] |= {"model": ["map", 2], "blocks": ["map", 0]}
+    prompt[SAMPLER]["inputs"]["model"] = ["other", 0]
+    graph = expansion(prompt, "look", (0.5,))
+    assert graph["look.0.other"]["inputs"]["model"] == [f"look.0.{PATCH}", 0]
+    assert graph["look.0.other"]["inputs"]["blocks"] == ["map", 0]
+
+
 def test_long_workflows_are_walked_without_end_of_the_stack() -> None:
     prompt = compared()
     last = PATCH

@@ -68,23 +68,47 @@ def outside() -> Outside:
 
 
 @dataclass(frozen=True)
-class BlockForward:
-    """A block's forward with the block in the options that it hands on, or none for one that is no block of addresses.
+class Forward:
+    """What this library puts in the place of a block's forward; `place` is where the options stand unnamed.
 
-    `place` is where the options stand unnamed; `hands` the place and name of each parameter that the result stands for.
+    `block` is None for one that is no block of addresses.
     """
 
     forward: Callable[..., Any]
     outside: Outside
     block: BlockId | None
     place: int
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TransformerOptions:
+        """Return the options of a call, those of the call of the model where the block gets none."""
+        if OPTIONS not in kwargs and len(args) <= self.place:
+            return self.outside.called()
+        found: TransformerOptions = kwargs[OPTIONS] if OPTIONS in kwargs else args[self.place]
+        return found
+
+    def run(self, options: TransformerOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run what stood there before with other options."""
+        if OPTIONS in kwargs:
+            kwargs = {**kwargs, OPTIONS: options}
+        elif len(args) > self.place:
+            args = (*args[: self.place], options, *args[self.place + 1 :])
+        return self.forward(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class BlockForward(Forward):
+    """A block's forward with the block in the options that it hands on, or none for one that is no block of addresses.
+
+    `hands` are the place and name of each parameter that the result stands for.
+    """
+
     hands: tuple[tuple[int, str], ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        options = self._named(self._given(args, kwargs))
+        options = self._named(self.given(args, kwargs))
         gains = options.get(LAYERS, {}).get(BLOCK, {}).get(self.block)
         if not gains:
-            return self._run(options, args, kwargs)
+            return self.run(options, args, kwargs)
         gain = self.outside.gain_of(gains, options)
         before = tuple(kwargs[name] if name in kwargs else args[place] for place, name in self.hands)
         if gain == 0.0:
@@ -92,28 +116,15 @@ class BlockForward:
         # a forward further in, which another pack called, must not scale again
         options = {**options, LAYERS: {**options[LAYERS], BLOCK: {}}}
         if gain == 1.0:
-            return self._run(options, args, kwargs)
+            return self.run(options, args, kwargs)
         before = copied(before)  # blocks may write into what they get
-        out = self._run(options, args, kwargs)
+        out = self.run(options, args, kwargs)
         return scaled(before if len(before) > 1 else before[0], out, gain)
-
-    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TransformerOptions:
-        if OPTIONS not in kwargs and len(args) <= self.place:
-            return self.outside.called()
-        found: TransformerOptions = kwargs[OPTIONS] if OPTIONS in kwargs else args[self.place]
-        return found
 
     def _named(self, options: TransformerOptions) -> TransformerOptions:
         if self.block is None:
             return {name: given for name, given in options.items() if name not in ("block_type", "block_index")}
         return {**options, "block_type": self.block.type, "block_index": self.block.number}
-
-    def _run(self, options: TransformerOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if OPTIONS in kwargs:
-            kwargs = {**kwargs, OPTIONS: options}
-        elif len(args) > self.place:
-            args = (*args[: self.place], options, *args[self.place + 1 :])
-        return self.forward(*args, **kwargs)
 
 
 def copied(before: Any) -> Any:
@@ -154,11 +165,13 @@ def name_blocks(clone: Patcher, family: Family, whole: Collection[BlockId] = ())
 
 def foreign_in(patch: Any) -> Any:
     """Return what another pack put in the place of a method of the network; None for a block's own under ours."""
-    if not isinstance(patch, BlockForward):
+    if not isinstance(patch, Forward):
         return patch
-    module, function = (getattr(patch.forward, name, None) for name in ("__self__", "__func__"))
+    while isinstance(patch, Forward):
+        patch = patch.forward
+    module, function = (getattr(patch, name, None) for name in ("__self__", "__func__"))
     own = function is not None and function is getattr(type(module), "forward", None)
-    return None if own else patch.forward
+    return None if own else patch
 
 
 def place_of_options(module: Any) -> int:

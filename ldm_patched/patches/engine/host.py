@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..patcher import CfgArgs
+from ..record.run import Run
 from .capabilities import Capabilities
 from .gate import Pause
 from .gathering import Shown
@@ -29,6 +30,10 @@ def _unseen(node: str, step: int, found: Shown, args: CfgArgs) -> None:
     """Show nothing."""
 
 
+def _blocks_unseen(node: str, step: int, run: Run) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True)
 class Host:
     """The functions of a host.
@@ -39,6 +44,7 @@ class Host:
         show: shows in a node what listeners have gathered in a step, with what the guidance got there.
         pause: a context in which what is made may outlive a block: the host's memory compiler does not see it.
         able: tells what the host can do.
+        show_blocks: shows in a node what the blocks have done in a run up to a step.
     """
 
     attend: Attend = default_attend
@@ -46,3 +52,4 @@ class Host:
     show: Callable[[str, int, Shown, CfgArgs], None] = _unseen
     pause: Pause = nullcontext
     able: Callable[[], Capabilities] = Capabilities
+    show_blocks: Callable[[str, int, Run], None] = _blocks_unseen

@@ -192,23 +192,35 @@ def _misplaced(model: Patcher, part: Placed, family: Family) -> Iterator[str]:
 
 def _hidden(part: Placed, parts: list[Placed]) -> Iterator[str]:
     """Yield where entries with an exact address hide a foreign one for the whole block."""
+    by = hider(part, parts)
+    if by is not None:
+        yield f"hidden by {foreign_name(by.patch)} on {block_name(by.address or ())}"
+
+
+def hider(part: Placed, parts: Sequence[Placed]) -> Placed | None:
+    """Return the foreign patch with an exact address that hides one for the whole block; None where none does."""
     if part.slot not in ("attn1", "attn2") or part.address is None or len(part.address) != 2:
-        return
+        return None
     exact = [other for other in parts if other.slot == part.slot and len(other.address or ()) == 3]
-    hiding = [other for other in exact if other.number is None and (other.address or ())[:2] == part.address]
-    if hiding:
-        yield f"hidden by {foreign_name(hiding[0].patch)} on {block_name(hiding[0].address or ())}"
+    hiding = (other for other in exact if other.number is None and (other.address or ())[:2] == part.address)
+    return next(hiding, None)
 
 
 def _passed_over(part: Placed, parts: list[Placed]) -> Iterator[str]:
     """Yield whose replaced attention runs in the place of a foreign method of an attention."""
+    by = replacer(part, parts)
+    if by is not None:
+        name = f"patch {by.number}" if by.number is not None else foreign_name(by.patch)
+        yield f"{name} replaces this attention, so it is not called"
+
+
+def replacer(part: Placed, parts: Sequence[Placed]) -> Placed | None:
+    """Return the patch that replaces the attention of which a foreign one took a method; None where none does."""
     slot = part.slot.partition(".")[0]
     if not part.key or slot not in ("attn1", "attn2") or part.address is None:
-        return
-    there = [other for other in parts if other.slot == slot and other.address in (part.address, part.address[:2])]
-    if there:
-        name = f"patch {there[0].number}" if there[0].number is not None else foreign_name(there[0].patch)
-        yield f"{name} replaces this attention, so it is not called"
+        return None
+    there = (other for other in parts if other.slot == slot and other.address in (part.address, part.address[:2]))
+    return next(there, None)
 
 
 def _stale(model: Patcher, options: TransformerOptions) -> bool:

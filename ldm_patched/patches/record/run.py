@@ -100,6 +100,7 @@ class Run:
         held: calls of patches of others under a gate.
         running: calls whose time the GPU has not told yet; `settle` waits for them.
         gathered: what an entry (by number) has summed up for after the run.
+        changes: how far the patches moved what a block handed on, in each of its calls that was measured.
         faults: results that were not finite.
         downgraded: attentions that run an exact function for the rest of the run, and why.
         skips: entry number -> why it last did nothing where it should.
@@ -134,6 +135,7 @@ class Run:
     held: Counter[HeldCall] = field(default_factory=Counter)
     running: deque[tuple[Tally, GpuSpan]] = field(default_factory=deque)
     gathered: dict[int, dict[Any, Any]] = field(default_factory=dict)
+    changes: defaultdict[BlockId | None, list[float]] = field(default_factory=lambda: defaultdict(list))
     faults: Counter[Fault] = field(default_factory=Counter)
     downgraded: dict[AttentionId, str] = field(default_factory=dict)
     skips: dict[int, str] = field(default_factory=dict)
@@ -231,6 +233,11 @@ class Run:
     def holds(self, number: int) -> bool:
         """Return whether an entry held or let through a call of another pack's patch."""
         return any(held.number == number for held in self.held)
+
+    def count_change(self, block: BlockId | None, change: float) -> None:
+        """Note how far the patches moved what a block handed on in one call."""
+        with self._lock:
+            self.changes[block].append(change)
 
     def gather(self, number: int, key: Hashable, new: T, add: Callable[[T, T], T]) -> None:
         """Add to what an entry keeps for after the run."""

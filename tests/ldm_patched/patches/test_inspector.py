@@ -13,6 +13,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.call import APPLY_MODEL, COMPILE
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.reading.beside import beside
 from attention_patchbay.ldm_patched.patches.reading.inspector import Finding, findings, fits, rows, text
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
@@ -184,3 +185,42 @@ def test_a_foreign_override_in_front_of_ours_is_not_called_dead() -> None:
     inside.model_options["transformer_options"]["optimized_attention_override"] = theirs
     watched = attach(inside, Rule("basic", Where.of("middle")))
     assert found(watched, "theirs", run(watched, steps=1)).calls == 18
+
+
+def said(patched: Any) -> list[tuple[str, str]]:
+    list_of = findings(patched)
+    lines = beside(patched, list_of)
+    assert len(lines) == len(list_of)
+    return [(finding.slot, line) for finding, line in zip(list_of, lines, strict=True) if line]
+
+
+def test_a_patch_says_what_it_replaces_and_what_it_keeps_from_being_called() -> None:
+    patched = patcher()
+    patched.set_model_attn1_patch(before)
+    patched.set_model_attn1_replace(passes, "input", 3)
+    patched.set_model_attn1_replace(partial(before), "input", 3, 0)
+    patched.add_object_patch("diffusion_model.middle_block.1.transformer_blocks.0.attn2.forward", away)
+    watched = attach(attach(patched, IDENTITY), AttentionTemperature(2.0, where=Where.of("middle cross")))
+    mine = [(f"{HERE}.passes on input:3", f"{HERE}.before on input:3.0")]
+    ((whole, exact),) = mine
+    assert said(watched) == [
+        ("attn1", f"around {whole}; around {exact}"),
+        ("attn1", f"around {whole}"),
+        ("attn2", f"goes round {HERE}.away on middle.0"),
+        ("attn1", "in the place of the self-attention"),
+        ("attn1", f"in the place of the self-attention; hides {whole}"),
+        ("attn2.forward", "in the place of the model's own attn2.forward"),
+    ]
+
+
+def test_an_override_says_for_which_calls_and_what_is_gone_says_nothing() -> None:
+    def theirs(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+    inside = patcher()
+    inside.model_options["transformer_options"]["optimized_attention_override"] = theirs
+    place = "in the place of the attention function"
+    behind = attach(inside, Rule("basic"))
+    assert said(behind) == [("override", f"{place}; for the calls that no rule of Patchbay takes")]
+    behind.model_options["transformer_options"]["optimized_attention_override"] = theirs
+    assert said(behind) == [("override", place)]

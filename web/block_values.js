@@ -1,0 +1,69 @@
+// What the blocks of a model did in a run, as nodes tell it: by what a map is coloured, and the numbers of a block.
+
+/**
+ * @typedef {{ label: string, height: number, width: number, bytes: string }} Thumbnail
+ * @typedef {{ name: string, calls: number, seconds: number, share: number, patches: Record<string, number>, change: number | null, measured: number, entropy: number | null, map: Thumbnail | null }} Values of a block
+ * @typedef {'choice' | 'calls' | 'time' | 'change' | 'entropy'} Measure
+ */
+
+/** @type {Record<Exclude<Measure, 'choice'>, (row: Values) => number | null>} */
+const READ = { calls: (row) => row.calls, time: (row) => row.share, change: (row) => row.change, entropy: (row) => row.entropy }
+
+/** What each colouring means. */
+export const MEANS = {
+  choice: 'The blocks that this node chose',
+  calls: 'Calls of attention in the run',
+  time: 'Part of the time of all attention of the run',
+  change: 'How far the patches moved what the block hands on: norm(with - without) / norm(without) on the same input, the mean of the calls that were measured',
+  entropy: 'Entropy of the attention that Capture Attention heard, the mean of its heads: 0 looks at one token, larger at many'
+}
+
+/**
+ * Tell how an amount is written.
+ * @param {Measure} measure
+ * @param {number} value
+ */
+export function written(measure, value) {
+  if (measure === 'calls') return `${value} calls`
+  if (measure === 'entropy') return `${value.toPrecision(3)} nats`
+  return `${(100 * value).toPrecision(2)} %`
+}
+
+/**
+ * @param {Values[]} values
+ * @returns {Measure[]} by what a map can be coloured
+ */
+export function measures(values) {
+  const known = /** @type {(keyof typeof READ)[]} */ (Object.keys(READ)).filter((measure) => values.some((row) => READ[measure](row) !== null))
+  return values.length ? ['choice', ...known] : []
+}
+
+/**
+ * @param {Values[]} values
+ * @param {Measure} measure
+ * @returns {{ least: number, most: number, heat: Map<string, number> }} the ends of the scale, and each block on it, 0 to 1
+ */
+export function heated(values, measure) {
+  const read = measure === 'choice' ? () => null : READ[measure]
+  /** @type {[string, number][]} */
+  const known = values.flatMap((row) => {
+    const value = read(row)
+    return value === null ? [] : [/** @type {[string, number]} */ ([row.name, value])]
+  })
+  const numbers = known.map(([, value]) => value)
+  const least = measure === 'entropy' ? Math.min(...numbers) : 0
+  const most = Math.max(...numbers, 0)
+  const heat = new Map(known.map(([name, value]) => [name, most > least ? (value - least) / (most - least) : 0]))
+  return { least, most, heat }
+}
+
+/**
+ * @param {Values} row
+ * @returns {string[]} the numbers of a block, a line each
+ */
+export function lines({ name, calls, seconds, share, patches, change, measured, entropy }) {
+  const found = [`${name}: ${written('calls', calls)}, ${written('time', share)} of the time (${(1000 * seconds).toPrecision(3)} ms)`]
+  if (change !== null) found.push(`change ${written('change', change)} in ${measured} measured calls`)
+  if (entropy !== null) found.push(`entropy ${written('entropy', entropy)}`)
+  return [...found, ...Object.entries(patches).map(([patch, uses]) => `${patch} x${uses}`)]
+}
