@@ -11,6 +11,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from ..ldm_patched.patches.engine.gathering import Shown
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
-from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.patcher import CfgArgs, Patcher
 from ..ldm_patched.patches.reading.block_values import block_values
 from ..ldm_patched.patches.reading.heatmap import view
 from ..ldm_patched.patches.record.run import Run
@@ -124,10 +125,10 @@ def pause() -> AbstractContextManager[object]:
 _shown: dict[tuple[str, str], dict[str, Any]] = {}
 
 
-def show_attention(node: str, step: int, found: Shown) -> None:
-    """Send the maps of a step to the page, for the node that shows them, and keep them."""
-    grids = [sums.grid for _, kept in found for sums in kept]
-    _show(node, {"step": step, **view(found, max(grids))})
+def show_attention(node: str, step: int, found: Shown, args: CfgArgs) -> None:
+    """Send the maps of a step and the picture so far to the page, for the node that shows them, and keep them."""
+    grids = [sums.grid for heard in found for sums in heard.sums]
+    _show(node, {"step": step, **view(found, max(grids), picture_so_far(args))})
 
 
 def show_blocks(node: str, step: int, run: Run) -> None:
@@ -146,6 +147,25 @@ def _show(node: str, told: dict[str, Any]) -> None:
     if len(_shown) > KEPT:
         del _shown[next(iter(_shown))]
     server.send_sync("patchbay.attention", message, server.client_id)
+
+
+def picture_so_far(args: CfgArgs) -> Tensor | None:
+    """Return what a prediction shows, (b, h, w, 3) of 0..1, by the colours that ComfyUI knows of the latent's channels.
+
+    A video is its frames. None where ComfyUI knows none, or the latent is none of pictures.
+    """
+    form, latent = args["model"].latent_format, args["denoised"]
+    factors = getattr(form, "latent_rgb_factors", None)
+    reshape = getattr(form, "latent_rgb_factors_reshape", None)
+    if factors is None or getattr(latent, "is_nested", False):
+        return None
+    latent = latent if reshape is None else reshape(latent)
+    if latent.ndim not in (4, 5) or latent.shape[1] != len(factors):
+        return None
+    pictures = latent.float() if latent.ndim == 4 else latent.float().movedim(2, 1).flatten(0, 1)
+    colours = torch.tensor(factors, device=latent.device)
+    bias = torch.tensor(getattr(form, "latent_rgb_factors_bias", None) or (0.0, 0.0, 0.0), device=latent.device)
+    return ((pictures.movedim(1, -1) @ colours + bias + 1.0) / 2.0).clamp(0.0, 1.0).cpu()
 
 
 def _workflow_of(running: dict[int, Any]) -> str:
@@ -289,6 +309,8 @@ def load_demo_model() -> tuple[Patcher, Clip, Any]:
     model = config.get_model(weights, UNET_PREFIX, device=offload)
     _widen_output(model.diffusion_model, weights[f"{UNET_PREFIX}out.2.weight"])
     model.load_model_weights(weights, UNET_PREFIX)
+    model.latent_format.latent_rgb_factors = [list(row) for row in demo.LATENT_RGB]  # previews would be those of SD1.5
+    model.latent_format.latent_rgb_factors_bias = list(demo.LATENT_RGB_BIAS)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     vae_weights = comfy.utils.state_dict_prefix_replace(weights, {VAE_PREFIX: ""}, filter_keys=True)
     vae_config = {"ddconfig": dict(demo.VAE), "embed_dim": demo.VAE["z_channels"]}

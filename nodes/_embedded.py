@@ -23,7 +23,7 @@ from ..ldm_patched.patches.engine.gathering import Shown
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
-from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.patcher import CfgArgs, Patcher
 from ..ldm_patched.patches.record.run import Run
 
 __all__ = ["ComfyExtension", "io"]
@@ -54,7 +54,7 @@ def able() -> Capabilities:
     return Capabilities(functions=registry.usable())
 
 
-def show_attention(node: str, step: int, found: Shown) -> None:
+def show_attention(node: str, step: int, found: Shown, args: CfgArgs) -> None:
     """Show nothing: there is no page."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ from .derived import CATEGORY, checking, model, patched, shown
 
 T = TypeVar("T")
 PLACING = Placing("output")
+WORD = re.compile(r"\w+(?:['-]\w+)*")
+MOST = 64  # words of a prompt that are captured without being asked for
 # A node makes up to two methods, of words and of points, which share these.
 AFTER = (
     Widget(
@@ -77,11 +80,20 @@ class CaptureAttention(io.ComfyNode):
         if not wanted and not widgets.get("points", "").strip():
             raise ValueError("no words and no points are given; write some of the prompt's words, parted by commas")
         found = tuple(Word(word, locate(clip, prompt, word)) for word in wanted)
-        *first, last = listeners(found, len(token_ids(clip, prompt)), **widgets)
+        *first, last = listeners(found, len(token_ids(clip, prompt)), rest(clip, prompt, wanted), **widgets)
         node = str(cls.hidden.unique_id) if cls.hidden else ""
         for listener in (*first, replace(last, node=node)):
             model = attach(model, listener, HOST)
         return io.NodeOutput(model)
+
+
+def rest(clip: Clip, prompt: str, wanted: Sequence[str]) -> tuple[Word, ...]:
+    """Return the words of a prompt that nobody asked for, the first of them where there are many."""
+    found = []
+    for word in [word for word in dict.fromkeys(WORD.findall(prompt)) if word not in wanted][:MOST]:
+        with suppress(ValueError):  # a weight, or what the tokenizer makes into something else
+            found.append(Word(word, locate(clip, prompt, word)))
+    return tuple(found)
 
 
 def refused(widgets: dict[str, Any]) -> Refused | None:
@@ -98,6 +110,7 @@ def refused(widgets: dict[str, Any]) -> Refused | None:
 def listeners(
     words: tuple[Word, ...] = (),
     length: int = 77,
+    others: tuple[Word, ...] = (),
     points: str = "",
     side: str = "positive",
     heads: str = "all",
@@ -114,7 +127,8 @@ def listeners(
     found = _of("points", parse_points, points)
     captures: list[Listener] = []
     if words or not found:
-        captures.append(_of("blocks", Capture, words=words, length=length, where=where, side=side, heads=some))
+        texts = {"words": words, "length": length, "others": others}
+        captures.append(_of("blocks", Capture, **texts, where=where, side=side, heads=some))
     if found:
         captures.append(_of("points", PointCapture, points=found, where=where, side=side, heads=some))
     return captures

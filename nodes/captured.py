@@ -11,7 +11,7 @@ from ..ldm_patched.files.whole import replacing, write_new
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.heatmap import overlay, sheet, view
-from ..ldm_patched.patches.reading.maps import captured, contents, heat, statistics
+from ..ldm_patched.patches.reading.maps import captured, contents, heat, only, statistics
 from ._host import io, output_files
 from .derived import CATEGORY
 
@@ -54,6 +54,12 @@ class AttentionMaps(io.ComfyNode):
                     optional=True,
                     tooltip="What the columns of the sheet are.",
                 ),
+                io.String.Input(
+                    "word",
+                    default="",
+                    optional=True,
+                    tooltip="Only the maps of this one of the captured words or points; empty for all.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -79,12 +85,15 @@ class AttentionMaps(io.ComfyNode):
         opacity: float,
         images: torch.Tensor | None = None,
         columns: str = "step",
+        word: str = "",
     ) -> io.NodeOutput:
         """Return heatmaps, masks, statistics and the sheet, and show the maps in the node."""
         found, size = captured(model, latent["samples"]), image_size(latent, images)
+        if word.strip():
+            found = only(found, word)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
         masks = maps if threshold == 0.0 else (maps >= threshold).float()
-        ui = {"attention": [view([(one.listener, list(one.blocks.values())) for one in found], size, images)]}
+        ui = {"attention": [view([one.heard for one in found], size, images)]}
         return io.NodeOutput(
             overlay(maps, images, opacity), masks, statistics(found), sheet(found, columns, size), ui=ui
         )

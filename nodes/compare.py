@@ -15,6 +15,7 @@ from ..ldm_patched.patches.reading.declared import declared
 from ._host import io
 from .capture import CaptureAttention
 from .derived import CATEGORY, checking_text
+from .drawn import DrawnRegions
 from .manage import CopyPatches, PatchPreset
 from .rules import BackendRules
 from .tuning import TuneAttention
@@ -22,7 +23,14 @@ from .tuning import TuneAttention
 NODE = "PatchbayCompare"
 MAP, MAPPED = "PatchbayBlockMap", 2  # a node that only watches, and its output that is the model
 MOST = 8  # further samplings
-BY_HAND: tuple[type[io.ComfyNode], ...] = (BackendRules, TuneAttention, CopyPatches, PatchPreset, CaptureAttention)
+BY_HAND: tuple[type[io.ComfyNode], ...] = (
+    BackendRules,
+    TuneAttention,
+    CopyPatches,
+    PatchPreset,
+    CaptureAttention,
+    DrawnRegions,
+)
 AMOUNTS = ("strength", "scale")  # the first of these widgets that a node has is multiplied
 Link = list[Any]
 Graph = dict[str, dict[str, Any]]

@@ -2,8 +2,9 @@
 import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './areas.js'
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
-import { placeOn } from './fitted.js'
+import { finer, placeOn } from './fitted.js'
 import { colourOf } from './palette.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./areas.js').Area} Area
@@ -13,6 +14,7 @@ import { colourOf } from './palette.js'
  */
 
 const SIDE = 512 // of the canvas
+const MARK = 12 // pixels of the node, of the names on the picture
 const CORNER = 10 // pixels of the canvas, around a corner
 const STEP = 0.02 // for a key
 const WIDE = 0.1 // of a brush
@@ -33,12 +35,12 @@ export class AreasView {
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
     this.canvas.setAttribute('role', 'application')
-    this.canvas.setAttribute('aria-label', 'Areas of the picture')
-    this.canvas.setAttribute('aria-description', 'Arrow keys move the chosen area, with Shift they resize it; Delete takes it off.')
+    this.canvas.setAttribute('aria-label', say('Areas of the picture'))
+    this.canvas.setAttribute('aria-description', say('Arrow keys move the chosen area, with Shift they resize it; Delete takes it off.'))
     Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'crosshair', touchAction: 'none' })
     this.prompt = document.createElement('input')
     Object.assign(this.prompt.style, { font: 'inherit', color: 'inherit', background: 'transparent', border: '1px solid var(--border-color, #555)', borderRadius: '4px', padding: '2px 6px' })
-    this.prompt.setAttribute('aria-label', 'Prompt of the chosen area')
+    this.prompt.setAttribute('aria-label', say('Prompt of the chosen area'))
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     this.element.append(this.tools, this.canvas, this.prompt, this.status)
@@ -84,8 +86,8 @@ export class AreasView {
     const prompt = areas[this.chosen]?.prompt ?? ''
     if (document.activeElement !== this.prompt || this.prompt.value.trim() !== prompt) this.prompt.value = prompt
     this.prompt.disabled = !areas.length || Boolean(from)
-    this.prompt.placeholder = areas.length ? 'What is in this area' : ''
-    const how = from ? `The areas come by a link from ${from}; change them there.` : 'Drag to draw, drag an area to move it, a corner to resize it; Delete takes it off.'
+    this.prompt.placeholder = areas.length ? say('What is in this area') : ''
+    const how = from ? say('The areas come by a link from $1; change them there.', from) : say('Drag to draw, drag an area to move it, a corner to resize it; Delete takes it off.')
     this.status.textContent = fault ? `\u26a0 ${fault}` : how
     this.buttons(areas)
     this.draw()
@@ -101,8 +103,8 @@ export class AreasView {
       this.brush = !this.brush
       this.refresh()
     }
-    const brush = press(chip('brush', flip), this.brush)
-    brush.title = 'Draw strokes in the place of boxes'
+    const brush = press(chip(say('brush'), flip), this.brush)
+    brush.title = say('Draw strokes in the place of boxes')
     const focus = [...this.tools.children].indexOf(/** @type {Element} */ (document.activeElement))
     this.tools.replaceChildren(brush, ...chips)
     if (focus >= 0) /** @type {HTMLElement | undefined} */ (this.tools.children[focus])?.focus()
@@ -238,15 +240,18 @@ export class AreasView {
         const place = /** @type {const} */ ([shape.x * width, shape.y * height, shape.width * width, shape.height * height])
         pen.fillRect(...place)
         pen.globalAlpha = 1
-        pen.lineWidth = chosen ? 4 : 2
-        pen.strokeRect(...place)
+        for (const [strokeStyle, lineWidth] of /** @type {[string, number][]} */ ([['#000', chosen ? 7 : 4], [colour, chosen ? 4 : 2]])) {
+          Object.assign(pen, { strokeStyle, lineWidth }) // on pale and on dark pictures
+          pen.strokeRect(...place)
+        }
         if (chosen && shapes.length === 1) for (const [a, b] of [[0, 0], [1, 0], [0, 1], [1, 1]]) pen.fillRect(place[0] + a * place[2] - 5, place[1] + b * place[3] - 5, 10, 10)
       }
     }
     const [first] = shapes
     const [x, y] = isBrush(first) ? first.points[0] : [first.x, first.y]
-    Object.assign(pen, { font: '16px sans-serif', fillStyle: '#fff', strokeStyle: '#000', lineWidth: 3, textAlign: 'left' })
-    const label = [Math.max(0, x) * width + 8, Math.max(0, y) * height + 20]
+    const size = MARK * finer(this.canvas)
+    Object.assign(pen, { font: `${size}px sans-serif`, fillStyle: '#fff', strokeStyle: '#000', lineWidth: size / 4, textAlign: 'left' })
+    const label = [Math.max(0, x) * width + size / 2, Math.max(0, y) * height + 1.3 * size]
     pen.strokeText(named(prompt), label[0], label[1])
     pen.fillText(named(prompt), label[0], label[1])
   }

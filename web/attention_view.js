@@ -1,23 +1,29 @@
 // Which word drew what: point at a word to see its map, at the picture to rank the words; a click there asks for a point.
+import { AttentionChoice } from './attention_choice.js'
 import { BOX } from './box.js'
-import { chip, press } from './chip.js'
+import { chip } from './chip.js'
 import { contour } from './contour.js'
-import { bytes, colour, ranked, rescaled, span } from './heatmap.js'
-import { Legend } from './legend.js'
 import { placeOn } from './fitted.js'
-import { pictureChoice } from './picture_choice.js'
+import { bytes, colour, isPoint, labelsOf, layerOf, ranked, rescaled, span } from './heatmap.js'
+import { Legend } from './legend.js'
+import { copied, maskOf } from './mask.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./points.js').Place} Place
- * @typedef {{ points: () => Place[], ask: (at: Place, near: (point: Place) => boolean) => string, opacity: () => number, threshold: () => number }} Host
- *   the points that are asked for; `ask` adds one or takes it back and says what it did; how the map lies on the picture, and the level of the line in it
+ * @typedef {{ points: () => Place[], ask: (at: Place, near: (point: Place) => boolean) => string, opacity: () => number, threshold: () => number, add: (word: string, isCaptured: boolean, threshold: number) => string }} Host
+ *   the points that are asked for; `ask` adds one or takes it back and says what it did; how the map lies on the picture, and the level of the line in it;
+ *   `add` makes a node that gives the mask of a word and says what it did
  */
 
 const LINES = { height: '3em', flex: 'none', overflow: 'auto' } // of text: the picture does not move while one is pointed at
+const FOOT = { display: 'flex', gap: '4px', alignItems: 'center', flex: 'none', whiteSpace: 'nowrap' }
 const STEP = 0.02 // of the picture, for a key
 const SIDE = 512 // of the canvas
 const RING = 8 // pixels of the canvas, of a marker
 const HIT = 12 // as far from its middle a click means it
+const SHARE = 0.5 // of the highest value, of a mask where no threshold is set
+const MORE = 12 // words that a place is ranked by
 
 export class AttentionView {
   /**
@@ -28,36 +34,33 @@ export class AttentionView {
     this.host = host
     /** @type {import('./heatmap.js').Maps | null} */
     this.maps = null
-    this.label = 0
-    this.picture = 0
     /** @type {Place} */
     this.place = [0.5, 0.5]
-    /** @type {HTMLButtonElement | undefined} */
-    this.scale = undefined
-    this.common = false // all words on one scale
     /** @type {HTMLImageElement[]} */
     this.images = []
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX)
-    this.chips = document.createElement('div')
-    this.chips.setAttribute('role', 'group')
-    this.chips.setAttribute('aria-label', 'Words and points')
+    this.choice = new AttentionChoice(() => this.draw())
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
     this.canvas.setAttribute('role', 'application')
-    this.canvas.setAttribute('aria-roledescription', 'heatmap')
-    this.canvas.setAttribute('aria-description', 'Arrow keys move a place and rank the words there; Enter asks for a point or takes it back.')
+    this.canvas.setAttribute('aria-roledescription', say('heatmap'))
+    this.canvas.setAttribute('aria-description', say('Arrow keys move a place and rank the words there; Enter asks for a point or takes it back.'))
     this.canvas.width = this.canvas.height = 0
     Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'crosshair' })
     this.pointed = document.createElement('div') // no live region: it changes with the mouse
-    this.legend = new Legend('Attention of a place, of all that it gives')
+    this.legend = new Legend(say('Attention of a place, of all that it gives'))
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     this.status.textContent = waiting
     const lines = document.createElement('div')
     Object.assign(lines.style, LINES)
     lines.append(this.status, this.pointed)
-    this.element.append(this.chips, this.canvas, this.legend.element, lines)
+    this.foot = document.createElement('div')
+    Object.assign(this.foot.style, FOOT)
+    this.legend.element.style.flex = '1 1 auto'
+    this.foot.append(this.legend.element)
+    this.element.append(this.choice.element, this.canvas, this.foot, lines)
     this.listen()
   }
 
@@ -73,23 +76,14 @@ export class AttentionView {
   /** @param {import('./heatmap.js').Maps} maps */
   show(maps) {
     this.maps = maps
-    this.label = Math.min(this.label, maps.labels.length - 1)
-    this.picture = Math.min(this.picture, maps.pictures - 1)
-    this.images = maps.images.map((source) => {
-      const image = new Image()
-      image.onload = () => this.draw()
-      image.src = source
-      return image
-    })
+    this.images.length = maps.images.length
+    maps.images.forEach((source, number) => this.load(source, number))
     const scale = SIDE / Math.max(maps.width, maps.height)
     this.canvas.width = Math.round(maps.width * scale)
     this.canvas.height = Math.round(maps.height * scale)
-    const pictures = pictureChoice(maps.pictures, this.picture, (picture) => {
-      this.picture = picture
-      this.draw()
-    })
-    this.chips.replaceChildren(...maps.labels.map((_, index) => this.chip(index)), ...pictures, ...this.scales())
-    this.status.textContent = maps.step ? `step ${maps.step}` : this.waiting(maps)
+    this.choice.show(maps)
+    if (this.foot.childElementCount < 2) this.foot.append(...this.actions())
+    this.status.textContent = maps.step ? say('step $1', maps.step) : this.waiting(maps)
     this.draw()
   }
 
@@ -99,8 +93,8 @@ export class AttentionView {
    */
   waiting(maps) {
     const open = this.host.points().filter((point) => !this.known(maps, point)).length
-    const asked = open ? ` ${open} ${open === 1 ? 'point is' : 'points are'} asked for on the next run.` : ''
-    return `Point at a word, or at the picture; a click there asks for a point.${asked}`
+    const asked = open ? ` ${say('Points asked for on the next run: $1.', open)}` : ''
+    return say('Point at a word, or at the picture; a click there asks for a point.') + asked
   }
 
   /**
@@ -112,36 +106,46 @@ export class AttentionView {
     return maps.labels.slice(maps.words).some((label) => this.apart(placeOf(label), point) < 1)
   }
 
-  /** @param {number} index */
-  chip(index) {
-    const button = chip(this.maps?.labels[index] ?? '', () => this.choose(index))
-    button.dataset.label = String(index)
-    for (const event of ['pointerenter', 'focus']) button.addEventListener(event, () => this.choose(index))
-    return button
-  }
-
-  /** @returns {HTMLElement[]} the choice of the scale, where there are words to compare */
-  scales() {
-    if (!this.maps || this.maps.words < 2) return []
-    const flip = () => {
-      this.common = !this.common
+  /**
+   * Show a picture once it is there; the one of the step before stays until then.
+   * @param {string} source
+   * @param {number} number
+   */
+  load(source, number) {
+    const image = new Image()
+    image.onload = () => {
+      this.images[number] = image
       this.draw()
     }
-    this.scale = chip('one scale', flip, { borderStyle: 'dashed' })
-    this.scale.title = 'Colour all words on the scale of the strongest'
-    return [this.scale]
+    image.src = source
+  }
+
+  actions() {
+    const copy = action(say('copy mask'), say('Put the mask of this word on the clipboard as a PNG'), () => this.copy())
+    const add = action(say('mask node'), say('Add a node that gives the mask of this word'), () => this.add())
+    return [copy, add]
+  }
+
+  async copy() {
+    if (!this.maps) return
+    const { label, picture } = this.choice.now
+    const { width, height } = this.canvas
+    const failed = await copied(maskOf(this.maps, label, picture, this.host.threshold() || SHARE, [width, height]))
+    this.status.textContent = failed || say('The mask of $1 is on the clipboard, $2 x $3.', labelsOf(this.maps)[label], width, height)
+  }
+
+  add() {
+    if (!this.maps) return
+    const { label } = this.choice.now
+    const isCaptured = label < this.maps.labels.length
+    this.status.textContent = this.host.add(labelsOf(this.maps)[label], isCaptured, this.host.threshold() || SHARE)
   }
 
   /** @returns {[number, number]} what is dark blue and what is yellow */
   range() {
     const maps = /** @type {import('./heatmap.js').Maps} */ (this.maps)
-    return span(maps, this.label, this.picture, this.common)
-  }
-
-  /** @param {number} index */
-  choose(index) {
-    this.label = index
-    this.draw()
+    const { label, picture, common } = this.choice.now
+    return span(maps, label, picture, common)
   }
 
   /**
@@ -150,8 +154,9 @@ export class AttentionView {
    */
   told([x, y]) {
     if (!this.maps) return ''
-    const values = ranked(this.maps, this.picture, x, y).map(({ label, value }) => `${label} ${(100 * value).toPrecision(3)} %`)
-    return `at ${x.toFixed(2)} ${y.toFixed(2)}: ${values.join(', ')}`
+    const found = ranked(this.maps, this.choice.now.picture, x, y).slice(0, MORE)
+    const values = found.map(({ label, value }) => `${label} ${(100 * value).toPrecision(3)} %`)
+    return say('at $1 $2: $3', x.toFixed(2), y.toFixed(2), values.join(', '))
   }
 
   /** @param {Place} at */
@@ -189,9 +194,10 @@ export class AttentionView {
     const pen = this.canvas.getContext('2d')
     if (!this.maps || !pen) return
     const { width, height } = this.canvas
-    const image = this.images[this.picture]
+    const { label, picture } = this.choice.now
+    const image = this.images[picture]
     pen.clearRect(0, 0, width, height)
-    if (image?.complete && image.naturalWidth) pen.drawImage(image, 0, 0, width, height)
+    if (image) pen.drawImage(image, 0, 0, width, height)
     pen.globalAlpha = image ? this.host.opacity() : 1
     pen.drawImage(this.painted(), 0, 0, width, height)
     pen.globalAlpha = 1
@@ -199,19 +205,17 @@ export class AttentionView {
     this.mark(pen, this.maps)
     this.legend.show(...this.range())
     const count = this.host.points().length
-    this.canvas.setAttribute('aria-label', `Attention to ${this.maps.labels[this.label]}${count ? `, ${count} points asked for` : ''}`)
-    for (const button of this.chips.querySelectorAll('button')) {
-      press(button, button === this.scale ? this.common : button.dataset.label === String(this.label))
-    }
+    this.canvas.setAttribute('aria-label', say('Attention to $1, points asked for: $2', labelsOf(this.maps)[label], count))
   }
 
   painted() {
-    const { height, width } = /** @type {import('./heatmap.js').Maps} */ (this.maps)
+    const maps = /** @type {import('./heatmap.js').Maps} */ (this.maps)
+    const { label, picture } = this.choice.now
+    const { height, width } = layerOf(maps, label).layer
     const small = document.createElement('canvas')
     Object.assign(small, { width, height })
     const pixels = new ImageData(width, height)
-    const maps = /** @type {import('./heatmap.js').Maps} */ (this.maps)
-    rescaled(maps, this.label, this.picture, this.range()).forEach((value, i) => pixels.data.set([...colour(value), 255], 4 * i))
+    rescaled(maps, label, picture, this.range()).forEach((value, i) => pixels.data.set([...colour(value), 255], 4 * i))
     small.getContext('2d')?.putImageData(pixels, 0, 0)
     return small
   }
@@ -226,7 +230,8 @@ export class AttentionView {
     if (!level) return
     const { width, height } = this.canvas
     const path = new Path2D()
-    for (const [x, y, x2, y2] of contour(bytes(maps, this.label, this.picture), maps.width, maps.height, level)) {
+    const { layer, index } = layerOf(maps, this.choice.now.label)
+    for (const [x, y, x2, y2] of contour(bytes(layer, index, this.choice.now.picture), layer.width, layer.height, level)) {
       path.moveTo(x * width, y * height)
       path.lineTo(x2 * width, y2 * height)
     }
@@ -243,7 +248,8 @@ export class AttentionView {
    */
   mark(pen, maps) {
     for (const point of this.host.points()) this.ring(pen, point, RING, this.known(maps, point) ? [] : [4, 3])
-    if (this.label >= maps.words) this.ring(pen, placeOf(maps.labels[this.label]), RING / 2)
+    const { label } = this.choice.now
+    if (isPoint(maps, label)) this.ring(pen, placeOf(maps.labels[label]), RING / 2)
     if (document.activeElement === this.canvas) this.ring(pen, this.place, 1.5 * RING, [2, 2])
   }
 
@@ -263,6 +269,15 @@ export class AttentionView {
     }
     pen.setLineDash([])
   }
+}
+
+/**
+ * @param {string} name
+ * @param {string} title
+ * @param {() => void} act
+ */
+function action(name, title, act) {
+  return Object.assign(chip(name, act, { flex: 'none' }), { title })
 }
 
 /**

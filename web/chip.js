@@ -1,4 +1,5 @@
 // The small buttons of a display: how they look, and whether each is on.
+import { say } from './say.js'
 
 export const CHIP = {
   margin: '2px 4px 2px 0',
@@ -51,6 +52,6 @@ export function press(button, on) {
 export function chips(names, current, choose) {
   const row = document.createElement('div')
   row.style.flex = 'none'
-  row.append(...names.map((name) => press(chip(name, () => choose(name)), name === current)))
+  row.append(...names.map((name) => press(chip(say(name), () => choose(name)), name === current)))
   return row
 }

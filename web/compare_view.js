@@ -1,8 +1,9 @@
 // The picture with the patches under a slider over the one without them, or where the two differ.
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
-import { placeOn } from './fitted.js'
+import { finer, placeOn } from './fitted.js'
 import { pictureChoice } from './picture_choice.js'
+import { say } from './say.js'
 
 /**
  * @typedef {{ name: string, pictures: string[], differences: string[], mean: number[] }} Other
@@ -11,7 +12,7 @@ import { pictureChoice } from './picture_choice.js'
 
 const STEP = 0.05 // of the width, for a key
 const SIDE = 512 // pixels of the canvas at least
-const MARK = '18px sans-serif'
+const MARK = 12 // pixels of the node, of the names on the picture
 
 export class CompareView {
   /** @param {string} waiting what to say before there is a picture */
@@ -32,7 +33,7 @@ export class CompareView {
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
     this.canvas.setAttribute('role', 'slider')
-    this.canvas.setAttribute('aria-label', 'Where the picture with the patches begins')
+    this.canvas.setAttribute('aria-label', say('Where the picture with the patches begins'))
     this.canvas.setAttribute('aria-valuemin', '0')
     this.canvas.setAttribute('aria-valuemax', '100')
     this.canvas.width = this.canvas.height = 0
@@ -79,8 +80,8 @@ export class CompareView {
    */
   buttons(found) {
     this.states.clear()
-    const others = found.others.map(({ name }, index) => this.chip(name, () => (this.other = index), () => this.other === index))
-    const differs = this.chip('difference', () => (this.differs = !this.differs), () => this.differs)
+    const others = found.others.map(({ name }, index) => this.chip(say(name), () => (this.other = index), () => this.other === index))
+    const differs = this.chip(say('difference'), () => (this.differs = !this.differs), () => this.differs)
     const pictures = pictureChoice(found.pictures.length, this.picture, (picture) => {
       this.picture = picture
       this.draw()
@@ -116,7 +117,7 @@ export class CompareView {
     const [width, height] = [right.naturalWidth, right.naturalHeight].map((length) => Math.round(scale * length))
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height })
     pen.drawImage(this.differs ? map : right, 0, 0, width, height)
-    if (!this.differs) this.over(pen, left, other.name)
+    if (!this.differs) this.over(pen, left, say(other.name))
     this.tell(other)
   }
 
@@ -134,19 +135,20 @@ export class CompareView {
       pen.fillStyle = style
       pen.fillRect(at - thick / 2, 0, thick, height)
     }
-    Object.assign(pen, { font: MARK, lineJoin: 'round' })
-    for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], ['with', width - 6, 'right']])) {
-      Object.assign(pen, { textAlign: align, lineWidth: 4, strokeStyle: '#000', fillStyle: '#fff' })
-      pen.strokeText(text, x, 22)
-      pen.fillText(text, x, 22)
+    const size = MARK * finer(this.canvas)
+    Object.assign(pen, { font: `${size}px sans-serif`, lineJoin: 'round' })
+    for (const [text, x, align] of /** @type {[string, number, CanvasTextAlign][]} */ ([[name, 6, 'left'], [say('with'), width - 6, 'right']])) {
+      Object.assign(pen, { textAlign: align, lineWidth: size / 4, strokeStyle: '#000', fillStyle: '#fff' })
+      pen.strokeText(text, x, 1.2 * size)
+      pen.fillText(text, x, 1.2 * size)
     }
   }
 
   /** @param {Other} other */
   tell(other) {
     const highest = 100 * (this.found?.highest ?? 0)
-    const far = `${other.name}: ${percent(100 * other.mean[this.picture])} apart on average`
-    this.status.textContent = this.differs ? `${far}; dark blue is equal, yellow ${percent(highest)}` : `${far}. Move over the picture.`
+    const far = say('$1: $2 apart on average', say(other.name), percent(100 * other.mean[this.picture]))
+    this.status.textContent = this.differs ? `${far}; ${say('dark blue is equal, yellow $1', percent(highest))}` : `${far}. ${say('Move over the picture.')}`
     this.canvas.setAttribute('aria-valuenow', String(Math.round(100 * this.split)))
     for (const [button, isOn] of this.states) press(button, isOn())
   }

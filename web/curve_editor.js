@@ -1,6 +1,8 @@
 // A curve of strength drawn with the mouse or the keyboard; its text is all that is stored.
 import { NAMES, SHAPED, added, moved, points, snapped, strength, write } from './curve.js'
+import { say } from './say.js'
 
+const LINE = 'color-mix(in srgb, #4aa3ff 60%, currentColor)' // to be seen on dark and on light
 const SVG = 'http://www.w3.org/2000/svg'
 const [WIDTH, HEIGHT] = [320, 160]
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 14, 14, 24] // of the frame
@@ -72,11 +74,11 @@ export class CurveEditor {
   /** Show the curve as its text says now. */
   refresh() {
     const parts = this.axes()
-    let note = 'Click adds a point, a double click takes it off; drag moves it, with Alt between the marks. Keys: arrows, Delete.'
+    let note = say('Click adds a point, a double click takes it off; drag moves it, with Alt between the marks. Keys: arrows, Delete.')
     try {
       const curve = strength(this.text())
       const path = [...Array(101).keys()].map((i) => place([i / 100, curve(i / 100)]).join(' ')).join(' L ')
-      parts.push(make('path', { d: `M ${path}`, fill: 'none', stroke: '#4aa3ff', 'stroke-width': 2 }))
+      parts.push(make('path', { d: `M ${path}`, fill: 'none', stroke: LINE, 'stroke-width': 2 }))
       parts.push(...this.points().map((point, index) => this.handle(point, index)))
     } catch (error) {
       note = `\u26a0 ${/** @type {Error} */ (error).message}`
@@ -110,7 +112,7 @@ export class CurveEditor {
   /** @param {import('./curve.js').Point} place */
   told([x]) {
     try {
-      return `at ${this.percent(x)} of the run: strength ${strength(this.text())(x).toFixed(2)}`
+      return say('at $1 of the run: strength $2', this.percent(x), strength(this.text())(x).toFixed(2))
     } catch {
       return '\u00a0'
     }
@@ -129,8 +131,8 @@ export class CurveEditor {
    */
   handle(point, index) {
     const [cx, cy] = place(point)
-    const circle = make('circle', { cx, cy, r: 6, fill: '#4aa3ff', stroke: 'currentColor', tabindex: 0, role: 'slider', 'data-point': index })
-    const said = { valuenow: point[1], valuemin: 0, valuemax: 1, label: `Strength at ${Math.round(100 * point[0])} %` }
+    const circle = make('circle', { cx, cy, r: 6, fill: LINE, stroke: 'currentColor', tabindex: 0, role: 'slider', 'data-point': index })
+    const said = { valuenow: point[1], valuemin: 0, valuemax: 1, label: say('Strength at $1 %', Math.round(100 * point[0])) }
     for (const [name, value] of Object.entries(said)) circle.setAttribute(`aria-${name}`, String(value))
     circle.style.cursor = 'move'
     circle.addEventListener('keydown', (event) => this.press(/** @type {KeyboardEvent} */ (event), index))

@@ -13,3 +13,12 @@ export function placeOn(canvas, event) {
   const y = (event.clientY - box.top - (box.height - height) / 2) / height
   return [Math.min(1, Math.max(0, x)), Math.min(1, Math.max(0, y))]
 }
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @returns {number} how many of its pixels one pixel of the node has, for texts of one size whatever the size of the node
+ */
+export function finer(canvas) {
+  const { width, height, clientWidth, clientHeight } = canvas
+  return clientWidth && clientHeight ? Math.max(width / clientWidth, height / clientHeight) : 1
+}

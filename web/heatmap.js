@@ -1,15 +1,47 @@
 // Maps of attention as the nodes send them: bytes between the least and highest value of each map.
 
 /**
- * @typedef {{ labels: string[], words: number, pictures: number, height: number, width: number, low: number[][], high: number[][], maps: string, images: string[], step?: number }} Maps
+ * @typedef {{ labels: string[], pictures: number, height: number, width: number, low: number[][], high: number[][], maps: string }} Layer maps of some labels, all of one size
+ * @typedef {Layer & { words: number, others: Layer | null, frames: number, shown: number[], images: string[], step?: number }} Maps
+ *   of words, then of points; the small ones of the prompt's other words; how many frames a video has, and the numbers of the pictures that are here
+ * @typedef {{ layer: Layer, index: number }} Place where the map of a label is
  */
 
 // From dark blue over grey to yellow: the lightness rises evenly, and the colour-blind can read it.
 const COLOURS = [[0, 33, 77], [64, 77, 107], [125, 122, 120], [189, 173, 105], [255, 235, 69]]
 
 /**
- * Return the bytes of one map, row by row.
+ * Return all labels: words, points, then the prompt's other words.
  * @param {Maps} maps
+ * @returns {string[]}
+ */
+export function labelsOf(maps) {
+  return [...maps.labels, ...(maps.others?.labels ?? [])]
+}
+
+/**
+ * Return where the map of a label of `labelsOf` is.
+ * @param {Maps} maps
+ * @param {number} label
+ * @returns {Place}
+ */
+export function layerOf(maps, label) {
+  const count = maps.labels.length
+  return label < count || !maps.others ? { layer: maps, index: label } : { layer: maps.others, index: label - count }
+}
+
+/**
+ * @param {Maps} maps
+ * @param {number} label
+ * @returns {boolean} whether it is of a point
+ */
+export function isPoint(maps, label) {
+  return label >= maps.words && label < maps.labels.length
+}
+
+/**
+ * Return the bytes of one map, row by row.
+ * @param {Layer} maps
  * @param {number} label
  * @param {number} picture
  * @returns {Uint8Array}
@@ -51,9 +83,10 @@ export function painted(heat) {
  * @returns {[number, number]}
  */
 export function span(maps, label, picture, common) {
-  const alike = [...maps.labels.keys()].filter((other) => other < maps.words === label < maps.words)
-  const labels = common ? alike : [label]
-  return [Math.min(...labels.map((i) => maps.low[i][picture])), Math.max(...labels.map((i) => maps.high[i][picture]))]
+  const alike = [...labelsOf(maps).keys()].filter((other) => isPoint(maps, other) === isPoint(maps, label))
+  const places = (common ? alike : [label]).map((one) => layerOf(maps, one))
+  const of = (/** @type {'low' | 'high'} */ end) => places.map(({ layer, index }) => layer[end][index][picture])
+  return [Math.min(...of('low')), Math.max(...of('high'))]
 }
 
 /**
@@ -65,9 +98,10 @@ export function span(maps, label, picture, common) {
  * @returns {number[]}
  */
 export function rescaled(maps, label, picture, [least, highest]) {
-  const [low, high] = [maps.low[label][picture], maps.high[label][picture]]
+  const { layer, index } = layerOf(maps, label)
+  const [low, high] = [layer.low[index][picture], layer.high[index][picture]]
   const wide = Math.max(highest - least, Number.MIN_VALUE)
-  return [...bytes(maps, label, picture)].map((value) => Math.max(0, Math.min(255, Math.round((255 * (low + ((high - low) * value) / 255 - least)) / wide))))
+  return [...bytes(layer, index, picture)].map((value) => Math.max(0, Math.min(255, Math.round((255 * (low + ((high - low) * value) / 255 - least)) / wide))))
 }
 
 /**
@@ -79,12 +113,13 @@ export function rescaled(maps, label, picture, [least, highest]) {
  * @returns {{ index: number, label: string, value: number }[]}
  */
 export function ranked(maps, picture, x, y) {
-  const column = Math.min(maps.width - 1, Math.floor(x * maps.width))
-  const row = Math.min(maps.height - 1, Math.floor(y * maps.height))
-  const values = maps.labels.map((label, index) => {
-    const [low, high] = [maps.low[index][picture], maps.high[index][picture]]
-    return { index, label, value: low + ((high - low) * bytes(maps, index, picture)[row * maps.width + column]) / 255 }
+  const values = labelsOf(maps).map((label, number) => {
+    const { layer, index } = layerOf(maps, number)
+    const column = Math.min(layer.width - 1, Math.floor(x * layer.width))
+    const row = Math.min(layer.height - 1, Math.floor(y * layer.height))
+    const [low, high] = [layer.low[index][picture], layer.high[index][picture]]
+    return { index: number, label, value: low + ((high - low) * bytes(layer, index, picture)[row * layer.width + column]) / 255 }
   })
-  const rank = (/** @type {typeof values} */ some) => some.sort((a, b) => b.value - a.value)
-  return [...rank(values.slice(0, maps.words)), ...rank(values.slice(maps.words))]
+  const rank = (/** @type {boolean} */ points) => values.filter(({ index }) => isPoint(maps, index) === points).sort((a, b) => b.value - a.value)
+  return [...rank(false), ...rank(true)]
 }

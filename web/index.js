@@ -9,6 +9,7 @@ import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
 import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { InspectorView } from './inspector_view.js'
+import { addMask, linksOf } from './mask_node.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { showRefusals } from './refusals.js'
@@ -17,6 +18,7 @@ import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sid
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
 import { TextView } from './text_view.js'
+import { say, speak } from './say.js'
 
 // Displays
 
@@ -77,8 +79,9 @@ function addAttention(node, waiting) {
   const view = new AttentionView(waiting, {
     points: () => pointsOf(pointsWidget(node)?.value ?? ''),
     ask: (at, near) => ask(node, at, near),
-    opacity: () => number('opacity', 1),
-    threshold: () => number('threshold', 0)
+    opacity: () => number('opacity', 0.5),
+    threshold: () => number('threshold', 0),
+    add: (word, isCaptured, threshold) => addWordMask(node, word, isCaptured, threshold)
   })
   views.set(node, view)
   addView(node, 'patchbay_attention', view, 320)
@@ -105,7 +108,7 @@ function addAreas(node) {
 }
 
 function addComparison(node) {
-  const view = new CompareView('Run the workflow to see the picture with and without the patches.')
+  const view = new CompareView(say('Run the workflow to see the picture with and without the patches.'))
   views.set(node, view)
   addView(node, 'patchbay_comparison', view, 320)
   node.setSize([380, 520])
@@ -125,14 +128,31 @@ const drawAreas = () => drawAll(AreasView)
 /** Ask for a point or take it back, and say what was done to which node. */
 function ask(node, at, near) {
   const capture = captureOf(node)
-  if (!capture) return 'No Capture Attention is on this model: nothing can be asked for.'
+  if (!capture) return say('No Capture Attention is on this model: nothing can be asked for.')
   const source = linkedFrom(capture, 'points')
-  if (source) return `The points of ${capture.title} come by a link from ${source}; write them there.`
+  if (source) return say('The points of $1 come by a link from $2; write them there.', capture.title, source)
   const { text, point, added } = toggled(widgetOf(capture, 'points').value, at, near)
   write(capture, widgetOf(capture, 'points'), text)
   const count = pointsOf(text).length
-  const has = `${capture.title} has ${count} ${count === 1 ? 'point' : 'points'} and asks again on the next run.`
-  return `${point.join(' ')} ${added ? 'asked for' : 'taken back'}: ${has}`
+  const told = added ? say('$1 asked for.', point.join(' ')) : say('$1 taken back.', point.join(' '))
+  return `${told} ${say('Points of $1 on the next run: $2.', capture.title, count)}`
+}
+
+/** Add a node for the mask of a word and, where the word is not captured, the word to the capture; one step of undo. Say what was done. */
+function addWordMask(node, word, isCaptured, threshold) {
+  const links = linksOf(node)
+  if (!links?.model || !links.latent) return say('No sampler was found behind this node: add Attention Maps by hand.')
+  const capture = captureOf(node)
+  const source = !isCaptured && linkedFrom(capture, 'words')
+  if (source) return say('The words of $1 come by a link from $2; write $3 there first.', capture.title, source, word)
+  app.canvas.emitBeforeChange()
+  const made = addMask(node, word, threshold, (type) => window.LiteGraph.createNode(type), links)
+  if (!isCaptured) {
+    const words = widgetOf(capture, 'words')
+    words.value = [words.value.trim().replace(/,$/, ''), word].filter(Boolean).join(', ')
+  }
+  app.canvas.emitAfterChange()
+  return [say('$1 is added; its masks output gives it.', made.title), isCaptured ? '' : say('$1 captures $2 from the next run on.', capture.title, word)].join(' ').trim()
 }
 
 // Texts, read as they are typed; blocks are held against the model of their node
@@ -189,12 +209,12 @@ function checkSoon() {
 const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
-  PatchbayPatchReport: (node) => addText(node, new ReportView('Run the workflow to see what the attention did.')),
+  PatchbayPatchReport: (node) => addText(node, new ReportView(say('Run the workflow to see what the attention did.'))),
   PatchbayPatchInspector: (node) => addText(node, new InspectorView('Run the workflow to list what is on the model.')),
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
-  PatchbayCaptureAttention: (node) => addAttention(node, 'Maps of each step appear here while sampling. A click on one asks for the point.'),
-  PatchbayAttentionMaps: (node) => addAttention(node, 'Run the workflow to see which word drew what.'),
+  PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
+  PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
   PatchbayTuneAttention: (node) => addText(node, new TextView('Tuning', 'Run the workflow to time the attention functions.'))
 }
 
@@ -202,6 +222,11 @@ app.registerExtension({
   name: 'attention.patchbay',
 
   commands,
+
+  async init() {
+    const answer = await app.api.fetchApi('/i18n').catch(() => null)
+    if (answer?.ok) speak(await answer.json(), setting('Comfy.Locale'))
+  },
 
   getSelectionToolboxCommands: (item) => panelsOf(item).map(({ id }) => id),
 

@@ -6,6 +6,7 @@ import { element } from './element.js'
 import { CELL, FoldTable } from './fold_table.js'
 import { painted } from './heatmap.js'
 import { blocksOf, closed, grouped, MEASURES, ordered, rowsOf, share } from './report_rows.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./report_rows.js').Row} Row
@@ -16,9 +17,9 @@ import { blocksOf, closed, grouped, MEASURES, ordered, rowsOf, share } from './r
 
 /** @type {[import('./report_rows.js').Column, string][]} */
 const COLUMNS = [['block', 'block'], ['attention', 'kind'], ['function', 'function'], ['calls', 'calls'], ['time', 'time'], ['patches', 'patches']]
-const TYPES = { input: 'Input blocks', middle: 'Middle block', output: 'Output blocks', double: 'Double blocks', single: 'Single blocks', '-': 'Outside of the blocks' }
+const TYPES = () => ({ input: say('Input blocks'), middle: say('Middle block'), output: say('Output blocks'), double: say('Double blocks'), single: say('Single blocks'), '-': say('Outside of the blocks') })
 const BAR = 'rgb(74 163 255 / 45%)'
-const NEVER = 'var(--p-red-400, #f87171)'
+const NEVER = 'color-mix(in srgb, #ff3b3b, var(--input-text))' // to be read on dark and on light
 const VIEWS = ['blocks', 'map', 'steps', 'text']
 
 export class ReportView {
@@ -29,7 +30,7 @@ export class ReportView {
     this.view = 'blocks'
     this.measure = 'time'
     this.table = new FoldTable({
-      columns: COLUMNS,
+      columns: COLUMNS.map(([column, title]) => [column, say(title)]),
       falling: ['calls', 'time'],
       groups: grouped,
       title: told,
@@ -39,7 +40,7 @@ export class ReportView {
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX, { userSelect: 'text' })
     this.element.setAttribute('role', 'region')
-    this.element.setAttribute('aria-label', 'Patch report')
+    this.element.setAttribute('aria-label', say('Patch report'))
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.element.textContent = waiting
   }
@@ -94,7 +95,7 @@ export class ReportView {
     cells.forEach((cell, i) => sheet.append(mapCell(cell, values[i] / most, `${cell.block.name}: ${amount(this.measure, values[i])}\n${detail(rowsOf(rows, cell.block.name))}`)))
     for (const { text, x, y } of titles) sheet.append(element('div', { position: 'absolute', left: `${x}px`, top: `${y}px` }, text))
     const whole = document.createElement('div')
-    whole.append(chips(Object.keys(MEASURES), this.measure, (measure) => this.choose({ measure })), element('div', { margin: '4px 0' }, `dark blue none, yellow ${amount(this.measure, most)}; point at a block for its numbers`), sheet)
+    whole.append(chips(Object.keys(MEASURES), this.measure, (measure) => this.choose({ measure })), element('div', { margin: '4px 0' }, say('dark blue none, yellow $1; point at a block for its numbers', amount(this.measure, most))), sheet)
     return whole
   }
 }
@@ -105,7 +106,7 @@ export class ReportView {
  */
 function told(type, rows) {
   const time = rows.reduce((sum, row) => sum + share(row), 0)
-  return `${TYPES[/** @type {'middle'} */ (type)] ?? type}: ${rows.length} rows, ${Math.round(100 * time)} % of the time`
+  return say('$1: $2 rows, $3 % of the time', TYPES()[/** @type {'middle'} */ (type)] ?? type, rows.length, Math.round(100 * time))
 }
 
 /**
@@ -120,7 +121,7 @@ function tableRow(row, most) {
     if (column === 'function' && row.note) cell.append(element('div', { opacity: '0.75', fontStyle: 'italic' }, row.note))
     line.append(cell)
   }
-  line.title = `${row.block} ${row.attention}, heads ${row.heads}, steps ${row.steps}`
+  line.title = say('$1 $2, heads $3, steps $4', row.block, row.attention, row.heads, row.steps)
   return line
 }
 
@@ -137,13 +138,13 @@ function mapCell({ label, x, y, width, height }, heat, title) {
 }
 
 /** @param {Row[]} rows */
-const detail = (rows) => rows.map((row) => `${row.block} ${row.attention}: ${row.function}, ${row.calls} calls, ${row.time}${row.patches && `, ${row.patches}`}`).join('\n')
+const detail = (rows) => rows.map((row) => `${row.block} ${row.attention}: ${row.function}, ${say('$1 calls', row.calls)}, ${row.time}${row.patches && `, ${row.patches}`}`).join('\n')
 
 /**
  * @param {string} measure
  * @param {number} value
  */
-const amount = (measure, value) => (measure === 'time' ? `${(100 * value).toPrecision(2)} % of the time` : `${value} ${measure === 'calls' ? 'calls' : 'uses of patches'}`)
+const amount = (measure, value) => (measure === 'time' ? say('$1 % of the time', (100 * value).toPrecision(2)) : measure === 'calls' ? say('$1 calls', value) : say('$1 uses of patches', value))
 
 /** @param {Step[]} rows */
 function steps(rows) {
@@ -154,7 +155,7 @@ function steps(rows) {
     row.append(...texts.map((one) => element(kind, CELL, one)))
     return row
   }
-  table.append(line(['step', 'function', 'calls', 'fell back', 'time'], 'th'))
+  table.append(line([say('step'), say('function'), say('calls'), say('fell back'), say('time')], 'th'))
   for (const { step, function: name, calls, fallbacks, seconds } of rows) {
     const row = line([String(step || '?'), name, String(calls), fallbacks ? String(fallbacks) : '', `${(1000 * seconds).toPrecision(3)} ms`], 'td')
     const last = /** @type {HTMLElement} */ (row.lastChild)

@@ -139,7 +139,7 @@ VIEW = """type => {
   const node = app.graph.nodes.find((node) => node.type === type)
   const { element } = node.widgets.find((widget) => widget.name === 'patchbay_attention')
   const canvas = element.querySelector('canvas')
-  const labels = [...element.querySelectorAll('[data-label]')]
+  const labels = [...element.querySelectorAll('[aria-label="Words and points"] [data-label]')]
   const pen = canvas.getContext('2d')
   const pixel = (x, y) => [...pen.getImageData(Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data]
   return {

@@ -26,7 +26,7 @@ DRAWN = """() => {
   const cells = [...element.querySelectorAll('[data-block]')]
   return cells.map((one) => [one.dataset.block, one.getAttribute('aria-checked')])
 }"""
-LABELS = f"""type => [...{OF}.widgets.at(-1).element.querySelectorAll('button')].map((one) => one.textContent)"""
+LABELS = f"""type => [...{OF}.widgets.at(-1).element.querySelectorAll('[data-label]')].map((one) => one.textContent)"""
 RULES = """() => [...app.graph.nodes.find((node) => node.type === 'PatchbayBackendRules').widgets.at(-1).element
   .querySelector('[role=status]').children].map((line) => line.textContent)"""
 BLOCKS = """() => { const { widgets } = app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')

@@ -48,3 +48,9 @@ def test_what_is_not_there_is_found() -> None:
     text = "`ldm_patched/patches/stack.py`, `engine/attach.py`, `derived.py`, [this](docs/none.md), `cells/`, `input:4`"
     missing = [name for name in named_paths(text) if not exists(ROOT / "README.md", name)]
     assert missing == ["ldm_patched/patches/stack.py", "docs/none.md"]
+
+
+def test_the_archive_of_the_registry_leaves_out_folders_of_the_root_only() -> None:
+    """A pattern without a slash in front would take `web/docs` with `docs`."""
+    patterns = (ROOT / ".comfyignore").read_text().split()
+    assert "/docs/" in patterns and all(pattern.startswith("/") for pattern in patterns)

@@ -36,8 +36,8 @@ def test_a_click_on_a_heatmap_says_what_it_asks_and_is_taken_back(seen: dict[str
     found = seen["maps"]
     asked, back, again = (found[name] for name in ("asked", "taken back", "again"))
     assert found["status"] == "execution_success" and asked[0].startswith("0.25 0.5, 0.5")
-    assert asked[1].endswith("asked for: Capture Attention has 2 points and asks again on the next run.")
-    assert back[0] == "0.25 0.5" and "taken back: Capture Attention has 1 point and" in back[1]
+    assert asked[1].endswith("asked for. Points of Capture Attention on the next run: 2.")
+    assert back[0] == "0.25 0.5" and "taken back. Points of Capture Attention on the next run: 1." in back[1]
     assert again == asked
     assert found["undone"][0] == "0.25 0.5" and [label for label, _ in found["undone"][2]] == LABELS
 

@@ -18,7 +18,7 @@ from attention_patchbay.ldm_patched.patches.reading.heatmap import COLOURS, over
 from attention_patchbay.ldm_patched.patches.reading.maps import captured
 from attention_patchbay.ldm_patched.patches.record.plan import entries
 from attention_patchbay.nodes import _host
-from attention_patchbay.nodes.capture import CaptureAttention
+from attention_patchbay.nodes.capture import CaptureAttention, rest
 from attention_patchbay.nodes.captured import AttentionMaps, SaveAttentionMaps
 from attention_patchbay.nodes.demo import LoadDemoModel
 from PIL import Image
@@ -86,6 +86,15 @@ def test_the_page_gets_the_maps(listening: Sampled) -> None:
     json.dumps(view)
 
 
+def test_one_word_alone_is_what_it_is_among_the_others(listening: Sampled) -> None:
+    heatmaps, masks, text, _ = maps(listening, word="two")
+    together = maps(listening)
+    assert torch.equal(masks, together[1][1:]) and torch.equal(heatmaps, together[0][1:])
+    assert text.split("\n")[0].split()[:4] == ["block", "calls", "tokens", "two"]
+    with pytest.raises(ValueError, match="no map was captured of 'three', only of one, two; write it in the words of"):
+        maps(listening, word="three")
+
+
 def test_a_file_holds_what_was_captured(listening: Sampled, tmp_path: Path) -> None:
     model, latent = listening
     with entered(Session(Folders(output=tmp_path))):
@@ -134,6 +143,24 @@ def test_words_come_from_the_prompt() -> None:
     assert "cannot read" in str(CaptureAttention.validate_inputs(blocks="8"))
     assert "cannot read the heads '5-3'" in str(CaptureAttention.validate_inputs(heads="0, 5-3"))
     assert "is no point" in str(CaptureAttention.validate_inputs(points="left"))
+
+
+def test_the_rest_of_the_prompt_is_listened_to_as_well() -> None:
+    model, clip, _ = LoadDemoModel.execute().result
+    found = rest(clip, "a (red:1.2) circle on the left", ["red"])
+    assert [word.text for word in found] == ["a", "circle", "on", "the", "left"]
+    given = {"model": model, "clip": clip, "blocks": "output", "start_percent": 0.0, "end_percent": 1.0}
+    prompt = "a red circle on the left"
+    (patched,) = CaptureAttention.execute(words="red circle", prompt=prompt, curve="constant", **given).result
+    (entry,) = entries(patched)
+    assert entry.value.labels == ("red circle",) and entry.value.other_labels == (
+        "a",
+        "red",
+        "circle",
+        "on",
+        "the",
+        "left",
+    )
 
 
 def test_heads_are_read() -> None:

@@ -153,6 +153,13 @@ def test_a_patch_behind_another_is_left_out_with_it_and_what_is_before_both_is_n
     assert not {"PatchbayRemovePatches", "PatchbayPatchReport", "PatchbayLoadDemoModel"} & patching()
 
 
+def test_without_drawn_areas_the_prompts_stay_and_the_model_is_the_one_before() -> None:
+    prompt = json.loads((Path(__file__).parents[2] / "example_workflows" / "api" / "drawn_regions.json").read_text())
+    graph = expansion(prompt, "7", (0.0,))
+    (sampler,) = (node["inputs"] for node in graph.values() if node["class_type"] == "KSampler")
+    assert [sampler[name] for name in ("model", "positive", "negative")] == [["1", 0], ["3", 1], ["3", 2]]
+
+
 @pytest.mark.parametrize("strengths", ["0", "0.5"])
 def test_a_map_of_blocks_on_the_way_is_not_copied(strengths: str) -> None:
     prompt = compared(strengths)

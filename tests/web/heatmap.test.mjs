@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, colour, ranked, rescaled, span } from '../../web/heatmap.js'
+import { bytes, colour, isPoint, labelsOf, layerOf, ranked, rescaled, span } from '../../web/heatmap.js'
 
 // Two words and a point, two pictures of 2x3.
 const values = [...Array(36).keys()].map((i) => (i * 7) % 256)
 const maps = {
-  labels: ['cat', 'dog', '0.5 0.5'], words: 2, pictures: 2, height: 2, width: 3, images: [],
+  labels: ['cat', 'dog', '0.5 0.5'], words: 2, pictures: 2, height: 2, width: 3, images: [], others: null, frames: 1, shown: [1, 2],
   low: [[0, 0], [0.1, 0.1], [0, 0]], high: [[1, 0.5], [0.3, 0.3], [9, 9]],
   maps: Buffer.from(values).toString('base64')
 }
@@ -41,4 +41,16 @@ test('one scale of all words shows the weaker one weaker', () => {
   assert.deepEqual(rescaled(maps, 1, 0, [0.1, 0.3]), [...bytes(maps, 1, 0)])
   const common = rescaled(maps, 1, 0, [0, 1])
   bytes(maps, 1, 0).forEach((value, i) => assert.ok(Math.abs(common[i] - 255 * (0.1 + (0.2 * value) / 255)) <= 0.5))
+})
+
+test('other words of the prompt have maps of their own size, and are words', () => {
+  const others = { labels: ['a', 'on'], pictures: 2, height: 1, width: 1, low: [[0.2, 0.2], [0, 0]], high: [[0.2, 0.2], [2, 2]], maps: Buffer.from([0, 0, 255, 128]).toString('base64') }
+  const all = { ...maps, others }
+  assert.deepEqual(labelsOf(all), ['cat', 'dog', '0.5 0.5', 'a', 'on'])
+  assert.deepEqual([0, 2, 3].map((label) => isPoint(all, label)), [false, true, false])
+  assert.deepEqual(layerOf(all, 4), { layer: others, index: 1 })
+  assert.deepEqual(span(all, 3, 0, false), [0.2, 0.2])
+  assert.deepEqual(span(all, 0, 0, true), [0, 2])
+  assert.deepEqual(rescaled(all, 4, 0, [0, 2]), [255])
+  assert.deepEqual(ranked(all, 0, 0, 0).map(({ label }) => label), ['on', 'a', 'dog', 'cat', '0.5 0.5'])
 })

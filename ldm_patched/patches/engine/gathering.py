@@ -1,4 +1,4 @@
-"""What listeners to attention have added up during a run: by block, and by step.
+"""What listeners to attention have added up during a run: by block, by step, and small for what nobody asked for.
 
 Only sums are kept, one number for each token of the image and each thing listened for; never a map of one call or
 head. At 1024x1024 and 8 words, all 70 blocks of SDXL together take 3 MB, and 30 steps 5 MB.
@@ -11,36 +11,53 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..addressing.address import BlockId
 from ..patcher import CfgArgs
 from ..record.run import Run, UsedMask, run_of
 from .gate import Gate
 from .site import Site
 
 Grid = tuple[int, int]
+SMALL = 16  # tokens on the longest side of the maps that nobody asked for
+OTHERS = "others"  # the place of those: no block and no step, they are of the whole run so far
 
 
 class Listener(Protocol):
-    """A method that gathers attention: one map for each of its labels."""
+    """A method that gathers attention: one map for each of its labels, and a small one for each of the others."""
 
     @property
     def labels(self) -> tuple[str, ...]: ...
     @property
     def kind(self) -> str: ...
+    @property
+    def other_labels(self) -> tuple[str, ...]: ...
+    def only(self, index: int) -> Listener: ...
 
 
 class Sums(NamedTuple):
-    """What a block or step has gathered in its calls: attention (labels, b, h * w), entropy (heads,) in nats."""
+    """What a block or step has gathered in its calls: attention (labels, b, h * w), entropy (heads,) in nats.
+
+    The `frames` of a video are pictures of the batch, those of the first picture first.
+    """
 
     attention: Tensor
     entropy: Tensor
     grid: Grid
     calls: int
+    frames: int = 1
 
 
-Shown = Sequence[tuple[Listener, Sequence[Sums]]]  # listeners with some of what they gathered
+class Heard(NamedTuple):
+    """A listener with some of what it gathered for its labels, and with what it gathered for the others."""
+
+    listener: Listener
+    sums: Sequence[Sums]
+    others: Sequence[Sums] = ()
+
+
+Shown = Sequence[Heard]
 
 
 def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
@@ -49,11 +66,23 @@ def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
     The frames of a video become images of the batch.
     """
     attention = attention.unflatten(-1, (site.frames, -1)).flatten(1, 2)
-    run, gate = site.run, site.gate
-    assert run is not None and gate is not None  # listeners are deaf otherwise
-    one = Sums(attention, entropy, grid, 1)
-    for place, sums in ((site.block, one), (site.step, one._replace(entropy=entropy.mean(0, keepdim=True)))):
-        _keep_sums(run, gate, ((place, grid), attention.device), sums)
+    one = Sums(attention, entropy, grid, 1, site.frames)
+    _keep_at(site, site.block, one)
+    _keep_at(site, site.step, one._replace(entropy=entropy.mean(0, keepdim=True)))
+
+
+def gather_others(site: Site, attention: Tensor, grid: Grid) -> None:
+    """Add one call's attention (others, b, h * w) to one small sum of the run."""
+    maps = attention.unflatten(-1, (site.frames, *grid)).flatten(1, 2)
+    height, width = (max(1, round(SMALL * length / max(grid))) for length in grid)
+    mode = "area" if max(grid) > SMALL else "bilinear"
+    small = F.interpolate(maps, (height, width), mode=mode).flatten(-2)
+    _keep_at(site, OTHERS, Sums(small, small.new_zeros(1), (height, width), 1, site.frames))
+
+
+def _keep_at(site: Site, place: Hashable, sums: Sums) -> None:
+    assert site.run is not None and site.gate is not None  # listeners are deaf otherwise
+    _keep_sums(site.run, site.gate, ((place, sums.grid), sums.attention.device), sums)
 
 
 def _keep_sums(run: Run, gate: Gate, key: Hashable, sums: Sums) -> None:
@@ -65,13 +94,14 @@ def _keep_sums(run: Run, gate: Gate, key: Hashable, sums: Sums) -> None:
     number = gate.entry.number
     if key not in run.gathered.get(number, {}):
         copied = gate.lasting(lambda: (sums.attention.clone(), sums.entropy.clone()))
-        sums = Sums(*copied, sums.grid, sums.calls)
+        sums = Sums(*copied, sums.grid, sums.calls, sums.frames)
     run.gather(number, key, sums, plus)
 
 
 def added(old: Sums, new: Sums) -> Sums:
     """Return the sums of both."""
-    return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, old.calls + new.calls)
+    calls = old.calls + new.calls
+    return Sums(old.attention + new.attention, old.entropy + new.entropy, new.grid, calls, new.frames)
 
 
 def keep(run: Run) -> None:
@@ -85,7 +115,7 @@ def keep(run: Run) -> None:
 
 def before(step: int, kept: Mapping[Any, Sums]) -> list[Sums]:
     """Return what an entry gathered in the steps before one, by grid and device."""
-    return [sums for ((place, _), _), sums in list(kept.items()) if not isinstance(place, BlockId) and place < step]
+    return [sums for ((place, _), _), sums in list(kept.items()) if isinstance(place, int) and place < step]
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -99,29 +129,33 @@ def scaled(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Live:
-    """A function behind the guidance that shows in a node what all listeners gathered in the step; changes nothing."""
+    """A function behind the guidance that shows in a node what all listeners gathered in the step; changes nothing.
+
+    `show` also gets what the guidance got, for the picture so far.
+    """
 
     node: str
-    show: Callable[[str, int, Shown], None]
+    show: Callable[[str, int, Shown, CfgArgs], None]
 
     def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
         run = run_of(args["model_options"].get("transformer_options", {}))
-        found = latest(run) if run is not None else {}
+        found = latest(run) if run is not None else []
         if found:
-            last = max(step for step, _ in found.values())
-            self.show(self.node, last, [(one, sums) for one, (step, sums) in found.items() if step == last])
+            last = max(step for step, _ in found)
+            self.show(self.node, last, [heard for step, heard in found if step == last], args)
         return args["denoised"]
 
 
-def latest(run: Run) -> dict[Listener, tuple[int, list[Sums]]]:
-    """Return the last step in which each listener gathered anything, and its sums."""
-    found = {}
+def latest(run: Run) -> list[tuple[int, Heard]]:
+    """Return the last step in which each listener gathered anything, and what."""
+    found = []
     for entry in run.entries:
-        kept = run.gathered.get(entry.number, {})
-        steps = {place: sums for (place, _), sums in list(kept.items()) if not isinstance(place[0], BlockId)}
+        kept = [(place, sums) for ((place, _), _), sums in list(run.gathered.get(entry.number, {}).items())]
+        steps = [(step, sums) for step, sums in kept if isinstance(step, int)]
         if steps:
             last = max(step for step, _ in steps)
-            found[entry.value] = last, [on_cpu(sums) for (step, _), sums in steps.items() if step == last]
+            now = [on_cpu(sums) for step, sums in steps if step == last]
+            found.append((last, Heard(entry.value, now, [on_cpu(sums) for place, sums in kept if place == OTHERS])))
     return found
 
 

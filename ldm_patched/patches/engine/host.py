@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..patcher import CfgArgs
 from ..record.run import Run
 from .capabilities import Capabilities
 from .gate import Pause
@@ -25,7 +26,7 @@ def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     return calc_cond_batch(*args, **kwargs)
 
 
-def _unseen(node: str, step: int, found: Shown) -> None:
+def _unseen(node: str, step: int, found: Shown, args: CfgArgs) -> None:
     """Show nothing."""
 
 
@@ -40,7 +41,7 @@ class Host:
     Args:
         attend: computes attention.
         predict: computes predictions of some conditionings.
-        show: shows in a node what listeners have gathered in a step.
+        show: shows in a node what listeners have gathered in a step, with what the guidance got there.
         pause: a context in which what is made may outlive a block: the host's memory compiler does not see it.
         able: tells what the host can do.
         show_blocks: shows in a node what the blocks have done in a run up to a step.
@@ -48,7 +49,7 @@ class Host:
 
     attend: Attend = default_attend
     predict: Predict = _predict
-    show: Callable[[str, int, Shown], None] = _unseen
+    show: Callable[[str, int, Shown, CfgArgs], None] = _unseen
     pause: Pause = nullcontext
     able: Callable[[], Capabilities] = Capabilities
     show_blocks: Callable[[str, int, Run], None] = _blocks_unseen

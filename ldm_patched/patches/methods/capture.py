@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,11 +14,11 @@ from ..addressing.refused import readable
 from ..addressing.where import Where
 from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gate import Gate
-from ..engine.gathering import Live, gather
+from ..engine.gathering import Live, gather, gather_others
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import AfterCfg, Place, Wrap
-from ..engine.prompts import columns, context_positions
+from ..engine.prompts import columns, context_positions, starts
 from ..engine.scores import chosen_heads, sliced_scores, with_beside
 from ..engine.sides import SIDES
 from ..engine.site import Site
@@ -48,6 +49,15 @@ class Listener(Method):
     @property
     def labels(self) -> tuple[str, ...]:
         """Return what each map is of."""
+        raise NotImplementedError
+
+    @property
+    def other_labels(self) -> tuple[str, ...]:
+        """Return what there are small maps of besides."""
+        return ()
+
+    def only(self, index: int) -> Listener:
+        """Return a listener of one of the labels alone."""
         raise NotImplementedError
 
     @property
@@ -102,7 +112,8 @@ class Capture(Listener):
     """Add up the cross-attention to some words; changes nothing.
 
     `words` are found in the prompt of `length` tokens, the positive or negative one by `side`. The curve weights the
-    steps; no `heads` means all of them. Each step is shown in the `node` of the page, if any.
+    steps; no `heads` means all of them. Each step is shown in the `node` of the page, if any. Of the `others`, the
+    rest of the prompt's words, one small map of the whole run is kept.
     """
 
     words: tuple[Word, ...] = hidden()
@@ -111,11 +122,12 @@ class Capture(Listener):
     side: str = choice(SIDES, "positive", optional=True, tip=SIDE)
     heads: tuple[int, ...] = hidden(())
     node: str = hidden("")
+    others: tuple[Word, ...] = hidden(())
     slot_listened: ClassVar[str] = "attn2"
 
     def check(self) -> None:
         """Refuse words outside the prompt."""
-        for word in self.words:
+        for word in (*self.words, *self.others):
             if not word.positions or not all(0 <= place < self.length for place in word.positions):
                 raise ValueError(f"{word.text!r} has the places {word.positions} in a prompt of {self.length} tokens")
         super().check()
@@ -126,24 +138,44 @@ class Capture(Listener):
         return tuple(word.text for word in self.words)
 
     @property
+    def other_labels(self) -> tuple[str, ...]:
+        """Return the rest of the prompt's words."""
+        return tuple(word.text for word in self.others)
+
+    def only(self, index: int) -> Capture:
+        """Return the capture of one of the words."""
+        return replace(self, words=(self.words[index],), others=())
+
+    @property
     def label(self) -> str:
         """Describe the capture."""
         return f"attention to {', '.join(self.labels)}"
 
     def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
-        """Add up the attention to the words."""
+        """Add up the attention to the words, and to the others."""
         where = self.length, k, site, SIDES.index(self.side), place
         some = [columns(context_positions(word.positions, *where), site) for word in self.words]
-        attention, entropy = word_weights(q, with_beside(k[:, :, site.text], site.beside), some, self.heads)
-        gather(site, attention * site.weight, entropy, site.image_grid)
+        begins = starts(*where)
+        others = [[start + at for start in begins for at in word.positions if start + at >= 0] for word in self.others]
+        keys = with_beside(k[:, :, site.text], site.beside)
+        attention, entropy = word_weights(q, keys, some, self.heads, [columns(places, site) for places in others])
+        named, rest = (attention * site.weight).split((len(some), len(others)))
+        gather(site, named, entropy, site.image_grid)
+        if others:
+            gather_others(site, rest, site.image_grid)
 
 
 def word_weights(
-    q: Tensor, k: Tensor, words: Sequence[Sequence[int]], heads: Sequence[int] = ()
+    q: Tensor,
+    k: Tensor,
+    words: Sequence[Sequence[int]],
+    heads: Sequence[int] = (),
+    others: Sequence[Sequence[int]] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Return the attention that each query gives the columns of each word, and the entropy of each head.
+    """Return the attention that each query gives the columns of each word and of the others, and each head's entropy.
 
-    q (b, h, n, d), k (b, h, m, d): (words, b, n), the mean over the heads, and (h,), the mean over queries, in nats.
+    q (b, h, n, d), k (b, h, m, d): (words + others, b, n), the mean over the heads, and (h,), the mean over queries,
+    in nats.
     """
     queries, keys = chosen_heads(q, heads), chosen_heads(k, heads)
     found, entropies = [], q.new_zeros(queries.shape[1], dtype=torch.float32)
@@ -152,8 +184,20 @@ def word_weights(
         weights = logs.exp()
         entropies -= torch.xlogy(weights, weights).sum(dim=(0, 2, 3))
         mean = weights.mean(1)  # (b, size, m)
-        found.append(torch.stack([mean[..., list(some)].sum(-1) for some in words]))
+        found.append(
+            torch.cat([torch.stack([mean[..., list(some)].sum(-1) for some in words]), *_summed(mean, others)])
+        )
     return torch.cat(found, dim=-1), entropies / (q.shape[0] * q.shape[2])
+
+
+def _summed(weights: Tensor, words: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the weights (b, n, m) of all words (words, b, n) in three steps of the device, however many there are."""
+    if not words:
+        return []
+    places = [(number, column) for number, some in enumerate(words) for column in some]
+    owners, chosen = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T.contiguous().to(weights.device)
+    sums = weights.new_zeros(*weights.shape[:-1], len(words)).index_add_(-1, owners, weights[..., chosen])
+    return [sums.movedim(-1, 0)]
 
 
 def parse_heads(text: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -48,6 +49,10 @@ class PointCapture(Listener):
     def labels(self) -> tuple[str, ...]:
         """Return the points as text."""
         return tuple(f"{x:g} {y:g}" for x, y in self.points)
+
+    def only(self, index: int) -> PointCapture:
+        """Return the capture of one of the points."""
+        return replace(self, points=(self.points[index],))
 
     @property
     def label(self) -> str:

@@ -18,7 +18,9 @@ from .maps import Gathered, mean_map
 # Points of a map from dark blue over grey to yellow, whose lightness rises evenly and which the colour-blind can read.
 COLOURS = torch.tensor([[0.0, 0.13, 0.3], [0.25, 0.3, 0.42], [0.49, 0.48, 0.47], [0.74, 0.68, 0.41], [1.0, 0.92, 0.27]])
 COLUMN, WIDEST, LABEL, MARGIN = 128, 3840, 16, 90  # pixels of the sheet
-SMALL, SHOWN, IMAGE = 64, 4, 384  # on the page: longest side of a map, images of a batch, longest side of those
+# On the page: longest side of a map and of an image, and half of it where there are many images; most images; longest
+# side of the maps of other words.
+SMALL, IMAGE, SHOWN, MOST, TINY = 64, 384, 4, 32, 16
 
 
 def overlay(maps: Tensor, images: Tensor | None, opacity: float) -> Tensor:
@@ -88,24 +90,51 @@ def _by_column(one: Gathered, by: str) -> dict[str, list[Sums]]:
 
 
 def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> dict[str, Any]:
-    """Return the maps as JSON for the viewer of the page: small, of the first images, and with their true range.
+    """Return the maps as JSON for the viewer of the page: small, of some images or frames, and with their true range.
 
     `maps` is base64 of a byte for each pixel, (labels, images, h, w), from `low` of its map at 0 to `high` at 255.
+    `others` are the maps of the prompt's other words in the same form, or None; `shown` numbers the images from 1.
     """
-    height, width = (max(1, round(SMALL * length / max(size))) for length in size)
-    maps = torch.cat([mean_map(sums, (height, width)) for _, sums in found])[:, :SHOWN].clamp(min=0.0)
-    data = (scaled(maps) * 255.0).round().to(torch.uint8).numpy().tobytes()
+    first = found[0].sums[0]
+    count = first.attention.shape[1]
+    some = torch.linspace(0, count - 1, min(count, MOST)).round().long().tolist()
+    side, image = (SMALL, IMAGE) if count <= SHOWN else (SMALL // 2, IMAGE // 2)
+    labels = [label for heard in found for label in heard.listener.labels]
+    words = sum(len(heard.listener.labels) for heard in found if heard.listener.kind == "cross")
+    others = [(heard.listener.other_labels, heard.others) for heard in found if heard.others]
     return {
-        "labels": [label for one, _ in found for label in one.labels],
-        "words": sum(len(one.labels) for one, _ in found if one.kind == "cross"),
-        "pictures": maps.shape[1],
+        **_maps(labels, [heard.sums for heard in found], size, side, some),
+        "words": words,
+        "others": _maps(sum((o for o, _ in others), ()), [sums for _, sums in others], size, TINY, some)
+        if others
+        else None,
+        "frames": first.frames,
+        "shown": [number + 1 for number in some],
+        "images": [] if images is None else [url(one, image) for one in _alongside(images, some, count)],
+    }
+
+
+def _maps(
+    labels: Sequence[str], sums: Sequence[Sequence[Sums]], size: tuple[int, int], side: int, some: Sequence[int]
+) -> dict[str, Any]:
+    height, width = (max(1, round(side * length / max(size))) for length in size)
+    maps = torch.cat([mean_map(one, (height, width)) for one in sums])[:, some].clamp(min=0.0)
+    return {
+        "labels": list(labels),
+        "pictures": len(some),
         "height": height,
         "width": width,
         "low": maps.amin(dim=(-2, -1)).tolist(),
         "high": maps.amax(dim=(-2, -1)).tolist(),
-        "maps": base64.b64encode(data).decode(),
-        "images": [] if images is None else [url(image, IMAGE) for image in images[:SHOWN]],
+        "maps": base64.b64encode((scaled(maps) * 255.0).round().to(torch.uint8).numpy().tobytes()).decode(),
     }
+
+
+def _alongside(images: Tensor, some: Sequence[int], count: int) -> Tensor:
+    """Return the images for some of `count` maps; a decoded video has more frames than its latent."""
+    if len(images) <= count:
+        return images[[number for number in some if number < len(images)]]
+    return images[[round(number * (len(images) - 1) / max(1, count - 1)) for number in some]]
 
 
 def url(image: Tensor, longest: int) -> str:

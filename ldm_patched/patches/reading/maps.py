@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.address import BlockId
-from ..engine.gathering import Grid, Listener, Sums, added, scaled
+from ..engine.gathering import OTHERS, Grid, Heard, Listener, Sums, added, scaled
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
@@ -22,11 +22,17 @@ from .report import layout
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a listener gathered in a run: by block, and by step (from 1) and grid."""
+    """What a listener gathered in a run: by block, by step (from 1) and grid, and small for its other labels."""
 
     listener: Listener
     blocks: Mapping[BlockId, Sums]
     steps: Mapping[tuple[int, Grid], Sums] = field(default_factory=dict)
+    others: Sequence[Sums] = ()
+
+    @property
+    def heard(self) -> Heard:
+        """Return what all blocks gathered."""
+        return Heard(self.listener, list(self.blocks.values()), self.others)
 
 
 def captured(model: Patcher, samples: Tensor) -> list[Gathered]:
@@ -60,8 +66,9 @@ def _of(entry: Entry, kept: Mapping[Any, Sums]) -> Gathered:
     for (where, _), sums in found.items():
         if isinstance(where, BlockId):
             blocks[where] = _joined(entry.value, blocks[where], sums) if where in blocks else sums
-    steps = sorted(place for place in found if not isinstance(place[0], BlockId))
-    return Gathered(entry.value, blocks, {place: found[place] for place in steps})
+    steps = sorted(place for place in found if isinstance(place[0], int))
+    others = [sums for (where, _), sums in found.items() if where == OTHERS]
+    return Gathered(entry.value, blocks, {place: found[place] for place in steps}, others)
 
 
 def _joined(listener: Listener, one: Sums, other: Sums) -> Sums:
@@ -91,6 +98,26 @@ def mean_map(sums: Iterable[Sums], size: tuple[int, int]) -> Tensor:
     """Return the mean attention of some sums, each counting the same, scaled to an image: (labels, b, h, w)."""
     maps = [F.interpolate((one.attention / one.calls).unflatten(-1, one.grid), size, mode="bicubic") for one in sums]
     return torch.stack(maps).mean(0)
+
+
+def only(found: Sequence[Gathered], label: str) -> list[Gathered]:
+    """Return what was gathered for one word or point alone.
+
+    Raises ValueError where there is none.
+    """
+    wanted = label.strip()
+    for one in found:
+        if wanted in one.listener.labels:
+            return [_of_label(one, one.listener.labels.index(wanted))]
+    known = ", ".join(label for one in found for label in one.listener.labels)
+    raise ValueError(f"no map was captured of {wanted!r}, only of {known}; write it in the words of Capture Attention")
+
+
+def _of_label(one: Gathered, index: int) -> Gathered:
+    def cut(kept: Mapping[Any, Sums]) -> dict[Any, Sums]:
+        return {place: sums._replace(attention=sums.attention[[index]]) for place, sums in kept.items()}
+
+    return Gathered(one.listener.only(index), cut(one.blocks), cut(one.steps))
 
 
 # As text and as numbers

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE
 from attention_patchbay.ldm_patched.demo.captions import COLOURS, SHAPES
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
@@ -14,7 +15,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.gathering import Sums
+from attention_patchbay.ldm_patched.patches.engine.gathering import Heard, Sums
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.stack import split
 from attention_patchbay.ldm_patched.patches.methods import capture
@@ -24,6 +25,7 @@ from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import N
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.words import locate
+from attention_patchbay.ldm_patched.patches.reading.heatmap import view
 from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, gathered_in, heat
 from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
@@ -80,9 +82,10 @@ def test_steps_and_blocks_add_up_to_the_same() -> None:
 def test_each_step_is_shown_in_the_node() -> None:
     shown: list[tuple[str, int, list[str]]] = []
 
-    def show(node: str, step: int, found: Any) -> None:
-        shown.append((node, step, [label for one, _ in found for label in one.labels]))
-        assert all(sums.attention.shape[0] == len(one.labels) for one, kept in found for sums in kept)
+    def show(node: str, step: int, found: Any, args: Any) -> None:
+        shown.append((node, step, [label for heard in found for label in heard.listener.labels]))
+        assert all(sums.attention.shape[0] == len(one.labels) for one, kept, _ in found for sums in kept)
+        assert args["denoised"].shape == (1, 4, 8, 8)
 
     model = attach(patcher(), PointCapture(((0.5, 0.5),), Where(parse("middle"))))
     model = attach(model, Capture(WORDS, 7, Where(parse("input:1")), node="12"), Host(show=show))
@@ -139,6 +142,36 @@ def test_little_is_kept() -> None:
     grids = {sums.grid for entry in kept for sums in entry.values()}
     assert len(sizes) == len(BLOCKS) + STEPS * len(grids)
     assert max(sizes) <= 7 * 64 * 4  # words, tokens, float32
+
+
+def test_of_the_other_words_one_small_map_is_kept() -> None:
+    """It is the mean of what a capture that names the word gets from each call, and whoever names it gets the same."""
+    others = (Word("four", (4,)), Word("five six", (5, 6)))
+    named, model = (attach(patcher(), one) for one in (Capture(others, 7), Capture(WORDS, 7, others=others)))
+    plain = attach(patcher(), Capture(WORDS, 7))
+    for one in (named, model, plain):
+        run(one)
+    (small,) = only(model).others
+    assert small.attention.shape == (2, 1, 16 * 16) and small.calls == STEPS * len(BLOCKS)
+    whole = [
+        F.interpolate(sums.attention.unflatten(-1, sums.grid), (16, 16), mode="bilinear").flatten(-2)
+        for sums in only(named).blocks.values()
+    ]
+    assert torch.allclose(small.attention, torch.stack(whole).sum(0), atol=1e-5)
+    for block, sums in only(plain).blocks.items():
+        assert torch.equal(sums.attention, only(model).blocks[block].attention)
+
+
+def test_frames_and_other_words_reach_the_page() -> None:
+    attention = torch.arange(40.0).repeat_interleave(4).reshape(1, 40, 4)
+    sums, small = Sums(attention, torch.zeros(1), (2, 2), 1, 40), Sums(attention[:, :, :1], torch.zeros(1), (1, 1), 1)
+    shown = view(
+        [Heard(Capture(WORDS[:1], 7, others=(Word("of", (4,)),)), [sums], [small])], (2, 2), torch.rand(158, 2, 2, 3)
+    )
+    assert shown["frames"] == 40 and shown["pictures"] == 32 == len(shown["images"])
+    assert shown["shown"][0] == 1 and shown["shown"][-1] == 40 and shown["height"] == 32
+    assert shown["low"][0] == [float(number - 1) for number in shown["shown"]]
+    assert shown["others"]["labels"] == ["of"] and shown["others"]["low"] == shown["low"]
 
 
 def test_what_was_not_captured_is_an_error() -> None:
