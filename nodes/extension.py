@@ -13,6 +13,7 @@ from .derived import node
 from .drawn import DrawnRegions
 from .inspector import PatchInspector
 from .live import LiveMasks, LiveRegion
+from .lora import LoadLoraByRules
 from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
 from .report import PatchReport
@@ -21,6 +22,7 @@ from .tuning import TuneAttention
 
 BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
+    LoadLoraByRules,
     TuneAttention,
     PromptRegion,
     LiveRegion,
