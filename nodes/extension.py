@@ -13,7 +13,7 @@ from .derived import node
 from .drawn import DrawnRegions
 from .inspector import PatchInspector
 from .live import LiveMasks, LiveRegion
-from .lora import LoadLoraByRules
+from .lora import LoadLoraByRules, LoraOfRegion
 from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
 from .report import PatchReport
@@ -26,6 +26,7 @@ BY_HAND: list[type[io.ComfyNode]] = [
     TuneAttention,
     PromptRegion,
     LiveRegion,
+    LoraOfRegion,
     DrawnRegions,
     RemovePatches,
     CopyPatches,

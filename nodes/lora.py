@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 from ..ldm_patched.patches.addressing.where import Where
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.lora import LoraFile, lora_on
+from ..ldm_patched.patches.methods.region_lora import SIDES, RegionLora
+from ..ldm_patched.patches.methods.regional_prompt import Region
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
 from ..ldm_patched.patches.routing.rules import RuleError
 from ._host import HOST, clip_with_lora, io, lora_files, read_lora
 from .derived import CATEGORY, model, patched
+from .region import Regions
 
 NONE = "none"
 
@@ -82,3 +86,66 @@ class LoadLoraByRules(io.ComfyNode):
         lora = lora_on(model, LoraFile.of(PurePath(lora_name).stem, entries), HOST.weights(model))
         clone = attach(model, LoraRules(lora, parse_lora_rules(rules), Where()), HOST)
         return io.NodeOutput(clone, clip and clip_with_lora(clip, entries, strength_clip))
+
+
+class LoraOfRegion(io.ComfyNode):
+    """Give a region of Regional Prompt a LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PatchbayRegionLora",
+            display_name="LoRA for a Region",
+            category=CATEGORY,
+            description="Give a region of Regional Prompt a LoRA that acts there alone, in the one model call. "
+            "Chain as many as you like.",
+            search_aliases=[
+                "regional lora",
+                "lora mask",
+                "masked lora",
+                "two characters two loras",
+                "attention couple",
+            ],
+            inputs=[
+                Regions.Input("regions", tooltip="A chain of Prompt Region nodes, or what was drawn."),
+                lora_name(),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How strongly it acts in the region; may be negative.",
+                ),
+                io.Int.Input(
+                    "region",
+                    default=0,
+                    min=0,
+                    max=99,
+                    tooltip="Which region, counted from 1; 0 is the last.",
+                ),
+                io.Combo.Input(
+                    "side",
+                    options=list(SIDES),
+                    default="both",
+                    tooltip="both: it acts beside the positive and the negative prompt, as a LoRA does. positive: only "
+                    "beside the positive, so that guidance makes it stronger.",
+                ),
+            ],
+            outputs=[Regions.Output(display_name="regions", tooltip="The regions, of which one has the LoRA.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, regions: tuple[Region, ...], lora_name: str, strength: float, region: int, side: str
+    ) -> io.NodeOutput:
+        """Return the chain."""
+        if region > len(regions) or not regions:
+            raise ValueError(f"region {region}: the chain has {len(regions)}; 0 is its last")
+        if lora_name == NONE:
+            return io.NodeOutput(regions)
+        place = (region or len(regions)) - 1
+        more = RegionLora(LoraFile.of(PurePath(lora_name).stem, read_lora(lora_name)), strength, side)
+        one = replace(regions[place], loras=(*regions[place].loras, more))
+        return io.NodeOutput((*regions[:place], one, *regions[place + 1 :]))

@@ -12,8 +12,12 @@ from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.headless.nodes.lora import LoraLoader
 from attention_patchbay.ldm_patched.loading.absent import Absent
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.nodes._host import load_demo_model
-from attention_patchbay.nodes.lora import NONE, LoadLoraByRules
+from attention_patchbay.nodes.drawn import DrawnRegions
+from attention_patchbay.nodes.lora import NONE, LoadLoraByRules, LoraOfRegion
 from safetensors.torch import save_file
 
 from ..unets import draw
@@ -44,8 +48,6 @@ def loras(tmp_path: Path, demo: Any) -> Iterator[Path]:
 
 def predicted(model: Any, clip: Any) -> torch.Tensor:
     """Return one prediction of a clone for a prompt, as a sampler asks for it."""
-    from attention_patchbay.ldm_patched.sampling import samplers
-
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
     return samplers.sample(model, draw(0, 1, 4, 16, 16), prompt, prompt, 1.0, 1, "euler", "normal", 1.0, seed=0)
 
@@ -82,3 +84,30 @@ def test_wrong_rules_are_refused_before_anything_runs() -> None:
     assert LoadLoraByRules.validate_inputs(rules="* -> 1") is True and LoadLoraByRules.validate_inputs() is True
     answer = LoadLoraByRules.validate_inputs(rules="* -> 1\nmiddle -> much")
     assert isinstance(answer, str) and "line 2, column 11: cannot read the strength 'much'" in answer
+
+
+def test_a_region_gets_loras_by_its_number(loras: Path) -> None:
+    regions = tuple(Region(draw(seed, 1, 7, 16), torch.ones(1, 8, 8)) for seed in (1, 2))
+    (last,) = LoraOfRegion.execute(regions, "style.safetensors", 0.5, 0, "both").args
+    (more,) = LoraOfRegion.execute(last, "style.safetensors", -1.0, 1, "positive").args
+    (twice,) = LoraOfRegion.execute(more, "style.safetensors", 0.2, 2, "both").args
+    given = [[(one.file.name, one.strength, one.side) for one in region.loras] for region in twice]
+    assert given == [[("style", -1.0, "positive")], [("style", 0.5, "both"), ("style", 0.2, "both")]]
+    assert not any(region.loras for region in regions) and last[0] == regions[0]
+    assert LoraOfRegion.execute(regions, NONE, 1.0, 0, "both").args == (regions,)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_region_that_is_not_there_is_refused(loras: Path, number: int) -> None:
+    regions = () if number == 0 else (Region(draw(1, 1, 7, 16), torch.ones(1, 8, 8)),)
+    with pytest.raises(ValueError, match=f"region {number}: the chain has {len(regions)}; 0 is its last"):
+        LoraOfRegion.execute(regions, "style.safetensors", 1.0, number, "both")
+
+
+def test_a_drawn_chain_with_a_lora_samples(demo: Any, loras: Path) -> None:
+    model, clip, _ = demo
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    _, _, _, regions, _ = DrawnRegions.execute(model, clip, latent, "", "", "left -> red\nright -> blue", 0.0, 0.0).args
+    (with_lora,) = LoraOfRegion.execute(regions, "style.safetensors", 1.0, 1, "both").args
+    plain, changed = (attach(model, RegionalPrompt(some)) for some in (regions, with_lora))
+    assert not torch.equal(predicted(plain, clip), predicted(changed, clip))

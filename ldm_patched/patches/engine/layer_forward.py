@@ -32,7 +32,7 @@ class Amount(Protocol):
 class Added:
     """A branch of an entry at a layer: the layer's path in the network, its block, and how much acts when.
 
-    `note` is told in the report of a run in which it acts.
+    `note` is told in the report of a run in which it acts, `counted` whether that is a use of the entry.
     """
 
     gate: Gate
@@ -41,6 +41,7 @@ class Added:
     branch: Branch
     amount: Amount
     note: str
+    counted: bool = True
 
     def __call__(self, x: Tensor, out: Tensor, options: TransformerOptions) -> Tensor:
         """Return the result of the layer for x with the branch."""
@@ -50,7 +51,8 @@ class Added:
         factor, mask = self.amount(options, x, out)
         if factor == 0.0:
             return out
-        run.count_patch(self.gate.entry.number, self.block)
+        if self.counted:
+            run.count_patch(self.gate.entry.number, self.block)
         return self._here(options, x).added(out, x, factor, mask)
 
     def _here(self, options: TransformerOptions, x: Tensor) -> Branch:

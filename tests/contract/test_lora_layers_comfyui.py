@@ -1,0 +1,49 @@
+"""Check LoRA by rules against ComfyUI's own loader on tiny models of all transformer families that it brings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .children import result_of
+from .tiny_families import FAMILIES
+
+pytestmark = pytest.mark.comfyui
+# Layers that are neither linear nor a convolution: a gate of experts, a transposed convolution, those of a StyleGAN
+LOST = {"HiDream": "ff_i.gate", "ACE-Step 1.5": "proj_out.1", "Wan Animate": "motion_encoder"}
+BEFORE = ("Anima",)  # its adapter of the text runs before the sampling
+UNNAMED = ("Stable Cascade", "ACE-Step 1.5")  # of no blocks that an address names
+# A video from the first step of CogVideoX is quantised: 1e-6 of noise on a weight moves it by 1e-5
+TOLERANCE = dict.fromkeys(FAMILIES, 1e-5) | {"CogVideoX": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found: dict[str, Any] = result_of("lora_layers_child.py", tmp_path_factory.mktemp("lora_layers"))
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_strength_everywhere_is_comfyuis_own_loader(results: dict[str, Any], name: str) -> None:
+    found = results[name]
+    assert found["moves"] > 0.01
+    assert name in LOST or name in BEFORE or found["everywhere"] < TOLERANCE[name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_layer_has_a_place_or_is_named(results: dict[str, Any], name: str) -> None:
+    used, entries = results[name]["keys"]
+    assert entries > 40 and (used == entries) is (name not in LOST)
+    assert all(LOST[name] in key for key in results[name]["lost"])
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in UNNAMED])
+def test_a_rule_is_comfyuis_own_loader_with_the_entries_of_a_block(results: dict[str, Any], name: str) -> None:
+    error, moved = results[name]["block"]
+    assert error < min(TOLERANCE[name], 0.6 * moved)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_window_outside_of_the_run_changes_nothing(results: dict[str, Any], name: str) -> None:
+    assert results[name]["nowhere"]
