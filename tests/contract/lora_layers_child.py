@@ -19,9 +19,12 @@ def main(path: str, *names: str) -> None:
     from comfy.cli_args import args
 
     args.cpu = True
-    from attention_patchbay.tests.contract.tiny_families import FAMILIES
+    from attention_patchbay.tests.contract.lora_demo import pictures
+    from attention_patchbay.tests.contract.tiny_families import FAMILIES, sample
 
     results = {name: family(FAMILIES[name]) for name in names or FAMILIES}
+    drawn = pictures(lambda *given: sample(*given, steps=3))
+    results["demo"] = {name: one.tolist() for name, one in drawn.items()}
     with open(path, "w") as file:
         json.dump(results, file)
 
@@ -36,6 +39,7 @@ def family(tiny: Any) -> dict[str, Any]:
     from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
     from attention_patchbay.nodes._host import HOST
     from attention_patchbay.tests.contract.family_trials import Bench
+    from attention_patchbay.tests.contract.lora_demo import random_lora
 
     bench = Bench(tiny)
     entries = random_lora(bench.model)
@@ -63,20 +67,6 @@ def family(tiny: Any) -> dict[str, Any]:
         some = {key: value for key, value in entries.items() if any(key.startswith(name) for name in mine)}
         found["block"] = [apart(ours(f"{block} -> {STRENGTH}"), theirs(some)), apart(theirs(some), bench.base)]
     return found
-
-
-def random_lora(model: Any) -> dict[str, torch.Tensor]:
-    """Return a LoRA for every linear layer and convolution of a network, by its path."""
-    draw = torch.Generator().manual_seed(0)
-    entries = {}
-    for path, module in model.model.diffusion_model.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.ndim < 2 or isinstance(module, torch.nn.Embedding):
-            continue
-        name, ones = f"diffusion_model.{path}", (1,) * (weight.ndim - 2)
-        entries[f"{name}.lora_up.weight"] = 0.05 * torch.randn(weight.shape[0], 2, *ones, generator=draw)
-        entries[f"{name}.lora_down.weight"] = 0.05 * torch.randn(2, *weight.shape[1:], generator=draw)
-    return entries
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from attention_patchbay.ldm_patched.sampling import samplers
+from torch import Tensor
 
 from .children import result_of
+from .lora_demo import pictures
 from .tiny_families import FAMILIES
 
 pytestmark = pytest.mark.comfyui
@@ -47,3 +51,19 @@ def test_a_rule_is_comfyuis_own_loader_with_the_entries_of_a_block(results: dict
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_window_outside_of_the_run_changes_nothing(results: dict[str, Any], name: str) -> None:
     assert results[name]["nowhere"]
+
+
+def sampled(model: Any, noise: Tensor, positive: Any, negative: Any) -> Tensor:
+    return samplers.sample(model, noise, positive, negative, 3.0, 3, "euler", "simple", 1.0, seed=1)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def test_both_hosts_give_the_same_pictures(results: dict[str, Any]) -> None:
+    theirs = {name: torch.tensor(one) for name, one in results["demo"].items()}
+    for name, ours in pictures(sampled).items():
+        assert apart(ours, theirs[name]) < 1e-4, name
+        assert name == "plain" or apart(ours, theirs["plain"]) > 1e-2, name
+    assert apart(theirs["whole"], theirs["attn1"]) < 1e-4
