@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-STRENGTH = 0.7
+STRENGTH, TEXT = 0.7, 12
+# layers of tokens that are neither the picture's nor the prompt's: of the modulation, and of an image that is looked at
+OTHER_TOKENS = ("distilled_guidance_layer", "k_img", "v_img", "img_emb")
 
 
 def main(path: str, *names: str) -> None:
@@ -60,12 +62,76 @@ def family(tiny: Any) -> dict[str, Any]:
         "moves": apart(theirs(entries), bench.base),
     }
     found["nowhere"] = bool(torch.equal(ours("* 0-0% -> 1"), bench.base))
+    found["region"] = regional(bench)
     blocks = model_blocks(bench.model)
     if blocks:
         block = blocks[-1].id
         mine = {f"diffusion_model.{one.path}." for one in lora.found if one.place.block == block}
         some = {key: value for key, value in entries.items() if any(key.startswith(name) for name in mine)}
         found["block"] = [apart(ours(f"{block} -> {STRENGTH}"), theirs(some)), apart(theirs(some), bench.base)]
+    return found
+
+
+def regional(bench: Any) -> dict[str, Any] | str:
+    """Return how a LoRA of a region that is everywhere differs from that LoRA everywhere; text: it is refused."""
+    from attention_patchbay.ldm_patched.patches.addressing.address import AddressError
+    from attention_patchbay.ldm_patched.patches.addressing.where import Where
+    from attention_patchbay.ldm_patched.patches.engine.attach import attach
+    from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile, lora_on
+    from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of
+    from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
+    from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+    from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+    from attention_patchbay.nodes._host import HOST
+    from attention_patchbay.tests.contract.lora_demo import random_lora
+
+    (((tokens, more),), (negative,)) = bench.sides
+    here, there = [[tokens, more]], [[negative[0], more]]
+    model, everywhere = bench.model, torch.ones(1, 8, 12)
+    paths = with_tokens(bench)
+    file = LoraFile.of("tokens", random_lora(model, lambda path: path in paths))
+
+    def run(patched: Any, positive: Any) -> torch.Tensor:
+        return bench.run(patched, sides=(positive, positive), cfg=1.0)
+
+    def region(mask: torch.Tensor, *loras: RegionLora) -> Any:
+        return attach(model, RegionalPrompt((Region(prompt_of(there), mask, loras=loras),)), HOST)
+
+    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).abs().max() / other.abs().max())
+
+    lora, mine = lora_on(model, file, HOST.weights(model)), RegionLora(file, STRENGTH)
+    rules = LoraRules(lora, parse_lora_rules(f"* -> {STRENGTH}"), Where())
+    try:
+        whole = run(region(everywhere, mine), here)
+    except AddressError as error:
+        return str(error)
+    plain = run(region(everywhere), here)
+    half = torch.cat([everywhere[..., :6], 0 * everywhere[..., 6:]], 2)
+    return {
+        "layers": len(paths),
+        "without": apart(plain, run(model, there)),
+        "with": apart(whole, run(attach(model, rules, HOST), there)),
+        "moves": apart(whole, plain),
+        "half": [apart(run(region(half, mine), here), one) for one in (run(region(half), here), whole)],
+    }
+
+
+def with_tokens(bench: Any) -> set[str]:
+    """Return the paths of the linear layers that get tokens of the picture or the text."""
+    found: set[str] = set()
+    handles = []
+    for path, module in bench.model.model.diffusion_model.named_modules():
+
+        def hook(module: Any, given: Any, out: Any, path: str = path) -> None:
+            other = any(name in path for name in OTHER_TOKENS)
+            if isinstance(out, torch.Tensor) and out.ndim == 3 and out.shape[1] >= TEXT and not other:
+                found.add(path)
+
+        handles.append(module.register_forward_hook(hook))
+    bench.run(bench.model)
+    for handle in handles:
+        handle.remove()
     return found
 
 

@@ -16,6 +16,14 @@ from .tiny_families import FAMILIES
 pytestmark = pytest.mark.comfyui
 # Layers that are neither linear nor a convolution: a gate of experts, a transposed convolution, those of a StyleGAN
 LOST = {"HiDream": "ff_i.gate", "ACE-Step 1.5": "proj_out.1", "Wan Animate": "motion_encoder"}
+# Regions: some layers get the pixels of a token as a row
+APART = ("Chroma Radiance", "PixelDiT")
+# a region everywhere is not quite its prompt alone, whose conditioning has more than tokens
+VAGUE = ("Z-Image", "AuraFlow", "Mochi", "Wan VACE", "CogVideoX")
+NOWHERE = ("Cosmos",)  # none of its layers gets (row, token, channel)
+REFUSED = ("Hunyuan3D 2", "Wan Animate 2", "CausalWan", "Stable Cascade", "PixArt", "Hunyuan-DiT", "Ernie")
+REFUSED = (*REFUSED, "ACE-Step 1.5")
+EXACT = [name for name in FAMILIES if name not in (*APART, *VAGUE, *NOWHERE, *REFUSED)]
 BEFORE = ("Anima",)  # its adapter of the text runs before the sampling
 UNNAMED = ("Stable Cascade", "ACE-Step 1.5")  # of no blocks that an address names
 # A video from the first step of CogVideoX is quantised: 1e-6 of noise on a weight moves it by 1e-5
@@ -51,6 +59,24 @@ def test_a_rule_is_comfyuis_own_loader_with_the_entries_of_a_block(results: dict
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_window_outside_of_the_run_changes_nothing(results: dict[str, Any], name: str) -> None:
     assert results[name]["nowhere"]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_region_everywhere_is_the_lora_everywhere(results: dict[str, Any], name: str) -> None:
+    found = results[name]["region"]
+    assert found["layers"] > 25 and found["moves"] > 0.01
+    assert found["without"] < 2e-5 and found["with"] < 2e-5
+    assert min(found["half"]) > 5e-3
+
+
+@pytest.mark.parametrize("name", [*APART, *VAGUE])
+def test_a_region_of_others_acts(results: dict[str, Any], name: str) -> None:
+    assert results[name]["region"]["moves"] > 0.01 and min(results[name]["region"]["half"]) > 5e-3
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_region_is_refused_where_nobody_knows_the_tokens(results: dict[str, Any], name: str) -> None:
+    assert isinstance(results[name]["region"], str)
 
 
 def sampled(model: Any, noise: Tensor, positive: Any, negative: Any) -> Tensor:

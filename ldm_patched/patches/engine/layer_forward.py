@@ -62,7 +62,7 @@ class Added:
             memory[key] = self.gate.lasting(lambda: self.branch.to(x.device, x.dtype))
             run = run_of(options)
             if run is not None:
-                run.doubts.add(self.note)
+                run.notes.add(self.note)
         found: Branch = memory[key]
         return found
 

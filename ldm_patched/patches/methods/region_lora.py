@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,20 +13,18 @@ from ..addressing.blocks import meant_in
 from ..addressing.families import family_of, is_unet
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
-from ..engine.layer_forward import Added
-from ..engine.listed import LISTED
-from ..engine.lora import Found, LoraFile, lora_on
-from ..engine.prompts import MorePrompts, tokens_in
-from ..engine.sides import COND
+from ..engine.layer_forward import Added, Amount
+from ..engine.lora import LoraFile, lora_on
+from ..engine.rows import ROWS, Rows
 from ..engine.site import Site
-from ..engine.tokens import LATENT
+from ..engine.tokens import LATENT, TOKENS
 from ..patcher import Patcher, TransformerOptions
+from ..record.run import run_of
+from .region_mask import Sequence, Shares, appended_columns, picture_mask, sequence_mask, unet_site
 
 SIDES = ("both", "positive")
 TEXT = ("attn2.to_k", "attn2.to_v")  # layers of a UNet that get the text
-NO_TOKENS = "emb"  # in the paths of the layers of a UNet that get the time or the size
-Loras = Mapping[int, tuple["RegionLora", ...]]  # of regions, by number
-Shares = Callable[[Site, torch.device], Mapping[int, Tensor]]
+LOST = "LoRA {}: {} gets neither picture nor text by itself, and has no place in a region, nor have others like it."
 
 
 @dataclass(frozen=True)
@@ -42,131 +40,120 @@ class RegionLora:
             raise ValueError(f"unknown side {self.side!r}; choose one of {', '.join(SIDES)}")
 
 
+Loras = Mapping[int, tuple[RegionLora, ...]]  # of regions, by number
+
+
 @dataclass(frozen=True)
-class OnTokens:
-    """The strength of a region's LoRA at each token or pixel of the picture."""
+class InRegion:
+    """The strength of a region's LoRA at a layer, where the region lies in what that gives."""
 
     gate: Gate
     region: int
     lora: RegionLora
     shares: Shares
+    path: str
+    block: BlockId | None
 
     def __call__(self, options: TransformerOptions, x: Tensor, out: Tensor) -> tuple[float, Tensor | None]:
         curve = curve_weight(self.gate.entry.schedule, options)
-        size = grid_of(out, options)
-        if curve == 0.0 or size is None:
-            if curve:
-                self.gate.skip(options, f"the LoRA of a region found {tuple(out.shape)}, which is no picture")
+        if curve == 0.0:
             return 0.0, None
-        height, width = size
-        options = {**options, "activations_shape": [len(out), 0, height, width]}
-        site = Site(options, "self", len(out), height * width, self.gate, curve, curve * self.gate.strength)
-        key = f"LoRA {self.region} {self.lora.side} {site.layout} {site.chunks} {curve} {out.device}"
-        mask = site.once(
-            f"LoRA {self.region} {self.lora.side} {site.layout} {site.chunks} {curve} {out.device}",
-            self._make(site, out),
-        )
-        if mask is None:
-            return 0.0, None
-        mask = mask.to(out.dtype)
-        return self.lora.strength, mask[..., None] if out.ndim == 3 else mask.unflatten(1, (1, height, width))
+        mask = self.mask(options, out, curve)
+        return (0.0, None) if mask is None else (self.lora.strength, mask.to(out.dtype))
 
-    def _make(self, site: Site, out: Tensor) -> Callable[[], Tensor | None]:
-        """Return what makes the mask (b, n) of a call; None where there is nothing of it."""
+    def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
+        """Return the mask as it fits the result of the layer; None where there is nothing of it."""
+        raise NotImplementedError
 
-        def make() -> Tensor | None:
-            share = self.shares(site, out.device).get(self.region)
-            if share is None or self.lora.side == "both":
-                return share
-            rows = torch.zeros(len(share), 1, device=share.device)
-            for some in site.rows(COND):
-                rows[some] = 1.0
-            return share * rows if rows.any() else None
+    def on_picture(self, site: Site, device: torch.device) -> Tensor | None:
+        """Return the mask (b, n) on the picture of a site."""
+        positive = self.lora.side == "positive"
+        key = f"LoRA {self.region} {self.lora.side} {site.layout} {site.chunks} {site.curve} {device}"
+        return site.once(key, lambda: picture_mask(site, self.region, positive, self.shares, device))
 
-        return make
+    def lost(self, options: TransformerOptions) -> None:
+        """Note once in a run that the layer has no place."""
+        run, memory = run_of(options), self.gate.memory(options)
+        if run is not None and memory.setdefault(f"LoRA {self.region} lost", self.path) == self.path:
+            run.notes.add(LOST.format(self.lora.file.name, self.path))
 
 
 @dataclass(frozen=True)
-class OnText:
-    """The strength of a region's LoRA at the tokens of the region's own prompt, which stand behind the context."""
+class OnUnet(InRegion):
+    """At a layer of a UNet that gets the picture."""
 
-    gate: Gate
-    region: int
-    lora: RegionLora
-    block: BlockId
+    def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
+        """Return the mask (b, n, 1) or (b, 1, h, w)."""
+        site = unet_site(self.gate, curve, options, out)
+        if site is None:
+            self.lost(options)
+            return None
+        mask = self.on_picture(site, out.device)
+        if mask is None:
+            return None
+        return mask[..., None] if out.ndim == 3 else mask.unflatten(1, (1, *out.shape[2:]))
 
-    def __call__(self, options: TransformerOptions, x: Tensor, out: Tensor) -> tuple[float, Tensor | None]:
-        found = self._columns(options, out.shape[1])
+
+@dataclass(frozen=True)
+class OnText(InRegion):
+    """At a layer of a UNet that gets the text, on the tokens of the region's own prompt."""
+
+    def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
+        """Return the mask (1, m, 1)."""
+        assert self.block is not None
+        found = appended_columns(options, self.gate, self.block, self.region, out.shape[1])
         if found is None:
-            return 0.0, None
-        mask = torch.zeros(1, out.shape[1], 1, dtype=out.dtype, device=out.device)
+            return None
+        mask = torch.zeros(1, out.shape[1], 1, device=out.device)
         mask[:, found] = 1.0
-        return self.lora.strength, mask
-
-    def _columns(self, options: TransformerOptions, total: int) -> slice | None:
-        """Return where the prompt of the region stands: what was appended last stands last."""
-        behind = 0
-        for one in reversed(options.get(LISTED, {}).get("attn2_patch", ())):
-            if not isinstance(one, MorePrompts) or self.block not in one.gate.blocks:
-                continue
-            if curve_weight(one.gate.entry.schedule, options) == 0.0:
-                continue
-            lengths = [tokens_in(prompt).shape[1] for prompt in one.prompts]
-            if one.gate.entry.number == self.gate.entry.number:
-                start = total - behind - sum(lengths[self.region :])
-                return slice(start, start + lengths[self.region])
-            behind += sum(lengths)
-        return None
+        return mask
 
 
-def grid_of(out: Tensor, options: TransformerOptions) -> tuple[int, int] | None:
-    """Return height and width of what a layer of a UNet gives, (b, n, c) or (b, c, h, w); None for no picture.
+@dataclass(frozen=True)
+class OnTransformer(InRegion):
+    """At a layer of a transformer, on the tokens of the picture and of the region's own prompt."""
 
-    Each level has half of the pixels of the one before, rounded up.
-    """
-    rows, _, *size = options[LATENT]
-    if len(out) != rows or len(size) != 2:
-        return None
-    height, width = size
-    while height * width > 0:
-        if (height, width) == out.shape[2:] or (out.ndim == 3 and height * width == out.shape[1]):
-            return height, width
-        if height == width == 1:
-            break
-        height, width = -(-height // 2), -(-width // 2)
-    return None
+    def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
+        """Return the mask (b, n, 1)."""
+        tokens, further = options.get(TOKENS), options.get(ROWS)
+        rows = len(further.more(torch.empty(further.base))) if isinstance(further, Rows) else options[LATENT][0]
+        if tokens is None or out.ndim != 3 or len(out) != rows:
+            self.lost(options)
+            return None
+        base, given = (further.base, further.given) if isinstance(further, Rows) else (rows, {})
+        site = Site({**options, **given}, "self", base, tokens.image, self.gate, curve, curve * self.gate.strength)
+        sequence = Sequence(options, out.shape[1], self.path, self.block is not None)
+        mask = sequence_mask(sequence, self.gate, self.region, self.on_picture(site, out.device), out)
+        if mask is None:
+            self.lost(options)
+            return None
+        return mask[..., None] if mask.any() else None
 
 
 def region_branches(
-    gate: Gate,
-    host: Host,
-    model: Patcher,
-    address: Address,
-    loras: Mapping[int, tuple[RegionLora, ...]],
-    shares: Shares,
+    gate: Gate, host: Host, model: Patcher, address: Address, loras: Loras, shares: Shares
 ) -> Iterator[Added]:
-    """Yield the branches of the LoRAs of some regions, by number, in the blocks of an address.
+    """Yield the branches of the LoRAs of some regions in the blocks of an address.
 
-    Raises AddressError for a model that is no UNet, ValueError for a file that holds nothing for the model.
+    Raises AddressError for a model whose tokens nobody knows, ValueError for a file that holds nothing for the model.
     """
-    if not is_unet(model):
-        raise AddressError(f"LoRAs of regions work on UNets; {family_of(model).name} models have none yet")
-    address = Address(meant_in(address, model).terms)
-    weights = host.weights(model)
+    family = family_of(model)
+    if not (is_unet(model) or family.enterable):
+        raise AddressError(f"LoRAs of regions have no place in {family.name} models: nobody knows their tokens")
+    address, weights = Address(meant_in(address, model).terms), host.weights(model)
     for region, some in loras.items():
         for one in some:
             lora = lora_on(model, one.file, weights)
-            placed = [found for found in lora.found if NO_TOKENS not in found.path and found.place.lies_in(address)]
-            without = sum(NO_TOKENS in found.path for found in lora.found)
-            told = f" {without} layers of time and size have no place in a region." if without else ""
-            for found in placed:
-                amount = _amount(gate, region, one, found, shares)
+            for found in (found for found in lora.found if found.place.lies_in(address)):
+                amount = _amount(InRegion(gate, region, one, shares, found.path, found.place.block), is_unet(model))
                 if amount is not None:
-                    yield Added(gate, found.path, found.place.block, found.branch, amount, lora.note + told, False)
+                    yield Added(gate, found.path, found.place.block, found.branch, amount, lora.note, False)
 
 
-def _amount(gate: Gate, region: int, lora: RegionLora, found: Found, shares: Shares) -> OnTokens | OnText | None:
-    if not found.path.endswith(TEXT):
-        return OnTokens(gate, region, lora, shares)
-    block = found.place.block
-    return OnText(gate, region, lora, block) if block in gate.blocks and block is not None else None
+def _amount(plain: InRegion, unet: bool) -> Amount | None:
+    given = plain.gate, plain.region, plain.lora, plain.shares, plain.path, plain.block
+    if not unet:
+        return OnTransformer(*given)
+    if not plain.path.endswith(TEXT):
+        return OnUnet(*given)
+    return OnText(*given) if plain.block in plain.gate.blocks else None

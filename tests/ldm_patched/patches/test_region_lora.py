@@ -13,7 +13,8 @@ from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile
-from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora, grid_of
+from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
+from attention_patchbay.ldm_patched.patches.methods.region_mask import grid_of
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
@@ -198,8 +199,10 @@ def test_blocks_of_the_regional_prompt_are_those_of_its_loras() -> None:
 def test_the_report_says_what_has_no_place() -> None:
     model = regional(Region(OTHER, LEFT, loras=(made(entries()),)))
     text = report.report(model, run(model)).text
-    count = len(layers(lambda path: "emb" in path))
-    assert f"LoRA style: {len(entries())} of {len(entries())} keys found. {count} layers of time and size" in text
+    count = len(entries())
+    assert f"LoRA style: {count} of {count} keys found." in text
+    assert "LoRA style: time_embed.0 gets neither picture nor text by itself, and has no place in a region" in text
+    assert text.count("has no place in a region") == 1
     assert "1 regions, 1 LoRA, average" in text and "ran 20 times in 10 of 10 blocks" in report.text(last_run(model))
 
 
