@@ -18,7 +18,7 @@ from torch import Tensor
 Sample = Callable[[Any, Tensor, Any, Any], Tensor]  # model, noise, positive, negative
 
 
-def random_lora(model: Any, wanted: Callable[[str], bool] = lambda path: True) -> dict[str, Tensor]:
+def random_lora(model: Any, wanted: Callable[[str], bool] = lambda path: True, rank: int = 2) -> dict[str, Tensor]:
     """Return a LoRA for every linear layer and convolution of a network, by its path."""
     draw = torch.Generator().manual_seed(0)
     entries = {}
@@ -27,8 +27,8 @@ def random_lora(model: Any, wanted: Callable[[str], bool] = lambda path: True) -
         if weight is None or weight.ndim < 2 or isinstance(module, torch.nn.Embedding):
             continue
         name, ones = f"diffusion_model.{path}", (1,) * (weight.ndim - 2)
-        up = 0.05 * torch.randn(weight.shape[0], 2, *ones, generator=draw)
-        down = 0.05 * torch.randn(2, *weight.shape[1:], generator=draw)
+        up = 0.05 * torch.randn(weight.shape[0], rank, *ones, generator=draw)
+        down = 0.05 * torch.randn(rank, *weight.shape[1:], generator=draw)
         if wanted(path):
             entries |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
     return entries

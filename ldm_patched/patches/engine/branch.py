@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Branch:
     layer: Layer
     rows: tuple[int, int] | None = None
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """Return alpha / rank."""
         if isinstance(self.change, Tensor) or self.change.alpha is None:
@@ -96,7 +97,18 @@ class Branch:
         return isinstance(self.change, Tensor) and self.change.ndim == 1
 
     def factors(self) -> list[tuple[Tensor, bool]]:
-        """Return the weights that x goes through one after another, and of each whether it slides."""
+        """Return the weights that x goes through one after another, and of each whether it slides.
+
+        Those of low rank are views that are kept; the whole of a LoHa or LoKr is made anew, being as large as a weight.
+        """
+        low = isinstance(self.change, Tensor) or self.change.kind is LORA
+        return self._views if low else self._factors()
+
+    @cached_property
+    def _views(self) -> list[tuple[Tensor, bool]]:
+        return self._factors()
+
+    def _factors(self) -> list[tuple[Tensor, bool]]:
         layer, change = self.layer, self.change
         if isinstance(change, Tensor):
             return [(change.reshape(layer.shape), True)]

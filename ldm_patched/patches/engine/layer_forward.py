@@ -57,14 +57,14 @@ class Added:
 
     def _here(self, options: TransformerOptions, x: Tensor) -> Branch:
         """Return the branch on the device of x, where the run keeps it."""
-        memory, key = self.gate.memory(options), f"{self.path} {id(self.branch)} {x.device} {x.dtype}"
-        if key not in memory:
-            memory[key] = self.gate.lasting(lambda: self.branch.to(x.device, x.dtype))
+        kept: dict[Any, Branch] = self.gate.memory(options).setdefault("branches", {})
+        key = id(self), x.device, x.dtype
+        if key not in kept:
+            kept[key] = self.gate.lasting(lambda: self.branch.to(x.device, x.dtype))
             run = run_of(options)
             if run is not None:
                 run.notes.add(self.note)
-        found: Branch = memory[key]
-        return found
+        return kept[key]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,9 @@ from ..engine.site import Site
 from ..engine.tokens import LATENT, TOKENS
 from ..patcher import Patcher, TransformerOptions
 from ..record.run import run_of
-from .region_mask import Sequence, Shares, appended_columns, picture_mask, sequence_mask, unet_site
+from .region_mask import Sequence, Shares, appended_columns, names_text, picture_mask, sequence_mask, unet_site
 
+MASKS = "patchbay_lora_masks"  # in the options of a call: the masks that were made in it
 SIDES = ("both", "positive")
 TEXT = ("attn2.to_k", "attn2.to_v")  # layers of a UNet that get the text
 LOST = "LoRA {}: {} gets neither picture nor text by itself, and has no place in a region, nor have others like it."
@@ -58,8 +59,18 @@ class InRegion:
         curve = curve_weight(self.gate.entry.schedule, options)
         if curve == 0.0:
             return 0.0, None
-        mask = self.mask(options, out, curve)
-        return (0.0, None) if mask is None else (self.lora.strength, mask.to(out.dtype))
+        masks = options.setdefault(MASKS, {})
+        sizes = out.shape[:2] if out.ndim == 3 else (len(out), *out.shape[2:])
+        key = self.gate.entry.number, self.region, self.lora.side, self.near, sizes, out.device, out.dtype
+        if key not in masks:
+            mask = self.mask(options, out, curve)
+            masks[key] = None if mask is None else mask.to(out.dtype)
+        return (0.0, None) if masks[key] is None else (self.lora.strength, masks[key])
+
+    @property
+    def near(self) -> Hashable:
+        """Return what the mask of a layer hangs on beside what the layer gives."""
+        return None
 
     def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
         """Return the mask as it fits the result of the layer; None where there is nothing of it."""
@@ -98,6 +109,11 @@ class OnUnet(InRegion):
 class OnText(InRegion):
     """At a layer of a UNet that gets the text, on the tokens of the region's own prompt."""
 
+    @property
+    def near(self) -> Hashable:
+        """Return the block, in which more prompts may stand behind the text."""
+        return self.block
+
     def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
         """Return the mask (1, m, 1)."""
         assert self.block is not None
@@ -112,6 +128,11 @@ class OnText(InRegion):
 @dataclass(frozen=True)
 class OnTransformer(InRegion):
     """At a layer of a transformer, on the tokens of the picture and of the region's own prompt."""
+
+    @property
+    def near(self) -> Hashable:
+        """Return by what the parts of the sequence are told."""
+        return self.block is None, names_text(self.path)
 
     def mask(self, options: TransformerOptions, out: Tensor, curve: float) -> Tensor | None:
         """Return the mask (b, n, 1)."""

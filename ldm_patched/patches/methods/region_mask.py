@@ -109,7 +109,7 @@ class Sequence:
         tokens: Tokens = self.options[TOKENS]
         image, behind, order = tokens.image, tokens.references, tokens.family.order
         text = self._is_text(self.total)
-        if text and any(name in self.path for name in TEXT_NAMES):
+        if text and names_text(self.path):
             return {TEXT: slice(0, self.total)}
         if self.total in (image, image + tokens.padding):
             return {IMAGE: slice(0, image)}
@@ -126,6 +126,11 @@ class Sequence:
         context: Tensor | None = self.options.get(CONTEXT)
         own = self.further.tokens if self.further is not None else 0 if context is None else context.shape[1]
         return tokens in {-(-own // some) * some for some in FILLED}
+
+
+def names_text(path: str) -> bool:
+    """Return whether the path of a layer says that it gets the text alone."""
+    return any(name in path for name in TEXT_NAMES)
 
 
 def _length(part: slice) -> int:
