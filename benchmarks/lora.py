@@ -80,7 +80,7 @@ def contenders(patcher: Callable[[], Any], side: int) -> dict[str, Any]:
 
     def rules(file: dict[str, Tensor], text: str) -> Any:
         lora = lora_on(patcher(), LoraFile.of("style", file), Host().weights(patcher()))
-        return attach(patcher(), LoraRules(lora, parse_lora_rules(text), Where()))
+        return attach(patcher(), LoraRules(lora, parse_lora_rules(text), 1.0, Where()))
 
     def regions(count: int, *loras: RegionLora) -> Any:
         masks = [torch.zeros(1, side, side) for _ in range(count)]

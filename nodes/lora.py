@@ -51,6 +51,14 @@ class LoadLoraByRules(io.ComfyNode):
                     "run such as 0-50%, then -> and the strength. The first that matches holds. # starts a comment.",
                 ),
                 io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="What all strengths of the rules are multiplied by.",
+                ),
+                io.Float.Input(
                     "strength_clip",
                     default=1.0,
                     min=-100.0,
@@ -77,14 +85,14 @@ class LoadLoraByRules(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Patcher, lora_name: str, rules: str, strength_clip: float, clip: Any = None
+        cls, model: Patcher, lora_name: str, rules: str, strength: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
         """Return the clones."""
         if lora_name == NONE:
             return io.NodeOutput(model.clone(), clip)
         entries = read_lora(lora_name)
         lora = lora_on(model, LoraFile.of(PurePath(lora_name).stem, entries), HOST.weights(model))
-        clone = attach(model, LoraRules(lora, parse_lora_rules(rules), Where()), HOST)
+        clone = attach(model, LoraRules(lora, parse_lora_rules(rules), strength, Where()), HOST)
         return io.NodeOutput(clone, clip and clip_with_lora(clip, entries, strength_clip))
 
 
@@ -111,7 +119,7 @@ class LoraOfRegion(io.ComfyNode):
                 Regions.Input("regions", tooltip="A chain of Prompt Region nodes, or what was drawn."),
                 lora_name(),
                 io.Float.Input(
-                    "strength",
+                    "strength_model",
                     default=1.0,
                     min=-100.0,
                     max=100.0,
@@ -138,7 +146,7 @@ class LoraOfRegion(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, regions: tuple[Region, ...], lora_name: str, strength: float, region: int, side: str
+        cls, regions: tuple[Region, ...], lora_name: str, strength_model: float, region: int, side: str
     ) -> io.NodeOutput:
         """Return the chain."""
         if region > len(regions) or not regions:
@@ -146,6 +154,6 @@ class LoraOfRegion(io.ComfyNode):
         if lora_name == NONE:
             return io.NodeOutput(regions)
         place = (region or len(regions)) - 1
-        more = RegionLora(LoraFile.of(PurePath(lora_name).stem, read_lora(lora_name)), strength, side)
+        more = RegionLora(LoraFile.of(PurePath(lora_name).stem, read_lora(lora_name)), strength_model, side)
         one = replace(regions[place], loras=(*regions[place].loras, more))
         return io.NodeOutput((*regions[:place], one, *regions[place + 1 :]))

@@ -46,7 +46,7 @@ def pictures(sample: Sample) -> dict[str, Tensor]:
     lora = lora_on(model, LoraFile.of("style", entries), HOST.weights(model))
 
     def ruled(text: str) -> Any:
-        return attach(model, LoraRules(lora, parse_lora_rules(text), Where()), HOST)
+        return attach(model, LoraRules(lora, parse_lora_rules(text), 1.0, Where()), HOST)
 
     def regional(mask: Tensor, prompt: Any, some: dict[str, Tensor]) -> Any:
         loras = (RegionLora(LoraFile.of("style", some), 0.7),)

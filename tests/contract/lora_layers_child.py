@@ -51,7 +51,7 @@ def family(tiny: Any) -> dict[str, Any]:
         return bench.run(comfy.sd.load_lora_for_models(bench.model, None, some, STRENGTH, 0.0)[0])
 
     def ours(text: str) -> torch.Tensor:
-        return bench.run(attach(bench.model, LoraRules(lora, parse_lora_rules(text), Where()), HOST))
+        return bench.run(attach(bench.model, LoraRules(lora, parse_lora_rules(text), 1.0, Where()), HOST))
 
     def apart(one: torch.Tensor, other: torch.Tensor) -> float:
         return float((one - other).abs().max() / other.abs().max())
@@ -101,7 +101,7 @@ def regional(bench: Any) -> dict[str, Any] | str:
         return float((one - other).abs().max() / other.abs().max())
 
     lora, mine = lora_on(model, file, HOST.weights(model)), RegionLora(file, STRENGTH)
-    rules = LoraRules(lora, parse_lora_rules(f"* -> {STRENGTH}"), Where())
+    rules = LoraRules(lora, parse_lora_rules(f"* -> {STRENGTH}"), 1.0, Where())
     try:
         whole = run(region(everywhere, mine), here)
     except AddressError as error:

@@ -55,7 +55,7 @@ def predicted(model: Any, clip: Any) -> torch.Tensor:
 def test_it_gives_what_load_lora_gives(demo: Any, loras: Path) -> None:
     model, clip, _ = demo
     assert "style.safetensors" in LoadLoraByRules.GET_NODE_INFO_V1()["input"]["required"]["lora_name"][1]["options"]
-    ours = LoadLoraByRules.execute(model, "style.safetensors", "* -> 0.6", 0.5, clip).args
+    ours = LoadLoraByRules.execute(model, "style.safetensors", "* -> 0.8", 0.75, 0.5, clip).args
     plain = LoraLoader.execute(model, clip, "style.safetensors", 0.6, 0.5).args
     got, wanted = predicted(*ours), predicted(*plain)
     assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
@@ -66,17 +66,17 @@ def test_it_gives_what_load_lora_gives(demo: Any, loras: Path) -> None:
 def test_a_text_encoder_is_changed_by_its_own_strength(demo: Any, loras: Path) -> None:
     model, clip, _ = demo
     before = clip.encode("a red circle")
-    _, none = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 0.0, clip).args
-    _, half = LoadLoraByRules.execute(model, "style.safetensors", "* -> 0", 0.5, clip).args
+    _, none = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, 0.0, clip).args
+    _, half = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 0.0, 0.5, clip).args
     assert torch.equal(none.encode("a red circle"), before) and not torch.equal(half.encode("a red circle"), before)
-    assert LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0).args[1] is None
+    assert LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, 1.0).args[1] is None
     absent = Absent("text encoder", loras, "")
-    assert LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, absent).args[1] is absent
+    assert LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, 1.0, absent).args[1] is absent
 
 
 def test_without_a_file_nothing_changes(demo: Any, loras: Path) -> None:
     model, clip, _ = demo
-    same, text = LoadLoraByRules.execute(model, NONE, "* -> 1", 1.0, clip).args
+    same, text = LoadLoraByRules.execute(model, NONE, "* -> 1", 1.0, 1.0, clip).args
     assert same is not model and not same.object_patches and text is clip
 
 

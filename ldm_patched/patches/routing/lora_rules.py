@@ -33,14 +33,15 @@ class LoraRule:
 
 @dataclass(frozen=True)
 class ByRules:
-    """The strength of the first of some rules whose window a call lies in; 0 where none does."""
+    """The strength of the first of some rules whose window a call lies in, times a factor; 0 where none does."""
 
     rules: tuple[tuple[Schedule, float], ...]
+    factor: float
 
     def __call__(self, options: TransformerOptions, x: Tensor, out: Tensor) -> tuple[float, None]:
         for schedule, strength in self.rules:
             if curve_weight(schedule, options):
-                return strength, None
+                return strength * self.factor, None
         return 0.0, None
 
 
@@ -48,11 +49,13 @@ class ByRules:
 class LoraRules(Method):
     """Add the branches of a LoRA to the results of the layers, with the strength of the first rule that takes each.
 
-    A layer that no rule takes is left alone. The weights of the model stay as they are.
+    `strength` times those of the rules is what acts; a layer that no rule takes is left alone. The weights of the model
+    stay as they are.
     """
 
     lora: Lora = hidden()
     rules: tuple[LoraRule, ...] = hidden((LoraRule(1.0),))
+    strength: float = hidden(1.0)
     where: Where = acts(end=None, curve=False)
 
     @property
@@ -68,13 +71,13 @@ class LoraRules(Method):
     @property
     def neutral(self) -> bool:
         """Return whether no rule gives a strength."""
-        return all(rule.strength == 0.0 for rule in self.rules)
+        return self.strength == 0.0 or all(rule.strength == 0.0 for rule in self.rules)
 
     @property
     def label(self) -> str:
         """Describe it."""
         rules = "1 rule" if len(self.rules) == 1 else f"{len(self.rules)} rules"
-        return f"LoRA {self.lora.file.name} by {rules}"
+        return f"LoRA {self.lora.file.name} by {rules}{self.times}"
 
     @property
     def name(self) -> str:
@@ -96,7 +99,7 @@ class LoraRules(Method):
         note = self.lora.note
         yield AtLayers(
             tuple(
-                Added(gate, one.path, one.place.block, one.branch, ByRules(rules), note)
+                Added(gate, one.path, one.place.block, one.branch, ByRules(rules, self.strength), note)
                 for one, rules in self._chosen(model)
             )
         )

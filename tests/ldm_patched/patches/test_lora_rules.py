@@ -31,7 +31,7 @@ def close(got: Tensor, wanted: Tensor) -> bool:
 
 
 def by_rules(text: str, file: dict[str, Tensor] = ALL) -> LoraRules:
-    return LoraRules(lora(file), parse_lora_rules(text), Where())
+    return LoraRules(lora(file), parse_lora_rules(text), 1.0, Where())
 
 
 def ruled(text: str, file: dict[str, Tensor] = ALL) -> Any:
@@ -43,6 +43,8 @@ def test_one_strength_everywhere_is_a_model_with_patched_weights(strength: float
     base, got = run(patcher()), run(ruled(f"* -> {strength}"))
     assert close(got, run(patched(ALL, strength)))
     assert (got - base).abs().max() > 0.1 * base.abs().max()
+    halved = attach(patcher(), LoraRules(lora(ALL), parse_lora_rules(f"* -> {2 * strength}"), 0.5, Where()))
+    assert close(run(halved), got)
 
 
 @pytest.mark.parametrize(

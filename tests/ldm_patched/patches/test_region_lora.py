@@ -58,7 +58,7 @@ def regional(*regions: Region, **settings: Any) -> Any:
 
 
 def everywhere(file: dict[str, Tensor], strength: float = 0.8) -> Any:
-    return attach(patcher(), LoraRules(lora(file), parse_lora_rules(f"* -> {strength}"), Where()))
+    return attach(patcher(), LoraRules(lora(file), parse_lora_rules(f"* -> {strength}"), 1.0, Where()))
 
 
 def sampled(model: Any, tokens: Tensor, cfg: float = 1.0) -> Tensor:
