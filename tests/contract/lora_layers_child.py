@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def main(path: str, *names: str) -> None:
     results = {name: family(FAMILIES[name]) for name in names or FAMILIES}
     drawn = pictures(lambda *given: sample(*given, steps=3))
     results["demo"] = {name: one.tolist() for name, one in drawn.items()}
+    results["node"] = as_a_node()
     with open(path, "w") as file:
         json.dump(results, file)
 
@@ -115,6 +117,49 @@ def regional(bench: Any) -> dict[str, Any] | str:
         "moves": apart(whole, plain),
         "half": [apart(run(region(half, mine), here), one) for one in (run(region(half), here), whole)],
     }
+
+
+def as_a_node() -> dict[str, Any]:
+    """Return how the node, with a file of the folder, and under a compile node, differs from ComfyUI's loader."""
+    import comfy.sd
+    import folder_paths
+    from attention_patchbay.nodes._host import load_demo_model
+    from attention_patchbay.nodes.lora import LoadLoraByRules
+    from attention_patchbay.tests.contract.lora_demo import random_lora
+    from attention_patchbay.tests.contract.tiny_families import sample
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from safetensors.torch import save_file
+
+    model, clip, _ = load_demo_model()
+    key = "clip_l.transformer.text_model.encoder.layers.1.self_attn.v_proj.weight"
+    out, into = clip.cond_stage_model.state_dict()[key].shape
+    text = "lora_te_text_model_encoder_layers_1_self_attn_v_proj"
+    file = random_lora(model) | {f"{text}.lora_up.weight": torch.ones(out, 1)}
+    file |= {f"{text}.lora_down.weight": 0.1 * torch.ones(1, into)}
+
+    def run(patched: Any, encoder: Any) -> torch.Tensor:
+        prompt = encoder.encode_from_tokens_scheduled(encoder.tokenize("a red circle"))
+        noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        return sample(patched, noise, prompt, prompt, steps=3)
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.add_model_folder_path("loras", folder)
+        save_file(file, f"{folder}/style.safetensors")
+        names = LoadLoraByRules.GET_NODE_INFO_V1()["input"]["required"]["lora_name"][1]["options"]
+        ours = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", STRENGTH, 0.5, clip).args
+        ruled = LoadLoraByRules.execute(model, "style.safetensors", "* 0-40% -> 1; * -> 0.3", 1.0, 0.5, clip).args
+        wanted = run(*comfy.sd.load_lora_for_models(model, clip, file, STRENGTH, 0.5))
+        compiled = ruled[0].clone()
+        set_torch_compile_wrapper(model=compiled, backend="eager", keys=["diffusion_model"])
+        eager, got = run(*ruled), run(*ours)
+        return {
+            "names": names,
+            "apart": float((got - wanted).abs().max() / wanted.abs().max()),
+            "moves": float((wanted - run(model, clip)).abs().max() / wanted.abs().max()),
+            "compiled": float((run(compiled, ruled[1]) - eager).abs().max() / eager.abs().max()),
+            "rules": float((eager - got).abs().max() / got.abs().max()),
+            "after": float((run(*ours) - got).abs().max()),
+        }
 
 
 def with_tokens(bench: Any) -> set[str]:

@@ -93,3 +93,10 @@ def test_both_hosts_give_the_same_pictures(results: dict[str, Any]) -> None:
         assert apart(ours, theirs[name]) < 1e-4, name
         assert name == "plain" or apart(ours, theirs["plain"]) > 1e-2, name
     assert apart(theirs["whole"], theirs["attn1"]) < 1e-4
+
+
+def test_the_node_gives_what_comfyuis_loader_gives_also_compiled(results: dict[str, Any]) -> None:
+    found = results["node"]
+    assert {"none", "style.safetensors"} <= set(found["names"])
+    assert found["apart"] < 1e-5 and found["moves"] > 0.01
+    assert found["compiled"] < 1e-5 and found["rules"] > 0.01 and found["after"] == 0.0
