@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,12 @@ def entries(wanted: Callable[[str], bool] = lambda path: True, seed: int = 0, si
 
 def lora(file: dict[str, Tensor], name: str = "style") -> Lora:
     """Return a file as the small UNet has it."""
-    return lora_on(patcher(), LoraFile.of(name, file), Host().weights(patcher()))
+    return _found(LoraFile.of(name, file))
+
+
+@functools.cache
+def _found(file: LoraFile) -> Lora:
+    return lora_on(patcher(), file, Host().weights(patcher()))
 
 
 def patched(file: dict[str, Tensor], strength: float = 1.0) -> Any:
