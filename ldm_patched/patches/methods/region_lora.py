@@ -78,9 +78,7 @@ class InRegion:
 
     def on_picture(self, site: Site, device: torch.device) -> Tensor | None:
         """Return the mask (b, n) on the picture of a site."""
-        positive = self.lora.side == "positive"
-        key = f"LoRA {self.region} {self.lora.side} {site.layout} {site.chunks} {site.curve} {device}"
-        return site.once(key, lambda: picture_mask(site, self.region, positive, self.shares, device))
+        return picture_mask(site, self.region, self.lora.side == "positive", self.shares, device)
 
     def lost(self, options: TransformerOptions) -> None:
         """Note once in a run that the layer has no place."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .loras import entries, layers, lora, patched
 from .models import STEPS, conditioning, draw, last_run, patcher, run
+from .test_live_mask import LATE, LIVE, sample, used
 
 ONES, ZEROS = torch.ones(1, 8, 8), torch.zeros(1, 8, 8)
 LEFT = torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], 2)
@@ -212,3 +213,12 @@ def test_grids_are_those_of_the_levels() -> None:
     assert grid_of(torch.empty(2, 5 * 7, 3), options) == (5, 7)
     assert grid_of(torch.empty(2, 3 * 4, 3), options) == (3, 4)
     assert grid_of(torch.empty(2, 20, 3), options) is grid_of(torch.empty(4, 35, 3), options) is None
+
+
+def test_a_region_that_a_word_makes_has_its_lora_from_when_it_is_there() -> None:
+    file = entries(has_tokens)
+    live = regional(Region(OTHER, LIVE, loras=(made(file),)))
+    got = sample(live)
+    given = regional(Region(OTHER, used(live).mask, loras=(made(file),)), where=LATE)
+    assert torch.allclose(got, sample(given), rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(got, sample(regional(Region(OTHER, LIVE))), rtol=1e-3, atol=1e-2)
