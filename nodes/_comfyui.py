@@ -21,7 +21,7 @@ from ..ldm_patched.ldm.modules.backends import registry
 from ..ldm_patched.ldm.modules.backends.kernel import Backend, present
 from ..ldm_patched.patches.engine.capabilities import Capabilities
 from ..ldm_patched.patches.engine.gathering import Shown
-from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.engine.host import Latent, Weight
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
 from ..ldm_patched.patches.patcher import CfgArgs, Patcher
@@ -197,6 +197,40 @@ def progress(value: int, total: int) -> None:
     import comfy.utils
 
     comfy.utils.ProgressBar(total).update_absolute(value, total)
+
+
+def lora_files() -> list[str]:
+    """Return the names of the LoRA files."""
+    import folder_paths
+
+    names: list[str] = folder_paths.get_filename_list("loras")
+    return names
+
+
+def read_lora(name: str) -> dict[str, Tensor]:
+    """Return the entries of a LoRA file, with the names that ComfyUI gives those of some trainers."""
+    import comfy.lora_convert
+    import comfy.utils
+    import folder_paths
+
+    file = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise("loras", name), safe_load=True)
+    found: dict[str, Tensor] = comfy.lora_convert.convert_lora(file)
+    return found
+
+
+def weights(model: Patcher) -> dict[str, Weight]:
+    """Return which weight of a model each name in a LoRA file stands for."""
+    import comfy.lora
+
+    found: dict[str, Weight] = comfy.lora.model_lora_keys_unet(model.model, {})
+    return found
+
+
+def clip_with_lora(clip: Any, entries: dict[str, Tensor], strength: float) -> Any:
+    """Return a clone of a text encoder with what a LoRA file holds for it."""
+    import comfy.sd
+
+    return comfy.sd.load_lora_for_models(None, clip, entries, 0.0, strength)[1]
 
 
 def user_folder() -> Path:

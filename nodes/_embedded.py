@@ -20,7 +20,7 @@ from ..ldm_patched.modules import model_management
 from ..ldm_patched.modules.model_patcher import ModelPatcher
 from ..ldm_patched.patches.engine.capabilities import Capabilities
 from ..ldm_patched.patches.engine.gathering import Shown
-from ..ldm_patched.patches.engine.host import Latent
+from ..ldm_patched.patches.engine.host import Latent, Weight
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
 from ..ldm_patched.patches.patcher import CfgArgs, Patcher
@@ -77,6 +77,37 @@ def check_interrupt() -> None:
 def progress(value: int, total: int) -> None:
     """Show how far the current node is."""
     session.current().progress(value, total)
+
+
+def lora_files() -> list[str]:
+    """Return the names of the LoRA files."""
+    return session.current().folders.model_names("loras")
+
+
+def read_lora(name: str) -> dict[str, Tensor]:
+    """Return the entries of a LoRA file."""
+    from ..ldm_patched.files.checkpoint import Checkpoint
+
+    return dict(Checkpoint(session.current().folders.model("loras", name)))
+
+
+def weights(model: Patcher) -> dict[str, Weight]:
+    """Return which weight of a model each name in a LoRA file stands for."""
+    from ..ldm_patched.files.lora import unet_names
+
+    return {**unet_names(model.model.state_dict())}
+
+
+def clip_with_lora(clip: Any, entries: dict[str, Tensor], strength: float) -> Any:
+    """Return a clone of a text encoder with what a LoRA file holds for it."""
+    from ..ldm_patched.files.lora import clip_names, load_lora
+    from ..ldm_patched.loading.absent import Absent
+
+    if isinstance(clip, Absent):
+        return clip
+    clone = clip.clone()
+    clone.add_patches(load_lora(entries, clip_names(clip.cond_stage_model.state_dict()))[0], strength)
+    return clone
 
 
 def user_folder() -> Path:

@@ -24,9 +24,20 @@ else:
 
 ComfyExtension = found.ComfyExtension
 io = found.io
-HOST = Host(found.attend, found.predict, found.show_attention, found.pause, found.able, found.show_blocks)
+HOST = Host(
+    found.attend,
+    found.predict,
+    found.show_attention,
+    found.pause,
+    found.able,
+    found.show_blocks,
+    found.weights,
+)
+clip_with_lora = found.clip_with_lora
 check_interrupt = found.check_interrupt
+lora_files = found.lora_files
 progress = found.progress
+read_lora = found.read_lora
 refusal = found.refusal
 register_host_backends = found.register_host_backends
 sample_once = found.sample_once

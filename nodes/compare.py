@@ -16,6 +16,7 @@ from ._host import io
 from .capture import CaptureAttention
 from .derived import CATEGORY, checking_text
 from .drawn import DrawnRegions
+from .lora import LoadLoraByRules
 from .manage import CopyPatches, PatchPreset
 from .rules import BackendRules
 from .tuning import TuneAttention
@@ -30,7 +31,9 @@ BY_HAND: tuple[type[io.ComfyNode], ...] = (
     PatchPreset,
     CaptureAttention,
     DrawnRegions,
+    LoadLoraByRules,
 )
+WITH_CLIP = ("PatchbayLoraRules", 1)  # the node that changes a text encoder too, and which output that is
 AMOUNTS = ("strength", "scale")  # the first of these widgets that a node has is multiplied
 Link = list[Any]
 Graph = dict[str, dict[str, Any]]
@@ -169,8 +172,8 @@ def again(prompt: Graph, changed: set[str], images: Link, part: float, prefix: s
 
     def to(link: Link) -> Link:
         id, output = str(link[0]), link[1]
-        while left_out(id) and output == (MAPPED if _class(prompt, id) == MAP else 0):
-            id, output = link = _inputs(prompt, id)["model"]
+        while left_out(id) and (passed := passes(_class(prompt, id), output)) in _inputs(prompt, id):
+            id, output = link = _inputs(prompt, id)[passed]
         return [prefix + id, output] if id in changed and not left_out(id) else link
 
     def left_out(id: str) -> bool:
@@ -182,6 +185,13 @@ def again(prompt: Graph, changed: set[str], images: Link, part: float, prefix: s
         if _class(prompt, id) in patching():
             multiply(given, part, _class(prompt, id))
     return to(images)
+
+
+def passes(kind: str, output: int) -> str | None:
+    """Return the input that a patch, or a map of blocks, hands on as an output; None for any other output."""
+    if (kind, output) == WITH_CLIP:
+        return "clip"
+    return "model" if output == (MAPPED if kind == MAP else 0) else None
 
 
 def multiply(inputs: dict[str, Any], part: float, kind: str) -> None:

@@ -13,6 +13,7 @@ from .derived import node
 from .drawn import DrawnRegions
 from .inspector import PatchInspector
 from .live import LiveMasks, LiveRegion
+from .lora import LoadLoraByRules, LoraOfRegion
 from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
 from .report import PatchReport
@@ -21,9 +22,11 @@ from .tuning import TuneAttention
 
 BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
+    LoadLoraByRules,
     TuneAttention,
     PromptRegion,
     LiveRegion,
+    LoraOfRegion,
     DrawnRegions,
     RemovePatches,
     CopyPatches,

@@ -39,6 +39,10 @@ class Kind:
     rank: Callable[[Parts], int | None]
     fits: Callable[[Parts], bool] = _always
 
+    def __reduce__(self) -> str:
+        """Name the one object in this module that it is."""
+        return self.name.upper()
+
 
 @dataclass(frozen=True)
 class Adapter:

@@ -19,7 +19,8 @@ from attention_patchbay.ldm_patched.patches.addressing.refused import Refused
 from attention_patchbay.ldm_patched.patches.reading.comparison import apart, heatmaps, told
 from attention_patchbay.nodes.compare import Compare, expansion, parsed, patching
 
-DEMO = json.loads((Path(__file__).parents[2] / "example_workflows" / "api" / "demo.json").read_text())
+EXAMPLES = Path(__file__).parents[2] / "example_workflows" / "api"
+DEMO = json.loads((EXAMPLES / "demo.json").read_text())
 MODEL, RULE, PATCH, SAMPLER, DECODER = "1", "5", "6", "8", "9"  # nodes of that workflow
 
 
@@ -206,3 +207,22 @@ def test_the_distance_is_the_mean_of_the_colours_and_a_map_shows_the_largest_as_
 
 def test_the_node_says_that_it_puts_others_in_its_place() -> None:
     assert Compare.GET_SCHEMA().enable_expand
+
+
+def test_without_a_lora_by_rules_the_text_encoder_has_none_either() -> None:
+    prompt = json.loads((EXAMPLES / "lora_by_rules.json").read_text())
+    (look,) = (id for id, node in prompt.items() if node["class_type"] == "PatchbayCompare")
+    graph = expansion(prompt, look, [0.0, 0.5])
+    none, half = f"{look}.0.", f"{look}.1."
+    assert graph[f"{none}2"]["inputs"]["clip"] == ["1", 1] and graph[f"{none}6"]["inputs"]["model"] == ["1", 0]
+    assert f"{none}5" not in graph and graph[f"{half}5"]["inputs"]["strength"] == 0.5
+    assert graph[f"{half}2"]["inputs"]["clip"] == [f"{half}5", 1]
+
+
+def test_a_lora_of_a_region_is_weakened_with_its_region_alone() -> None:
+    prompt = json.loads((EXAMPLES / "two_characters_two_loras.json").read_text())
+    (look,) = (id for id, node in prompt.items() if node["class_type"] == "PatchbayCompare")
+    graph = expansion(prompt, look, [0.5])
+    assert f"{look}.0.16" not in graph
+    region = graph[f"{look}.0.17"]["inputs"]
+    assert region["strength"] == 0.5 and region["regions"] == ["16", 0]

@@ -109,6 +109,12 @@ def meant(term: Term, ids: Sequence[tuple[str, int]]) -> list[Term]:
     return [Term(type, some[0], some[-1], None, term.exclude, term.column) for type, some in numbers.items()]
 
 
+def meant_in(address: Address, model: Patcher) -> Address:
+    """Return an address as a model has its terms; see `meant`."""
+    ids = [info.id[:2] for info in whole_blocks(model)]
+    return Address(tuple(chain.from_iterable(meant(term, ids) for term in address.terms)), address.kind)
+
+
 def check_address(address: Address, model: Patcher) -> None:
     """Raise AddressError, as `select` does, for an address that names neither transformer blocks nor whole blocks."""
     if address.everywhere:

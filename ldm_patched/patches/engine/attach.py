@@ -43,7 +43,7 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     if lacking is not None:
         raise RuntimeError(lacking)
     address, family = method.address.narrowed(method.kind), family_of(model)
-    if method.slot != SLOT or family.deaf:
+    if not method.in_layers and (method.slot != SLOT or family.deaf):
         _check_family(model, method, family)
     whole = address.kind == "block"
     if family.order and method.slot != SLOT and not whole:

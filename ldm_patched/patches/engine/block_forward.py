@@ -68,13 +68,19 @@ def outside() -> Outside:
 
 
 @dataclass(frozen=True)
-class Forward:
+class OnForward:
+    """What this library puts in the place of a module's forward, around what stood there."""
+
+    forward: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Forward(OnForward):
     """What this library puts in the place of a block's forward; `place` is where the options stand unnamed.
 
     `block` is None for one that is no block of addresses.
     """
 
-    forward: Callable[..., Any]
     outside: Outside
     block: BlockId | None
     place: int
@@ -164,10 +170,10 @@ def name_blocks(clone: Patcher, family: Family, whole: Collection[BlockId] = ())
 
 
 def foreign_in(patch: Any) -> Any:
-    """Return what another pack put in the place of a method of the network; None for a block's own under ours."""
-    if not isinstance(patch, Forward):
+    """Return what another pack put in the place of a method of the network; None for a module's own under ours."""
+    if not isinstance(patch, OnForward):
         return patch
-    while isinstance(patch, Forward):
+    while isinstance(patch, OnForward):
         patch = patch.forward
     module, function = (getattr(patch, name, None) for name in ("__self__", "__func__"))
     own = function is not None and function is getattr(type(module), "forward", None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from ..patcher import CfgArgs
+from ..patcher import CfgArgs, Patcher
 from ..record.run import Run
 from .capabilities import Capabilities
 from .gate import Pause
@@ -17,6 +17,7 @@ from .gathering import Shown
 from .stack import Attend, default_attend
 
 Latent = dict[str, Any]  # the LATENT of nodes
+Weight = str | tuple[Any, ...]  # a key, or a key with dimension, start and length of a part, perhaps a function
 Predict = Callable[..., list[Tensor]]  # the host's calc_cond_batch
 
 
@@ -24,6 +25,12 @@ def _predict(*args: Any, **kwargs: Any) -> list[Tensor]:
     from ...sampling.cond_batch import calc_cond_batch  # in ComfyUI nobody needs it, and it loads the whole sampler
 
     return calc_cond_batch(*args, **kwargs)
+
+
+def _weights(model: Patcher) -> Mapping[str, Weight]:
+    from ...files.lora import unet_names
+
+    return unet_names(model.model.state_dict())
 
 
 def _unseen(node: str, step: int, found: Shown, args: CfgArgs) -> None:
@@ -45,6 +52,7 @@ class Host:
         pause: a context in which what is made may outlive a block: the host's memory compiler does not see it.
         able: tells what the host can do.
         show_blocks: shows in a node what the blocks have done in a run up to a step.
+        weights: tells which weight of a model each name in a LoRA file stands for.
     """
 
     attend: Attend = default_attend
@@ -53,3 +61,4 @@ class Host:
     pause: Pause = nullcontext
     able: Callable[[], Capabilities] = Capabilities
     show_blocks: Callable[[str, int, Run], None] = _blocks_unseen
+    weights: Callable[[Patcher], Mapping[str, Weight]] = _weights

@@ -15,6 +15,7 @@ from ..record.plan import KEY, Entry
 from .block_forward import foreign_in
 from .gate import Gate
 from .hold import holds_of
+from .layer_forward import LORA, Added, LayerForward
 from .listed import lists
 from .marks import Mark
 from .owner import foreign_name
@@ -83,11 +84,21 @@ def placed(model: Patcher) -> Iterator[Placed]:
     for keyed in model.wrappers.values():
         wrappers = (wrapper for key, wrappers in keyed.items() if key != KEY for wrapper in wrappers)
         yield from (Placed(WRAPPERS, wrapper) for wrapper in wrappers)
+    yield from _at_layers(model)
     for key, patch in model.object_patches.items():
         # samplings, dtypes and the settings of layers are no patches
         theirs = foreign_in(patch)
         if key.startswith(NETWORK) and callable(theirs) and not isinstance(theirs, torch.nn.Module):
             yield _method_of(model, key, theirs)
+
+
+def _at_layers(model: Patcher) -> Iterator[Placed]:
+    """Yield one branch of each entry in each block: a LoRA has one at every layer."""
+    patches = (patch for patch in model.object_patches.values() if isinstance(patch, LayerForward))
+    first: dict[tuple[int, BlockId | None], Added] = {}
+    for added in (one for patch in patches for one in patch.added):
+        first.setdefault((added.gate.entry.number, added.block), added)
+    yield from (Placed(LORA, added, None if block is None else tuple(block)) for (_, block), added in first.items())
 
 
 def _method_of(model: Patcher, key: str, patch: Patch) -> Placed:

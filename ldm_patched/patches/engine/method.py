@@ -103,6 +103,11 @@ class Method:
         return False
 
     @property
+    def in_layers(self) -> bool:
+        """Return whether it acts in the layers of the network, however that calls its attention."""
+        return False
+
+    @property
     def label(self) -> str:
         """Describe its settings, for the report."""
         widgets = ((field.name, widget_of(field)) for field in dataclasses.fields(self))

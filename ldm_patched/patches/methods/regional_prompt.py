@@ -11,6 +11,7 @@ from ..addressing.where import Where
 from ..engine.declaration import Refused, acts, amount, choice, method, number, socket
 from ..engine.gate import Gate
 from ..engine.host import Host
+from ..engine.layer_forward import AtLayers
 from ..engine.method import Method
 from ..engine.place import Listed, Place, Wrap
 from ..engine.prompts import MorePrompts, Prompt, attend_to, take_off
@@ -19,13 +20,14 @@ from ..engine.stack import Inner
 from ..engine.value import value
 from ..patcher import Patcher
 from .live_mask import LiveMask, live, placed, stage
+from .region_lora import RegionLora, region_branches
 
 OVERLAPS = ("average", "last on top")
 
 
 @value
 class Region:
-    """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, and its weight.
+    """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, weight and LoRAs.
 
     The mask has any size; b is 1 or the number of images. A live one is made in the run, and the prompt holds nowhere
     before. Raises ValueError naming the value and the fix.
@@ -34,6 +36,7 @@ class Region:
     tokens: Prompt | Tensor
     mask: Tensor | LiveMask
     weight: float = 1.0
+    loras: tuple[RegionLora, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.mask, Tensor) and self.mask.ndim != 3:
@@ -92,12 +95,20 @@ class RegionalPrompt(Method):
     def neutral(self) -> bool:
         """Return whether the method can never change anything."""
         seen = any(region.weight > 0 and _somewhere(region.mask) for region in self.regions)
-        return self.strength == 0.0 or self.base == 1.0 or not seen
+        return self.strength == 0.0 or not seen or (self.base == 1.0 and not self.loras)
 
     @property
     def label(self) -> str:
         """Describe the method."""
-        return f"{len(self.regions)} regions, {self.overlap}, base {self.base:g}{self.times}"
+        count = sum(map(len, self.loras.values()))
+        loras = f", {count} LoRA{'s' * (count > 1)}" if count else ""
+        return f"{len(self.regions)} regions{loras}, {self.overlap}, base {self.base:g}{self.times}"
+
+    @property
+    def loras(self) -> dict[int, tuple[RegionLora, ...]]:
+        """Return the LoRAs of each region that has some."""
+        found = {i: tuple(one for one in r.loras if one.strength) for i, r in enumerate(self.regions)}
+        return {i: some for i, some in found.items() if some}
 
     @property
     def masks(self) -> tuple[Tensor | LiveMask, ...]:
@@ -115,8 +126,11 @@ class RegionalPrompt(Method):
         return tuple(region.tokens for region in self.regions)
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
-        """Return what appends the prompts, and what mixes the attention to them."""
-        return [Listed("attn2_patch", MorePrompts(gate, self.prompts)), Wrap("attn2", gate, self.attend)]
+        """Return what appends the prompts, what mixes the attention to them, and the branches of LoRAs."""
+        yield Listed("attn2_patch", MorePrompts(gate, self.prompts))
+        yield Wrap("attn2", gate, self.attend)
+        if self.loras:
+            yield AtLayers(tuple(region_branches(gate, host, model, self.address, self.loras, self.lora_shares)))
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to each prompt that holds somewhere, and mix."""
@@ -139,12 +153,21 @@ class RegionalPrompt(Method):
         """Return the share (b, 1, n, 1) of each region that holds somewhere; made once for each grid and live mask."""
 
         def make() -> dict[int, Tensor]:
-            masks = [placed(mask, site, device) for mask in self.masks]
-            some = (1.0 - self.base) * self.strength * site.curve
-            found = shares(masks, [region.weight for region in self.regions], self.overlap, some)
-            return {i: part[:, None, :, None] for i, part in enumerate(found) if bool(part.any())}
+            found = self._shares(site, device, 1.0 - self.base)
+            return {i: part[:, None, :, None] for i, part in found.items()}
 
         return site.once(f"shares {site.layout} {site.curve} {device} {stage(self.masks, site)}", make)
+
+    def lora_shares(self, site: Site, device: torch.device) -> dict[int, Tensor]:
+        """Return the share (b, n) of each region that holds somewhere, of which `base` takes nothing; see `parts`."""
+        key = f"LoRA shares {site.layout} {site.curve} {device} {stage(self.masks, site)}"
+        return site.once(key, lambda: self._shares(site, device, 1.0))
+
+    def _shares(self, site: Site, device: torch.device, amount: float) -> dict[int, Tensor]:
+        masks = [placed(mask, site, device) for mask in self.masks]
+        weights = [region.weight for region in self.regions]
+        found = shares(masks, weights, self.overlap, amount * self.strength * site.curve)
+        return {i: part for i, part in enumerate(found) if bool(part.any())}
 
 
 def _somewhere(mask: Tensor | LiveMask) -> bool:

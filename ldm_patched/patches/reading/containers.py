@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..engine.hold import HOLDS
 from ..engine.inventory import LISTS, OVERRIDE, SINGLES, WRAPPERS, Placed, entry_number
+from ..engine.layer_forward import take_off
 from ..engine.listed import LISTED
 from ..engine.router import SLOT, Router
 from ..engine.stack import ATTEND, LAYERS, Key
@@ -34,6 +35,7 @@ def bare(model: Patcher, foreign: Sequence[Placed] = ()) -> Patcher:
         set_list(clone, slot, [patch for patch in patches if stays(slot, patch)])
     for part in foreign:
         clone.object_patches.pop(part.key, None)
+    take_off(clone)
     _empty_options(clone.model_options.get("transformer_options", {}), stays)
     for slot in SINGLES:
         if not stays(slot, clone.model_options.get(slot)):

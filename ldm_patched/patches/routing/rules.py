@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ...ldm.modules.backends import registry
 from ..addressing.address import AddressError, parse
@@ -16,12 +18,23 @@ from ..patcher import Patcher
 from ..record.plan import entries
 from .rule import Rule
 
+T = TypeVar("T")
 _PART = re.compile(r"[^;\n]+")
 _WINDOW = re.compile(r"(?<![\w:.-])(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)%(?![^\s,])")
 
 
 class RuleError(ValueError):
     """A rule that cannot be read; the text points at the column."""
+
+
+@dataclass(frozen=True)
+class Grammar(Generic[T]):
+    """What stands behind the arrow of a rule: in words, an example, what there is to choose, and how it is read."""
+
+    right: str
+    example: str
+    choices: Callable[[], str]
+    made: Callable[[str, Where], T]
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:
@@ -31,16 +44,21 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
 
     Raises RuleError with the line, the column and the ways to write it.
     """
-    rules: list[Rule] = []
+    return read_rules(text, BACKEND)
+
+
+def read_rules(text: str, grammar: Grammar[T]) -> tuple[T, ...]:
+    """Read rules as `parse_rules` does, with something else behind the arrow."""
+    rules: list[T] = []
     for number, line in enumerate(readable(text, "rules").splitlines(), 1):
         code = line.partition("#")[0]
-        rules += [_rule(number, line, match) for match in _PART.finditer(code) if match.group().strip()]
+        rules += [_rule(number, line, match, grammar) for match in _PART.finditer(code) if match.group().strip()]
     return tuple(rules)
 
 
 def rules_text(rules: Iterable[Rule]) -> str:
     """Return rules as text, one a line."""
-    return "\n".join(f"{rule.address}{_window_text(rule.schedule)} -> {rule.backend}" for rule in rules)
+    return "\n".join(f"{rule.address}{window_text(rule.schedule)} -> {rule.backend}" for rule in rules)
 
 
 def attach_rules(model: Patcher, rules: Sequence[Rule], host: Host | None = None) -> Patcher:
@@ -55,21 +73,22 @@ def attach_rules(model: Patcher, rules: Sequence[Rule], host: Host | None = None
     return model
 
 
-def _window_text(schedule: Schedule) -> str:
+def window_text(schedule: Schedule) -> str:
+    """Return a window as rules write it, behind a space; empty for the whole run."""
     window = f" {100 * schedule.start_percent:.10g}-{100 * schedule.end_percent:.10g}%"
     return "" if schedule.always else window
 
 
-def _rule(number: int, line: str, match: re.Match[str]) -> Rule:
+def _rule(number: int, line: str, match: re.Match[str], grammar: Grammar[T]) -> T:
     part, column = match.group(), match.start()
     left, arrow, right = part.partition("->")
     if not arrow:
-        raise _error(number, line, column + len(part.rstrip()), "'->' and a backend are missing; write * -> auto")
-    backend = right.strip().lower()
+        missing = f"'->' and {grammar.right} are missing; write {grammar.example}"
+        raise _error(number, line, column + len(part.rstrip()), missing)
+    given = right.strip().lower()
     after = column + len(left) + len(arrow) + len(right) - len(right.lstrip())
-    if not backend:
-        choices = ", ".join(("auto", *registry.names()))
-        raise _error(number, line, after, f"no backend after '->'; choose one of {choices}")
+    if not given:
+        raise _error(number, line, after, f"no {grammar.right.partition(' ')[2]} after '->'; {grammar.choices()}")
     windows = list(_WINDOW.finditer(left))
     if len(windows) > 1:
         raise _error(number, line, column + windows[1].start(), "a rule has one window; keep one of them")
@@ -83,7 +102,7 @@ def _rule(number: int, line: str, match: re.Match[str]) -> Rule:
     except AddressError as error:
         raise _error(number, line, column + error.column, error.reason) from None
     try:
-        return Rule(backend, Where(address, schedule))
+        return grammar.made(given, Where(address, schedule))
     except ValueError as error:
         raise _error(number, line, after, str(error)) from None
 
@@ -98,3 +117,6 @@ def _schedule(windows: list[re.Match[str]]) -> Schedule:
 def _error(number: int, line: str, column: int, reason: str) -> RuleError:
     shown = re.sub(r"\s", " ", line)
     return RuleError(f"rules, line {number}, column {column + 1}: {reason}\n  {shown}\n  {' ' * column}^")
+
+
+BACKEND = Grammar("a backend", "* -> auto", lambda: f"choose one of {', '.join(('auto', *registry.names()))}", Rule)

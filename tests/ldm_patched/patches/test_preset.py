@@ -218,8 +218,8 @@ def test_an_address_that_the_model_lacks_names_the_patch() -> None:
         put_preset(patcher(), Preset((dataclasses.replace(ZERO, where=Where(parse("input:9"))),)))
 
 
-def test_every_method_can_be_saved_but_those_that_hold_pictures_or_prompts() -> None:
-    hold_tensors = {"NormalizedGuidance", "Reference", "RegionalPrompt", "WordMask"}
+def test_every_method_can_be_saved_but_those_that_hold_pictures_prompts_or_files() -> None:
+    hold_tensors = {"LoraRules", "NormalizedGuidance", "Reference", "RegionalPrompt", "WordMask"}
     assert {cls.__name__ for cls in declared()} - {cls.__name__ for cls in savable()} == hold_tensors
 
 

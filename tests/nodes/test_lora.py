@@ -1,0 +1,113 @@
+"""The nodes for LoRA files without patched weights, on the demo model in the embedded host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.nodes.lora import LoraLoader
+from attention_patchbay.ldm_patched.loading.absent import Absent
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.sampling import samplers
+from attention_patchbay.nodes._host import load_demo_model
+from attention_patchbay.nodes.drawn import DrawnRegions
+from attention_patchbay.nodes.lora import NONE, LoadLoraByRules, LoraOfRegion
+from safetensors.torch import save_file
+
+from ..unets import draw
+
+UNET = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
+TEXT = "lora_te_text_model_encoder_layers_1_self_attn_v_proj"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return load_demo_model()
+
+
+@pytest.fixture
+def loras(tmp_path: Path, demo: Any) -> Iterator[Path]:
+    folder = tmp_path / "models" / "loras"
+    folder.mkdir(parents=True)
+    model, clip, _ = demo
+    value = model.model.state_dict()["diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"]
+    text = clip.cond_stage_model.state_dict()["clip_l.transformer.text_model.encoder.layers.1.self_attn.v_proj.weight"]
+    file = {}
+    for name, (out, into) in {UNET: value.shape, TEXT: text.shape}.items():
+        file |= {f"{name}.lora_up.weight": draw(1, out, 2), f"{name}.lora_down.weight": draw(2, 2, into)}
+    save_file(file, folder / "style.safetensors")
+    with entered(Session(Folders(tmp_path / "models"))):
+        yield folder
+
+
+def predicted(model: Any, clip: Any) -> torch.Tensor:
+    """Return one prediction of a clone for a prompt, as a sampler asks for it."""
+    prompt = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
+    return samplers.sample(model, draw(0, 1, 4, 16, 16), prompt, prompt, 1.0, 1, "euler", "normal", 1.0, seed=0)
+
+
+def test_it_gives_what_load_lora_gives(demo: Any, loras: Path) -> None:
+    model, clip, _ = demo
+    assert "style.safetensors" in LoadLoraByRules.GET_NODE_INFO_V1()["input"]["required"]["lora_name"][1]["options"]
+    ours = LoadLoraByRules.execute(model, "style.safetensors", "* -> 0.8", 0.75, 0.5, clip).args
+    plain = LoraLoader.execute(model, clip, "style.safetensors", 0.6, 0.5).args
+    got, wanted = predicted(*ours), predicted(*plain)
+    assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert (got - predicted(model, clip)).abs().max() > 1e-3 * wanted.abs().max()
+    assert not ours[0].patches and not model.object_patches
+
+
+def test_a_text_encoder_is_changed_by_its_own_strength(demo: Any, loras: Path) -> None:
+    model, clip, _ = demo
+    before = clip.encode("a red circle")
+    _, none = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, 0.0, clip).args
+    _, half = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 0.0, 0.5, clip).args
+    assert torch.equal(none.encode("a red circle"), before) and not torch.equal(half.encode("a red circle"), before)
+    assert LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, 1.0).args[1] is None
+    absent = Absent("text encoder", loras, "")
+    assert LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", 1.0, 1.0, absent).args[1] is absent
+
+
+def test_without_a_file_nothing_changes(demo: Any, loras: Path) -> None:
+    model, clip, _ = demo
+    same, text = LoadLoraByRules.execute(model, NONE, "* -> 1", 1.0, 1.0, clip).args
+    assert same is not model and not same.object_patches and text is clip
+
+
+def test_wrong_rules_are_refused_before_anything_runs() -> None:
+    assert LoadLoraByRules.validate_inputs(rules="* -> 1") is True and LoadLoraByRules.validate_inputs() is True
+    answer = LoadLoraByRules.validate_inputs(rules="* -> 1\nmiddle -> much")
+    assert isinstance(answer, str) and "line 2, column 11: cannot read the strength 'much'" in answer
+
+
+def test_a_region_gets_loras_by_its_number(loras: Path) -> None:
+    regions = tuple(Region(draw(seed, 1, 7, 16), torch.ones(1, 8, 8)) for seed in (1, 2))
+    (last,) = LoraOfRegion.execute(regions, "style.safetensors", 0.5, 0, "both").args
+    (more,) = LoraOfRegion.execute(last, "style.safetensors", -1.0, 1, "positive").args
+    (twice,) = LoraOfRegion.execute(more, "style.safetensors", 0.2, 2, "both").args
+    given = [[(one.file.name, one.strength, one.side) for one in region.loras] for region in twice]
+    assert given == [[("style", -1.0, "positive")], [("style", 0.5, "both"), ("style", 0.2, "both")]]
+    assert not any(region.loras for region in regions) and last[0] == regions[0]
+    assert LoraOfRegion.execute(regions, NONE, 1.0, 0, "both").args == (regions,)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_region_that_is_not_there_is_refused(loras: Path, number: int) -> None:
+    regions = () if number == 0 else (Region(draw(1, 1, 7, 16), torch.ones(1, 8, 8)),)
+    with pytest.raises(ValueError, match=f"region {number}: the chain has {len(regions)}; 0 is its last"):
+        LoraOfRegion.execute(regions, "style.safetensors", 1.0, number, "both")
+
+
+def test_a_drawn_chain_with_a_lora_samples(demo: Any, loras: Path) -> None:
+    model, clip, _ = demo
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    _, _, _, regions, _ = DrawnRegions.execute(model, clip, latent, "", "", "left -> red\nright -> blue", 0.0, 0.0).args
+    (with_lora,) = LoraOfRegion.execute(regions, "style.safetensors", 1.0, 1, "both").args
+    plain, changed = (attach(model, RegionalPrompt(some)) for some in (regions, with_lora))
+    assert not torch.equal(predicted(plain, clip), predicted(changed, clip))
