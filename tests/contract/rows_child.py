@@ -26,9 +26,11 @@ from attention_patchbay.ldm_patched.patches.addressing import families  # noqa: 
 from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
+from attention_patchbay.tests.contract.family_methods import METHODS  # noqa: E402
 from attention_patchbay.tests.contract.tiny_families import FAMILIES, TEXT, Tiny, load, prompt, sample  # noqa: E402
 from comfy.controlnet import ControlBase  # noqa: E402
 from comfy.model_patcher import create_model_options_clone  # noqa: E402
@@ -200,6 +202,60 @@ def columns(name: str) -> dict[str, float]:
     return {"apart": float((found - rows).abs().max()) / size, "effect": float((found - plain).abs().max()) / size}
 
 
+def weak(name: str, methods: list[Any], before: int = 0, strength: float = 1e-9) -> float:
+    """Return how far a further prompt, longer than the sampler's and of little strength, moves a run with others.
+
+    `before` of them come before the node with the prompt.
+    """
+    tiny = FAMILIES[name]
+    model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    longer = NormalizedGuidance(prompt_of(prompt(tiny, 3, 17)), strength=strength)
+
+    def run(*values: Any) -> Tensor:
+        patched = model
+        for value in values:
+            patched = attach(patched, value, HOST)
+        return sample(patched, noise, prompt(tiny, 1), prompt(tiny, 2), steps=2)
+
+    alone = run(*methods)
+    out = run(*methods[:before], longer, *methods[before:])
+    return float((out - alone).abs().max() / alone.abs().max())
+
+
+def hidden(name: str) -> float:
+    """Return how far the sampler's own prompt as a region moves a run, where the mask of the text hides some of it."""
+    tiny = FAMILIES[name]
+    model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    own = prompt(tiny, 1)
+    own[0][1]["attention_mask"] = (torch.arange(len(own[0][0][0])) < 8).long()[None]
+    sides = own, prompt(tiny, 2)
+    plain = sample(model, noise, *sides, steps=2)
+    region = RegionalPrompt((Region(prompt_of(own), torch.ones(1, 8, 12)),))
+    return float((sample(attach(model, region, HOST), noise, *sides, steps=2) - plain).abs().max() / plain.abs().max())
+
+
+def beside() -> dict[str, Any]:
+    """Return what further prompts change where nothing may change."""
+    found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
+    found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1")}
+    references = {name: [METHODS["reference"][1](FAMILIES[name], Where.of("all"))] for name in ("Flux", "Wan 2.1")}
+    found["reference"] = {name: weak(name, made) for name, made in references.items()}
+    to = {name: prompt_of(prompt(FAMILIES[name], 6)) for name in ("Flux", "Wan 2.1")}
+    towards = {
+        name: [AttentionPatch(f"attn2.{part}", "towards", 1.0, 1.0, other=other) for part in "kv"]
+        for name, other in to.items()
+    }
+    found["towards"] = {name: [weak(name, made), weak(name, made, 2)] for name, made in towards.items()}
+    found["beside towards"] = {name: weak(name, made, 2, 0.5) for name, made in towards.items()}
+    refused = {}
+    for name in ("Z-Image", "Krea2", "Kandinsky 5", "Omnigen2", "HunyuanVideo"):
+        try:
+            weak(name, [])
+        except ValueError as error:
+            refused[name] = str(error)
+    return {**found, "refused": refused}
+
+
 with open(result, "w") as file:
     told = {name: family(name) for name in NAMES}
-    json.dump({**told, "columns": {name: columns(name) for name in COLUMNS}}, file)
+    json.dump({**told, "columns": {name: columns(name) for name in COLUMNS}, "beside": beside()}, file)

@@ -49,6 +49,7 @@ class Family:
         beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
         filled: whether its text is filled up behind the tokens of the prompt.
+        whole_text: whether tokens behind its text would change what it makes of the text.
         columns: whether it makes nothing of its text but keys and values, each token for itself.
         flat: whether what it makes is no picture.
         sound: whether its latent is a video and its sound, packed into one row.
@@ -70,6 +71,7 @@ class Family:
     told: bool = True
     beside: tuple[str, ...] = ()
     filled: bool = False
+    whole_text: bool = False
     columns: bool = False
     flat: bool = False
     sound: bool = False
@@ -97,11 +99,15 @@ A_UNET = Family("UNet", calls=UNET, kinds=BOTH)
 FAMILIES: dict[str, Family] = {
     "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT, hands=FIRST_TWO + X),
     "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT, hands=FIRST_TWO + X),
-    "HunyuanVideo": _joined("HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT, hands=FIRST_TWO + X),
+    "HunyuanVideo": _joined(
+        "HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT, whole_text=True, hands=FIRST_TWO + X
+    ),
     "Hunyuan3Dv2": _joined(
         "Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, rotary=False, hands=FIRST_TWO + X
     ),
-    "SingleStreamDiT": _joined("Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2, hands=X),
+    "SingleStreamDiT": _joined(
+        "Krea2", (("single", "blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT, patch=2, whole_text=True, hands=X
+    ),
     "QwenImageTransformer2DModel": _joined(
         "Qwen-Image", (("double", "transformer_blocks"),), TEXT_IMAGE_REFERENCES, calls=JOINT_INPUT, hands=SECOND_FIRST
     ),
@@ -112,15 +118,16 @@ FAMILIES: dict[str, Family] = {
     "LensTransformer2DModel": _joined(
         "Lens", (("double", "transformer_blocks"),), IMAGE_FIRST, patch=1, hands=SECOND_FIRST
     ),
-    "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST, hands=X),
+    "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST, whole_text=True, hands=X),
     "OmniGen2Transformer2DModel": _joined(
-        "Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False, hands=X
+        "Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False, whole_text=True, hands=X
     ),
     "BooguTransformer2DModel": _joined(
         "Boogu",
         (("double", "double_stream_layers"), ("single", "single_stream_layers")),
         TEXT_REFERENCES_IMAGE,
         told=False,
+        whole_text=True,
         hands=FIRST_TWO + X,
     ),
     "Ideogram4Transformer2DModel": _joined(
@@ -161,7 +168,7 @@ FAMILIES: dict[str, Family] = {
     "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",), columns=True, hands=X),
     "LTXAVModel": _apart("LTX-2", (("block", "transformer_blocks"),), patch=1, told=False, sound=True, hands=X),
     "LTXVModel": _apart("LTX-Video", (("block", "transformer_blocks"),), patch=1, told=False, hands=X),
-    "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),), hands=X),
+    "Kandinsky5": _apart("Kandinsky 5", (("double", "visual_transformer_blocks"),), whole_text=True, hands=X),
     "LatentSeqMMFlowModel": Family("TripoSplat", (("block", "blocks"),), told=False, closed=NO_PICTURE),
     "Trellis2": Family("Trellis 2", closed=NO_PICTURE),
     "HiDreamO1Transformer": Family("HiDream-O1", closed=LANGUAGE),

@@ -22,7 +22,7 @@ from .stack import CONTEXT, Inner
 from .tokens import TOKENS, Tokens
 from .value import value
 
-BESIDES = ("conditioning_llama3", "t5xxl_ids", "t5xxl_weights")  # of HiDream, of Anima
+BESIDES = ("conditioning_llama3", "t5xxl_ids", "t5xxl_weights", "attention_mask")  # of HiDream, of Anima, of many
 Conditioning = Sequence[Sequence[Any]]  # the CONDITIONING of nodes: tokens and settings of each prompt
 
 

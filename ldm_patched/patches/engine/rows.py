@@ -31,6 +31,7 @@ PREPARE_SAMPLING = "prepare_sampling"  # ComfyUI's name of the place
 WANTED = "patchbay_more_prompts"  # in the options of a model: what asks for rows, in order
 ROWS = "patchbay_rows"  # in the options of a call that has more prompts: its Rows, or its Columns
 CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
+MASK = "attention_mask"  # among the same: which tokens of the text are its own, (b, n)
 TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
 AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
 AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
@@ -168,6 +169,7 @@ def with_rows(model: Any, call: Call) -> Call:
         further = [prompt.to(context).expand(len(context), -1, -1) for _, prompt in prompts]
         return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
     tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
+    _check_filling(call.options.get(TOKENS), context.shape[1], tokens)
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
     rows = Rows(len(call.x), positive, len(call.x) // len(chunks), lengths, context.shape[1], tokens, before)
     each = len(positive) * rows.chunk
@@ -175,6 +177,9 @@ def with_rows(model: Any, call: Call) -> Call:
     others = [OTHER] * (len(prompts) * len(positive))
     new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
     lists = {name: [*before[name], *new[name]] for name in before}
+    found = [one for _, one in encoded]
+    conds = {name: _with(cond, name, found, rows) for name, cond in call.conds.items()}
+    mask = _masked(call.conds.get(MASK), found, rows, context)
     return Call(
         rows.more(call.x),
         rows.more(call.t),
@@ -182,7 +187,7 @@ def with_rows(model: Any, call: Call) -> Call:
         torch.cat([_filled(context, tokens), *further]),
         _repeated(call.control, rows),
         {**call.options, **lists, ROWS: rows},
-        {name: _with(cond, name, [found for _, found in encoded], rows) for name, cond in call.conds.items()},
+        conds if mask is None else {**conds, MASK: mask},
     )
 
 
@@ -190,6 +195,15 @@ def _stand_behind(columns: Columns, call: Call) -> bool:
     """Return whether a call takes its further prompts as columns, and nobody can take its text for its image."""
     tokens: Tokens | None = call.options.get(TOKENS)
     return tokens is not None and tokens.family.columns and tokens.image != columns.tokens
+
+
+def _check_filling(made: Tokens | None, own: int, tokens: int) -> None:
+    """Refuse to fill up the text of a model that would make another text of it; raises ValueError with the fix."""
+    if made is not None and made.family.whole_text and tokens > own:
+        raise ValueError(
+            f"a further prompt has {tokens} tokens and the sampler's {own}, and {made.family.name} models make another "
+            "text of one that is filled up; give this node a prompt that is no longer, or lengthen the sampler's"
+        )
 
 
 def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:
@@ -203,9 +217,11 @@ def _all_encoded(model: Any, asking: Asking, call: Call) -> Sequence[dict[str, T
     """Return what the model makes of each prompt, made once in a run on each device."""
     memory, key = asking.gate.memory(call.options), f"encoded on {call.x.device}"
     if key not in memory:
-        memory[key] = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
-    found: Sequence[dict[str, Tensor]] = memory[key]
-    return found
+        made: Tokens | None = call.options.get(TOKENS)
+        found = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
+        memory[key] = found if made is not None and made.family.whole_text else [_trimmed(one) for one in found]
+    kept: Sequence[dict[str, Tensor]] = memory[key]
+    return kept
 
 
 def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -213,8 +229,17 @@ def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor
     tokens, besides = tokens_in(prompt), {} if isinstance(prompt, Tensor) else prompt.besides
     about = {"noise": x, "device": x.device, "prompt_type": "positive", "pooled_output": tokens[:, 0]}
     made: Mapping[str, Any] = model.extra_conds(cross_attn=tokens, **besides, **about)
-    known = {CONTEXT: tokens, **{name: cond.cond for name, cond in made.items() if name in (CONTEXT, *TEXTS)}}
+    known = {CONTEXT: tokens, **{name: cond.cond for name, cond in made.items() if name in (CONTEXT, MASK, *TEXTS)}}
     return {name: cond.to(x.device) for name, cond in known.items()}
+
+
+def _trimmed(known: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a text without the tokens at its end that its mask hides."""
+    mask, context = known.get(MASK), known[CONTEXT]
+    if mask is None or mask.shape != context.shape[:2]:
+        return known
+    end = max((int(place) + 1 for place in mask[0].nonzero()), default=context.shape[1])
+    return {**known, CONTEXT: context[:, :end], MASK: mask[:, :end]}
 
 
 def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: Rows) -> Any:
@@ -232,6 +257,18 @@ def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: R
         )
     each = len(rows.positive) * rows.chunk
     return torch.cat([cond, *(one.expand(each, *one.shape[1:]) for one in further)])
+
+
+def _masked(own: Tensor | None, encoded: Sequence[Mapping[str, Tensor]], rows: Rows, context: Tensor) -> Tensor | None:
+    """Return the mask of all rows' text (b, n), which hides what they were filled up with; None where none has one."""
+    if own is None and not any(MASK in found for found in encoded):
+        return None
+    if own is not None and own.shape != (rows.base, rows.own):
+        return None  # no mask of the text alone
+    own = context.new_ones(rows.base, rows.own, dtype=torch.long) if own is None else own
+    each = len(rows.positive) * rows.chunk
+    further = [found.get(MASK, own.new_ones(1, found[CONTEXT].shape[1])).to(own).expand(each, -1) for found in encoded]
+    return torch.cat([F.pad(one, (0, rows.tokens - one.shape[1])) for one in (own, *further)])
 
 
 def estimate_rows(

@@ -264,8 +264,8 @@ def _own(whole: Given, further: Rows | Columns | None) -> tuple[Given, Rows | Co
     """Return a call without the columns of further prompts, and what there is of further prompts in it."""
     if not isinstance(further, Columns):
         return whole, further
-    if whole.k.shape[2] != further.tokens:
-        return whole, None
+    if whole.k.shape[2] != further.tokens or whole.q.shape[2] == whole.k.shape[2]:
+        return whole, None  # also self-attention to as many tokens: no text is as long as the image
     own, mask = slice(0, further.own), whole.mask
     mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., own]
     return whole._replace(k=whole.k[:, :, own], v=whole.v[:, :, own], mask=mask), further

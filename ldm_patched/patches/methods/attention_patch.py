@@ -248,12 +248,23 @@ class AttentionPatch(Method):
         """Attend with the keys or values of the positive rows blended towards those of another prompt."""
         assert self.other is not None
         (k, (other_k,)), (v, (other_v,)) = (take_off(x, (self.other,), site) for x in (k, v))
-        x, other = (k, other_k) if self.part == "k" else (v, other_v)
+        if site.swapped:
+            return inner(q, k, v)
+        if self.part == "k":
+            return inner(q, self._towards(k, other_k, site), v)
+        return inner(q, k, self._towards(v, other_v, site))
+
+    def _towards(self, x: Tensor, other: Tensor, site: Site) -> Tensor:
+        """Return keys or values with those of the sampler's prompt blended; what others appended stays as it is."""
+        length = x.shape[2] if site.length is None else site.length
+        whole, given = length + len(site.left_out), merged(other)
+        if whole % given.shape[1] == 0 and site.left_out:
+            given = given.repeat(1, whole // given.shape[1], 1)
+            given = given[:, [one for one in range(whole) if one not in site.left_out]]
         changed = merged(x).clone()
         for some in site.rows():
-            changed[some] = operations.towards(changed[some], merged(other[some]), site.weight)
-        changed = split(changed, x.shape[1])
-        return inner(q, changed, v) if self.part == "k" else inner(q, k, changed)
+            changed[some, :length] = operations.towards(changed[some, :length], given[some], site.weight)
+        return split(changed, x.shape[1])
 
     def change_block(self, site: Site, h: Tensor) -> Tensor:
         """Change what a block hands on, (b, c, h, w), each pixel being a token."""

@@ -22,6 +22,7 @@ from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place, Wrap, WrapModel
+from ..engine.rows import ROWS
 from ..engine.sides import COND, chunks_of
 from ..engine.site import EXTRA, RECORDING, Site
 from ..engine.stack import Inner
@@ -185,7 +186,9 @@ class ReferencePass:
         frames = len(x) // len(chunks) if _framed(options) else 1
         copies = len(self.reference.latent) * frames
         more = {name: _rows(value, len(x), rows, copies) for name, value in kwargs.items()}
-        sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (t, c_concat, c_crossattn))
+        further = options.get(ROWS)  # the pass is for the call's own prompts
+        own = c_crossattn if further is None or c_crossattn is None else c_crossattn[:, : further.own]
+        sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (t, c_concat, own))
         noisy = self._noisy(executor.class_obj, x, sigmas[::frames], gate, options).repeat_interleave(frames, dim=0)
         size = noisy.shape[2:]
         concat, more = _resized(concat, x, size), {name: _resized(value, x, size) for name, value in more.items()}
@@ -255,4 +258,4 @@ def _by_itself(options: TransformerOptions) -> TransformerOptions:
     the call (Advanced-ControlNet's reference).
     """
     wrappers = {kind: keyed for kind, keyed in options.get("wrappers", {}).items() if kind != DIFFUSION_MODEL}
-    return {**{name: value for name, value in options.items() if name != PIXELS}, "wrappers": wrappers}
+    return {**{name: value for name, value in options.items() if name not in (PIXELS, ROWS)}, "wrappers": wrappers}

@@ -9,9 +9,11 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.rows import ROWS, WANTED, Call, Columns, Rows, with_rows
 from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
+from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
@@ -52,6 +54,19 @@ def test_each_region_attends_to_the_columns_of_its_prompt_and_the_negative_to_no
     wanted[:1] = softmax(q[:1], k[:1, :, second], v[:1, :, second])
     wanted[:1, :, INSIDE] = softmax(q[:1, :, INSIDE], k[:1, :, first], v[:1, :, first])
     close(called(patched(regions(), WAN)), wanted)
+
+
+def test_towards_another_prompt_changes_no_region_that_has_a_prompt_of_its_own() -> None:
+    q, k, v = given()
+    k, v = (x[:, :, : OWN + FIRST + OWN] for x in (k, v))
+    whole = RegionalPrompt((Region(torch.zeros(1, FIRST, 3), torch.ones(1, *GRID[1:])),))
+    towards = AttentionPatch("attn2.v", "towards", 1.0, 1.0, other=torch.zeros(1, OWN, 3))
+    model = attach(patched(towards, WAN), whole)
+    model.model_options["transformer_options"][ROWS] = Columns(OWN, ((2, FIRST), (1, OWN)))
+    out = split(attended(model, [q, k, v], WAN, context=draw(9, B, OWN, 3), skip_reshape=True))
+    wanted = softmax(q, k[:, :, :OWN], v[:, :, :OWN])
+    wanted[:1] = softmax(q[:1], k[:1, :, OWN : OWN + FIRST], v[:1, :, OWN : OWN + FIRST])
+    close(out, wanted)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.prompts import Prompt
 from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Call, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.engine.tokens import Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
@@ -38,6 +40,8 @@ OWN, OTHER = TOKENS_OF_TEXT, TOKENS_OF_TEXT - 2  # tokens of the call's prompt a
 
 
 HIDREAM = "encoder_hidden_states_llama3"
+MASK = "attention_mask"
+MASKS = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0]]), torch.tensor([[1, 0, 1, 1, 1, 1, 1, 0]])
 NAMES = [uuid.uuid4(), uuid.uuid4()]  # as hosts name prompts
 
 
@@ -213,3 +217,32 @@ def test_the_host_is_told_of_the_rows_when_it_estimates_memory(prompts: int, row
     )
     (((_, shape, _), _),) = seen
     assert shape == [rows, 16, 8, 8]
+
+
+def test_the_mask_of_a_text_hides_what_it_was_filled_up_with() -> None:
+    own = torch.tensor([[1, 1, 1, 1, 1, 0]] * 4)
+    prompts = tuple(Prompt(draw(seed, 1, 8, 3), {MASK: mask}) for seed, mask in ((7, MASKS[0]), (8, MASKS[1])))
+
+    def extra_conds(cross_attn: Tensor, attention_mask: Tensor, **_: Any) -> dict[str, Any]:
+        return {"c_crossattn": SimpleNamespace(cond=cross_attn), MASK: SimpleNamespace(cond=attention_mask)}
+
+    model = patched(NormalizedGuidance(prompts[0]))
+    (patch,) = model.model_options["transformer_options"][WANTED]
+    options = {WANTED: [SimpleNamespace(gate=patch.gate, prompts=prompts)], "cond_or_uncond": [1, 0], "uuids": NAMES}
+    call = Call(draw(1, 4, 3, 2, 2), torch.arange(4.0), None, draw(5, 4, 6, 3), None, options, {MASK: own})
+    made = with_rows(SimpleNamespace(extra_conds=extra_conds), call)
+    assert made.c_crossattn is not None and made.c_crossattn.shape == (
+        8,
+        7,
+        3,
+    )  # the last token of the second is hidden
+    wanted = [[1, 1, 1, 1, 1, 0, 0]] * 4 + [[1, 1, 1, 0, 0, 0, 0]] * 2 + [[1, 0, 1, 1, 1, 1, 1]] * 2
+    assert made.conds[MASK].tolist() == wanted
+
+
+def test_a_text_that_cannot_be_filled_up_takes_no_longer_prompt() -> None:
+    with pytest.raises(
+        ValueError, match=r"has 8 tokens and the sampler's 6, and Lumina models .* lengthen the sampler's"
+    ):
+        asked((draw(8, 1, 8, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID))
+    assert asked((draw(8, 1, 5, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID)).options[ROWS].tokens == 6
