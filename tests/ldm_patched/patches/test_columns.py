@@ -62,10 +62,10 @@ def test_towards_another_prompt_changes_no_region_that_has_a_prompt_of_its_own()
     whole = RegionalPrompt((Region(torch.zeros(1, FIRST, 3), torch.ones(1, *GRID[1:])),))
     towards = AttentionPatch("attn2.v", "towards", 1.0, 1.0, other=torch.zeros(1, OWN, 3))
     model = attach(patched(towards, WAN), whole)
-    model.model_options["transformer_options"][ROWS] = Columns(OWN, ((2, FIRST), (1, OWN)))
+    model.model_options["transformer_options"][ROWS] = Columns(OWN, ((1, OWN), (2, FIRST)))
     out = split(attended(model, [q, k, v], WAN, context=draw(9, B, OWN, 3), skip_reshape=True))
     wanted = softmax(q, k[:, :, :OWN], v[:, :, :OWN])
-    wanted[:1] = softmax(q[:1], k[:1, :, OWN : OWN + FIRST], v[:1, :, OWN : OWN + FIRST])
+    wanted[:1] = softmax(q[:1], k[:1, :, 2 * OWN :], v[:1, :, 2 * OWN :])
     close(out, wanted)
 
 
