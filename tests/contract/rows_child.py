@@ -27,6 +27,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noq
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatches  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
@@ -202,6 +203,10 @@ def columns(name: str) -> dict[str, float]:
     return {"apart": float((found - rows).abs().max()) / size, "effect": float((found - plain).abs().max()) / size}
 
 
+def more(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    return func(*args, **kwargs) * 1.1
+
+
 def weak(name: str, methods: list[Any], before: int = 0, strength: float = 1e-9) -> float:
     """Return how far a further prompt, longer than the sampler's and of little strength, moves a run with others.
 
@@ -209,6 +214,8 @@ def weak(name: str, methods: list[Any], before: int = 0, strength: float = 1e-9)
     """
     tiny = FAMILIES[name]
     model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    if any(isinstance(method, GatePatches) for method in methods):  # around the attention of another pack
+        model.model_options["transformer_options"]["optimized_attention_override"] = more
     longer = NormalizedGuidance(prompt_of(prompt(tiny, 3, 17)), strength=strength)
 
     def run(*values: Any) -> Tensor:
@@ -247,6 +254,11 @@ def beside() -> dict[str, Any]:
     }
     found["towards"] = {name: [weak(name, made), weak(name, made, 2)] for name, made in towards.items()}
     found["beside towards"] = {name: weak(name, made, 2, 0.5) for name, made in towards.items()}
+    found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
+    try:
+        weak("Flux", [METHODS[name][1](FAMILIES["Flux"], Where.of("all")) for name in ("sliding window", "word mask")])
+    except ValueError as error:
+        found["two"] = str(error)
     refused = {}
     for name in ("Z-Image", "Krea2", "Kandinsky 5", "Omnigen2", "HunyuanVideo"):
         try:

@@ -51,7 +51,7 @@ def test_the_hosts_estimate_of_memory_knows_the_rows_of_further_prompts(found: d
     assert found[family]["estimate"] == {"none": [2, 1], "NAG": [4, 2], "region": [4, 2], "regions": [6, 3]}
 
 
-@pytest.mark.parametrize("kind", ["hidden", "longer", "reference"])
+@pytest.mark.parametrize("kind", ["hidden", "longer", "reference", "gated"])
 def test_a_prompt_of_any_length_changes_nothing_by_itself(found: dict[str, Any], kind: str) -> None:
     """The text of others is filled up, may have tokens that its mask hides, and a reference is drawn beside it."""
     assert max(found["beside"][kind].values()) < 1e-4, found["beside"][kind]
@@ -60,6 +60,11 @@ def test_a_prompt_of_any_length_changes_nothing_by_itself(found: dict[str, Any],
 def test_towards_leaves_the_tokens_of_other_nodes_alone(found: dict[str, Any]) -> None:
     assert max(distance for both in found["beside"]["towards"].values() for distance in both) < 1e-4
     assert min(found["beside"]["beside towards"].values()) > 1e-2
+
+
+def test_two_nodes_that_cannot_share_a_joint_attention_are_named(found: dict[str, Any]) -> None:
+    text = found["beside"]["two"]
+    assert "words" in text and "sliding-window" in text and "take the block out of one of the two nodes" in text
 
 
 def test_a_longer_prompt_is_refused_where_the_text_cannot_be_filled_up(found: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from .gate import curve_weight
 from .held import Held, override_now
 from .owner import owner
 from .preferred import preferred
+from .rows import ROWS, Rows
 from .stack import Attend, default_attend
 from .tokens import TOKENS
 from .views import View, view
@@ -149,13 +150,15 @@ class Router:
 
     def _entered(self, seen: View, func: Callable[..., Tensor], here: Here) -> Tensor:
         """Run the layers of a transformer's call; each attention that they make is chosen for itself."""
-        inside = {**here.options, TOKENS: None}
+        further = here.options.get(ROWS)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             split = {"mask": mask, "skip_reshape": True, "skip_output_reshape": True}
             # the layers have run: another router further in, behind an override of others, is not to run them again
+            inside = {**here.options, **(further.lists(len(q)) if isinstance(further, Rows) else {}), TOKENS: None}
             given = Arguments((q, k, v, seen.call.heads), {**seen.call.others, **split, "transformer_options": inside})
-            return self._run(self._choice(func, here, given), here, given)
+            now = here._replace(options=inside)
+            return self._run(self._choice(func, now, given), now, given)
 
         return seen.out(attend)
 

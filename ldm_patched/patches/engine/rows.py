@@ -78,6 +78,12 @@ class Rows(NamedTuple):
         places = [self.positive.index(i) if i in self.positive else 0 for i in range(self.base // self.chunk)]
         return torch.cat([chunks[i] for i in places])
 
+    def lists(self, rows: int) -> dict[str, Any]:
+        """Return what the options say of the chunks of so many rows: the call's own, or those of one further prompt."""
+        if rows % self.base == 0:
+            return self.given
+        return {name: [some[i] for i in self.positive] for name, some in self.given.items()}
+
     def text(self, parts: dict[str, slice], length: int) -> dict[str, slice]:
         """Return the parts of a sequence for a text of fewer tokens than the contexts were filled up to."""
         text = parts.get(TEXT)

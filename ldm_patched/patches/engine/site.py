@@ -199,6 +199,11 @@ class Site:
         tokens: Tokens | None = self.options.get(TOKENS)
         if tokens is not None and not tokens.flat and tokens.image == self.tokens:
             return tokens.grid[1], tokens.grid[2]
+        if "activations_shape" not in self.options and self.changed_by:
+            raise ValueError(
+                f"{self._where}: {self.tokens} tokens are not those of the picture, {self.changed_by} merged, cut or "
+                "added some; take the block out of one of the two nodes"
+            )
         if "activations_shape" not in self.options:
             raise ValueError(
                 f"{self._where}: {self.tokens} tokens are no single picture; it needs one, without frames or reference "

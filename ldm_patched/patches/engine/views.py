@@ -165,7 +165,8 @@ class View:
 
         def inner(new_q: Tensor, k: Tensor, v: Tensor, site: Site = here) -> Tensor:
             site = layer.below(site, (q, own_k), (new_q, k))
-            shared = {"piece": site.piece, "cut": site.cut, "batch": site.batch, "tokens": site.tokens}
+            names = ("piece", "cut", "batch", "tokens", "changed_by")
+            shared = {name: getattr(site, name) for name in names}
             below = {other: one.but(**shared) for other, one in sites.items()}
             others = {name: _repeated(pair, len(new_q)) for name, pair in keys.items()}
             return self._run(attend, depth - 1, {**below, slot: site}, new_q, {**others, part: (k, v)})
