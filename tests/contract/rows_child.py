@@ -255,6 +255,8 @@ def beside() -> dict[str, Any]:
     found["towards"] = {name: [weak(name, made), weak(name, made, 2)] for name, made in towards.items()}
     found["beside towards"] = {name: weak(name, made, 2, 0.5) for name, made in towards.items()}
     found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
+    listed = [AttentionPatch("attn2.k", "shuffle", 1.0)]
+    found["listed"] = {name: weak(name, listed, 1) for name in ("Cosmos-Predict2", "Wan 2.1")}
     try:
         weak("Flux", [METHODS[name][1](FAMILIES["Flux"], Where.of("all")) for name in ("sliding window", "word mask")])
     except ValueError as error:

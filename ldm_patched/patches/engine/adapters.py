@@ -7,8 +7,8 @@ are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..addressing.address import AddressError
@@ -20,7 +20,7 @@ from .host import Host
 from .method import Method
 from .place import Listed, Place, TokensIn, TokensOut, Wrap
 from .prompts import MorePrompts
-from .rows import PREPARE_SAMPLING, WANTED, estimate_rows
+from .rows import PREPARE_SAMPLING, ROWS, WANTED, estimate_rows
 from .site import Site
 from .stack import KINDS, Inner, merged, split
 
@@ -47,8 +47,12 @@ class HiddenInput:
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, pe: object, attn_mask: object, extra_options: TransformerOptions
     ) -> dict[str, Tensor]:
-        after: tuple[Any, ...] = self.patch(q, k, v, extra_options)
-        return {name: new for name, new, old in zip("qkv", after, (q, k, v), strict=True) if new is not old}
+        further = extra_options.get(ROWS) if self.patch.slot == "attn2" else None
+        own = k.shape[1] if further is None else further.own  # behind them are further prompts, or nothing
+        new_q, new_k, _ = self.patch(q, k[:, :own], v[:, :own], extra_options)
+        if self.patch.part == "q" or new_k is None:
+            return {"q": new_q}
+        return {"k": torch.cat([new_k, k[:, own:]], dim=1)}
 
 
 def adapt(place: Place, family: Family, method: Method) -> Place:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..addressing.families import TEXT
+from ..addressing.families import HIDDEN, TEXT
 from ..patcher import Executor, TransformerOptions
 from ..record.run import run_of
 from .coordinates import CHUNKS
@@ -199,8 +199,12 @@ def with_rows(model: Any, call: Call) -> Call:
 
 def _stand_behind(columns: Columns, call: Call) -> bool:
     """Return whether a call takes its further prompts as columns, and nobody can take its text for its image."""
-    tokens: Tokens | None = call.options.get(TOKENS)
-    return tokens is not None and tokens.family.columns and tokens.image != columns.tokens
+    made: Tokens | None = call.options.get(TOKENS)
+    if made is None or not made.family.columns or made.image == columns.tokens:
+        return False
+    listed = call.options.get("patches", {}).get("attn2_patch", ())
+    # one of another pack gets all of the context, before the projection, and does not know what is the call's own
+    return made.family.calls != HIDDEN or all(hasattr(patch, "gate") for patch in listed)
 
 
 def _check_filling(made: Tokens | None, own: int, tokens: int) -> None:
