@@ -49,10 +49,11 @@ class HiddenInput:
     ) -> dict[str, Tensor]:
         further = extra_options.get(ROWS) if self.patch.slot == "attn2" else None
         own = k.shape[1] if further is None else further.own  # behind them are further prompts, or nothing
-        new_q, new_k, _ = self.patch(q, k[:, :own], v[:, :own], extra_options)
-        if self.patch.part == "q" or new_k is None:
-            return {"q": new_q}
-        return {"k": torch.cat([new_k, k[:, own:]], dim=1)}
+        keys, values = (k, v) if own == k.shape[1] else (k[:, :own], v[:, :own])
+        new_q, new_k, _ = self.patch(q, keys, values, extra_options)
+        if new_k is None or new_k is keys:
+            return {} if new_q is q else {"q": new_q}
+        return {"k": new_k if keys is k else torch.cat([new_k, k[:, own:]], dim=1)}
 
 
 def adapt(place: Place, family: Family, method: Method) -> Place:
