@@ -1,6 +1,7 @@
 // What is shown of the maps: a word, a point or one of the prompt's other words; a picture or frame; which scale.
-import { CHIP } from './chip.js'
+import { chip, press } from './chip.js'
 import { isPoint, labelsOf } from './heatmap.js'
+import { pictureChoice } from './picture_choice.js'
 import { say } from './say.js'
 
 /**
@@ -39,10 +40,11 @@ export class AttentionChoice {
     const labels = labelsOf(maps)
     this.now.label = Math.min(this.now.label, labels.length - 1)
     this.now.picture = Math.min(this.now.picture, maps.pictures - 1)
+    const list = sliding(maps) ? [] : pictureChoice(maps.pictures, this.now.picture, (picture) => this.choose({ picture }))
     const chips = labels.map((label, index) => this.chip(label, index))
-    this.words.replaceChildren(...chips.slice(0, maps.labels.length), ...this.scales(maps), ...this.list(maps))
+    this.words.replaceChildren(...chips.slice(0, maps.labels.length), ...this.scales(maps), ...list)
     const rest = chips.slice(maps.labels.length)
-    for (const chip of rest) Object.assign(chip.style, REST)
+    for (const word of rest) Object.assign(word.style, REST)
     this.rest.replaceChildren(...rest)
     this.frames.replaceChildren(...this.slider(maps))
     this.mark()
@@ -60,12 +62,10 @@ export class AttentionChoice {
    * @param {number} index
    */
   chip(label, index) {
-    const button = document.createElement('button')
-    button.type = 'button'
+    const choose = () => this.choose({ label: index })
+    const button = chip(label, choose)
     button.dataset.label = String(index)
-    button.textContent = label
-    Object.assign(button.style, CHIP)
-    for (const event of ['pointerenter', 'focus', 'click']) button.addEventListener(event, () => this.choose({ label: index }))
+    for (const event of ['pointerenter', 'focus']) button.addEventListener(event, choose)
     return button
   }
 
@@ -75,26 +75,9 @@ export class AttentionChoice {
    */
   scales(maps) {
     if (labelsOf(maps).filter((_, index) => !isPoint(maps, index)).length < 2) return []
-    const button = document.createElement('button')
-    button.type = 'button'
-    button.textContent = say('one scale')
+    const button = chip(say('one scale'), () => this.choose({ common: !this.now.common }), { borderStyle: 'dashed' })
     button.title = say('Colour all words on the scale of the strongest')
-    Object.assign(button.style, CHIP, { borderStyle: 'dashed' })
-    button.addEventListener('click', () => this.choose({ common: !this.now.common }))
     return [button]
-  }
-
-  /**
-   * A list of the pictures, where they are some.
-   * @param {Maps} maps
-   */
-  list(maps) {
-    if (maps.pictures < 2 || sliding(maps)) return []
-    const select = document.createElement('select')
-    select.setAttribute('aria-label', say('Picture of the batch'))
-    for (let i = 0; i < maps.pictures; i++) select.add(new Option(say('picture $1', i + 1), String(i), false, i === this.now.picture))
-    select.addEventListener('change', () => this.choose({ picture: Number(select.value) }))
-    return [select]
   }
 
   /**
@@ -120,8 +103,7 @@ export class AttentionChoice {
   mark() {
     for (const button of this.element.querySelectorAll('button')) {
       const isOn = button.dataset.label === undefined ? this.now.common : button.dataset.label === String(this.now.label)
-      button.setAttribute('aria-pressed', String(isOn))
-      button.style.background = isOn ? 'rgb(74 163 255 / 30%)' : 'transparent'
+      press(button, isOn)
     }
   }
 }
