@@ -125,7 +125,7 @@ class Router:
         """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
         given = Arguments((q, k, v, heads, *args), kwargs)
         here = self._here(given)
-        seen = view(here.options, here.attention, *given) if TOKENS in here.options else None
+        seen = view(here.options, here.attention, *given)
         if seen is not None:
             return self._entered(seen, func, here)
         return self._run(self._choice(func, here, given), here, given)

@@ -23,6 +23,7 @@ from ..patcher import Executor, TransformerOptions
 from ..record.run import run_of
 from .coordinates import CHUNKS
 from .gate import Gate, curve_weight
+from .listed import others_in
 from .prompts import Prompt, tokens_in
 from .sides import COND, OTHER, chunks_of
 from .tokens import TOKENS, Tokens
@@ -122,8 +123,12 @@ class Columns(NamedTuple):
 
     def beside(self, x: Tensor, place: int, parts: Mapping[str, slice] | None = None) -> Tensor:
         """Return the keys or values (b, h, n, d) of one further prompt."""
+        return x[:, :, self.at(place)]
+
+    def at(self, place: int) -> slice:
+        """Return where one further prompt stands."""
         start = self.own + sum(self.lengths()[:place])
-        return x[:, :, start : start + self.lengths()[place]]
+        return slice(start, start + self.lengths()[place])
 
 
 class Asking(Protocol):
@@ -202,9 +207,8 @@ def _stand_behind(columns: Columns, call: Call) -> bool:
     made: Tokens | None = call.options.get(TOKENS)
     if made is None or not made.family.columns or made.image == columns.tokens:
         return False
-    listed = call.options.get("patches", {}).get("attn2_patch", ())
     # one of another pack gets all of the context, before the projection, and does not know what is the call's own
-    return made.family.calls != HIDDEN or all(hasattr(patch, "gate") for patch in listed)
+    return made.family.calls != HIDDEN or not others_in(call.options, "attn2_patch")
 
 
 def _check_filling(made: Tokens | None, own: int, tokens: int) -> None:

@@ -100,6 +100,10 @@ class Site:
         """Return the site with what is different for the layers further in."""
         return replace(self, **changes)
 
+    def kept(self, tokens: int) -> list[int]:
+        """Return the positions in a context of so many tokens that no layer took away."""
+        return [one for one in range(tokens) if one not in self.left_out]
+
     @property
     def block(self) -> BlockId | None:
         """Return the block, where the model says."""

@@ -208,7 +208,7 @@ def _repeated(pair: tuple[Tensor, Tensor], rows: int) -> tuple[Tensor, Tensor]:
 
 def _for_fewer(mask: Tensor, tokens: int, site: Site) -> Tensor:
     """Return the columns of a mask (b, h, 1, n) for keys of which a layer left some out, or put others there."""
-    left = [one for one in range(mask.shape[-1]) if one not in site.left_out]
+    left = site.kept(mask.shape[-1])
     if len(left) == tokens and not site.swapped:
         return mask[..., left]
     return torch.full_like(mask[..., :1], mask.dtype is torch.bool).expand(*mask.shape[:3], tokens)

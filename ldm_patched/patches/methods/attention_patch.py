@@ -260,7 +260,7 @@ class AttentionPatch(Method):
         whole, given = length + len(site.left_out), merged(other)
         if whole % given.shape[1] == 0 and site.left_out:
             given = given.repeat(1, whole // given.shape[1], 1)
-            given = given[:, [one for one in range(whole) if one not in site.left_out]]
+            given = given[:, site.kept(whole)]
         changed = merged(x).clone()
         for some in site.rows():
             changed[some, :length] = operations.towards(changed[some, :length], given[some], site.weight)

@@ -154,6 +154,5 @@ def sequence_mask(sequence: Sequence, gate: Gate, region: int, picture: Tensor |
         if isinstance(further, Rows) and mine:
             further.of_prompt(mask, mine[region])[:, parts[TEXT]] = 1.0
         elif isinstance(further, Columns) and mine and IMAGE not in parts:
-            start = further.own + sum(further.lengths()[: mine[region]])
-            mask[:, start : start + further.lengths()[mine[region]]] = 1.0
+            mask[:, further.at(mine[region])] = 1.0
     return mask
