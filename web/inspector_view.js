@@ -1,5 +1,5 @@
 // Everything that is on a model: a table by owner or by slot, with what each patch replaces, or the text.
-import { BOX } from './box.js'
+import { readingBox } from './box.js'
 import { chips } from './chip.js'
 import { element } from './element.js'
 import { CELL, FoldTable } from './fold_table.js'
@@ -28,12 +28,7 @@ export class InspectorView {
     /** @type {'by owner' | 'by slot' | 'text'} */
     this.view = 'by owner'
     this.tables = { 'by owner': tableOf('owner'), 'by slot': tableOf('slot') }
-    this.element = document.createElement('div')
-    Object.assign(this.element.style, BOX, { minHeight: '220px', userSelect: 'text' })
-    this.element.setAttribute('role', 'region')
-    this.element.setAttribute('aria-label', 'Patches of the model')
-    this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
-    this.element.textContent = waiting
+    this.element = readingBox('Patches of the model', waiting, { minHeight: '220px' })
   }
 
   /** @param {Output | undefined} output of the node */

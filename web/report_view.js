@@ -1,6 +1,6 @@
 // What became of each patch, those that never ran first, and what ran in each block: as a table, as a map, by step, as text.
 import { place } from './block_layout.js'
-import { BOX } from './box.js'
+import { readingBox } from './box.js'
 import { chips } from './chip.js'
 import { element } from './element.js'
 import { CELL, FoldTable } from './fold_table.js'
@@ -37,12 +37,7 @@ export class ReportView {
       order: ordered,
       line: (/** @type {Row} */ row) => tableRow(row, this.most())
     })
-    this.element = document.createElement('div')
-    Object.assign(this.element.style, BOX, { userSelect: 'text' })
-    this.element.setAttribute('role', 'region')
-    this.element.setAttribute('aria-label', say('Patch report'))
-    this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
-    this.element.textContent = waiting
+    this.element = readingBox(say('Patch report'), waiting)
   }
 
   /** @param {Output | undefined} output of the node */
