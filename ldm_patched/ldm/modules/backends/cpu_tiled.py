@@ -1,40 +1,36 @@
-"""Attention on a CPU in tiles that stay in the cache: product, exponential, product, all in bfloat16.
+"""Attention on a CPU in tiles that stay in the cache.
 
-Torch's fused kernel spends most of its time on the exponentials and on products of small blocks. Here a tile is one
-head and as many queries as a core's cache holds scores of, so that each step is one large operation.
+Torch's fused kernel spends most of its time on the exponentials and on products of small blocks. Where the machine has
+a C++ compiler a tile is a few rows of scores that never leave the first cache (`compiled_tiles.py`). Else, and where
+that takes longer, it is as many rows as the caches hold (`eager_tiles.py`), in bfloat16 only.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
+import time
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from . import compiled_tiles, eager_tiles
 from .call import AttentionCall
 from .kernel import CPU, kernel
 from .limits import no_gradients
 from .shapes import additive_bias
 
 LOG2_E = math.log2(math.e)
-# Each row's scores are taken relative to the largest of every eighth key, so that their rounding is relative to it. The
-# differences stay within the exponents of bfloat16 as long as no score can exceed this (in powers of two).
-STRIDE, SAFE, MANY_KEYS = 8, 60.0, 512
-TINY = torch.finfo(torch.bfloat16).tiny  # the sum of a row that a mask leaves no key
 LEAST_TOKENS, LEAST_SCORES = 64, 2**15  # for each thread; below these one fused call takes less time
-BF16 = dict.fromkeys((torch.bfloat16, torch.float32), 3e-2)
-CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
+ROUNDS, TRIED = 5, (1, 4, 1024, 64)  # (b, h, n, d) of the call that tells which tiles take less time here
+LOWEST = torch.finfo(torch.bfloat16).min / 4.0  # of a bias; only what is -inf already shuts a key out
 
 
-@functools.cache
-def cache_bytes() -> int:
-    """Return the size of a core's second-level cache; 1 MiB where the system does not say."""
-    try:
-        return int(CACHE.read_text().strip().removesuffix("K")) * 1024
-    except (OSError, ValueError):
-        return 1024 * 1024
+class Tiles(Protocol):
+    """The files with tiles."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, factor: float) -> Tensor: ...
 
 
 def _limit(call: AttentionCall) -> str | None:
@@ -43,82 +39,79 @@ def _limit(call: AttentionCall) -> str | None:
     return no_gradients(call)
 
 
+def _limit_of_both(call: AttentionCall) -> str | None:
+    if call.dtype is not torch.float32:
+        return _limit(call)
+    reason = _missing()
+    return no_gradients(call) if reason is None else f"takes float32 in compiled tiles only, which {reason}"
+
+
 def _pays(batch_heads: int, n_q: int, n_k: int) -> bool:
     """Return whether tiles beat torch's fused kernel in bfloat16."""
     scores = batch_heads * n_q * n_k
     return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
 
 
-def _tiled(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
-    """Compute attention in bfloat16 with rounded scores: (b, n, heads * d) in and out, in the dtype of q.
+_tiles = functools.partial(kernel, devices=CPU, bias=additive_bias, dead_rows=True)
+HALF_ERROR = dict.fromkeys((torch.bfloat16, torch.float32), 3e-2)
+ERROR = HALF_ERROR | {torch.float32: 1e-5}
 
-    A score is rounded to 8 bits of its distance from about the largest of its row, so what weighs most is most exact.
-    `attn_precision` changes nothing, and gradients are not computed.
+
+@_tiles("cpu_tiled", dtypes=frozenset(ERROR), tolerance=ERROR, limit=_limit_of_both, pays=_pays)
+def cpu_tiled(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
+    """Compute attention in tiles on a CPU: (b, n, heads * d) in and out, float32 or bfloat16.
+
+    Compiled tiles sum in float32, eager ones round their scores to bfloat16. Gradients are not computed.
     """
-    factor = LOG2_E * (q.shape[-1] ** -0.5 if scale is None else scale)
-    rounded_q, rounded_k, rounded_v = (x.to(torch.bfloat16).flatten(0, 1) for x in (q, k, v))  # (b * h, n, d)
-    added = None if bias is None else _exponents(bias)
-    return _attend(rounded_q, rounded_k, rounded_v, q.shape[1], factor, added).unflatten(0, q.shape[:2])
+    compiled = q.dtype is torch.float32 or _compiled()
+    return _attend(compiled_tiles if compiled else eager_tiles, q, k, v, bias, scale)
 
 
-_tiles = functools.partial(kernel, devices=CPU, tolerance=BF16, limit=_limit, bias=additive_bias, dead_rows=True)
-cpu_tiled = _tiles("cpu_tiled", dtypes=frozenset({torch.bfloat16}), pays=_pays)(_tiled)
-# the same function, for models in float32 whose attention may be computed in bfloat16
-cpu_bf16 = _tiles("cpu_bf16", dtypes=frozenset({torch.float32}), exact=False)(_tiled)
+@_tiles("cpu_bf16", dtypes=frozenset({torch.float32}), exact=False, tolerance=HALF_ERROR, limit=_limit)
+def cpu_bf16(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
+    """Compute the attention of a model in float32 from q, k, v in bfloat16: (b, n, heads * d) in and out."""
+    q, k, v = (x.to(torch.bfloat16) for x in (q, k, v))
+    return _attend(compiled_tiles if _compiled() else eager_tiles, q, k, v, bias, scale)
+
+
 attention_cpu_tiled = cpu_tiled.function
 attention_cpu_bf16 = cpu_bf16.function
 
 
+def _attend(tiles: Tiles, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
+    factor = LOG2_E * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return tiles.attend(q, k, v, None if bias is None else _exponents(bias), factor)
+
+
 def _exponents(bias: Tensor) -> Tensor:
-    """Return an additive mask in powers of two; only what is -inf already shuts a key out."""
-    lowest = torch.finfo(torch.bfloat16).min / 4.0
-    finite = (bias.float() * LOG2_E).clamp(min=lowest).to(torch.bfloat16)
+    """Return an additive mask in powers of two, in float32; only what is -inf already shuts a key out."""
+    finite = (bias.float() * LOG2_E).clamp(min=LOWEST)
     return finite.masked_fill(bias == -math.inf, -math.inf)
 
 
-def _of_heads(bias: Tensor, first: int, last: int, heads: int) -> Tensor:
-    """Return the mask (b or 1, h or 1, n_q or 1, n_k) of some of the b * h heads: (heads or 1, n_q or 1, n_k)."""
-    if bias.shape[:2] == (1, 1):
-        return bias[0]
-    index = torch.arange(first, last)
-    return bias[index // heads if bias.shape[0] > 1 else 0, index % heads if bias.shape[1] > 1 else 0]
+def _missing() -> str | None:
+    """Return why no compiled tiles can run now; None if they can."""
+    return "are no part of what torch.compile makes" if torch.compiler.is_compiling() else compiled_tiles.missing()
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, factor: float, bias: Tensor | None) -> Tensor:
-    """Attend in all b * h heads (b * h, n, d); bias (b or 1, h or 1, n_q or 1, n_k) is added in powers of two."""
-    total, n_q, _ = q.shape
-    n_k = k.shape[1]
-    keys = k.transpose(1, 2).contiguous()  # (b * h, d, n_k)
-    out = q.new_empty(total, n_q, v.shape[2])
-    # a mask may leave a row none of the few keys, and few of some tell little
-    bounds = _bounds(q, k, factor) if bias is None and n_k >= MANY_KEYS else [math.inf] * total
-    scores = cache_bytes() * torch.get_num_threads()  # two bytes each: twice the caches
-    rows = min(n_q, max(64, scores // n_k))
-    group = max(1, scores // (n_q * n_k))
-    for first in range(0, total, group):
-        some = slice(first, min(first + group, total))
-        stride = STRIDE if max(bounds[some]) <= SAFE else 1
-        few = keys[some, :, ::stride].contiguous()
-        shared = None if bias is None else _of_heads(bias, some.start, some.stop, heads)
-        for start in range(0, n_q, rows):
-            tile = slice(start, start + rows)
-            added = shared if shared is None or shared.shape[1] == 1 else shared[:, tile]
-            weights = _weights(q[some, tile], keys[some], few, factor, added)
-            torch.div(weights @ v[some], weights.sum(2, keepdim=True).clamp_(min=TINY), out=out[some, tile])
-    return out
+def _compiled() -> bool:
+    return _missing() is None and _quicker()
 
 
-def _weights(q: Tensor, keys: Tensor, few: Tensor, factor: float, bias: Tensor | None) -> Tensor:
-    """Return what each key weighs, (h, rows, n_k), up to a factor for each row."""
-    if bias is None:
-        largest = (q @ few).mul_(factor).amax(2, keepdim=True)
-        return torch.baddbmm(-largest, q, keys, alpha=factor).exp2_()
-    largest = torch.baddbmm(bias, q, few, alpha=factor).amax(2, keepdim=True)
-    largest = largest.masked_fill(largest == -math.inf, 0.0)
-    return torch.baddbmm(bias - largest, q, keys, alpha=factor).exp2_()
+@functools.cache
+def _quicker() -> bool:
+    """Return whether compiled tiles take less time than eager ones on this machine."""
+    seconds = compiled_tiles.kept("seconds", _seconds)
+    return seconds["compiled"] < seconds["eager"]
 
 
-def _bounds(q: Tensor, k: Tensor, factor: float) -> list[float]:
-    """Return what no score of each head can exceed, by the lengths of queries and keys."""
-    longest = [x.norm(dim=2, dtype=torch.float32).amax(1) for x in (q, k)]  # (h,)
-    return (longest[0] * longest[1] * abs(factor)).tolist()
+def _seconds() -> dict[str, float]:
+    """Time both on one call in bfloat16, in turns."""
+    x = torch.randn(TRIED, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    taken: dict[str, list[float]] = {"compiled": [], "eager": []}
+    for _ in range(ROUNDS):
+        for name, tiles in (("compiled", compiled_tiles), ("eager", eager_tiles)):
+            start = time.perf_counter()
+            tiles.attend(x, x, x, None, 1.0)
+            taken[name].append(time.perf_counter() - start)
+    return {name: min(some) for name, some in taken.items()}

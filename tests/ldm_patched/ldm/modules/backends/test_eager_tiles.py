@@ -1,10 +1,10 @@
-"""Attention in tiles on a CPU: every split into tiles and groups of heads, large scores, and masks."""
+"""Attention in tiles of torch's operations: every split into tiles and groups of heads, large scores, and masks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.backends import cpu_tiled
+from attention_patchbay.ldm_patched.ldm.modules.backends import cpu_tiled, eager_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,13 +14,19 @@ from .test_parity import draw_mask, full_mask, inputs
 ERROR = 3e-2
 
 
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_tiled, "_missing", lambda: "are not here")
+
+
 def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **kwargs: object) -> torch.Tensor:
-    return cpu_tiled.attention_cpu_tiled(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True, **kwargs)
+    function = cpu_tiled.attention_cpu_bf16 if q.dtype is torch.float32 else cpu_tiled.attention_cpu_tiled
+    return function(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True, **kwargs)
 
 
 @pytest.fixture
 def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_tiled, "cache_bytes", lambda: 2048)
+    monkeypatch.setattr(eager_tiles, "cache_bytes", lambda: 2048)
 
 
 @pytest.mark.usefixtures("small_cache")
@@ -53,7 +59,7 @@ def test_large_scores_are_as_exact_as_small_ones(gain: float) -> None:
 def test_one_key_far_above_those_that_are_looked_at() -> None:
     q, k, v = inputs(1, 1, 64, 64, 1024, torch.bfloat16)
     k[..., 5, :] = q.mean(2) * 30.0  # 5 is no multiple of the stride
-    assert cpu_tiled._bounds(q[0], k[0], 64**-0.5 * cpu_tiled.LOG2_E)[0] < cpu_tiled.SAFE
+    assert eager_tiles._bounds(q[0], k[0], 64**-0.5 * cpu_tiled.LOG2_E)[0] < eager_tiles.SAFE
     assert against_the_fused_kernel(q, k, v) < 3.0
 
 
@@ -75,10 +81,10 @@ def test_float32_comes_back_in_float32() -> None:
 
 
 def test_the_cache_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    cpu_tiled.cache_bytes.cache_clear()
-    monkeypatch.setattr(cpu_tiled, "CACHE", tmp_path / "size")  # type: ignore[operator]
-    assert cpu_tiled.cache_bytes() == 1024 * 1024
-    cpu_tiled.cache_bytes.cache_clear()
+    eager_tiles.cache_bytes.cache_clear()
+    monkeypatch.setattr(eager_tiles, "CACHE", tmp_path / "size")  # type: ignore[operator]
+    assert eager_tiles.cache_bytes() == 1024 * 1024
+    eager_tiles.cache_bytes.cache_clear()
     (tmp_path / "size").write_text("512K\n")  # type: ignore[operator]
-    assert cpu_tiled.cache_bytes() == 512 * 1024
-    cpu_tiled.cache_bytes.cache_clear()
+    assert eager_tiles.cache_bytes() == 512 * 1024
+    eager_tiles.cache_bytes.cache_clear()

@@ -1,0 +1,173 @@
+"""The compiled tiles: every size and mask, every width of registers, and machines that cannot have them."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import math
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends import compiled_tiles, cpu_tiled, registry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .conftest import float64_attention
+from .test_parity import draw_mask, full_mask
+
+ERRORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+CALL = registry.AttentionCall(1, 2, 2, 1024, 1024, 64, torch.float32, "cpu")
+needs_compiler = pytest.mark.skipif(compiled_tiles.missing() is not None, reason=str(compiled_tiles.missing()))
+
+
+def draw(b: int, h: int, n_q: int, n_k: int, d: int, d_v: int, dtype: torch.dtype, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((b, n_q, h, d), (b, n_k, h, d), (b, n_k, h, d_v))
+    return tuple(torch.randn(shape, generator=generator).to(dtype).transpose(1, 2) for shape in shapes)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    bias = None if mask is None else torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    return compiled_tiles.attend(q, k, v, bias, q.shape[-1] ** -0.5 / math.log(2.0))
+
+
+@needs_compiler
+@settings(max_examples=80, deadline=None)
+@given(
+    st.tuples(*(st.integers(1, most) for most in (2, 3, 230, 600, 100, 100))),
+    st.sampled_from(list(ERRORS)),
+    st.booleans(),
+    st.integers(0, 999),
+)
+def test_every_size_and_mask(sizes: tuple[int, ...], dtype: torch.dtype, masked: bool, seed: int) -> None:
+    q, k, v = draw(*sizes, dtype, seed)
+    b, h, n_q, n_k = sizes[:4]
+    shape = [(n_q, n_k), (b, 1, n_q, n_k), (1, h, 1, n_k), (b, h, n_q, n_k), (b, 1, 1, 1)][seed % 5]
+    mask = draw_mask(shape, torch.float32, seed) if masked else None
+    out = cpu_tiled.attention_cpu_tiled(q, k, v, h, mask=mask, skip_reshape=True, skip_output_reshape=True)
+    seen = None if mask is None else full_mask(mask, b, h, n_q, n_k)
+    assert out.dtype == dtype
+    assert (out.double() - float64_attention(q, k, v, seen)).abs().max() <= ERRORS[dtype]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", list(ERRORS))
+@pytest.mark.parametrize("gain", [8.0, 60.0, 400.0])
+def test_large_scores_are_as_exact_as_small_ones(gain: float, dtype: torch.dtype) -> None:
+    q, k, v = draw(1, 2, 130, 1024, 64, 64, dtype)
+    truth = float64_attention(q * gain, k, v)
+    ours, torchs = attend(q * gain, k, v), torch.nn.functional.scaled_dot_product_attention(q * gain, k, v)
+    error, other = ((x.double() - truth).abs().max() for x in (ours, torchs))
+    assert error <= 3.0 * other
+
+
+@needs_compiler
+def test_what_is_no_number_stays_none() -> None:
+    q, k, v = draw(1, 1, 8, 300, 16, 16, torch.float32)
+    q[0, 0, 3, 0] = math.nan
+    assert attend(q, k, v)[0, 0, 3].isnan().all() and attend(q, k, v)[0, 0, 4].isfinite().all()
+    v[0, 0, 299, 2] = math.inf
+    assert attend(q, k, v)[0, 0, 4, 2] == math.inf
+    k[0, 0, 7, 1] = math.nan
+    assert attend(q, k, v).isnan().all()
+
+
+@needs_compiler
+def test_a_row_without_keys_is_zero_and_the_lowest_number_for_all_changes_nothing() -> None:
+    q, k, v = draw(1, 1, 4, 300, 8, 8, torch.float32)
+    assert not attend(q, k, v, torch.zeros(1, 1, 4, 300, dtype=torch.bool)).any()
+    lowest = torch.full((4, 300), torch.finfo(torch.float32).min)
+    out = cpu_tiled.attention_cpu_tiled(q, k, v, 1, mask=lowest, skip_reshape=True, skip_output_reshape=True)
+    assert (out.double() - v.double().mean(2, keepdim=True)).abs().max() < 1e-5
+
+
+@needs_compiler
+def test_rows_that_are_not_dense() -> None:
+    q, k, v = draw(2, 2, 40, 50, 12, 12, torch.float32)
+    strided = [torch.stack([x, x], -1)[..., 0] for x in (q, k, v)]
+    assert torch.equal(attend(*strided), attend(q, k, v))
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86")
+@pytest.mark.parametrize("less", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2", "-mno-fma")], ids=["avx2", "sse"])
+def test_narrower_registers(less: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = shutil.which("c++") or ""
+    library = ctypes.CDLL(str(compiled_tiles.built(compiler, (*compiled_tiles.FLAGS, *less))))
+    monkeypatch.setattr(compiled_tiles, "_library", lambda: library)
+    for dtype, error in ERRORS.items():
+        for sizes in ((2, 3, 100, 333, 40, 40), (1, 1, 7, 5, 3, 130)):
+            q, k, v = draw(*sizes, dtype)
+            assert (attend(q, k, v).double() - float64_attention(q, k, v)).abs().max() <= error
+
+
+# Machines without
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give this test a cache of its own, and forget what the process has loaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled_tiles, "_library", compiled_tiles._library.__wrapped__)
+    monkeypatch.setattr(cpu_tiled, "_quicker", cpu_tiled._quicker.__wrapped__)
+    return tmp_path / "attention_patchbay"
+
+
+def test_without_a_compiler_float32_is_refused_and_bfloat16_is_eager(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    selection = registry.select(CALL, "cpu_tiled")
+    assert selection.backend.name == "pytorch"
+    assert "C++ compiler" in selection.skipped[0][1][0] and "CXX" in selection.skipped[0][1][0]
+    assert registry.select(dataclasses.replace(CALL, dtype=torch.bfloat16)).backend.name == "cpu_tiled"
+    q, k, v = draw(1, 2, 70, 600, 8, 8, torch.bfloat16)
+    out = cpu_tiled.attention_cpu_tiled(q, k, v, 2, skip_reshape=True, skip_output_reshape=True)
+    assert (out.double() - float64_attention(q, k, v)).abs().max() <= 3e-2
+    with pytest.raises(compiled_tiles.NoCompilerError, match="CXX"):
+        compiled_tiles.attend(q, k, v, None, 1.0)
+    assert not fresh.exists()
+
+
+def test_a_compiler_that_fails_is_named_with_what_it_said(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = fresh.parent / "broken"
+    broken.write_text("#!/bin/sh\necho cannot find Parallel.h >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert compiled_tiles.missing() == f"could not be compiled by {broken}: cannot find Parallel.h"
+    assert list(fresh.iterdir()) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("quicker", ["compiled", "eager"])
+def test_what_takes_less_time_runs_in_bfloat16_and_is_kept(
+    fresh: Path, quicker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"compiled": 2.0, "eager": 2.0, quicker: 1.0}
+    monkeypatch.setattr(cpu_tiled, "_seconds", lambda: measured)
+    assert cpu_tiled._compiled() is (quicker == "compiled")
+    (kept,) = fresh.glob("*.json")
+    assert json.loads(kept.read_text()) == measured
+    monkeypatch.setattr(cpu_tiled, "_seconds", lambda: pytest.fail("is measured again"))
+    assert cpu_tiled._compiled() is (quicker == "compiled")
+    assert len(list(fresh.iterdir())) == 2  # the library and what was measured
+
+
+def test_torchs_compiler_gets_the_eager_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not cpu_tiled._compiled()
+    assert "torch.compile" in registry.select(CALL, "cpu_tiled").skipped[0][1][0]
+
+
+@needs_compiler
+def test_float32_scores_can_be_asked_for() -> None:
+    asked = dataclasses.replace(CALL, precision=torch.float32)
+    assert registry.select(asked, "cpu_tiled").backend.name == "cpu_tiled"
+    half = dataclasses.replace(asked, dtype=torch.bfloat16)  # its weights are rounded
+    assert registry.select(half, "cpu_tiled").skipped[0][1] == ("takes no float32 scores",)
+    grad = dataclasses.replace(CALL, grad=True)
+    assert registry.select(grad, "cpu_tiled").skipped[0][1] == ("computes no gradients",)
