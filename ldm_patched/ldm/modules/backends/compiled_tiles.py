@@ -71,7 +71,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, factor: float) 
     """Compute softmax(factor * q k' + bias) v, both in powers of two: (b, h, n, d) in and out, float32 or bfloat16.
 
     The bias is float32 (b or 1, h or 1, n_q or 1, n_k). A query without a key gets zeros. Raises NoCompilerError where
-    `missing` has a reason, MemoryError without room for a copy of the keys and values.
+    `missing` has a reason, MemoryError without room for the keys and
+    values of a head.
     """
     library = _library()
     if isinstance(library, str):
@@ -84,7 +85,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, factor: float) 
     sizes = Sizes(b, heads, n_q, n_k, d, d_v, *layouts, factor)
     places = (ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (q, k, v, bias, out))
     if getattr(library, FUNCTIONS[q.dtype])(ctypes.byref(sizes), *places):
-        raise MemoryError("no room for a copy of the keys and values in the order in which the tiles read them")
+        raise MemoryError("no room for a copy of the keys and values of one head")
     return out
 
 

@@ -177,7 +177,7 @@ struct Attention {
   const T *q, *k, *v;
   const float* bias;  // in powers of two, or null
   T* out;
-  int64_t depth, columns, tiles, padded, key_units, value_units;  // of a head
+  int64_t depth, columns, tiles, padded;  // of a head
 
   Attention(const Sizes& s, const T* q, const T* k, const T* v, const float* bias, T* out)
       : s(s), q(q), k(k), v(v), bias(bias), out(out) {
@@ -185,7 +185,6 @@ struct Attention {
     depth = (s.d + per - 1) / per;
     columns = (s.d_v + LANES - 1) / LANES * LANES;
     tiles = (s.n_k + KEYS - 1) / KEYS, padded = (s.n_k + PANEL - 1) / PANEL * PANEL;
-    key_units = padded * depth, value_units = padded / per * columns;
   }
 
   template <typename X>
@@ -194,27 +193,32 @@ struct Attention {
   }
 
   // keys as (panels, depth, PANEL)
-  void pack_keys(int64_t head, Unit* to) const {
+  void pack_keys(int64_t head, Unit* to, Unit* row) const {
     const T* from = at(k, s.k, head);
-    Buffer row(depth);
-    std::fill(to, to + key_units, 0u);
-    for (int64_t j = 0; j < s.n_k; j++) {
-      pack_row<PAIRS>(from + j * s.k.n, s.d, row.units);
+    for (int64_t j = 0; j < padded; j++) {
+      if (j < s.n_k)
+        pack_row<PAIRS>(from + j * s.k.n, s.d, row);
+      else
+        std::fill(row, row + depth, 0u);
       Unit* column = to + j / PANEL * PANEL * depth + j % PANEL;
-      for (int64_t i = 0; i < depth; i++) column[i * PANEL] = row.units[i];
+      for (int64_t i = 0; i < depth; i++) column[i * PANEL] = row[i];
     }
   }
 
   // values as (keys, columns), or (pairs of keys, columns)
   void pack_values(int64_t head, Unit* to) const {
     const T* from = at(v, s.v, head);
-    std::fill(to, to + value_units, 0u);
-    for (int64_t j = 0; j < s.n_k; j++) {
+    constexpr int64_t per = PAIRS ? 2 : 1;
+    for (int64_t j = 0; j < padded; j += per, to += columns) {
       const T* row = from + j * s.v.n;
+      int64_t d = j < s.n_k ? s.d_v : 0;
       if constexpr (!PAIRS)
-        pack_row<false>(row, s.d_v, to + j * columns);
+        pack_row<false>(row, d, to);
+      else if (j + 1 < s.n_k)
+        for (int64_t c = 0; c < d; c++) to[c] = row[c] | static_cast<Unit>(row[s.v.n + c]) << 16;
       else
-        for (int64_t c = 0; c < s.d_v; c++) to[j / 2 * columns + c] |= static_cast<Unit>(row[c]) << 16 * (j % 2);
+        for (int64_t c = 0; c < d; c++) to[c] = row[c];
+      std::fill(to + d, to + columns, 0u);
     }
   }
 
@@ -271,17 +275,16 @@ struct Attention {
     total += weigh<PAIRS>(scores, span, factor, top);
   }
 
+  // A thread packs the keys and values of a head once for its part of the queries.
   void run() const {
-    int64_t heads = s.b * s.heads, parts = (s.n_q + QUERIES - 1) / QUERIES;
-    Buffer keys(heads * key_units), values(heads * value_units);
-    at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t head = begin; head < end; head++)
-        pack_keys(head, keys.units + head * key_units), pack_values(head, values.units + head * value_units);
-    });
-    at::parallel_for(0, heads * parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
+    int64_t parts = (s.n_q + QUERIES - 1) / QUERIES;
+    at::parallel_for(0, s.b * s.heads * parts, 1, [&](int64_t begin, int64_t end) {
+      Buffer keys(padded * depth), values(padded * columns), row(depth);
+      for (int64_t i = begin, packed = -1; i < end; i++) {
         int64_t head = i / parts;
-        attend(head, i % parts * QUERIES, keys.units + head * key_units, values.units + head * value_units);
+        if (head != packed) pack_keys(head, keys.units, row.units), pack_values(head, values.units);
+        packed = head;
+        attend(head, i % parts * QUERIES, keys.units, values.units);
       }
     });
   }
