@@ -12,16 +12,17 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.families import HIDDEN, TEXT
 from ..patcher import Executor, TransformerOptions
 from ..record.run import run_of
 from .coordinates import CHUNKS
+from .filling import Filling, filling_of
 from .gate import Gate, curve_weight
 from .listed import others_in
 from .prompts import Prompt, tokens_in
@@ -33,6 +34,7 @@ WANTED = "patchbay_more_prompts"  # in the options of a model: what asks for row
 ROWS = "patchbay_rows"  # in the options of a call that has more prompts: its Rows, or its Columns
 CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
 MASK = "attention_mask"  # among the same: which tokens of the text are its own, (b, n)
+LENGTH = "num_tokens"  # among the same: how many tokens its text has, for what makes positions
 TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
 AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
 AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
@@ -50,6 +52,8 @@ class Rows(NamedTuple):
         own: tokens of the call's own context.
         tokens: tokens to which all contexts were filled up.
         given: what the options said of the call itself.
+        ends: whether the contexts end together, and not begin.
+        pads: how many tokens of the network's own stand behind the call's context and that of each prompt.
     """
 
     base: int
@@ -59,6 +63,29 @@ class Rows(NamedTuple):
     own: int
     tokens: int
     given: dict[str, Any]
+    ends: bool = False
+    pads: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Return how many rows there are."""
+        return self.base + len(self.prompts) * len(self.positive) * self.chunk
+
+    @property
+    def uneven(self) -> bool:
+        """Return whether any context was filled up."""
+        return any(length != self.tokens for _, length in self.texts)
+
+    @property
+    def texts(self) -> list[tuple[slice, int]]:
+        """Return the rows of the call itself and of each further prompt, and how many tokens their text has."""
+        ends = range(self.base, self.total + 1, len(self.positive) * self.chunk)
+        further = [(slice(*at), length) for at, (_, length) in zip(pairwise(ends), self.prompts, strict=True)]
+        return [(slice(0, self.base), self.own), *further]
+
+    def hold(self, sizes: tuple[int, int, int]) -> bool:
+        """Return whether so many rows, queries and keys are all texts to themselves, some of them filled up."""
+        return self.uneven and sizes == (self.total, self.tokens, self.tokens)
 
     def more(self, x: Tensor) -> Tensor:
         """Return (base, ...) with the rows of the positive chunks again for each prompt."""
@@ -87,10 +114,11 @@ class Rows(NamedTuple):
 
     def text(self, parts: dict[str, slice], length: int) -> dict[str, slice]:
         """Return the parts of a sequence for a text of fewer tokens than the contexts were filled up to."""
-        text = parts.get(TEXT)
-        if text is None or text.stop - text.start != self.tokens:
+        text, missing = parts.get(TEXT), self.tokens - length
+        if text is None:
             return parts
-        return {**parts, TEXT: slice(text.start, text.start + length)}
+        own = slice(text.start + missing, text.stop) if self.ends else slice(text.start, text.stop - missing)
+        return {**parts, TEXT: own}
 
     def lengths(self, parts: dict[str, slice]) -> list[int]:
         """Return how many tokens of a sequence each further prompt has."""
@@ -179,26 +207,37 @@ def with_rows(model: Any, call: Call) -> Call:
     if behind:
         further = [prompt.to(context).expand(len(context), -1, -1) for _, prompt in prompts]
         return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
-    tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
-    _check_filling(call.options.get(TOKENS), context.shape[1], tokens)
+    sizes = [context.shape[1], *(length for _, length in lengths)]
+    filling = filling_of(call.options.get(TOKENS), sizes)
+    filled = [filling.size(length) for length in sizes]
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
-    rows = Rows(len(call.x), positive, len(call.x) // len(chunks), lengths, context.shape[1], tokens, before)
+    rows = Rows(
+        len(call.x),
+        positive,
+        len(call.x) // len(chunks),
+        tuple((number, length) for (number, _), length in zip(lengths, filled[1:], strict=True)),
+        filled[0],
+        filling.tokens,
+        before,
+        filling.ends,
+        tuple(length - size for length, size in zip(filled, sizes, strict=True)),
+    )
     each = len(positive) * rows.chunk
-    further = [_filled(prompt, tokens).to(context).expand(each, -1, -1) for _, prompt in prompts]
+    further = [filling.text(prompt).to(context).expand(each, -1, -1) for _, prompt in prompts]
     others = [OTHER] * (len(prompts) * len(positive))
     new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
     lists = {name: [*before[name], *new[name]] for name in before}
     found = [one for _, one in encoded]
     conds = {name: _with(cond, name, found, rows) for name, cond in call.conds.items()}
-    mask = _masked(call.conds.get(MASK), found, rows, context)
+    mask = _masked(call.conds.get(MASK), found, context, each, filling)
     return Call(
         rows.more(call.x),
         rows.more(call.t),
         None if call.c_concat is None else rows.more(call.c_concat),
-        torch.cat([_filled(context, tokens), *further]),
+        torch.cat([filling.text(context), *further]),
         _repeated(call.control, rows),
         {**call.options, **lists, ROWS: rows},
-        conds if mask is None else {**conds, MASK: mask},
+        conds | ({} if mask is None else {MASK: mask}) | ({LENGTH: rows.tokens} if LENGTH in conds else {}),
     )
 
 
@@ -209,15 +248,6 @@ def _stand_behind(columns: Columns, call: Call) -> bool:
         return False
     # one of another pack gets all of the context, before the projection, and does not know what is the call's own
     return made.family.calls != HIDDEN or not others_in(call.options, "attn2_patch")
-
-
-def _check_filling(made: Tokens | None, own: int, tokens: int) -> None:
-    """Refuse to fill up the text of a model that would make another text of it; raises ValueError with the fix."""
-    if made is not None and made.family.whole_text and tokens > own:
-        raise ValueError(
-            f"a further prompt has {tokens} tokens and the sampler's {own}, and {made.family.name} models make another "
-            "text of one that is filled up; give this node a prompt that is no longer, or lengthen the sampler's"
-        )
 
 
 def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:
@@ -273,16 +303,17 @@ def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: R
     return torch.cat([cond, *(one.expand(each, *one.shape[1:]) for one in further)])
 
 
-def _masked(own: Tensor | None, encoded: Sequence[Mapping[str, Tensor]], rows: Rows, context: Tensor) -> Tensor | None:
+def _masked(
+    own: Tensor | None, encoded: Sequence[Mapping[str, Tensor]], context: Tensor, each: int, filling: Filling
+) -> Tensor | None:
     """Return the mask of all rows' text (b, n), which hides what they were filled up with; None where none has one."""
     if own is None and not any(MASK in found for found in encoded):
         return None
-    if own is not None and own.shape != (rows.base, rows.own):
+    if own is not None and own.shape != context.shape[:2]:
         return None  # no mask of the text alone
-    own = context.new_ones(rows.base, rows.own, dtype=torch.long) if own is None else own
-    each = len(rows.positive) * rows.chunk
+    own = context.new_ones(context.shape[:2], dtype=torch.long) if own is None else own
     further = [found.get(MASK, own.new_ones(1, found[CONTEXT].shape[1])).to(own).expand(each, -1) for found in encoded]
-    return torch.cat([F.pad(one, (0, rows.tokens - one.shape[1])) for one in (own, *further)])
+    return torch.cat([filling.mask(one) for one in (own, *further)])
 
 
 def estimate_rows(
@@ -296,10 +327,6 @@ def estimate_rows(
     rows, *rest = noise_shape
     more = math.ceil(rows * sum(len(one.prompts) for one in asking) / 2)
     return executor(model, [rows + more, *rest], conds, model_options=model_options, **kwargs)
-
-
-def _filled(context: Tensor, tokens: int) -> Tensor:
-    return F.pad(context, (0, 0, 0, tokens - context.shape[1]))
 
 
 def _repeated(given: Any, rows: Rows) -> Any:
