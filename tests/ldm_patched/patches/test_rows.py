@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
+from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, TEXT
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.prompts import Prompt
 from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Call, Rows, with_rows
@@ -109,7 +109,7 @@ def test_outside_of_its_window_a_further_row_only_keeps_the_image() -> None:
     close(out[B:, :, :TOKENS_OF_TEXT], wanted[B:, :, :TOKENS_OF_TEXT])
 
 
-def asked(prompts: tuple[Tensor, ...], **options: Any) -> Call:
+def asked(prompts: tuple[Tensor, ...], conds: dict[str, Any] | None = None, **options: Any) -> Call:
     """Return a call of two images, a negative and a positive chunk of each, with rows for prompts."""
     model = patched(NormalizedGuidance(prompts[0]))
     (patch,) = model.model_options["transformer_options"][WANTED]
@@ -117,7 +117,7 @@ def asked(prompts: tuple[Tensor, ...], **options: Any) -> Call:
     network = SimpleNamespace(extra_conds=lambda cross_attn, **_: {"c_crossattn": SimpleNamespace(cond=cross_attn)})
     given = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": NAMES, **options}
     x = draw(1, 4, 3, 2, 2)
-    conds = {"y": draw(2, 4, 5), "guidance": torch.ones(1), "ref_latents": [draw(3, 4, 3, 2, 2)]}
+    conds = {"y": draw(2, 4, 5), "guidance": torch.ones(1), "ref_latents": [draw(3, 4, 3, 2, 2)], **(conds or {})}
     control = {"input": [draw(4, 4, 7), None]}
     return with_rows(network, Call(x, torch.arange(4.0), None, draw(5, 4, 6, 3), control, given, conds))
 
@@ -137,7 +137,9 @@ def test_a_row_for_each_prompt_and_positive_image() -> None:
     assert torch.equal(made.conds["ref_latents"][0], draw(3, 4, 3, 2, 2)[again])
     assert torch.equal(made.control["input"][0], draw(4, 4, 7)[again]) and made.control["input"][1] is None
     assert made.c_crossattn is not None and made.c_crossattn.shape == (8, 8, 3)
-    assert torch.equal(made.c_crossattn[:4, :6], draw(5, 4, 6, 3)) and not made.c_crossattn[:6, 6:].any()
+    assert torch.equal(made.c_crossattn[:4, :6], draw(5, 4, 6, 3))
+    means = made.c_crossattn[:6, :6].mean(1, keepdim=True).expand(-1, 2, -1)
+    assert torch.equal(made.c_crossattn[:6, 6:], means)  # so that the mean of all tokens is that of the text
     assert torch.equal(made.c_crossattn[4:6, :6], prompts[0].expand(2, -1, -1))
     assert torch.equal(made.c_crossattn[6:], prompts[1].expand(2, -1, -1))
     assert made.options["cond_or_uncond"] == [1, 0, 2, 2] and len(set(made.options["uuids"])) == 4
@@ -240,9 +242,27 @@ def test_the_mask_of_a_text_hides_what_it_was_filled_up_with() -> None:
     assert made.conds[MASK].tolist() == wanted
 
 
-def test_a_text_that_cannot_be_filled_up_takes_no_longer_prompt() -> None:
-    with pytest.raises(
-        ValueError, match=r"has 8 tokens and the sampler's 6, and Lumina models .* lengthen the sampler's"
-    ):
-        asked((draw(8, 1, 8, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID))
-    assert asked((draw(8, 1, 5, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID)).options[ROWS].tokens == 6
+@pytest.mark.parametrize("family", ["Flux", "NextDiT"])
+@pytest.mark.parametrize("length", [4, 8])
+def test_a_text_attends_to_its_own_tokens_alone_in_front_of_the_blocks(family: str, length: int) -> None:
+    """Texts of one family begin together, those of the other end together."""
+    row = FAMILIES[family]
+    made = asked((draw(8, 1, length, 3),), patchbay_tokens=Tokens(row, GRID, ends=row.ends))
+    rows = made.options[ROWS]
+    model = patched(NormalizedGuidance(torch.zeros(1, length, 3)))
+    model.model_options["transformer_options"][ROWS] = rows
+    q, k, v = (draw(seed, rows.total, HEADS, rows.tokens, DIM) for seed in (4, 5, 6))
+    out = split(attended(model, [q, k, v], family, inside=False, skip_reshape=True))
+    for some, own in ((slice(0, 4), 6), (slice(4, None), length)):
+        seen = slice(rows.tokens - own, None) if row.ends else slice(0, own)
+        close(out[some][:, :, seen], softmax(*(x[some][:, :, seen] for x in (q, k, v))))
+
+
+def test_texts_that_end_together_are_filled_up_in_front() -> None:
+    made = asked((draw(8, 1, 8, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID, ends=True))
+    assert made.c_crossattn is not None and torch.equal(made.c_crossattn[:4, 2:], draw(5, 4, 6, 3))
+    assert made.options[ROWS].text({TEXT: slice(3, 11)}, 6) == {TEXT: slice(5, 11)}
+
+
+def test_a_model_learns_to_how_many_tokens_its_text_was_filled_up() -> None:
+    assert asked((draw(8, 1, 8, 3),), conds={"num_tokens": 6}).conds["num_tokens"] == 8

@@ -64,19 +64,20 @@ def attended(
     family: str = "Flux",
     references: int = 0,
     context: Tensor | None = None,
+    inside: bool = True,
     **kwargs: Any,
 ) -> Tensor:
-    """Make one attention call in the first block through the override; q, k, v as the arguments say."""
+    """Make one attention call in the first block, or in front of it, through the override; q, k, v as arguments say."""
     run = Run(plan_of(model))
     run.enter_model()
     now = {
         **model.model_options["transformer_options"],
         KEY: run,
         TOKENS: Tokens(FAMILIES[family], GRID, references=references),
-        "block_type": FAMILIES[family].blocks[0][0],
-        "block_index": 0,
         "cond_or_uncond": [0, 1],
     }
+    if inside:
+        now |= {"block_type": FAMILIES[family].blocks[0][0], "block_index": 0}
     if context is not None:
         now[CONTEXT] = context
     out: Tensor = now[SLOT](attention_pytorch, *given, HEADS, transformer_options=now, **kwargs)
