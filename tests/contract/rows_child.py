@@ -253,7 +253,7 @@ def hidden(name: str) -> float:
 def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
     found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
-    found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1")}
+    found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1", "Z-Image")}
     references = {name: [METHODS["reference"][1](FAMILIES[name], Where.of("all"))] for name in ("Flux", "Wan 2.1")}
     found["reference"] = {name: weak(name, made) for name, made in references.items()}
     to = {name: prompt_of(prompt(FAMILIES[name], 6)) for name in ("Flux", "Wan 2.1")}

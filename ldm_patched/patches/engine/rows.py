@@ -38,6 +38,7 @@ LENGTH = "num_tokens"  # among the same: how many tokens its text has, for what 
 TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
 AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
 AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
+AS_LEFT = "Further prompts: {} tokens that are neither text nor picture stay those of the sampler's prompt."
 LISTS = ("cond_or_uncond", "uuids", CHUNKS)  # in the options of a call: one entry for each chunk of its rows
 
 
@@ -191,50 +192,55 @@ def with_rows(model: Any, call: Call) -> Call:
     """Return a call with each prompt that is asked for now; itself where none is, or nothing is positive."""
     asking: tuple[Asking, ...] = call.options.get(WANTED, ())
     wanted = [one for one in asking if curve_weight(one.gate.entry.schedule, call.options)]
-    chunks = chunks_of(call.options)
-    positive = tuple(i for i, chunk in enumerate(chunks) if chunk == COND)
     context = call.c_crossattn
-    if not wanted or not positive or context is None:
+    if not wanted or COND not in chunks_of(call.options) or context is None:
         return call
     encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
-    prompts = [(number, found[CONTEXT]) for number, found in encoded]
-    lengths = tuple((number, prompt.shape[1]) for number, prompt in prompts)
-    columns = Columns(context.shape[1], lengths)
-    behind = _stand_behind(columns, call)
+    columns = Columns(context.shape[1], tuple((number, found[CONTEXT].shape[1]) for number, found in encoded))
+    behind, made = _stand_behind(columns, call), call.options.get(TOKENS)
     run = run_of(call.options)
     if run is not None:
-        run.notes.add((AS_COLUMNS if behind else AS_ROWS).format(len(lengths), ", ".join(map(str, columns.lengths()))))
-    if behind:
-        further = [prompt.to(context).expand(len(context), -1, -1) for _, prompt in prompts]
-        return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
-    sizes = [context.shape[1], *(length for _, length in lengths)]
-    filling = filling_of(call.options.get(TOKENS), sizes)
-    filled = [filling.size(length) for length in sizes]
+        lengths = columns.lengths()
+        run.notes.add((AS_COLUMNS if behind else AS_ROWS).format(len(lengths), ", ".join(map(str, lengths))))
+        if made is not None and made.others and not behind:
+            run.notes.add(AS_LEFT.format(made.others))
+    found = [one for _, one in encoded]
+    if not behind:
+        return _with_rows(call, context, columns, found)
+    further = [one[CONTEXT].to(context).expand(len(context), -1, -1) for one in found]
+    return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
+
+
+def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[Mapping[str, Tensor]]) -> Call:
+    """Return a call with a row for each prompt that would stand in these columns, and each row that is positive."""
+    chunks, sizes = chunks_of(call.options), [columns.own, *columns.lengths()]
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
+    filling = filling_of(call.options.get(TOKENS), sizes)
+    own, *filled = map(filling.size, sizes)
     rows = Rows(
-        len(call.x),
-        positive,
-        len(call.x) // len(chunks),
-        tuple((number, length) for (number, _), length in zip(lengths, filled[1:], strict=True)),
-        filled[0],
-        filling.tokens,
-        before,
-        filling.ends,
-        tuple(length - size for length, size in zip(filled, sizes, strict=True)),
+        base=len(call.x),
+        positive=tuple(i for i, chunk in enumerate(chunks) if chunk == COND),
+        chunk=len(call.x) // len(chunks),
+        prompts=tuple((number, length) for (number, _), length in zip(columns.prompts, filled, strict=True)),
+        own=own,
+        tokens=filling.tokens,
+        given=before,
+        ends=filling.ends,
+        pads=tuple(length - size for length, size in zip((own, *filled), sizes, strict=True)),
     )
-    each = len(positive) * rows.chunk
-    further = [filling.text(prompt).to(context).expand(each, -1, -1) for _, prompt in prompts]
-    others = [OTHER] * (len(prompts) * len(positive))
+    others = [OTHER] * (len(encoded) * len(rows.positive))
     new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
     lists = {name: [*before[name], *new[name]] for name in before}
-    found = [one for _, one in encoded]
-    conds = {name: _with(cond, name, found, rows) for name, cond in call.conds.items()}
-    mask = _masked(call.conds.get(MASK), found, context, each, filling)
+    each = len(rows.positive) * rows.chunk
+    conds = {name: _with(cond, name, encoded, rows) for name, cond in call.conds.items()}
+    mask = _masked(call.conds.get(MASK), encoded, context, each, filling)
     return Call(
         rows.more(call.x),
         rows.more(call.t),
         None if call.c_concat is None else rows.more(call.c_concat),
-        torch.cat([filling.text(context), *further]),
+        torch.cat(
+            [filling.text(x).to(context) for x in (context, *(one[CONTEXT].expand(each, -1, -1) for one in encoded))]
+        ),
         _repeated(call.control, rows),
         {**call.options, **lists, ROWS: rows},
         conds | ({} if mask is None else {MASK: mask}) | ({LENGTH: rows.tokens} if LENGTH in conds else {}),

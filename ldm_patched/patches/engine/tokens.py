@@ -44,6 +44,11 @@ class Tokens(NamedTuple):
         """Return the number of the image's tokens."""
         return math.prod(self.grid)
 
+    @property
+    def others(self) -> int:
+        """Return how many tokens are neither the image's nor the text's."""
+        return self.family.front + self.padding + self.references
+
     def parts(self, total: int) -> dict[str, slice] | None:
         """Return where the parts of a sequence of so many tokens lie.
 

@@ -266,3 +266,11 @@ def test_texts_that_end_together_are_filled_up_in_front() -> None:
 
 def test_a_model_learns_to_how_many_tokens_its_text_was_filled_up() -> None:
     assert asked((draw(8, 1, 8, 3),), conds={"num_tokens": 6}).conds["num_tokens"] == 8
+
+
+@pytest.mark.parametrize(("tokens", "left"), [(Tokens(FAMILIES["MMDiT"], GRID, references=2), 10), (None, 0)])
+def test_the_report_says_which_tokens_stay_those_of_the_samplers_prompt(tokens: Tokens | None, left: int) -> None:
+    model = patched(NormalizedGuidance(draw(7, 1, 6, 3)))
+    made = asked((draw(7, 1, 6, 3),), patchbay_tokens=tokens, **{KEY: Run(plan_of(model))})
+    text = f"Further prompts: {left} tokens that are neither text nor picture stay those of the sampler's prompt."
+    assert (text in made.options[KEY].notes) is bool(left)
