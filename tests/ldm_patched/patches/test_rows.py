@@ -10,8 +10,9 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, TEXT
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.further_prompts import Call, with_rows
 from attention_patchbay.ldm_patched.patches.engine.prompts import Prompt
-from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Call, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Rows
 from attention_patchbay.ldm_patched.patches.engine.tokens import Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
