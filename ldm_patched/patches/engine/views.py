@@ -19,7 +19,7 @@ from ...ldm.modules.backends.shapes import from_heads, to_bias
 from ..addressing.address import BlockId
 from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
-from ..record.run import AttentionId
+from ..record.run import AttentionId, run_of
 from .given import Attend, Given, given
 from .positions import positions_of
 from .rows import ROWS, Columns, Rows, without_rows
@@ -209,6 +209,8 @@ def view(
     plain = None if call is whole else View(call, (), {TEXT: slice(0, call.k.shape[2])}, options, call)
     if block is None and (total != tokens.image or keys == total):
         return plain  # outside of the blocks only the image that looks at a text has to be kept the same
+    if tokens.family.sound and not tokens.family.order and _of_sound(whole, block, options):
+        return plain
     parts = tokens.parts(total) if total == keys and kind == "self" else None
     if parts is None:
         found = [(slot, layer) for slot, layer in found if KINDS[slot] == kind]
@@ -234,6 +236,13 @@ def _unknown(call: Given, parts: dict[str, slice], further: Rows | Columns | Non
         if text not in (None, keys):
             return f"{keys} keys that are not those of the text"
     return "a mask of its own for each query" if call.mask is not None and call.mask.shape[2] > 1 else ""
+
+
+def _of_sound(whole: Given, block: BlockId | None, options: TransformerOptions) -> bool:
+    """Return whether a call is not that of the block's first attention, the video's, by its heads."""
+    run = run_of(options)
+    heads = None if run is None or block is None else run.plan.blocks.get(block)
+    return heads is not None and heads != (whole.heads, whole.q.shape[-1])
 
 
 def _open_in(block: BlockId | None, options: TransformerOptions) -> list[tuple[str, Layer]]:
