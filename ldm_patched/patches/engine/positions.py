@@ -50,7 +50,8 @@ class Positions:
         pairs = pairs.unflatten(-1, (2, -1)).transpose(-1, -2) if self.halves else pairs.unflatten(-1, (-1, 2))
         turns = turns if turns.ndim == 4 else turns[:, None]  # the same for all heads
         out = turns[..., 0] * pairs[..., :1] + turns[..., 1] * pairs[..., 1:]
-        return (out.transpose(-1, -2) if self.halves else out).flatten(-2)
+        flat: Tensor = (out.transpose(-1, -2) if self.halves else out).flatten(-2)
+        return flat
 
 
 class Telling(KeywordMark):
