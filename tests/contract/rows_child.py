@@ -30,6 +30,7 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatches  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
 from attention_patchbay.tests.contract.family_methods import METHODS  # noqa: E402
 from attention_patchbay.tests.contract.tiny_families import FAMILIES, HUNYUAN_IMAGE, TEXT, Tiny, load, prompt, sample  # noqa: E402
@@ -250,6 +251,36 @@ def hidden(name: str) -> float:
     return float((sample(attach(model, region, HOST), noise, *sides, steps=2) - plain).abs().max() / plain.abs().max())
 
 
+def piecemeal(name: str) -> dict[str, list[float]]:
+    """Return how far others move a run with a method that attends piecemeal, before and behind it.
+
+    First those that change nothing by themselves, then how little such a method and a region move it at least.
+    """
+    tiny, everywhere = FAMILIES[name], torch.ones(1, 8, 12)
+    model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    own, negative = prompt(tiny, 1), prompt(tiny, 2)
+    others = [RegionalPrompt((Region(prompt_of(own), everywhere),)), METHODS["capture of words"][1](tiny, Where())]
+    others.append(WordMask(positions=(3,), length=TEXT, mask=everywhere))
+    found: dict[str, list[float]] = {}
+
+    def run(*values: Any) -> Tensor:
+        patched = model
+        for value in values:
+            patched = attach(patched, value, HOST)
+        return sample(patched, noise, own, negative, steps=2)
+
+    plain = run()
+    for kind in ("tiles", "token merging", "sliding window"):
+        method = METHODS[kind][1](tiny, Where())
+        alone, size = run(method), float(plain.abs().max())
+        moved = [run(*order) - alone for other in others for order in ((method, other), (other, method))]
+        region = RegionalPrompt((Region(prompt_of(prompt(tiny, 3, 9)), everywhere),))
+        effects = [run(region, method) - alone, run(region, method) - run(region)]
+        found[kind] = [max(float(x.abs().max()) for x in moved) / size]
+        found[kind].append(min(float(x.abs().max()) for x in effects) / size)
+    return found
+
+
 def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
     found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
@@ -266,10 +297,7 @@ def beside() -> dict[str, Any]:
     found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
     listed = [AttentionPatch("attn2.k", "shuffle", 1.0)]
     found["listed"] = {name: weak(name, listed, 1) for name in ("Cosmos-Predict2", "Wan 2.1")}
-    try:
-        weak("Flux", [METHODS[name][1](FAMILIES["Flux"], Where.of("all")) for name in ("sliding window", "word mask")])
-    except ValueError as error:
-        found["two"] = str(error)
+    found["piecemeal"] = {name: piecemeal(name) for name in ("Flux", "Lens", "Z-Image", "Kandinsky 5 Image")}
     return found
 
 

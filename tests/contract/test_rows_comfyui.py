@@ -64,9 +64,11 @@ def test_towards_leaves_the_tokens_of_other_nodes_alone(found: dict[str, Any]) -
     assert min(found["beside"]["beside towards"].values()) > 1e-2
 
 
-def test_two_nodes_that_cannot_share_a_joint_attention_are_named(found: dict[str, Any]) -> None:
-    text = found["beside"]["two"]
-    assert "words" in text and "sliding-window" in text and "take the block out of one of the two nodes" in text
+@pytest.mark.parametrize("family", ["Flux", "Lens", "Z-Image", "Kandinsky 5 Image"])
+def test_regions_words_and_what_attends_piecemeal_share_an_attention(found: dict[str, Any], family: str) -> None:
+    """Tiles, merged tokens and windows are parts of a picture, of which regions and words need all."""
+    for kind, (moved, effect) in found["beside"]["piecemeal"][family].items():
+        assert moved < 1e-5 and effect > 1e-4, (kind, moved, effect)
 
 
 @pytest.mark.parametrize("length", ["9", "17", "40"])

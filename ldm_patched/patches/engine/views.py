@@ -137,19 +137,19 @@ class View:
 
         def inner(new_q: Tensor, k: Tensor, v: Tensor, site: Site = here) -> Tensor:
             site = layer.below(site, (q, own_k), (new_q, k))
-            names = ("piece", "cut", "batch", "tokens", "changed_by")
+            names = ("piece", "cut", "batch", "tokens", "changed_by", "swapped")
             shared = {name: getattr(site, name) for name in names}
             below = {other: one.but(**shared) for other, one in sites.items()}
             others = {name: _repeated(pair, len(new_q)) for name, pair in keys.items()}
             return self._run(attend, depth - 1, {**below, slot: site}, new_q, {**others, part: (k, v)})
 
-        beside = tuple(self._beside(name, pair) for name, pair in keys.items() if name != part)
+        beside = tuple(self._beside(name, pair, sites["attn2"]) for name, pair in keys.items() if name != part)
         return layer(here.but(beside=beside), q, own_k, own_v, inner)
 
-    def _beside(self, name: str, pair: tuple[Tensor, Tensor]) -> Beside:
+    def _beside(self, name: str, pair: tuple[Tensor, Tensor], text: Site) -> Beside:
         mask, size = self.call.mask, self.parts[name].stop - self.parts[name].start
-        k, v = (x[:, :, :size] if name == TEXT else x for x in pair)  # without those of further prompts
-        if mask is None or mask.shape[-1] == 1 or k.shape[2] != size:
+        k, v = (x[:, :, : text.length] if name == TEXT else x for x in pair)  # without those of further prompts
+        if mask is None or mask.shape[-1] == 1 or k.shape[2] != size or (name == TEXT and text.swapped):
             return Beside(k, v)
         return Beside(k, v, to_bias(mask[..., self.parts[name]], k.dtype))
 
@@ -189,10 +189,7 @@ def _for_fewer(mask: Tensor, tokens: int, site: Site) -> Tensor:
 def view(
     options: TransformerOptions, attention: AttentionId, args: tuple[Any, ...], kwargs: Any
 ) -> View | TextView | None:
-    """Return a call with the layers that are open in it; None where there is nothing to do, or nobody knows its tokens.
-
-    Layers of attn1 stand around those of attn2.
-    """
+    """Return a call with the layers open in it; None where there is nothing to do, or nobody knows its tokens."""
     tokens: Tokens | None = options.get(TOKENS)
     if tokens is None:
         return None
@@ -246,10 +243,22 @@ def _of_sound(whole: Given, block: BlockId | None, options: TransformerOptions) 
 
 
 def _open_in(block: BlockId | None, options: TransformerOptions) -> list[tuple[str, Layer]]:
-    """Return the open layers of a block with their slots, from the innermost, but those whose prompts are not there."""
+    """Return the open layers of a block with their slots, from the innermost, but those whose prompts are not there.
+
+    Layers of attn1 stand around those of attn2, but where one hands the image on in parts: what acts on the text needs
+    all of it.
+    """
     slots, lacking = options.get(LAYERS, {}), without_rows(options)
-    found = [(slot, layer) for slot in ("attn2", "attn1") for layer in slots.get(slot, {}).get(block, ())]
-    return [one for one in found if one[1].gate.weight(options) and one[1].gate.entry.number not in lacking]
+    on_text, on_image = (
+        [
+            (slot, layer)
+            for layer in slots.get(slot, {}).get(block, ())
+            if layer.gate.weight(options) and layer.gate.entry.number not in lacking
+        ]
+        for slot in ("attn2", "attn1")
+    )
+    inside = max((place + 1 for place, (_, layer) in enumerate(on_image) if layer.piecemeal), default=0)
+    return [*on_image[:inside], *on_text, *on_image[inside:]]
 
 
 def _own(whole: Given, further: Rows | Columns | None) -> tuple[Given, Rows | Columns | None]:

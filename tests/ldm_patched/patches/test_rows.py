@@ -17,6 +17,7 @@ from attention_patchbay.ldm_patched.patches.engine.tokens import Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from torch import Tensor
@@ -78,6 +79,31 @@ def test_a_region_attends_to_its_own_prompt(length: int) -> None:
     close(out[:B], wanted)
     close(out[B:, :, TOKENS_OF_TEXT:], wanted[:1, :, TOKENS_OF_TEXT:])  # the same image
     close(out[B:, :, :length], softmax(given[0][B:, :, :length], other_k, other_v))  # by its own text
+
+
+@pytest.mark.parametrize("tiles_first", [True, False])
+def test_tiles_of_a_region_see_its_prompt(tiles_first: bool) -> None:
+    given, text_k, text_v = with_further()
+    q, k, v = (x[:B] for x in given)
+    mask = torch.zeros(1, *GRID[1:])
+    mask[:, :, 3:] = 1.0
+    region, tiles = RegionalPrompt(regions=(Region(torch.zeros(1, OTHER, 3), mask),)), TiledAttention(16, swap=1)
+    model = attach(patched(tiles), region) if tiles_first else attach(patched(region), tiles)
+    number = 2 if tiles_first else 1
+    model.model_options["transformer_options"][ROWS] = rows_of(OTHER)._replace(prompts=((number, OTHER),))
+    out = split(attended(model, given, skip_reshape=True))
+    wanted, places = softmax(q, k, v), torch.arange(IMAGE_TOKENS).view(GRID[1:]) + OWN
+    for rows in (slice(0, 2), slice(2, 4)):
+        for start in (0, 2, 4):
+            tile = places[rows, start : start + 2].flatten()
+            seen = torch.cat([torch.arange(OWN), tile])
+            wanted[:, :, tile] = softmax(q[:, :, tile], k[:, :, seen], v[:, :, seen])
+            inside = tile[(tile - OWN) % 6 >= 3]
+            other_k, other_v = (
+                torch.cat([text[:, :, :OTHER], x[:1, :, tile]], dim=2) for text, x in ((text_k, k), (text_v, v))
+            )
+            wanted[0, :, inside] = softmax(q[:1, :, inside], other_k, other_v)[0]
+    close(out[:B], wanted)
 
 
 def test_the_negative_prompt_of_a_guidance_may_be_of_any_length() -> None:
