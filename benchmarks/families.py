@@ -47,16 +47,22 @@ after it. Where blocks tell the positions of their queries and keys (Flux, LongC
 Mage-Flow, Krea2, Anima, Cosmos-Predict2), methods take these off, act, and put them on again: SEG, AdaIN, merged and
 pooled keys, and `mean`, `clamp`, `noise`, `blur`, `gain` and `shuffle` of `attn1.q` and `attn1.k` are then those before
 the positions (1e-5 of the latent, against forwards written by hand); the patches of Anima and Cosmos-Predict2 act
-before the projection. Elsewhere they act on what they find, and the report of the run says so.
+before the projection. Between off and on they have the precision of the rotations, float32, so that in half precision
+what a method leaves as it is stays so to the bit; rounded twice, it moved the latent of a tiny Flux by 4e-3 in bfloat16
+and by 5e-4 in float16. Elsewhere methods act on what they find, and the report of the run says so.
 
 Words (Word Weight, Word Mask, Capture Attention) are found by their letters, in the text encoder of a language model
 where a CLIP has one. HiDream has three texts, of which only the last is looked into. NAG and regional prompts are rows
 of the batch, one for each further prompt; on Wan, Anima and Cosmos-Predict2 they are columns behind the text, which
-give the same (1e-4 of the latent) without a row. A further prompt may be longer than the sampler's where the text can
-be filled up. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5 make another text of one that is
-filled up and refuse it; a shorter one is not quite itself there. On LongCat a longer one moves the picture, whose
-positions depend on the length of the text. HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5
-refine the text before their blocks: the token of a word then holds something of its neighbours.
+give the same (1e-4 of the latent) without a row. A further prompt may be shorter or longer than the sampler's: in front
+of the blocks, in them and in its positions each text is what the model makes of it alone. One for the whole picture
+gives the picture of a sampler that has it (1e-5 of the latent; `tests/contract/test_rows_comfyui.py`), but for what
+else the sampler's prompt is in: other tokens of the sequence, which are AuraFlow's 8, what fills up a picture of
+Z-Image that has no multiple of 32 tokens, and reference images (0.02 to 0.2 of the latent for a whole picture), the
+VACE blocks of Wan, and Mochi's mean of its text. HiDream takes only texts of one length.
+
+HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5 refine the text before their blocks: the token of
+a word then holds something of its neighbours.
 """
 
 

@@ -30,9 +30,10 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatches  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask  # noqa: E402
 from attention_patchbay.nodes._host import HOST  # noqa: E402
 from attention_patchbay.tests.contract.family_methods import METHODS  # noqa: E402
-from attention_patchbay.tests.contract.tiny_families import FAMILIES, TEXT, Tiny, load, prompt, sample  # noqa: E402
+from attention_patchbay.tests.contract.tiny_families import FAMILIES, HUNYUAN_IMAGE, TEXT, Tiny, load, prompt, sample  # noqa: E402
 from comfy.controlnet import ControlBase  # noqa: E402
 from comfy.model_patcher import create_model_options_clone  # noqa: E402
 from comfy.sampler_helpers import prepare_model_patcher, prepare_sampling  # noqa: E402
@@ -42,6 +43,15 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode  # noqa: E
 
 COLUMNS = ("Wan 2.1", "Wan I2V", "Wan VACE", "Anima", "Cosmos-Predict2")
 NAMES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video", "HiDream", "Anima")
+# Families whose text attends to itself in front of the blocks, or whose image's positions count from its end
+NAMES_OF_TEXTS = ("LongCat", "HunyuanVideo", "HunyuanImage 2.1", "HunyuanVideo 1.5", "Krea2", "Lumina 2", "Z-Image")
+NAMES_OF_TEXTS += ("Omnigen2", "Boogu", "Kandinsky 5", "Flux", "Qwen-Image")
+SIGNS = (("conditioning_byt5small", (1, 5, 1472)),)  # the text of signs in a picture
+TEXTS = {name: FAMILIES[name] for name in NAMES_OF_TEXTS}
+TEXTS["Z-Image"] = FAMILIES["Z-Image"]._replace(latent=(1, 16, 8, 16))  # 32 tokens, which nothing fills up
+TEXTS["HunyuanImage 2.1"] = FAMILIES["HunyuanImage 2.1"]._replace(config={**HUNYUAN_IMAGE, "byt5": True}, extras=SIGNS)
+TEXTS["HunyuanVideo 1.5"] = FAMILIES["HunyuanVideo 1.5"]._replace(extras=SIGNS)
+LENGTHS, BESIDE_THE_TEXT = (9, 17, 40), ("pooled_output", SIGNS[0][0])
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
 
@@ -241,10 +251,40 @@ def hidden(name: str) -> float:
     return float((sample(attach(model, region, HOST), noise, *sides, steps=2) - plain).abs().max() / plain.abs().max())
 
 
+def piecemeal(name: str) -> dict[str, list[float]]:
+    """Return how far others move a run with a method that attends piecemeal, before and behind it.
+
+    First those that change nothing by themselves, then how little such a method and a region move it at least.
+    """
+    tiny, everywhere = FAMILIES[name], torch.ones(1, 8, 12)
+    model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    own, negative = prompt(tiny, 1), prompt(tiny, 2)
+    others = [RegionalPrompt((Region(prompt_of(own), everywhere),)), METHODS["capture of words"][1](tiny, Where())]
+    others.append(WordMask(positions=(3,), length=TEXT, mask=everywhere))
+    found: dict[str, list[float]] = {}
+
+    def run(*values: Any) -> Tensor:
+        patched = model
+        for value in values:
+            patched = attach(patched, value, HOST)
+        return sample(patched, noise, own, negative, steps=2)
+
+    plain = run()
+    for kind in ("tiles", "token merging", "sliding window"):
+        method = METHODS[kind][1](tiny, Where())
+        alone, size = run(method), float(plain.abs().max())
+        moved = [run(*order) - alone for other in others for order in ((method, other), (other, method))]
+        region = RegionalPrompt((Region(prompt_of(prompt(tiny, 3, 9)), everywhere),))
+        effects = [run(region, method) - alone, run(region, method) - run(region)]
+        found[kind] = [max(float(x.abs().max()) for x in moved) / size]
+        found[kind].append(min(float(x.abs().max()) for x in effects) / size)
+    return found
+
+
 def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
     found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
-    found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1")}
+    found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1", "Z-Image")}
     references = {name: [METHODS["reference"][1](FAMILIES[name], Where.of("all"))] for name in ("Flux", "Wan 2.1")}
     found["reference"] = {name: weak(name, made) for name, made in references.items()}
     to = {name: prompt_of(prompt(FAMILIES[name], 6)) for name in ("Flux", "Wan 2.1")}
@@ -257,19 +297,33 @@ def beside() -> dict[str, Any]:
     found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
     listed = [AttentionPatch("attn2.k", "shuffle", 1.0)]
     found["listed"] = {name: weak(name, listed, 1) for name in ("Cosmos-Predict2", "Wan 2.1")}
-    try:
-        weak("Flux", [METHODS[name][1](FAMILIES["Flux"], Where.of("all")) for name in ("sliding window", "word mask")])
-    except ValueError as error:
-        found["two"] = str(error)
-    refused = {}
-    for name in ("Z-Image", "Krea2", "Kandinsky 5", "Omnigen2", "HunyuanVideo"):
-        try:
-            weak(name, [])
-        except ValueError as error:
-            refused[name] = str(error)
-    return {**found, "refused": refused}
+    found["piecemeal"] = {name: piecemeal(name) for name in ("Flux", "Lens", "Z-Image", "Kandinsky 5 Image")}
+    return found
+
+
+def alone(name: str) -> dict[str, Any]:
+    """Return how far a prompt for the whole picture is from itself as the sampler's, and how far it moves a run.
+
+    And how far, of little strength, it moves a run with the sampler's prompt; for shorter and longer ones.
+    """
+    tiny = TEXTS[name]
+    model, noise = load(tiny), torch.randn((2, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    own, negative = prompt(tiny, 1), prompt(tiny, 2)
+    plain, found = sample(model, noise, own, negative, steps=2), {}
+    size, everywhere = float(plain.abs().max()), torch.ones(1, 8, 12)
+    for length in LENGTHS:
+        other = prompt(tiny, 3, length)
+        other[0][1].update({key: given for key, given in own[0][1].items() if key in BESIDE_THE_TEXT})
+        further = prompt_of(other)
+        wanted = sample(model, noise, other, negative, steps=2)
+        methods = RegionalPrompt((Region(further, everywhere),)), NormalizedGuidance(further, strength=1e-9)
+        region, weak = (sample(attach(model, one, HOST), noise, own, negative, steps=2) for one in methods)
+        apart = {"region": region - wanted, "effect": region - plain, "weak": weak - plain}
+        found[str(length)] = {kind: float(x.abs().max()) / size for kind, x in apart.items()}
+    return found
 
 
 with open(result, "w") as file:
     told = {name: family(name) for name in NAMES}
-    json.dump({**told, "columns": {name: columns(name) for name in COLUMNS}, "beside": beside()}, file)
+    told |= {"columns": {name: columns(name) for name in COLUMNS}, "alone": {name: alone(name) for name in TEXTS}}
+    json.dump({**told, "beside": beside()}, file)

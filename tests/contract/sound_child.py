@@ -33,7 +33,7 @@ from attention_patchbay.ldm_patched.patches.reading.report import report  # noqa
 from attention_patchbay.nodes._host import HOST  # noqa: E402
 from attention_patchbay.tests.contract.family_methods import LATE, METHODS  # noqa: E402
 from attention_patchbay.tests.contract.family_trials import Ears, Heard, columns, spans  # noqa: E402
-from attention_patchbay.tests.contract.tiny_families import Tiny, load, prompt  # noqa: E402
+from attention_patchbay.tests.contract.tiny_families import TEXT, Tiny, load, prompt  # noqa: E402
 from comfy.nested_tensor import NestedTensor  # noqa: E402
 
 H3 = {"image_model": "minimax_h3", "hidden_size": 96, "num_layers": 3, "token_refiner_num_layers": 1}
@@ -135,6 +135,18 @@ def parts(model: Any, name: str) -> dict[str, Any]:
     }
 
 
+def uses(length: int) -> dict[str, str]:
+    """Return what the report says of methods on LTX-2 where the sound has so many tokens."""
+    SOUND["LTX-2"] = (1, 8, length, 16)
+    model, found = load(TINY["LTX-2"]), {}
+    for method in ("values of the text", "keys of the picture", "temperature", "capture of words", "NAG"):
+        at, make = METHODS[method]
+        patched = attach(model, make(TINY["LTX-2"], Where.of(at)), HOST)
+        lines = report(patched, run(patched, "LTX-2")).text.splitlines()
+        found[method] = next(line for line in lines if line.startswith("1. "))
+    return found
+
+
 def found(name: str) -> dict[str, Any]:
     tiny = TINY[name]
     model = load(tiny)
@@ -147,6 +159,7 @@ def found(name: str) -> dict[str, Any]:
 with open(result, "w") as file:
     told = {name: found(name) for name in TINY}
     told["MiniMax H3"] |= parts(load(TINY["MiniMax H3"]), "MiniMax H3")
+    told["uses"] = {length: uses(length) for length in (7, 48, TEXT)}  # as few, as the video's and as the text's
     source = Path(comfy.model_base.__file__).read_text()
     names = {name.rpartition(".")[2] for name in re.findall(r"unet_model=([\w.]+)", source)}
     told["networks"] = sorted(names - {"unet_model"})  # that is the parameter itself

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.comfyui
 NODES = ("EasyCache", "LazyCache", "LoRA hook")
 COLUMNS = ("Wan 2.1", "Wan I2V", "Wan VACE", "Anima", "Cosmos-Predict2")
 FAMILIES = ("Flux", "Qwen-Image", "SD3", "Wan 2.1", "LTX-Video", "HiDream", "Anima")
+TEXTS = ("LongCat", "HunyuanVideo", "HunyuanImage 2.1", "HunyuanVideo 1.5", "Krea2", "Lumina 2", "Z-Image")
+TEXTS += ("Omnigen2", "Boogu", "Kandinsky 5", "Flux", "Qwen-Image")
 PAIRS = [(family, node) for family in FAMILIES for node in NODES]
 PAIRS += [("Flux", "compile"), ("Wan 2.1", "compile")]
 PAIRS += [("Wan 2.1", "context windows"), ("LTX-Video", "context windows")]
@@ -62,14 +64,18 @@ def test_towards_leaves_the_tokens_of_other_nodes_alone(found: dict[str, Any]) -
     assert min(found["beside"]["beside towards"].values()) > 1e-2
 
 
-def test_two_nodes_that_cannot_share_a_joint_attention_are_named(found: dict[str, Any]) -> None:
-    text = found["beside"]["two"]
-    assert "words" in text and "sliding-window" in text and "take the block out of one of the two nodes" in text
+@pytest.mark.parametrize("family", ["Flux", "Lens", "Z-Image", "Kandinsky 5 Image"])
+def test_regions_words_and_what_attends_piecemeal_share_an_attention(found: dict[str, Any], family: str) -> None:
+    """Tiles, merged tokens and windows are parts of a picture, of which regions and words need all."""
+    for kind, (moved, effect) in found["beside"]["piecemeal"][family].items():
+        assert moved < 1e-5 and effect > 1e-4, (kind, moved, effect)
 
 
-def test_a_longer_prompt_is_refused_where_the_text_cannot_be_filled_up(found: dict[str, Any]) -> None:
-    refused = found["beside"]["refused"]
-    assert len(refused) == 5
-    assert all(
-        "17 tokens and the sampler's 12" in text and "lengthen the sampler's" in text for text in refused.values()
-    )
+@pytest.mark.parametrize("length", ["9", "17", "40"])
+@pytest.mark.parametrize("family", TEXTS)
+def test_a_prompt_of_any_length_is_what_the_model_makes_of_it_alone(
+    found: dict[str, Any], family: str, length: str
+) -> None:
+    """The sampler's has 12 tokens; refiners, learned padding and positions must not see how far texts are filled up."""
+    there = found["alone"][family][length]
+    assert there["region"] < 1e-5 and there["effect"] > 1e-2 and there["weak"] < 1e-5, there

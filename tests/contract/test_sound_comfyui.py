@@ -15,8 +15,7 @@ pytestmark = pytest.mark.comfyui
 ONE = "holds one picture"
 IDLE = {
     "MiniMax H3": {"tiles": "those of a video", "map injection": ONE, "style aligned": ONE},
-    # the sound's attention to itself comes last
-    "LTX-2": {"tiles": "those of a video", "map injection": "not those of the picture alone", "style aligned": ONE},
+    "LTX-2": {"tiles": "those of a video", "map injection": ONE, "style aligned": ONE},
 }
 REFUSED = {
     "between the attentions": "nothing between attentions",
@@ -80,3 +79,10 @@ def test_every_network_of_the_host_that_draws_has_a_row(found: dict[str, Any]) -
     derived = {name for name in found["networks"] if name.endswith("WanModel") or name.startswith("Wan")}
     derived |= {"UNetModel", "ChromaRadiance", "NextDiTPixelSpace", "PidNet"}
     assert set(found["networks"]) - set(FAMILIES) - derived == {"DepthAnything3Net", "RTv4", "SAM3Model"}
+
+
+@pytest.mark.parametrize("length", ["48", "12"])
+def test_sound_of_as_many_tokens_as_the_video_or_the_text_is_left_alone(found: dict[str, Any], length: str) -> None:
+    """Its attentions look like those of the video then, but for their heads."""
+    assert "ran" in found["uses"]["7"]["temperature"]
+    assert found["uses"][length] == found["uses"]["7"]

@@ -49,7 +49,10 @@ class Family:
         beside: lists of blocks that run in the midst of the others and are none of them.
         told: whether the host says in each call which block makes it.
         filled: whether its text is filled up behind the tokens of the prompt.
-        whole_text: whether tokens behind its text would change what it makes of the text.
+        whole_text: whether it takes the tokens that a mask hides for others of its text.
+        ends: whether its image's positions count from the end of its text.
+        pads: the module that embeds its text, and the token that fills it up, where the network has learned one.
+        counts: the module that rotates, where a text counts from 0 on all axes and its image on the first alone.
         columns: whether it makes nothing of its text but keys and values, each token for itself.
         flat: whether what it makes is no picture.
         sound: whether its latent is a video and its sound, packed into one row.
@@ -72,6 +75,9 @@ class Family:
     beside: tuple[str, ...] = ()
     filled: bool = False
     whole_text: bool = False
+    ends: bool = False
+    pads: tuple[str, ...] = ()
+    counts: str = ""
     columns: bool = False
     flat: bool = False
     sound: bool = False
@@ -118,9 +124,24 @@ FAMILIES: dict[str, Family] = {
     "LensTransformer2DModel": _joined(
         "Lens", (("double", "transformer_blocks"),), IMAGE_FIRST, patch=1, hands=SECOND_FIRST
     ),
-    "NextDiT": _joined("Lumina", (("double", "layers"),), TEXT_FIRST, whole_text=True, hands=X),
+    "NextDiT": _joined(
+        "Lumina",
+        (("double", "layers"),),
+        TEXT_FIRST,
+        whole_text=True,
+        ends=True,
+        pads=("cap_embedder", "cap_pad_token"),
+        hands=X,
+    ),
     "OmniGen2Transformer2DModel": _joined(
-        "Omnigen2", (("single", "layers"),), TEXT_REFERENCES_IMAGE, told=False, whole_text=True, hands=X
+        "Omnigen2",
+        (("single", "layers"),),
+        TEXT_REFERENCES_IMAGE,
+        told=False,
+        whole_text=True,
+        ends=True,
+        counts="rope_embedder.rope_embedder",
+        hands=X,
     ),
     "BooguTransformer2DModel": _joined(
         "Boogu",
@@ -128,6 +149,8 @@ FAMILIES: dict[str, Family] = {
         TEXT_REFERENCES_IMAGE,
         told=False,
         whole_text=True,
+        ends=True,
+        counts="rope_embedder.rope_embedder",
         hands=FIRST_TWO + X,
     ),
     "Ideogram4Transformer2DModel": _joined(

@@ -23,6 +23,7 @@ from .prompts import MorePrompts
 from .rows import PREPARE_SAMPLING, ROWS, WANTED, estimate_rows
 from .site import Site
 from .stack import KINDS, Inner, merged, split
+from .text_forward import tell_lengths
 
 # Why a method has no place
 SKIPS = "they have no skip connections and nothing between attentions"
@@ -66,7 +67,7 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
     if isinstance(place.patch, MorePrompts):
         if family.alone:
             raise refusal(family, method.name, ONE_ROW)
-        return AskForRows(place.patch, not family.columns)
+        return AskForRows(place.patch, family)
     patch, slot = place.patch, place.slot.partition("_")[0]
     if isinstance(patch, TokensIn) and family.calls == HIDDEN and patch.part != "v" and not method.scales_scores:
         return Listed(place.slot, HiddenInput(patch))
@@ -81,17 +82,18 @@ def adapt(place: Place, family: Family, method: Method) -> Place:
 
 @dataclass(frozen=True)
 class AskForRows:
-    """The place of more prompts on a transformer; `costly` says that each is a row of the batch."""
+    """The place of more prompts on a transformer: each a row of the batch, or columns where its family takes them."""
 
     patch: MorePrompts
-    costly: bool
+    family: Family
 
     def put(self, clone: Patcher, host: Host) -> None:
-        """Ask for each prompt, and tell the host's estimate of memory of its rows."""
+        """Ask for each prompt, and tell the host's estimate of memory and the network of its rows."""
         options = clone.model_options["transformer_options"]
         clone.remove_wrappers_with_key(PREPARE_SAMPLING, KEY)  # a patcher adds a second one to the first
-        if self.costly:
+        if not self.family.columns:
             clone.add_wrapper_with_key(PREPARE_SAMPLING, KEY, estimate_rows)
+            tell_lengths(clone, self.family)
         options[WANTED] = (*options.get(WANTED, ()), self.patch)
 
 

@@ -23,13 +23,13 @@ from ..record.run import Run
 from .block_forward import BLOCK, CALLED
 from .coordinates import taken
 from .foreign import counted
+from .further_prompts import Call, with_rows
 from .holding import with_held
 from .listed import LISTED, lists, others_in
 from .owner import owner
 from .positions import POSITIONS
 from .preferred import hidden_by_an_override, preferences
 from .router import SLOT, Router
-from .rows import Call, with_rows
 from .stack import ATTEND, CONTEXT, LAYERS, stacked
 from .tokens import LATENT, TOKENS, tokens_of
 

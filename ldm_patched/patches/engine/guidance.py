@@ -24,6 +24,8 @@ class Weakening(Protocol):
 
     @property
     def scale(self) -> float: ...
+    @property
+    def piecemeal(self) -> bool: ...
 
     def weak_attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor: ...
 
@@ -35,7 +37,8 @@ def guided(denoised: Tensor, cond: Tensor, weak: Tensor, scale: float) -> Tensor
 
 def weak_pass(method: Weakening, gate: Gate, host: Host) -> AfterCfg:
     """Return what makes the extra prediction after the guidance of the prompts, and pushes away from it."""
-    return AfterCfg(gate, WeakPass(method.scale, (Wrap("attn1", gate, method.weak_attend),), host))
+    weak = Wrap("attn1", gate, method.weak_attend, piecemeal=method.piecemeal)
+    return AfterCfg(gate, WeakPass(method.scale, (weak,), host))
 
 
 @dataclass(frozen=True)

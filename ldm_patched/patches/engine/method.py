@@ -103,6 +103,11 @@ class Method:
         return False
 
     @property
+    def piecemeal(self) -> bool:
+        """Return whether it attends with parts of the picture, such as tiles, which are no picture to others."""
+        return False
+
+    @property
     def in_layers(self) -> bool:
         """Return whether it acts in the layers of the network, however that calls its attention."""
         return False
@@ -154,7 +159,7 @@ class Method:
         if hasattr(self, "attend"):
             for kind in ("self", "cross"):
                 if self.kind in ("all", kind) and self.address.kind in ("all", kind):
-                    yield Wrap(SLOTS[kind], gate, self.attend, getattr(self, "idle", None))
+                    yield Wrap(SLOTS[kind], gate, self.attend, getattr(self, "idle", None), piecemeal=self.piecemeal)
 
 
 SLOTS = {"self": "attn1", "cross": "attn2"}

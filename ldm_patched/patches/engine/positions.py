@@ -35,7 +35,10 @@ class Positions:
         return Positions(self.turns[part], self.halves)
 
     def off(self, x: Tensor) -> Tensor:
-        """Return tokens (b, h, n, d) as they were before their positions."""
+        """Return tokens (b, h, n, d) as they were before their positions, in the precision of the rotations.
+
+        In that of half of it, going off and on would round each number twice.
+        """
         return self._turned(x, self.turns.transpose(-1, -2))  # the inverse of a rotation
 
     def on(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -48,7 +51,7 @@ class Positions:
         turns = turns if turns.ndim == 4 else turns[:, None]  # the same for all heads
         out = turns[..., 0] * pairs[..., :1] + turns[..., 1] * pairs[..., 1:]
         flat: Tensor = (out.transpose(-1, -2) if self.halves else out).flatten(-2)
-        return flat.to(x.dtype)
+        return flat
 
 
 class Telling(KeywordMark):

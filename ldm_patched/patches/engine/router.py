@@ -22,6 +22,7 @@ from .owner import owner
 from .preferred import preferred
 from .rows import ROWS, Rows
 from .stack import Attend, default_attend
+from .text_view import TextView
 from .tokens import TOKENS
 from .views import View, view
 
@@ -148,7 +149,7 @@ class Router:
             return self._run(choice, here, Arguments((q, k, v, heads, *args), kwargs), q.peek().device)
         return self._run(choice, here, Arguments((q.take(), k.take(), v.take(), heads, *args), kwargs))
 
-    def _entered(self, seen: View, func: Callable[..., Tensor], here: Here) -> Tensor:
+    def _entered(self, seen: View | TextView, func: Callable[..., Tensor], here: Here) -> Tensor:
         """Run the layers of a transformer's call; each attention that they make is chosen for itself."""
         further = here.options.get(ROWS)
 

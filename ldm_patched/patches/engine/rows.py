@@ -1,42 +1,27 @@
-"""More prompts for transformers: each is one more row of the batch, since the model makes its text what it attends to.
+"""What a call of a transformer holds of further prompts: rows of the batch, or columns behind its text.
 
 The image of such a row is kept the same as that of the row it belongs to (`engine/views.py`), so it costs a row and
 changes nothing by itself. Layers get its keys and values behind the text's own, as on a UNet (`engine/prompts.py`).
-
-A model that makes nothing of its text but keys and values, each token for itself, needs no rows: further prompts stand
-behind its text as columns, which cost their keys and values alone, and no call sees them but those of open layers.
 """
 
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..addressing.families import HIDDEN, TEXT
+from ..addressing.families import TEXT
 from ..patcher import Executor, TransformerOptions
-from ..record.run import run_of
-from .coordinates import CHUNKS
-from .gate import Gate, curve_weight
-from .listed import others_in
-from .prompts import Prompt, tokens_in
-from .sides import COND, OTHER, chunks_of
-from .tokens import TOKENS, Tokens
+from .gate import Gate
+from .prompts import Prompt
 
 PREPARE_SAMPLING = "prepare_sampling"  # ComfyUI's name of the place
 WANTED = "patchbay_more_prompts"  # in the options of a model: what asks for rows, in order
 ROWS = "patchbay_rows"  # in the options of a call that has more prompts: its Rows, or its Columns
-CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
-MASK = "attention_mask"  # among the same: which tokens of the text are its own, (b, n)
-TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
-AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
-AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
-LISTS = ("cond_or_uncond", "uuids", CHUNKS)  # in the options of a call: one entry for each chunk of its rows
 
 
 class Rows(NamedTuple):
@@ -50,6 +35,8 @@ class Rows(NamedTuple):
         own: tokens of the call's own context.
         tokens: tokens to which all contexts were filled up.
         given: what the options said of the call itself.
+        ends: whether the contexts end together, and not begin.
+        pads: how many tokens of the network's own stand behind the call's context and that of each prompt.
     """
 
     base: int
@@ -59,6 +46,29 @@ class Rows(NamedTuple):
     own: int
     tokens: int
     given: dict[str, Any]
+    ends: bool = False
+    pads: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Return how many rows there are."""
+        return self.base + len(self.prompts) * len(self.positive) * self.chunk
+
+    @property
+    def uneven(self) -> bool:
+        """Return whether any context was filled up."""
+        return any(length != self.tokens for _, length in self.texts)
+
+    @property
+    def texts(self) -> list[tuple[slice, int]]:
+        """Return the rows of the call itself and of each further prompt, and how many tokens their text has."""
+        ends = range(self.base, self.total + 1, len(self.positive) * self.chunk)
+        further = [(slice(*at), length) for at, (_, length) in zip(pairwise(ends), self.prompts, strict=True)]
+        return [(slice(0, self.base), self.own), *further]
+
+    def hold(self, sizes: tuple[int, int, int]) -> bool:
+        """Return whether so many rows, queries and keys are all texts to themselves, some of them filled up."""
+        return self.uneven and sizes == (self.total, self.tokens, self.tokens)
 
     def more(self, x: Tensor) -> Tensor:
         """Return (base, ...) with the rows of the positive chunks again for each prompt."""
@@ -87,10 +97,11 @@ class Rows(NamedTuple):
 
     def text(self, parts: dict[str, slice], length: int) -> dict[str, slice]:
         """Return the parts of a sequence for a text of fewer tokens than the contexts were filled up to."""
-        text = parts.get(TEXT)
-        if text is None or text.stop - text.start != self.tokens:
+        text, missing = parts.get(TEXT), self.tokens - length
+        if text is None:
             return parts
-        return {**parts, TEXT: slice(text.start, text.start + length)}
+        own = slice(text.start + missing, text.stop) if self.ends else slice(text.start, text.stop - missing)
+        return {**parts, TEXT: own}
 
     def lengths(self, parts: dict[str, slice]) -> list[int]:
         """Return how many tokens of a sequence each further prompt has."""
@@ -140,149 +151,11 @@ class Asking(Protocol):
     def prompts(self) -> tuple[Prompt | Tensor, ...]: ...
 
 
-class Call(NamedTuple):
-    """The arguments of a call of the model."""
-
-    x: Tensor
-    t: Tensor
-    c_concat: Tensor | None
-    c_crossattn: Tensor | None
-    control: Any
-    options: TransformerOptions
-    conds: dict[str, Any]
-
-
 def without_rows(options: TransformerOptions) -> set[int]:
     """Return the numbers of the entries whose further prompts have no rows in a call, as one of the negative alone."""
     rows: Rows | Columns | None = options.get(ROWS)
     given = {number for number, _ in rows.prompts} if rows is not None else set()
     return {one.gate.entry.number for one in options.get(WANTED, ())} - given
-
-
-def with_rows(model: Any, call: Call) -> Call:
-    """Return a call with each prompt that is asked for now; itself where none is, or nothing is positive."""
-    asking: tuple[Asking, ...] = call.options.get(WANTED, ())
-    wanted = [one for one in asking if curve_weight(one.gate.entry.schedule, call.options)]
-    chunks = chunks_of(call.options)
-    positive = tuple(i for i, chunk in enumerate(chunks) if chunk == COND)
-    context = call.c_crossattn
-    if not wanted or not positive or context is None:
-        return call
-    encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
-    prompts = [(number, found[CONTEXT]) for number, found in encoded]
-    lengths = tuple((number, prompt.shape[1]) for number, prompt in prompts)
-    columns = Columns(context.shape[1], lengths)
-    behind = _stand_behind(columns, call)
-    run = run_of(call.options)
-    if run is not None:
-        run.notes.add((AS_COLUMNS if behind else AS_ROWS).format(len(lengths), ", ".join(map(str, columns.lengths()))))
-    if behind:
-        further = [prompt.to(context).expand(len(context), -1, -1) for _, prompt in prompts]
-        return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
-    tokens = max([context.shape[1], *(prompt.shape[1] for _, prompt in prompts)])
-    _check_filling(call.options.get(TOKENS), context.shape[1], tokens)
-    before = {name: list(call.options[name]) for name in LISTS if name in call.options}
-    rows = Rows(len(call.x), positive, len(call.x) // len(chunks), lengths, context.shape[1], tokens, before)
-    each = len(positive) * rows.chunk
-    further = [_filled(prompt, tokens).to(context).expand(each, -1, -1) for _, prompt in prompts]
-    others = [OTHER] * (len(prompts) * len(positive))
-    new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
-    lists = {name: [*before[name], *new[name]] for name in before}
-    found = [one for _, one in encoded]
-    conds = {name: _with(cond, name, found, rows) for name, cond in call.conds.items()}
-    mask = _masked(call.conds.get(MASK), found, rows, context)
-    return Call(
-        rows.more(call.x),
-        rows.more(call.t),
-        None if call.c_concat is None else rows.more(call.c_concat),
-        torch.cat([_filled(context, tokens), *further]),
-        _repeated(call.control, rows),
-        {**call.options, **lists, ROWS: rows},
-        conds if mask is None else {**conds, MASK: mask},
-    )
-
-
-def _stand_behind(columns: Columns, call: Call) -> bool:
-    """Return whether a call takes its further prompts as columns, and nobody can take its text for its image."""
-    made: Tokens | None = call.options.get(TOKENS)
-    if made is None or not made.family.columns or made.image == columns.tokens:
-        return False
-    # one of another pack gets all of the context, before the projection, and does not know what is the call's own
-    return made.family.calls != HIDDEN or not others_in(call.options, "attn2_patch")
-
-
-def _check_filling(made: Tokens | None, own: int, tokens: int) -> None:
-    """Refuse to fill up the text of a model that would make another text of it; raises ValueError with the fix."""
-    if made is not None and made.family.whole_text and tokens > own:
-        raise ValueError(
-            f"a further prompt has {tokens} tokens and the sampler's {own}, and {made.family.name} models make another "
-            "text of one that is filled up; give this node a prompt that is no longer, or lengthen the sampler's"
-        )
-
-
-def _uuids(given: Sequence[uuid.UUID] | None, rows: Rows) -> list[uuid.UUID]:
-    """Return a name for each further chunk, the same in every step: caches find by it what they keep of a chunk."""
-    if given is None:
-        return []
-    return [uuid.uuid5(given[i], f"patchbay {place}") for place in range(len(rows.prompts)) for i in rows.positive]
-
-
-def _all_encoded(model: Any, asking: Asking, call: Call) -> Sequence[dict[str, Tensor]]:
-    """Return what the model makes of each prompt, made once in a run on each device."""
-    memory, key = asking.gate.memory(call.options), f"encoded on {call.x.device}"
-    if key not in memory:
-        made: Tokens | None = call.options.get(TOKENS)
-        found = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
-        memory[key] = found if made is not None and made.family.whole_text else [_trimmed(one) for one in found]
-    kept: Sequence[dict[str, Tensor]] = memory[key]
-    return kept
-
-
-def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Return what the model's own conditionings make of a prompt: its context (1, n, c), and the rest of its text."""
-    tokens, besides = tokens_in(prompt), {} if isinstance(prompt, Tensor) else prompt.besides
-    about = {"noise": x, "device": x.device, "prompt_type": "positive", "pooled_output": tokens[:, 0]}
-    made: Mapping[str, Any] = model.extra_conds(cross_attn=tokens, **besides, **about)
-    known = {CONTEXT: tokens, **{name: cond.cond for name, cond in made.items() if name in (CONTEXT, MASK, *TEXTS)}}
-    return {name: cond.to(x.device) for name, cond in known.items()}
-
-
-def _trimmed(known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text without the tokens at its end that its mask hides."""
-    mask, context = known.get(MASK), known[CONTEXT]
-    if mask is None or mask.shape != context.shape[:2]:
-        return known
-    end = max((int(place) + 1 for place in mask[0].nonzero()), default=context.shape[1])
-    return {**known, CONTEXT: context[:, :end], MASK: mask[:, :end]}
-
-
-def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: Rows) -> Any:
-    """Return what a call gets with more rows: those of the positive again, or where it is text those of each prompt.
-
-    Raises ValueError where that of a further prompt has another length than the call's own.
-    """
-    if name not in TEXTS or not all(name in found for found in encoded):
-        return _repeated(cond, rows)
-    further = [found[name].to(cond) for found in encoded]
-    if any(one.shape[1:] != cond.shape[1:] for one in further):
-        raise ValueError(
-            "a further prompt has another length than the sampler's; this model needs them alike, give both prompts by "
-            "the same text encoder"
-        )
-    each = len(rows.positive) * rows.chunk
-    return torch.cat([cond, *(one.expand(each, *one.shape[1:]) for one in further)])
-
-
-def _masked(own: Tensor | None, encoded: Sequence[Mapping[str, Tensor]], rows: Rows, context: Tensor) -> Tensor | None:
-    """Return the mask of all rows' text (b, n), which hides what they were filled up with; None where none has one."""
-    if own is None and not any(MASK in found for found in encoded):
-        return None
-    if own is not None and own.shape != (rows.base, rows.own):
-        return None  # no mask of the text alone
-    own = context.new_ones(rows.base, rows.own, dtype=torch.long) if own is None else own
-    each = len(rows.positive) * rows.chunk
-    further = [found.get(MASK, own.new_ones(1, found[CONTEXT].shape[1])).to(own).expand(each, -1) for found in encoded]
-    return torch.cat([F.pad(one, (0, rows.tokens - one.shape[1])) for one in (own, *further)])
 
 
 def estimate_rows(
@@ -296,18 +169,3 @@ def estimate_rows(
     rows, *rest = noise_shape
     more = math.ceil(rows * sum(len(one.prompts) for one in asking) / 2)
     return executor(model, [rows + more, *rest], conds, model_options=model_options, **kwargs)
-
-
-def _filled(context: Tensor, tokens: int) -> Tensor:
-    return F.pad(context, (0, 0, 0, tokens - context.shape[1]))
-
-
-def _repeated(given: Any, rows: Rows) -> Any:
-    """Return what a call gets beside its latent with more rows wherever it has those of the call."""
-    if isinstance(given, Tensor):
-        return rows.more(given) if given.ndim and len(given) == rows.base else given
-    if type(given) is dict:
-        return {name: _repeated(one, rows) for name, one in given.items()}
-    if type(given) in (list, tuple):  # not what descends from them, such as shapes
-        return type(given)(_repeated(one, rows) for one in given)
-    return given

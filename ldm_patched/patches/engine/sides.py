@@ -63,11 +63,17 @@ def _name(prompts: Sequence[dict[str, Any]], run: Run) -> str | None:
 def chunks_of(options: TransformerOptions) -> list[int]:
     """Return what each equal chunk of the batch of a call is: COND, UNCOND or OTHER.
 
-    Where the guider does not tell, the run keeps that for the report.
+    The run keeps that for the report, and whether the guider did not tell.
     """
     places, run = places_of(options), run_of(options)
     if run is None:
         return places
+    found = _told(options, places, run)
+    run.sides.update(found)
+    return found
+
+
+def _told(options: TransformerOptions, places: list[int], run: Run) -> list[int]:
     names = _names(options, places, run)
     if names is None or not set(SIDES) & set(run.prompts.values()):
         run.notes.add(NAMELESS)

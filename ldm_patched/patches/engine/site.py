@@ -293,7 +293,7 @@ class Site:
         changed = change(self.bare(x))
         if self.positions is None or not self.positions.fit(x):
             return changed
-        return self.positions.on(changed, None if kept is None else kept())
+        return self.positions.on(changed, None if kept is None else kept()).to(x.dtype)
 
     # The run
 

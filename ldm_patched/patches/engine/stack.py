@@ -50,12 +50,14 @@ class Layer:
     Args:
         idle: returns why there is nothing to do in a call, "" without telling; None where there is.
         counted: whether the report counts its uses.
+        piecemeal: whether it hands the image on in parts, which are no picture to others.
     """
 
     gate: Gate
     act: Act
     idle: Callable[[Site, Tensor, Tensor], str | None] | None = None
     counted: bool = True
+    piecemeal: bool = False
 
     def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         curve = self.gate.weight(site.options)

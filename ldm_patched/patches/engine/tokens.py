@@ -27,6 +27,8 @@ class Tokens(NamedTuple):
         flat: whether the latent is no image.
         references: tokens of reference images.
         padding: tokens that fill the image's up.
+        multiple: to a multiple of how many tokens the model fills up its image and its text.
+        ends: whether what a text lacks of the longest of its batch has to stand in front of it.
     """
 
     family: Family
@@ -34,11 +36,18 @@ class Tokens(NamedTuple):
     flat: bool = False
     references: int = 0
     padding: int = 0
+    multiple: int = 1
+    ends: bool = False
 
     @property
     def image(self) -> int:
         """Return the number of the image's tokens."""
         return math.prod(self.grid)
+
+    @property
+    def others(self) -> int:
+        """Return how many tokens are neither the image's nor the text's."""
+        return self.family.front + self.padding + self.references
 
     def parts(self, total: int) -> dict[str, slice] | None:
         """Return where the parts of a sequence of so many tokens lie.
@@ -67,7 +76,19 @@ def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any]) -> 
         references = ()  # such a network looks at them only where a node says how
     behind = sum(math.prod(_grid(one.shape[2:], sides)) for one in references) + _beside_a_video(conds)
     multiple = getattr(net, "pad_tokens_multiple", None) or 1
-    return Tokens(family, grid, len(shape) < 4, behind, -math.prod(grid) % multiple)
+    padding = -math.prod(grid) % multiple
+    return Tokens(family, grid, len(shape) < 4, behind, padding, multiple, _ends(net, family, conds))
+
+
+def _ends(net: Any, family: Family, conds: Mapping[str, Any]) -> bool:
+    """Return whether a text ends where all others of its batch do.
+
+    In LongCat, which is a Flux whose text has places in a picture, the image's count from there, and HunyuanImage puts
+    the text of signs behind it.
+    """
+    placed = list(getattr(getattr(net, "params", None), "txt_ids_dims", ())) == [1, 2]
+    signs = conds.get("txt_byt5") is not None and getattr(net, "cond_type_embedding", None) is None
+    return family.ends or placed or signs
 
 
 def first_of(shapes: Sequence[Sequence[int]] | None, shape: Sequence[int]) -> Sequence[int]:

@@ -34,6 +34,10 @@ def value(cls: type[T]) -> type[T]:
 def _own(given: Any) -> Any:
     if isinstance(given, Tensor):
         return given.detach().clone()
+    if type(given) is dict:
+        return {name: _own(one) for name, one in given.items()}
+    if hasattr(given, "_make"):  # a NamedTuple
+        return given._make(map(_own, given))
     return tuple(map(_own, given)) if type(given) is tuple else given
 
 
@@ -46,9 +50,13 @@ def _equal(self: Any, other: Any) -> Any:
 def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
-    if type(one) is type(other) is tuple:
+    if type(one) is not type(other):
+        return False  # True == 1, and is no equal setting
+    if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    return type(one) is type(other) and bool(one == other)  # True == 1, and is no equal setting
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(given, other[name]) for name, given in one.items())
+    return bool(one == other)
 
 
 def _hash(self: Any) -> int:
@@ -57,8 +65,10 @@ def _hash(self: Any) -> int:
 
 
 def _digest(x: Any) -> Any:
-    if type(x) is tuple:
+    if isinstance(x, tuple):
         return tuple(map(_digest, x))
+    if isinstance(x, dict):
+        return frozenset((name, _digest(one)) for name, one in x.items())
     if not isinstance(x, Tensor):
         return x
     numbers = x.cpu().contiguous().flatten()

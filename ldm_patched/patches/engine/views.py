@@ -7,57 +7,29 @@ references attend as they did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...ldm.modules.backends.shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
+from ...ldm.modules.backends.shapes import from_heads, to_bias
 from ..addressing.address import BlockId
 from ..addressing.families import IMAGE, TEXT
 from ..patcher import TransformerOptions
-from ..record.run import AttentionId
+from ..record.run import AttentionId, run_of
+from .given import Attend, Given, given
 from .positions import positions_of
 from .rows import ROWS, Columns, Rows, without_rows
 from .site import Beside, Site
 from .stack import CONTEXT, KINDS, LAYERS, Layer
+from .text_view import TextView
 from .tokens import TOKENS, Tokens
 
-NAMES = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # what may stand behind the heads
 PARTS = {"attn1": IMAGE, "attn2": TEXT}  # the part of a joint sequence whose keys a slot has
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # q, k, v (b, h, n, d) and a mask
 Keys = dict[str, tuple[Tensor, Tensor]]  # keys and values (b, h, n, d) of each part
-
-
-class Given(NamedTuple):
-    """The arguments of a call: q, k, v (b, h, n, d), heads, mask (b, h, q, k), and whether the result stays split."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    heads: int
-    mask: Tensor | None
-    split: bool
-    others: dict[str, Any]
-
-    def of(self, rows: Callable[[Tensor], Tensor]) -> Given:
-        """Return the arguments of some rows of the batch."""
-        mask = self.mask if self.mask is None or len(self.mask) == 1 else rows(self.mask)
-        return self._replace(q=rows(self.q), k=rows(self.k), v=rows(self.v), mask=mask)
-
-
-def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
-    """Read the arguments of an attention function, in any of its layouts."""
-    q, k, v, heads, *rest = args
-    others = {**kwargs, **dict(zip(NAMES, rest, strict=False))}
-    mask, skip = others.pop("mask", None), others.pop("skip_reshape", False)
-    split, gqa = others.pop("skip_output_reshape", False), others.pop("enable_gqa", False)
-    q, k, v = to_heads(q, k, v, heads, skip, gqa)
-    k, v = repeat_kv(k, v, q.shape[1])
-    return Given(q, k, v, heads, None if mask is None else to_mask(mask, q, k.shape[2]), split, others)
 
 
 @dataclass(frozen=True)
@@ -165,19 +137,19 @@ class View:
 
         def inner(new_q: Tensor, k: Tensor, v: Tensor, site: Site = here) -> Tensor:
             site = layer.below(site, (q, own_k), (new_q, k))
-            names = ("piece", "cut", "batch", "tokens", "changed_by")
+            names = ("piece", "cut", "batch", "tokens", "changed_by", "swapped")
             shared = {name: getattr(site, name) for name in names}
             below = {other: one.but(**shared) for other, one in sites.items()}
             others = {name: _repeated(pair, len(new_q)) for name, pair in keys.items()}
             return self._run(attend, depth - 1, {**below, slot: site}, new_q, {**others, part: (k, v)})
 
-        beside = tuple(self._beside(name, pair) for name, pair in keys.items() if name != part)
+        beside = tuple(self._beside(name, pair, sites["attn2"]) for name, pair in keys.items() if name != part)
         return layer(here.but(beside=beside), q, own_k, own_v, inner)
 
-    def _beside(self, name: str, pair: tuple[Tensor, Tensor]) -> Beside:
+    def _beside(self, name: str, pair: tuple[Tensor, Tensor], text: Site) -> Beside:
         mask, size = self.call.mask, self.parts[name].stop - self.parts[name].start
-        k, v = (x[:, :, :size] if name == TEXT else x for x in pair)  # without those of further prompts
-        if mask is None or mask.shape[-1] == 1 or k.shape[2] != size:
+        k, v = (x[:, :, : text.length] if name == TEXT else x for x in pair)  # without those of further prompts
+        if mask is None or mask.shape[-1] == 1 or k.shape[2] != size or (name == TEXT and text.swapped):
             return Beside(k, v)
         return Beside(k, v, to_bias(mask[..., self.parts[name]], k.dtype))
 
@@ -214,51 +186,79 @@ def _for_fewer(mask: Tensor, tokens: int, site: Site) -> Tensor:
     return torch.full_like(mask[..., :1], mask.dtype is torch.bool).expand(*mask.shape[:3], tokens)
 
 
-def view(options: TransformerOptions, attention: AttentionId, args: tuple[Any, ...], kwargs: Any) -> View | None:
-    """Return a call with the layers that are open in it; None where there is nothing to do, or nobody knows its tokens.
-
-    Layers of attn1 stand around those of attn2.
-    """
+def view(
+    options: TransformerOptions, attention: AttentionId, args: tuple[Any, ...], kwargs: Any
+) -> View | TextView | None:
+    """Return a call with the layers open in it; None where there is nothing to do, or nobody knows its tokens."""
     tokens: Tokens | None = options.get(TOKENS)
     if tokens is None:
         return None
-    block, kind = attention
-    found = _open_in(block, options)
-    if not (found or ROWS in options):
+    block, kind = attention[0], attention[1] or "cross"
+    found, rows = _open_in(block, options), options.get(ROWS)
+    if not (found or rows):
         return None
     whole = given(args, kwargs)
-    call, further = _own(whole, options.get(ROWS))
+    total, keys = whole.q.shape[2], whole.k.shape[2]
+    if block is None and isinstance(rows, Rows) and rows.hold((len(whole.q), total, keys)):
+        return TextView(whole, rows)
+    call, further = _own(whole, rows)
     # whatever happens, a call sees no more of its text than its own
     plain = None if call is whole else View(call, (), {TEXT: slice(0, call.k.shape[2])}, options, call)
-    total, keys = call.q.shape[2], call.k.shape[2]
     if block is None and (total != tokens.image or keys == total):
         return plain  # outside of the blocks only the image that looks at a text has to be kept the same
-    kind = kind or "cross"
+    if tokens.family.sound and not tokens.family.order and _of_sound(whole, block, options):
+        return plain
     parts = tokens.parts(total) if total == keys and kind == "self" else None
     if parts is None:
         found = [(slot, layer) for slot, layer in found if KINDS[slot] == kind]
-        parts = {TEXT if kind == "cross" else IMAGE: slice(0, keys)}
-        if total != tokens.image:
-            _step_back(found, options, f"{total} tokens that are not those of the picture alone")
-            return plain
-        context: Tensor | None = options.get(CONTEXT)
-        text = further.tokens if isinstance(further, Rows) else None if context is None else context.shape[1]
-        if kind == "cross" and text is not None and keys != text:
-            _step_back(found, options, f"{keys} keys that are not those of the text")
-            return plain
-    if call.mask is not None and call.mask.shape[2] > 1:
-        _step_back(found, options, "a mask of its own for each query")
+        parts = {TEXT if kind == "cross" else IMAGE: slice(0, call.k.shape[2])}
+    unknown = _unknown(call, parts, further, options)
+    if unknown:
+        for _, layer in found:
+            layer.gate.skip(options, f"the model attends with {unknown}")
         return plain
     if isinstance(further, Rows):
         call = call.of(lambda x: x[: further.base])
     return View(call, tuple(found), parts, options, whole, further) if found or further else None
 
 
+def _unknown(call: Given, parts: dict[str, slice], further: Rows | Columns | None, options: TransformerOptions) -> str:
+    """Return what a call attends with that nobody knows; nothing where all is known."""
+    total, keys = call.q.shape[2], call.k.shape[2]
+    if len(parts) == 1 and total != options[TOKENS].image:
+        return f"{total} tokens that are not those of the picture alone"
+    if len(parts) == 1 and TEXT in parts:
+        context: Tensor | None = options.get(CONTEXT)
+        text = further.tokens if isinstance(further, Rows) else None if context is None else context.shape[1]
+        if text not in (None, keys):
+            return f"{keys} keys that are not those of the text"
+    return "a mask of its own for each query" if call.mask is not None and call.mask.shape[2] > 1 else ""
+
+
+def _of_sound(whole: Given, block: BlockId | None, options: TransformerOptions) -> bool:
+    """Return whether a call is not that of the block's first attention, the video's, by its heads."""
+    run = run_of(options)
+    heads = None if run is None or block is None else run.plan.blocks.get(block)
+    return heads is not None and heads != (whole.heads, whole.q.shape[-1])
+
+
 def _open_in(block: BlockId | None, options: TransformerOptions) -> list[tuple[str, Layer]]:
-    """Return the open layers of a block with their slots, from the innermost, but those whose prompts are not there."""
+    """Return the open layers of a block with their slots, from the innermost, but those whose prompts are not there.
+
+    Layers of attn1 stand around those of attn2, but where one hands the image on in parts: what acts on the text needs
+    all of it.
+    """
     slots, lacking = options.get(LAYERS, {}), without_rows(options)
-    found = [(slot, layer) for slot in ("attn2", "attn1") for layer in slots.get(slot, {}).get(block, ())]
-    return [one for one in found if one[1].gate.weight(options) and one[1].gate.entry.number not in lacking]
+    on_text, on_image = (
+        [
+            (slot, layer)
+            for layer in slots.get(slot, {}).get(block, ())
+            if layer.gate.weight(options) and layer.gate.entry.number not in lacking
+        ]
+        for slot in ("attn2", "attn1")
+    )
+    inside = max((place + 1 for place, (_, layer) in enumerate(on_image) if layer.piecemeal), default=0)
+    return [*on_image[:inside], *on_text, *on_image[inside:]]
 
 
 def _own(whole: Given, further: Rows | Columns | None) -> tuple[Given, Rows | Columns | None]:
@@ -270,8 +270,3 @@ def _own(whole: Given, further: Rows | Columns | None) -> tuple[Given, Rows | Co
     own, mask = slice(0, further.own), whole.mask
     mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., own]
     return whole._replace(k=whole.k[:, :, own], v=whole.v[:, :, own], mask=mask), further
-
-
-def _step_back(found: list[tuple[str, Layer]], options: TransformerOptions, what: str) -> None:
-    for _, layer in found:
-        layer.gate.skip(options, f"the model attends with {what}")

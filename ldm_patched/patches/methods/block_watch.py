@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..addressing.address import AddressError
 from ..addressing.blocks import block_modules
 from ..addressing.families import family_of
 from ..engine.block_forward import CALLED, NETWORK, Forward, copied, outside, place_of_options
@@ -87,10 +88,19 @@ class Measuring:
     gate: Gate
 
     def put(self, clone: Patcher, host: Host) -> None:
-        """Put it around what stands there; once for each clone."""
-        net = clone.model.diffusion_model
+        """Put it around what stands there; once for each clone.
+
+        Raises AddressError where nobody knows the model's blocks.
+        """
+        net, family = clone.model.diffusion_model, family_of(clone)
         paths = {id(module): path for path, module in net.named_modules()}
-        for block, module in block_modules(net, family_of(clone)):
+        blocks = list(block_modules(net, family))
+        if not blocks:
+            raise AddressError(
+                f"measure_change: nobody has written down the blocks of {family.name} models, so that no change of "
+                "them can be measured; turn it off"
+            )
+        for block, module in blocks:
             path = f"{NETWORK}.{paths[id(module)]}.forward"
             forward = clone.get_model_object(path)
             if not isinstance(forward, Measured):

@@ -49,6 +49,11 @@ class SlidingWindowGuidance(Method):
         return True
 
     @property
+    def piecemeal(self) -> bool:
+        """Return that it attends with windows."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe the guidance."""
         return f"sliding-window {self.size:g}/{self.overlap:g} guidance {self.scale:g}"

@@ -73,6 +73,11 @@ class TiledAttention(Method):
         return True
 
     @property
+    def piecemeal(self) -> bool:
+        """Return that it attends with tiles."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe it."""
         swap = f" swap {self.swap}" if self.swap > 1 else ""

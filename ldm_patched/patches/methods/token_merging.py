@@ -83,6 +83,11 @@ class TokenMerging(Method):
         return True
 
     @property
+    def piecemeal(self) -> bool:
+        """Return that it attends with what is left of the tokens."""
+        return True
+
+    @property
     def label(self) -> str:
         """Describe it."""
         fixed = "" if self.destination == "random" else f" to {self.destination}"

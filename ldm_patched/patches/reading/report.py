@@ -11,6 +11,7 @@ from torch import Tensor
 from ..addressing.address import BlockId
 from ..engine.host import Host
 from ..engine.router import SLOT
+from ..engine.sides import SIDES, UNCOND
 from ..methods.live_mask import LiveMask
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
@@ -276,11 +277,19 @@ def _why_not(run: Run, entry: Entry) -> str:
     if entry.number in run.skips:
         return run.skips[entry.number]
     if entry.number in run.reached:
-        return "it found nothing to act on in its blocks"
+        return _lacking_side(run, entry) or "it found nothing to act on in its blocks"
     if not any(target in run.seen for target in entry.targets):
         return "the model did not enter its blocks"
     over = ", ".join(_over(run, entry))
     return "later nodes replaced the attention of its blocks" + (f" ({over})" if over else "")
+
+
+def _lacking_side(run: Run, entry: Entry) -> str:
+    """Return that the prompt of an entry's side was never predicted; empty where it was, or it has none."""
+    side = getattr(entry.value, "side", None)
+    if side not in SIDES or not run.sides or SIDES.index(side) in run.sides:
+        return ""
+    return f"no {side} prompt was predicted" + (": at cfg 1 there is none" if side == SIDES[UNCOND] else "")
 
 
 def _over(run: Run, entry: Entry) -> list[str]:

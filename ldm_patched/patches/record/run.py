@@ -103,6 +103,7 @@ class Run:
         tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
             does not say.
         patched: uses of each entry (by number) in each block.
+        sides: what the rows of its calls were that somebody asked about: 0 of the positive prompt, 1 of the negative.
         reached: the entries whose layers were asked at a time when they may act, whatever they did.
         foreign: calls of patches of others, by their identity.
         held: calls of patches of others under a gate.
@@ -139,6 +140,7 @@ class Run:
     more_rows: set[AttentionId] = field(default_factory=set)
     tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
     patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    sides: set[int] = field(default_factory=set)
     reached: set[int] = field(default_factory=set)
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
     held: Counter[HeldCall] = field(default_factory=Counter)

@@ -14,9 +14,10 @@ from attention_patchbay.ldm_patched.patches.engine.call import with_stacks
 from attention_patchbay.ldm_patched.patches.engine.gate import Gate
 from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.listed import lists
-from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts
+from attention_patchbay.ldm_patched.patches.engine.prompts import MorePrompts, Prompt
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE, Archive, GoneError
 from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
@@ -181,6 +182,20 @@ def test_what_appends_prompts_is_equal_by_their_numbers_and_keeps_them() -> None
     kept = MorePrompts(gate, (prompt,))
     prompt.zero_()
     assert bool(kept.prompts[0].any())
+
+
+def test_prompts_with_more_than_tokens_are_equal_by_their_numbers_too() -> None:
+    """As with the mask of LTX-Video's text, which a node reads anew when the graph is queued again."""
+    mask = torch.ones(1, 7, dtype=torch.long)
+
+    def made(more: int = 0, **others: torch.Tensor) -> NormalizedGuidance:
+        return NormalizedGuidance(Prompt(draw(3, 1, 7, 16), {"attention_mask": mask + more, **others}))
+
+    one, same = made(), made()
+    assert one == same and hash(one) == hash(same) and pickle.loads(pickle.dumps(one)) == one
+    assert one not in (made(1), made(t5xxl_ids=mask), NormalizedGuidance(draw(3, 1, 7, 16)))
+    mask.zero_()
+    assert one == same and isinstance(one.negative, Prompt) and bool(one.negative.besides["attention_mask"].all())
 
 
 def test_what_other_packs_find_in_the_lists_of_a_model_is_theirs() -> None:

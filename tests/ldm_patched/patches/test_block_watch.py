@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.host import Host
@@ -143,3 +143,13 @@ def test_numbers_of_the_blocks_and_the_map_that_a_capture_heard() -> None:
 
 def test_a_latent_that_no_run_of_the_model_gave_has_no_numbers() -> None:
     assert known_values(patcher(), None) == known_values(patcher(), torch.zeros(1, 4, 8, 8)) == []
+
+
+class StageC(torch.nn.Module):
+    """A network whose blocks nobody has written down."""
+
+
+def test_the_change_of_a_model_of_unknown_blocks_is_refused() -> None:
+    with pytest.raises(AddressError, match="blocks of Stable Cascade models.* turn it off"):
+        attach(transformer(StageC()), BlockWatch(change=True))
+    attach(transformer(StageC()), BlockWatch(node="1"))

@@ -10,7 +10,8 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.rows import ROWS, WANTED, Call, Columns, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.engine.further_prompts import Call, with_rows
+from attention_patchbay.ldm_patched.patches.engine.rows import ROWS, WANTED, Columns, Rows
 from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch

@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.engine.guidance import WeakPass
 from attention_patchbay.ldm_patched.patches.engine.listed import lists
 from attention_patchbay.ldm_patched.patches.engine.positions import POSITIONS, TURNS, Positions
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+from attention_patchbay.ldm_patched.patches.engine.site import Site
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling, mean
@@ -53,7 +54,7 @@ def sequence() -> list[Tensor]:
     return [draw(seed, B, HEADS, TOTAL, DIM) for seed in (1, 2, 3)]
 
 
-def attended(model: Any, told: bool = True) -> tuple[Tensor, Run]:
+def attended(model: Any, told: bool = True, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Run]:
     """Make the attention call of a block, which tells its positions before; return its result and the run."""
     q, k, v = sequence()
     run = Run(plan_of(model))
@@ -63,12 +64,13 @@ def attended(model: Any, told: bool = True) -> tuple[Tensor, Run]:
     now |= {"block_type": "double", "block_index": 0, "cond_or_uncond": [0]}
     for patch in lists(now).get("attn1_patch", ()) if told else ():
         assert patch(q, k, v, pe=turns(), attn_mask=None, extra_options={**now, **FRONT}) == {}
-    given = turned(q).float(), turned(k).float(), v
+    given = (x.to(dtype) for x in (turned(q), turned(k), v))
     out = now[SLOT](attend_by_hand, *given, HEADS, skip_reshape=True, transformer_options=now)
     return split(out), run
 
 
 def attend_by_hand(q: Tensor, k: Tensor, v: Tensor, heads: int, **kwargs: Any) -> Tensor:
+    assert q.dtype == k.dtype == v.dtype
     out = softmax(q, k, v)
     return out.float() if kwargs.get("skip_output_reshape") else out.transpose(1, 2).flatten(2).float()
 
@@ -109,7 +111,29 @@ def test_positions_come_off_and_on(halves: bool) -> None:
     inverse = [order.index(place) for place in range(DIM)]
     close(positions.on(x), turned(x[..., order])[..., inverse])
     close(positions.off(positions.on(x)), x.double())
-    assert positions.on(x.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_changes_nothing_before_positions_changes_nothing_in_half_precision(dtype: torch.dtype) -> None:
+    x = draw(4, B, HEADS, TOTAL, DIM).to(dtype)
+    site = Site({}, "self", B, TOTAL).but(positioned=True, positions=Positions(turns()[0, 0]))
+    assert torch.equal(site.before_positions(x, same), x)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        AttentionPatch("attn1.q", "blur", 1.0),
+        AttentionPatch("attn1.k", "noise", 0.1),
+        KeyValueDownsampling(2, "mean", where=Where()),
+        TokenMerging(0.5, where=Where()),
+        StyleAligned(),
+    ],
+)
+def test_kernels_get_the_models_own_precision(method: Any) -> None:
+    """They take queries, keys and values of one dtype only."""
+    out, _ = attended(patched(method), dtype=torch.bfloat16)
+    assert out.isfinite().all()
 
 
 @pytest.mark.parametrize(

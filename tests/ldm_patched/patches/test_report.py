@@ -4,6 +4,7 @@ import functools
 import json
 from typing import Any
 
+import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId, parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
@@ -11,6 +12,7 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.reading import report
@@ -20,6 +22,7 @@ from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.patches.routing.rules import attach_rules, parse_rules
+from attention_patchbay.ldm_patched.sampling import samplers
 
 from . import models
 from .models import BLOCKS, HALF, IDENTITY, ZERO, last_run, patcher
@@ -122,6 +125,32 @@ def test_the_report_tells_that_a_patch_was_asked_and_found_nothing() -> None:
     assert report.fate(found, entry) == "never ran, later nodes replaced the attention of its blocks"
     found.reached.add(1)
     assert report.fate(found, entry) == "never ran, it found nothing to act on in its blocks"
+
+
+@pytest.mark.parametrize(
+    ("side", "sides", "why"),
+    [
+        ("negative", {0}, "no negative prompt was predicted: at cfg 1 there is none"),
+        ("positive", {1}, "no positive prompt was predicted"),
+        ("negative", {0, 1}, "it found nothing to act on in its blocks"),
+        ("negative", set(), "it found nothing to act on in its blocks"),
+    ],
+)
+def test_the_report_tells_that_the_side_of_a_patch_was_never_predicted(side: str, sides: set[int], why: str) -> None:
+    capture = Capture((Word("word", (1,)),), side=side)
+    entry = Entry("words", 1, targets=((BlockId("middle", 0), "cross"),), value=capture)
+    found = Run(Plan((entry,)), placed=frozenset({(1, None)}))
+    found.reached.add(1)
+    found.sides |= sides
+    assert report.fate(found, entry) == f"never ran, {why}"
+
+
+@pytest.mark.parametrize(("cfg", "says"), [(1.0, "never ran, no negative prompt was predicted"), (4.0, "ran 40 times")])
+def test_a_capture_of_the_negative_prompt_needs_one(cfg: float, says: str) -> None:
+    model = attach(patcher(), Capture((Word("word", (1,)),), 7, side="negative"))
+    prompts = models.conditioning(1), models.conditioning(2)
+    samplers.sample(model, models.draw(0, 1, 4, 8, 8), *prompts, cfg, STEPS, "euler", "normal", 1.0, seed=0)
+    assert says in entries(model)[0]
 
 
 def test_the_report_tells_why_a_rule_never_ran() -> None:

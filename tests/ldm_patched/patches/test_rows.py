@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
+from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES, TEXT
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.further_prompts import Call, with_rows
 from attention_patchbay.ldm_patched.patches.engine.prompts import Prompt
-from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Call, Rows, with_rows
+from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Rows
 from attention_patchbay.ldm_patched.patches.engine.tokens import Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
+from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from torch import Tensor
@@ -79,6 +81,31 @@ def test_a_region_attends_to_its_own_prompt(length: int) -> None:
     close(out[B:, :, :length], softmax(given[0][B:, :, :length], other_k, other_v))  # by its own text
 
 
+@pytest.mark.parametrize("tiles_first", [True, False])
+def test_tiles_of_a_region_see_its_prompt(tiles_first: bool) -> None:
+    given, text_k, text_v = with_further()
+    q, k, v = (x[:B] for x in given)
+    mask = torch.zeros(1, *GRID[1:])
+    mask[:, :, 3:] = 1.0
+    region, tiles = RegionalPrompt(regions=(Region(torch.zeros(1, OTHER, 3), mask),)), TiledAttention(16, swap=1)
+    model = attach(patched(tiles), region) if tiles_first else attach(patched(region), tiles)
+    number = 2 if tiles_first else 1
+    model.model_options["transformer_options"][ROWS] = rows_of(OTHER)._replace(prompts=((number, OTHER),))
+    out = split(attended(model, given, skip_reshape=True))
+    wanted, places = softmax(q, k, v), torch.arange(IMAGE_TOKENS).view(GRID[1:]) + OWN
+    for rows in (slice(0, 2), slice(2, 4)):
+        for start in (0, 2, 4):
+            tile = places[rows, start : start + 2].flatten()
+            seen = torch.cat([torch.arange(OWN), tile])
+            wanted[:, :, tile] = softmax(q[:, :, tile], k[:, :, seen], v[:, :, seen])
+            inside = tile[(tile - OWN) % 6 >= 3]
+            other_k, other_v = (
+                torch.cat([text[:, :, :OTHER], x[:1, :, tile]], dim=2) for text, x in ((text_k, k), (text_v, v))
+            )
+            wanted[0, :, inside] = softmax(q[:1, :, inside], other_k, other_v)[0]
+    close(out[:B], wanted)
+
+
 def test_the_negative_prompt_of_a_guidance_may_be_of_any_length() -> None:
     given, text_k, text_v = with_further()
     q, k, v = (x[:B] for x in given)
@@ -109,7 +136,7 @@ def test_outside_of_its_window_a_further_row_only_keeps_the_image() -> None:
     close(out[B:, :, :TOKENS_OF_TEXT], wanted[B:, :, :TOKENS_OF_TEXT])
 
 
-def asked(prompts: tuple[Tensor, ...], **options: Any) -> Call:
+def asked(prompts: tuple[Tensor, ...], conds: dict[str, Any] | None = None, **options: Any) -> Call:
     """Return a call of two images, a negative and a positive chunk of each, with rows for prompts."""
     model = patched(NormalizedGuidance(prompts[0]))
     (patch,) = model.model_options["transformer_options"][WANTED]
@@ -117,7 +144,7 @@ def asked(prompts: tuple[Tensor, ...], **options: Any) -> Call:
     network = SimpleNamespace(extra_conds=lambda cross_attn, **_: {"c_crossattn": SimpleNamespace(cond=cross_attn)})
     given = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": NAMES, **options}
     x = draw(1, 4, 3, 2, 2)
-    conds = {"y": draw(2, 4, 5), "guidance": torch.ones(1), "ref_latents": [draw(3, 4, 3, 2, 2)]}
+    conds = {"y": draw(2, 4, 5), "guidance": torch.ones(1), "ref_latents": [draw(3, 4, 3, 2, 2)], **(conds or {})}
     control = {"input": [draw(4, 4, 7), None]}
     return with_rows(network, Call(x, torch.arange(4.0), None, draw(5, 4, 6, 3), control, given, conds))
 
@@ -137,7 +164,9 @@ def test_a_row_for_each_prompt_and_positive_image() -> None:
     assert torch.equal(made.conds["ref_latents"][0], draw(3, 4, 3, 2, 2)[again])
     assert torch.equal(made.control["input"][0], draw(4, 4, 7)[again]) and made.control["input"][1] is None
     assert made.c_crossattn is not None and made.c_crossattn.shape == (8, 8, 3)
-    assert torch.equal(made.c_crossattn[:4, :6], draw(5, 4, 6, 3)) and not made.c_crossattn[:6, 6:].any()
+    assert torch.equal(made.c_crossattn[:4, :6], draw(5, 4, 6, 3))
+    means = made.c_crossattn[:6, :6].mean(1, keepdim=True).expand(-1, 2, -1)
+    assert torch.equal(made.c_crossattn[:6, 6:], means)  # so that the mean of all tokens is that of the text
     assert torch.equal(made.c_crossattn[4:6, :6], prompts[0].expand(2, -1, -1))
     assert torch.equal(made.c_crossattn[6:], prompts[1].expand(2, -1, -1))
     assert made.options["cond_or_uncond"] == [1, 0, 2, 2] and len(set(made.options["uuids"])) == 4
@@ -240,9 +269,35 @@ def test_the_mask_of_a_text_hides_what_it_was_filled_up_with() -> None:
     assert made.conds[MASK].tolist() == wanted
 
 
-def test_a_text_that_cannot_be_filled_up_takes_no_longer_prompt() -> None:
-    with pytest.raises(
-        ValueError, match=r"has 8 tokens and the sampler's 6, and Lumina models .* lengthen the sampler's"
-    ):
-        asked((draw(8, 1, 8, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID))
-    assert asked((draw(8, 1, 5, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID)).options[ROWS].tokens == 6
+@pytest.mark.parametrize("family", ["Flux", "NextDiT"])
+@pytest.mark.parametrize("length", [4, 8])
+def test_a_text_attends_to_its_own_tokens_alone_in_front_of_the_blocks(family: str, length: int) -> None:
+    """Texts of one family begin together, those of the other end together."""
+    row = FAMILIES[family]
+    made = asked((draw(8, 1, length, 3),), patchbay_tokens=Tokens(row, GRID, ends=row.ends))
+    rows = made.options[ROWS]
+    model = patched(NormalizedGuidance(torch.zeros(1, length, 3)))
+    model.model_options["transformer_options"][ROWS] = rows
+    q, k, v = (draw(seed, rows.total, HEADS, rows.tokens, DIM) for seed in (4, 5, 6))
+    out = split(attended(model, [q, k, v], family, inside=False, skip_reshape=True))
+    for some, own in ((slice(0, 4), 6), (slice(4, None), length)):
+        seen = slice(rows.tokens - own, None) if row.ends else slice(0, own)
+        close(out[some][:, :, seen], softmax(*(x[some][:, :, seen] for x in (q, k, v))))
+
+
+def test_texts_that_end_together_are_filled_up_in_front() -> None:
+    made = asked((draw(8, 1, 8, 3),), patchbay_tokens=Tokens(FAMILIES["NextDiT"], GRID, ends=True))
+    assert made.c_crossattn is not None and torch.equal(made.c_crossattn[:4, 2:], draw(5, 4, 6, 3))
+    assert made.options[ROWS].text({TEXT: slice(3, 11)}, 6) == {TEXT: slice(5, 11)}
+
+
+def test_a_model_learns_to_how_many_tokens_its_text_was_filled_up() -> None:
+    assert asked((draw(8, 1, 8, 3),), conds={"num_tokens": 6}).conds["num_tokens"] == 8
+
+
+@pytest.mark.parametrize(("tokens", "left"), [(Tokens(FAMILIES["MMDiT"], GRID, references=2), 10), (None, 0)])
+def test_the_report_says_which_tokens_stay_those_of_the_samplers_prompt(tokens: Tokens | None, left: int) -> None:
+    model = patched(NormalizedGuidance(draw(7, 1, 6, 3)))
+    made = asked((draw(7, 1, 6, 3),), patchbay_tokens=tokens, **{KEY: Run(plan_of(model))})
+    text = f"Further prompts: {left} tokens that are neither text nor picture stay those of the sampler's prompt."
+    assert (text in made.options[KEY].notes) is bool(left)

@@ -22,11 +22,13 @@ from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens, tokens_of
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference, ReferencePass
 from attention_patchbay.ldm_patched.patches.methods.sparse_attention import SparseAttention
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
+from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry, plan_of
@@ -64,19 +66,21 @@ def attended(
     family: str = "Flux",
     references: int = 0,
     context: Tensor | None = None,
+    inside: bool = True,
+    run: Run | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Make one attention call in the first block through the override; q, k, v as the arguments say."""
-    run = Run(plan_of(model))
+    """Make one attention call in the first block, or in front of it, through the override; q, k, v as arguments say."""
+    run = run or Run(plan_of(model))
     run.enter_model()
     now = {
         **model.model_options["transformer_options"],
         KEY: run,
         TOKENS: Tokens(FAMILIES[family], GRID, references=references),
-        "block_type": FAMILIES[family].blocks[0][0],
-        "block_index": 0,
         "cond_or_uncond": [0, 1],
     }
+    if inside:
+        now |= {"block_type": FAMILIES[family].blocks[0][0], "block_index": 0}
     if context is not None:
         now[CONTEXT] = context
     out: Tensor = now[SLOT](attention_pytorch, *given, HEADS, transformer_options=now, **kwargs)
@@ -189,6 +193,39 @@ def test_tiles_of_the_image_all_see_the_text() -> None:
             columns = torch.cat([torch.arange(TOKENS_OF_TEXT), tile])
             wanted[:, :, tile] = softmax(q[:, :, tile], k[:, :, columns], v[:, :, columns])
     close(out, wanted)
+
+
+@pytest.mark.parametrize("first", ["tiles", "mask"])
+def test_a_word_is_left_out_of_each_tile_outside_its_mask(first: str) -> None:
+    q, k, v = joint()
+    mask = torch.zeros(1, 4, 6)
+    mask[:, :, 3:] = 1.0
+    methods = [TiledAttention(16, swap=1), WordMask(positions=(1,), length=TOKENS_OF_TEXT, mask=mask)]
+    model = patched(methods[0 if first == "tiles" else 1])
+    out = split(attended(attach(model, methods[1 if first == "tiles" else 0]), [q, k, v], skip_reshape=True))
+    wanted, places = softmax(q, k, v), torch.arange(IMAGE_TOKENS).view(GRID[1:]) + TOKENS_OF_TEXT
+    for rows in (slice(0, 2), slice(2, 4)):
+        for start in (0, 2, 4):
+            tile = places[rows, start : start + 2].flatten()
+            for row in range(B):
+                for token in tile.tolist():
+                    hidden = row == 0 and (token - TOKENS_OF_TEXT) % 6 < 3
+                    seen = [*(i for i in range(TOKENS_OF_TEXT) if not (hidden and i == 1)), *tile.tolist()]
+                    here = (x[row : row + 1] for x in (q[:, :, token : token + 1], k[:, :, seen], v[:, :, seen]))
+                    wanted[row, :, token] = softmax(*here)[0, :, 0]
+    close(out, wanted)
+
+
+@pytest.mark.parametrize("method", [TiledAttention(16, swap=1), TokenMerging(0.5, where=Where())])
+def test_what_a_word_gets_is_heard_of_the_whole_picture(method: Method) -> None:
+    capture = Capture((Word("word", (1,)),), TOKENS_OF_TEXT)
+    heard = []
+    for model in (patched(capture), attach(patched(capture), method), attach(patched(method), capture)):
+        run = Run(plan_of(model))
+        attended(model, list(joint()), run=run, skip_reshape=True)
+        (gathered,) = run.gathered.values()
+        heard.append([sums.attention for sums in gathered.values()])
+    assert heard[0] and all(torch.equal(a, b) for other in heard[1:] for a, b in zip(heard[0], other, strict=True))
 
 
 def test_an_image_that_attends_to_itself_still_sees_the_text() -> None:
