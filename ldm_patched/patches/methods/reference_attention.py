@@ -31,6 +31,7 @@ from ..patcher import Executor, Patcher, TransformerOptions
 from .style_aligned import attend_also
 
 DIFFUSION_MODEL = "diffusion_model"  # the kind of wrappers around the network itself
+Kept = tuple[Tensor, ...]  # keys, values, and what else a method keeps of a block
 # In transformer_options, which are private to one call of the model:
 HEARD = "patchbay_reference_heard"  # entry number -> the Tokens to attend to
 
@@ -123,8 +124,7 @@ class Reference(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend to the tokens of the reference too."""
-        kept = site.options[HEARD][_number(site)].kept[site.block]
-        chunks = len(site.chunks)
+        kept, chunks = kept_of(site), len(site.chunks)
         places = self.seen_by(site.chunks)
         heard = attend_also(inner, q, k, v, *(behind(x, places, chunks, site.batch) for x in kept))
         if site.weight == 1.0 and len(places) == chunks:
@@ -139,12 +139,19 @@ def _number(site: Site) -> int:
     return site.gate.entry.number
 
 
+def kept_of(site: Site) -> Kept:
+    """Return what was kept of the references in the block of a call."""
+    assert site.block is not None  # else nothing is heard
+    tokens: Tokens = site.options[HEARD][_number(site)]
+    return tokens.kept[site.block]
+
+
 @dataclass(eq=False, repr=False)
 class Tokens:
-    """Keys and values (places * r, h, n, d) of the reference of an entry in one call of the model, by block."""
+    """Keys, values (places * r, h, n, d) and more of the reference of an entry in one call of the model, by block."""
 
     number: int
-    kept: dict[BlockId, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    kept: dict[BlockId, Kept] = field(default_factory=dict)
 
 
 def behind(x: Tensor, places: Sequence[int], chunks: int, batch: int) -> Tensor:
@@ -152,9 +159,18 @@ def behind(x: Tensor, places: Sequence[int], chunks: int, batch: int) -> Tensor:
 
     A chunk that is at none of the places gets those of the first.
     """
-    together: Tensor = x.unflatten(0, (len(places), -1)).transpose(1, 2).flatten(2, 3)  # (places, h, r * n, d)
+    together: Tensor = rows_of(x, places, chunks, batch).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    return together
+
+
+def rows_of(x: Tensor, places: Sequence[int], chunks: int, batch: int) -> Tensor:
+    """Lay out tokens (places * r, h, n, d) of r references for every row of a batch of `chunks`: (r, b, h, n, d).
+
+    A chunk that is at none of the places gets those of the first.
+    """
     order = [places.index(chunk) if chunk in places else 0 for chunk in range(chunks)]
-    return together[order].repeat_interleave(batch // chunks, dim=0)
+    some: Tensor = x.unflatten(0, (len(places), -1))[order]  # (chunks, r, h, n, d)
+    return some.repeat_interleave(batch // chunks, dim=0).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -201,7 +217,7 @@ class ReferencePass:
         if len(options.get("uuids", ())) == len(chunks):
             aside["uuids"] = [options["uuids"][place] for place in places]
         executor(noisy, sigmas, concat, context, None, aside, **more)
-        tokens.kept = {block: (k[::frames], v[::frames]) for block, (k, v) in tokens.kept.items()}
+        tokens.kept = {block: tuple(x[::frames] for x in kept) for block, kept in tokens.kept.items()}
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
 
