@@ -77,7 +77,7 @@ def outcome(method: str, found: dict[str, Any]) -> tuple[str, str]:
         return "no effect", one["skip"]
     if method in POSITIONED and any(HELD in note for note in one["notes"]):
         return "approximate", POSITIONED[method]
-    if method == "reference" and found["rotary"]:
+    if method in ("reference", "style transfer") and found["rotary"]:
         return "approximate", REFERENCE
     if method in JOINED and len(found["kinds"]) == 1:
         return "approximate", JOINED[method]

@@ -38,6 +38,7 @@ from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
+from attention_patchbay.ldm_patched.patches.routing.style_transfer import StyleTransfer
 from attention_patchbay.tests.contract.tiny_families import TEXT, Tiny, prompt
 
 LATE = Where.of("all", 1.0, 1.0)
@@ -93,6 +94,10 @@ METHODS: dict[str, tuple[str, Make]] = {
     "towards a prompt": ("all", towards),
     "prompt to prompt": ("all", lambda tiny, where: PromptToPrompt(SOURCE, (*SOURCE[:-1], 0), where=where)),
     "reference": ("all", lambda tiny, where: Reference(torch.ones(1, tiny.latent[1], *tiny.latent[-2:]), where=where)),
+    "style transfer": (
+        "output",
+        lambda tiny, where: StyleTransfer(torch.ones(1, tiny.latent[1], *tiny.latent[-2:]), where=where),
+    ),
     "block skip": ("middle", lambda tiny, where: BlockSkip(attention="self", where=where)),
     "skip guidance": ("middle", lambda tiny, where: SkipGuidance(where=where)),
     "whole block skip": ("middle", lambda tiny, where: WholeBlockSkip(where=where)),
@@ -105,4 +110,4 @@ METHODS: dict[str, tuple[str, Make]] = {
 LISTENING = ("capture of words", "capture of points", "NaN guard")
 WHOLE = ("whole block skip", "whole block guidance", "block scale")
 PICTURED = ("blur", "sliding window", "SAG", "KV downsampling", "tiles", "token merging", "word mask", "reference")
-PICTURED = (*PICTURED, "capture of words", "capture of points", "regional prompt")
+PICTURED = (*PICTURED, "style transfer", "capture of words", "capture of points", "regional prompt")
