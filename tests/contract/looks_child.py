@@ -2,9 +2,9 @@
 
 It runs in ComfyUI's environment, for its playwright, with this pack to import. The last four are workflows of the page
 with a Patch Report, a With and Without Patches, a Draw Regional Prompts, and a Block Map and a Patch Inspector. Prints
-as JSON what was seen: `report` (the patches and each view), `compared` (the slider after a run, and after a cached run
-on a page loaded anew), `drawn` (areas moved, drawn, undone and taken off), `dashboard` (the map of blocks before and
-after a run, and each view of the inspector) and `errors`.
+as JSON what was seen: `report` (the patches and each view), `compared` (the slider after a run, and after cached runs
+on a page loaded anew and of another workflow), `drawn` (areas moved, drawn, undone and taken off), `dashboard` (the map
+of blocks before and after a run, and each view of the inspector) and `errors`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attention_patchbay.tests.contract.page_child import FRAMES, LOAD, READY, RUN, opened, shot
+from attention_patchbay.tests.contract.page_child import COMMAND, FRAMES, LOAD, READY, RUN, opened, shot
 from attention_patchbay.tests.contract.surprises_child import GO, rest
 from playwright.sync_api import Page, sync_playwright
 
@@ -109,7 +109,7 @@ def read_report(page: Page) -> dict[str, Any]:
 
 
 def compare(page: Page, path: str) -> dict[str, Any]:
-    """Run, move the line by mouse and keys, look at the difference; load the page anew, and run once more."""
+    """Run, slide by the mouse, look at the difference; run once more on a page loaded anew, and in another workflow."""
     load(page, path, COMPARE)
     seen: dict[str, Any] = {"status": page.evaluate(RUN)}
     rest(page)
@@ -127,7 +127,13 @@ def compare(page: Page, path: str) -> dict[str, Any]:
     seen["again"] = page.evaluate(RUN)
     rest(page)
     seen["cached"] = page.evaluate(PICTURE, COMPARE)
-    return seen
+    page.evaluate(COMMAND, "Comfy.NewBlankWorkflow")
+    rest(page)
+    page.evaluate(LOAD, {**json.loads(Path(path).read_text()), "id": "00000000-0000-4000-8000-aaaaaaaaaaaa"})
+    page.evaluate(FRAMES, 20)
+    seen["copied"] = {"before": page.evaluate(PICTURE, COMPARE)["size"], "status": page.evaluate(RUN)}
+    rest(page)
+    return {**seen, "copied": {**seen["copied"], **page.evaluate(PICTURE, COMPARE)}}
 
 
 def draw(page: Page, path: str) -> dict[str, Any]:

@@ -143,6 +143,12 @@ def test_a_cached_run_on_a_page_that_was_loaded_anew_shows_it_again(seen: dict[s
     assert compared["cached"]["size"] == [512, 512] and compared["cached"]["told"] == compared["slid"]["told"]
 
 
+def test_a_cached_run_shows_what_another_workflow_drew(seen: dict[str, Any]) -> None:
+    compared = seen["compared"]
+    assert compared["copied"]["before"] == [0, 0] and compared["copied"]["status"] == "execution_success"
+    assert compared["copied"]["size"] == [512, 512] and compared["copied"]["told"] == compared["slid"]["told"]
+
+
 def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]) -> None:
     drawn = seen["drawn"]
     first = ["left -> a red circle", "0.5 0.5 0.5 0.5 -> a blue square"]
