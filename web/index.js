@@ -90,6 +90,8 @@ function addAttention(node, waiting) {
   node.setSize([380, 620])
 }
 
+const brushes = new Map() // what was chosen in the drawings of areas, which undo makes anew
+
 function addAreas(node) {
   const widget = widgetOf(node, 'regions')
   const view = new AreasView({
@@ -97,10 +99,16 @@ function addAreas(node) {
     store: (text, goesOn) => write(node, widget, text, goesOn),
     linked: () => linkedFrom(node, 'regions'),
     size: () => latentSize(node),
-    picture: lastPicture
+    picture: lastPicture,
+    soft: () => (typeof valueOf(node, 'soft') === 'number' ? valueOf(node, 'soft') : 0)
   })
+  after(widgetOf(node, 'soft'), 'callback', () => view.draw())
   after(widget, 'callback', () => view.refresh())
-  after(node, 'onConfigure', () => view.refresh()) // the saved text comes without a callback
+  after(node, 'onConfigure', () => {
+    const place = `${node.graph?.id} ${node.id}`
+    brushes.set(place, (view.state = brushes.get(place) ?? view.state))
+    view.refresh() // the saved text comes without a callback
+  })
   after(node, 'onConnectionsChange', () => view.refresh())
   views.set(node, view)
   addView(node, 'patchbay_areas', view, 320)

@@ -53,10 +53,15 @@ DRAWN = f"""(type) => {{ {FIND}
   return {{ box: [x, y, width, height], chips, text: value.split('\\n'), nodes: app.graph.nodes.length }}
 }}"""
 NAMED = f"""([type, text]) => {{ {FIND}
-  const input = element.querySelector('input')
+  const input = element.querySelector('input:not([type=range])')
   input.value = text
   input.dispatchEvent(new Event('input'))
   input.dispatchEvent(new Event('change'))
+}}"""
+WIDE = f"""([type, text]) => {{ {FIND}
+  const range = element.querySelector('input[type=range]')
+  range.value = text
+  range.dispatchEvent(new Event('input'))
 }}"""
 MAPPED = f"""(type) => {{ {FIND}
   const cells = [...element.querySelectorAll('[data-block]')]
@@ -137,7 +142,7 @@ def compare(page: Page, path: str) -> dict[str, Any]:
 
 
 def draw(page: Page, path: str) -> dict[str, Any]:
-    """Move an area and undo it, draw a box and a stroke, name it, and take it off by a key."""
+    """Move an area and undo it, draw and name a box, paint and erase, undo that, and take an area off by a key."""
     load(page, path, DRAW)
     seen: dict[str, Any] = {"first": page.evaluate(DRAWN, DRAW)}
 
@@ -162,7 +167,16 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     seen["named"] = page.evaluate(DRAWN, DRAW)
     page.evaluate(PRESS, [DRAW, "brush"])
     seen["stroke"] = drag((0.2, 0.2), (0.6, 0.3))
+    page.evaluate(WIDE, [DRAW, "20"])
+    seen["more"] = drag((0.6, 0.3), (0.7, 0.5), (0.4, 0.6))
     shot(page, "drawn")
+    page.evaluate(PRESS, [DRAW, "erase"])
+    seen["erased"] = drag((0.4, 0.25))
+    shot(page, "erased")
+    page.keyboard.press("Control+z")
+    rest(page)
+    seen["back"] = page.evaluate(DRAWN, DRAW)
+    seen["again"] = drag((0.5, 0.3), (0.52, 0.32))
     page.keyboard.press("Delete")
     rest(page)
     seen["deleted"] = page.evaluate(DRAWN, DRAW)
