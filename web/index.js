@@ -218,12 +218,12 @@ const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
   PatchbayPatchReport: (node) => addText(node, new ReportView(say('Run the workflow to see what the attention did.'))),
-  PatchbayPatchInspector: (node) => addText(node, new InspectorView('Run the workflow to list what is on the model.')),
+  PatchbayPatchInspector: (node) => addText(node, new InspectorView(say('Run the workflow to list what is on the model.'))),
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
   PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
-  PatchbayTuneAttention: (node) => addText(node, new TextView('Tuning', 'Run the workflow to time the attention functions.'))
+  PatchbayTuneAttention: (node) => addText(node, new TextView(say('Tuning'), say('Run the workflow to time the attention functions.')))
 }
 
 app.registerExtension({
@@ -238,7 +238,7 @@ app.registerExtension({
 
   getSelectionToolboxCommands: (item) => panelsOf(item).map(({ id }) => id),
 
-  getNodeMenuItems: (node) => panelsOf(node).map(({ label, open }) => ({ content: label, callback: () => open(node) })),
+  getNodeMenuItems: (node) => panelsOf(node).map(({ label, open }) => ({ content: say(label), callback: () => open(node) })),
 
   setup() {
     showRefusals()
@@ -246,7 +246,7 @@ app.registerExtension({
     app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
-    app.extensionManager.registerSidebarTab(sidebar)
+    app.extensionManager.registerSidebarTab(sidebar())
   },
 
   nodeCreated(node) {

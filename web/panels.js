@@ -5,6 +5,7 @@ import { CurveEditor } from './curve_editor.js'
 import { lasting, linkedFrom, modelOf, ours, textOf, valueOf, widgetOf, write } from './graph.js'
 import { open } from './panel.js'
 import { lastMap } from './results.js'
+import { say } from './say.js'
 
 let shown = null // the panel that is open: its node, how it shows the text again, and how it is shut
 
@@ -32,19 +33,19 @@ export function refreshPanel() {
 }
 
 async function chooseBlocks(node) {
-  const picker = openFor(node, 'blocks', 'Choose blocks', ({ read, store, linked }) => {
+  const picker = openFor(node, 'blocks', say('Choose blocks'), ({ read, store, linked }) => {
     const view = new BlockPicker(read, store, linked)
     return { view, elements: view.elements }
   })
   const last = lastMap()
-  if (last) picker.offer('the model of the last Block Map', last)
+  if (last) picker.offer(say('the model of the last Block Map'), last)
   const { name, layout } = await modelOf(node)
   if (layout) picker.offer(name, layout)
   else if (!last) picker.ask(name)
 }
 
 function drawCurve(node) {
-  openFor(node, 'curve', 'Draw the curve', ({ read, store }) => {
+  openFor(node, 'curve', say('Draw the curve'), ({ read, store }) => {
     const end = (name, otherwise) => (typeof valueOf(node, name) === 'number' ? valueOf(node, name) : otherwise)
     const view = new CurveEditor(read, store, () => [end('start_percent', 0), end('end_percent', 1)])
     return { view, elements: [view.element] }

@@ -3,6 +3,7 @@ import { app } from '../../scripts/app.js'
 import { placed, upstream } from './graph.js'
 import { InspectorTab } from './inspector_tab.js'
 import { sameIn } from './same_run.js'
+import { say } from './say.js'
 
 // Nodes that are shown something in each step: captures, and maps of blocks whose model goes on.
 const isLive = ({ comfyClass, outputs }) => comfyClass === 'PatchbayCaptureAttention' || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
@@ -161,14 +162,14 @@ function jump(node) {
   app.canvas.centerOnNode(node)
 }
 
-export const sidebar = {
+export const sidebar = () => ({
   id: 'patchbay-inspector',
   icon: 'pi pi-list-check',
-  title: 'Patches',
-  tooltip: 'Patches of the models',
+  title: say('Patches'),
+  tooltip: say('Patches of the models'),
   type: 'custom',
   render: (element) => {
     showTab()
     element.replaceChildren(tab.element)
   }
-}
+})
