@@ -5,7 +5,7 @@ import { Overlay, circle, grid, named, outline } from './areas_picture.js'
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
 import { element } from './element.js'
-import { placeOn } from './fitted.js'
+import { placeOn, watchSize } from './fitted.js'
 import { colourOf } from './palette.js'
 import { say } from './say.js'
 
@@ -58,6 +58,7 @@ export class AreasView {
   }
 
   listen() {
+    watchSize(this.canvas, () => this.draw())
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.canvas.addEventListener('pointerdown', (event) => event.button === 0 && this.begin(event))
     this.canvas.addEventListener('pointermove', (event) => this.state.tool !== 'box' && this.point(placeOn(this.canvas, event)))

@@ -271,7 +271,7 @@ export class BlockMapView {
    */
   said(linked) {
     if (linked) return [say('The blocks come by a link from $1; choose them there.', linked)]
-    if (this.empty) return [say('No block is chosen yet; $1 stays until one is.', this.read())]
+    if (this.empty) return [say('No block is chosen yet; $1 stays until one is.', `'${this.read()}'`)]
     const wrong = fault(this.read(), this.model.blocks.length ? this.model : null)
     return wrong ? faultLine(this.read(), wrong) : []
   }

@@ -165,7 +165,7 @@ function addWordMask(node, word, isCaptured, threshold) {
 
 // Texts, read as they are typed; blocks are held against the model of their node
 
-const FAULTS = { blocks: fault, curve: curveFault, points: pointsFault }
+const FAULTS = { blocks: fault, map_blocks: fault, curve: curveFault, points: pointsFault }
 const drawn = new WeakMap() // nodes with the name of the model that their map shows
 const READ = [...Object.keys(FAULTS), 'rules']
 const checked = (node) => READ.some((name) => ours(node, name))

@@ -32,8 +32,11 @@ export function refreshPanel() {
   else shown?.shut()
 }
 
+// A node that only listens for a word has the blocks of its map alone.
+const blocksOf = (node) => ['blocks', 'map_blocks'].find((name) => ours(node, name))
+
 async function chooseBlocks(node) {
-  const picker = openFor(node, 'blocks', say('Choose blocks'), ({ read, store, linked }) => {
+  const picker = openFor(node, blocksOf(node), say('Choose blocks'), ({ read, store, linked }) => {
     const view = new BlockPicker(read, store, linked)
     return { view, elements: view.elements }
   })
@@ -53,16 +56,16 @@ function drawCurve(node) {
 }
 
 const PANELS = [
-  { id: 'Patchbay.ChooseBlocks', widget: 'blocks', label: 'Choose blocks', icon: 'pi pi-th-large', open: chooseBlocks },
-  { id: 'Patchbay.DrawCurve', widget: 'curve', label: 'Draw the curve', icon: 'pi pi-chart-line', open: drawCurve }
+  { id: 'Patchbay.ChooseBlocks', widget: blocksOf, label: 'Choose blocks', icon: 'pi pi-th-large', open: chooseBlocks },
+  { id: 'Patchbay.DrawCurve', widget: (node) => ours(node, 'curve'), label: 'Draw the curve', icon: 'pi pi-chart-line', open: drawCurve }
 ]
 const selectedNode = () => [...(app.canvas.selectedItems ?? [])][0]
 
-export const panelsOf = (node) => PANELS.filter(({ widget }) => ours(node, widget))
+export const panelsOf = (node) => PANELS.filter(({ widget }) => widget(node))
 
 export const commands = PANELS.map(({ id, widget, label, icon, open }) => ({
   id,
   label,
   icon,
-  function: () => ours(selectedNode(), widget) && open(selectedNode())
+  function: () => widget(selectedNode()) && open(selectedNode())
 }))
