@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{ x: number, y: number, width: number, height: number }} Box in parts of the picture
- * @typedef {{ width: number, points: [number, number][] }} Brush
+ * @typedef {{ width: number, points: [number, number][], erases?: boolean }} Brush one that erases takes off what the shapes before it hold
  * @typedef {{ shapes: (Box | Brush)[], prompt: string, line: number }} Area
  */
 
@@ -14,7 +14,7 @@ const HALVES = {
   bottom: { x: 0, y: 0.5, width: 1, height: 0.5 },
   all: { x: 0, y: 0, width: 1, height: 1 }
 }
-const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, or 1:1, 1/1, 2x2 with prompts between |'
+const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, several of them and erase 0.1: 0.2 0.3 joined by +, or 1:1, 1/1, 2x2 with prompts between |'
 export const LEAST = 0.02 // of the picture, below which a drag is a click
 const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i
 
@@ -22,6 +22,9 @@ class Wrong extends Error {}
 
 /** @param {Box | Brush} shape @returns {shape is Brush} */
 export const isBrush = (shape) => 'points' in shape
+
+/** @param {Box | Brush} shape */
+export const erases = (shape) => isBrush(shape) && Boolean(shape.erases)
 
 /**
  * Read areas up to the first line that is wrong.
@@ -49,10 +52,17 @@ function areasOf(code) {
   if (arrow < 0) throw new Wrong("'->' and a prompt are missing; write left -> a red circle")
   const [left, prompt] = [code.slice(0, arrow), code.slice(arrow + 2)]
   const boxes = split(left.trim())
-  if (!boxes) return [{ shapes: left.split('+').map((part) => shapeOf(part.trim())), prompt: prompt.trim() }]
+  if (!boxes) return [{ shapes: shapesOf(left), prompt: prompt.trim() }]
   const prompts = prompt.split('|').map((part) => part.trim())
   if (prompts.length !== boxes.length) throw new Wrong(`${left.trim()} has ${boxes.length} parts, and ${prompts.length} prompts stand behind ->; put | between them`)
   return boxes.map((box, i) => ({ shapes: [box], prompt: prompts[i] }))
+}
+
+/** @param {string} text */
+function shapesOf(text) {
+  const shapes = text.split('+').map((part) => shapeOf(part.trim()))
+  if (erases(shapes[0])) throw new Wrong(`there is nothing that '${text.trim()}' could erase; write left + erase 0.1: 0.2 0.3`)
+  return shapes
 }
 
 /**
@@ -60,7 +70,7 @@ function areasOf(code) {
  * @returns {Box[] | null} of columns, rows or a grid; null for another text
  */
 function split(text) {
-  if (text.includes('brush')) return null
+  if (text.includes('brush') || text.includes('erase')) return null
   if (text.includes(':')) return shares(text, ':').map(([x, width]) => ({ x, y: 0, width, height: 1 }))
   if (text.includes('/')) return shares(text, '/').map(([y, height]) => ({ x: 0, y, width: 1, height }))
   if (!text.includes('x')) return null
@@ -83,7 +93,8 @@ function shares(text, mark) {
 /** @param {string} text @returns {Box | Brush} */
 function shapeOf(text) {
   if (text in HALVES) return HALVES[text]
-  if (text.startsWith('brush')) return brush(text)
+  const word = ['brush', 'erase'].find((one) => text.startsWith(one))
+  if (word) return brush(text, word)
   const parts = text.split(/\s+/)
   if (!text || parts.length !== 4) throw new Wrong(`'${text}' is no area; ${WAYS}`)
   const [x, y, width, height] = parts.map(number)
@@ -91,13 +102,13 @@ function shapeOf(text) {
   return { x, y, width, height }
 }
 
-/** @param {string} text @returns {Brush} */
-function brush(text) {
-  const [width, points, ...more] = text.slice('brush'.length).split(':')
+/** @param {string} text @param {string} word @returns {Brush} */
+function brush(text, word) {
+  const [width, points, ...more] = text.slice(word.length).split(':')
   const found = (points ?? '').split(',').map((part) => part.trim().split(/\s+/))
-  if (more.length || found.some((point) => point.length !== 2)) throw new Wrong(`'${text}' is no brush; write brush 0.1: 0.2 0.3, 0.4 0.3`)
-  if (number(width) <= 0) throw new Wrong(`the brush '${text}' is as wide as nothing; write brush 0.1: 0.2 0.3`)
-  return { width: number(width), points: found.map(([x, y]) => [number(x), number(y)]) }
+  if (more.length || found.some((point) => point.length !== 2)) throw new Wrong(`'${text}' is no ${word}; write ${word} 0.1: 0.2 0.3, 0.4 0.3`)
+  if (number(width) <= 0) throw new Wrong(`the ${word} '${text}' is as wide as nothing; write ${word} 0.1: 0.2 0.3`)
+  return { width: number(width), points: found.map(([x, y]) => [number(x), number(y)]), ...(word === 'erase' ? { erases: true } : {}) }
 }
 
 /** @param {string} text */
@@ -113,7 +124,7 @@ const short = (value) => String(Math.round(1000 * value) / 1000)
 
 /** @param {Box | Brush} shape */
 function written(shape) {
-  if (isBrush(shape)) return `brush ${short(shape.width)}: ${shape.points.map((point) => point.map(short).join(' ')).join(', ')}`
+  if (isBrush(shape)) return `${erases(shape) ? 'erase' : 'brush'} ${short(shape.width)}: ${shape.points.map((point) => point.map(short).join(' ')).join(', ')}`
   const half = Object.entries(HALVES).find(([, box]) => Object.entries(box).every(([key, value]) => shape[/** @type {keyof Box} */ (key)] === value))
   return half ? half[0] : [shape.x, shape.y, shape.width, shape.height].map(short).join(' ')
 }
@@ -145,41 +156,26 @@ export function changed(text, index, area) {
 export const added = (text, area) => [text.replace(/\s+$/, ''), lineOf(area)].filter(Boolean).join('\n')
 
 /**
- * Move a shape, held inside of the picture where it was.
- * @template {Box | Brush} T
- * @param {T} shape
- * @param {number} right
- * @param {number} down
- * @returns {T}
- */
-function shifted(shape, right, down) {
-  if (isBrush(shape)) return { ...shape, points: shape.points.map(([x, y]) => [x + right, y + down]) }
-  return { ...shape, x: held(shape.x + right, shape.width), y: held(shape.y + down, shape.height) }
-}
-
-/**
  * @param {number} start
  * @param {number} length
  */
 const held = (start, length) => Math.max(Math.min(0, 1 - length), Math.min(start, Math.max(0, 1 - length)))
 
 /**
- * @param {Box | Brush} shape
- * @param {number} x
- * @param {number} y
- * @returns {boolean} whether a place is in a shape
- */
-export function holds(shape, x, y) {
-  if (!isBrush(shape)) return x >= shape.x && x <= shape.x + shape.width && y >= shape.y && y <= shape.y + shape.height
-  return shape.points.some(([px, py]) => Math.hypot(px - x, py - y) <= shape.width / 2)
-}
-
-/**
+ * Move an area as a whole, its boxes held inside of the picture.
  * @param {Area} area
  * @param {number} right
  * @param {number} down
  */
-export const moved = (area, right, down) => ({ ...area, shapes: area.shapes.map((shape) => shifted(shape, right, down)) })
+export function moved(area, right, down) {
+  for (const box of area.shapes) {
+    if (isBrush(box)) continue
+    right = held(box.x + right, box.width) - box.x
+    down = held(box.y + down, box.height) - box.y
+  }
+  const shapes = area.shapes.map((shape) => (isBrush(shape) ? { ...shape, points: shape.points.map(([x, y]) => /** @type {[number, number]} */ ([x + right, y + down])) } : { ...shape, x: shape.x + right, y: shape.y + down }))
+  return { ...area, shapes }
+}
 
 /**
  * @param {Area} area with one box

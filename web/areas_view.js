@@ -1,37 +1,46 @@
-// Areas drawn over the last picture: drag on empty space draws a box or a stroke, drag in one moves it, a corner resizes it.
-import { LEAST, added, changed, holds, isBrush, moved, read, resized } from './areas.js'
+// Areas drawn over the last picture: a drag draws a box, moves an area or resizes it; or it paints, or erases.
+import { holds, thinned } from './area_masks.js'
+import { LEAST, added, changed, isBrush, moved, read, resized } from './areas.js'
+import { Overlay, circle, grid, named, outline } from './areas_picture.js'
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
-import { finer, placeOn } from './fitted.js'
+import { element } from './element.js'
+import { placeOn, watchSize } from './fitted.js'
 import { colourOf } from './palette.js'
 import { say } from './say.js'
 
 /**
  * @typedef {import('./areas.js').Area} Area
  * @typedef {import('./areas.js').Box} Box
- * @typedef {{ read: () => string, store: (text: string, goesOn?: boolean) => void, linked: () => string, size: () => [number, number] | null, picture: () => string | null }} Host
- *   the text and where it comes from by a link; width and height of the picture to come; the last picture
+ * @typedef {{ read: () => string, store: (text: string, goesOn?: boolean) => void, linked: () => string, size: () => [number, number] | null, picture: () => string | null, soft: () => number }} Host
+ *   the text and where it comes from by a link; width and height of the picture to come; the last picture; how soft edges are
  */
 
 const SIDE = 512 // of the canvas
-const MARK = 12 // pixels of the node, of the names on the picture
 const CORNER = 10 // pixels of the canvas, around a corner
 const STEP = 0.02 // for a key
-const WIDE = 0.1 // of a brush
+const POINT = 0.005 // between points of a stroke
+const BEND = 0.003 // how far a stroke may be from what is written of it
 const MOVES = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] })
 
 export class AreasView {
   /** @param {Host} host */
   constructor(host) {
     this.host = host
-    this.chosen = 0
-    this.brush = false
+    this.state = { chosen: 0, tool: 'box', wide: 0.1, goesOn: false } // the width of brush and eraser; whether a stroke belongs to the chosen area
+    /** @type {[number, number] | null} */
+    this.at = null // where the mouse is
+    this.overlay = new Overlay()
     this.image = new Image()
     this.image.onload = () => this.draw()
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX)
-    this.tools = document.createElement('div')
-    Object.assign(this.tools.style, { flex: 'none', whiteSpace: 'nowrap', overflowX: 'auto' }) // one line: the picture stays while an area is drawn
+    const line = { flex: 'none', whiteSpace: 'nowrap', overflowX: 'auto' } // so the picture stays while an area is drawn
+    this.tools = element('div', line)
+    this.names = element('div', { ...line, minHeight: '22px' })
+    this.size = element('input', { width: '70px', verticalAlign: 'middle', marginRight: '6px' })
+    Object.assign(this.size, { type: 'range', min: '1', max: '50', value: '10' })
+    this.size.setAttribute('aria-label', say('Width of the brush'))
     this.canvas = document.createElement('canvas')
     this.canvas.tabIndex = 0
     this.canvas.setAttribute('role', 'application')
@@ -43,14 +52,18 @@ export class AreasView {
     this.prompt.setAttribute('aria-label', say('Prompt of the chosen area'))
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
-    this.element.append(this.tools, this.canvas, this.prompt, this.status)
+    this.element.append(this.tools, this.names, this.canvas, this.prompt, this.status)
     this.listen()
     this.refresh()
   }
 
   listen() {
+    watchSize(this.canvas, () => this.draw())
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.canvas.addEventListener('pointerdown', (event) => event.button === 0 && this.begin(event))
+    this.canvas.addEventListener('pointermove', (event) => this.state.tool !== 'box' && this.point(placeOn(this.canvas, event)))
+    this.canvas.addEventListener('pointerleave', () => this.point(null))
+    this.size.addEventListener('input', () => (this.state.wide = Number(this.size.value) / 100))
     this.canvas.addEventListener('keydown', (event) => this.press(event))
     this.canvas.addEventListener('keyup', (event) => event.key in MOVES && !this.host.linked() && this.host.store(this.host.read())) // a key held down is one step
     this.prompt.addEventListener('input', () => this.rename(true))
@@ -74,45 +87,73 @@ export class AreasView {
 
   /** @param {boolean} goesOn */
   rename(goesOn) {
-    const area = this.areas()[this.chosen]
-    if (area) this.keep(changed(this.host.read(), this.chosen, { ...area, prompt: this.prompt.value.replace(/[\r\n]/g, ' ') }), goesOn)
+    const area = this.areas()[this.state.chosen]
+    if (area) this.keep(changed(this.host.read(), this.state.chosen, { ...area, prompt: this.prompt.value.replace(/[\r\n]/g, ' ') }), goesOn)
   }
 
   /** Show the areas as the text says now. */
   refresh() {
     const { areas, fault } = read(this.host.read())
     const from = this.host.linked()
-    this.chosen = Math.max(0, Math.min(this.chosen, areas.length - 1))
-    const prompt = areas[this.chosen]?.prompt ?? ''
+    this.state.chosen = Math.max(0, Math.min(this.state.chosen, areas.length - 1))
+    const prompt = areas[this.state.chosen]?.prompt ?? ''
     if (document.activeElement !== this.prompt || this.prompt.value.trim() !== prompt) this.prompt.value = prompt
     this.prompt.disabled = !areas.length || Boolean(from)
     this.prompt.placeholder = areas.length ? say('What is in this area') : ''
-    const how = from ? say('The areas come by a link from $1; change them there.', from) : say('Drag to draw, drag an area to move it, a corner to resize it; Delete takes it off.')
+    if (!areas.length) [this.state.goesOn, this.state.tool] = [false, this.state.tool === 'erase' ? 'box' : this.state.tool]
+    const how = from ? say('The areas come by a link from $1; change them there.', from) : this.how()
     this.status.textContent = fault ? `\u26a0 ${fault}` : how
     this.buttons(areas)
     this.draw()
   }
 
+  how() {
+    if (this.state.tool === 'erase') return say('Drag to take off from the chosen area.')
+    if (this.state.tool === 'box') return say('Drag to draw, drag an area to move it, a corner to resize it; Delete takes it off.')
+    return this.state.goesOn ? say('Drag to paint the chosen area; + begins another.') : say('Drag to paint a new area.')
+  }
+
   /** @param {Area[]} areas */
   buttons(areas) {
     const chips = areas.map((area, index) => {
-      const button = chip(named(area.prompt) || `area ${index + 1}`, () => this.choose(index), { borderColor: colourOf(index) })
-      return press(button, index === this.chosen)
+      const button = chip(named(area.prompt) || say('area $1', index + 1), () => this.choose(index), { borderColor: colourOf(index) })
+      return press(button, index === this.state.chosen && (this.state.goesOn || this.state.tool !== 'brush'))
     })
-    const flip = () => {
-      this.brush = !this.brush
+    const [brush, erase] = [this.toolChip('brush', say('brush'), say('Paint areas in the place of boxes')), this.toolChip('erase', say('erase'), say('Take off from the chosen area'))]
+    erase.disabled = !areas.length
+    const begin = () => {
+      this.state.goesOn = false
       this.refresh()
     }
-    const brush = press(chip(say('brush'), flip), this.brush)
-    brush.title = say('Draw strokes in the place of boxes')
-    const focus = [...this.tools.children].indexOf(/** @type {Element} */ (document.activeElement))
-    this.tools.replaceChildren(brush, ...chips)
-    if (focus >= 0) /** @type {HTMLElement | undefined} */ (this.tools.children[focus])?.focus()
+    const more = press(chip('+', begin), !this.state.goesOn)
+    more.setAttribute('aria-label', say('Paint a new area'))
+    this.size.hidden = this.state.tool === 'box'
+    this.size.value = String(Math.round(100 * this.state.wide))
+    const all = () => /** @type {HTMLElement[]} */ ([...this.tools.children, ...this.names.children])
+    const focus = all().indexOf(/** @type {HTMLElement} */ (document.activeElement))
+    this.tools.replaceChildren(brush, erase, this.size)
+    this.names.replaceChildren(...(this.state.tool === 'brush' ? [more] : []), ...chips)
+    if (focus >= 0) all()[focus]?.focus()
+  }
+
+  /**
+   * @param {'brush' | 'erase'} tool
+   * @param {string} name
+   * @param {string} title
+   */
+  toolChip(tool, name, title) {
+    const flip = () => {
+      Object.assign(this.state, { tool: this.state.tool === tool ? 'box' : tool, goesOn: false })
+      this.refresh()
+    }
+    const button = press(chip(name, flip), this.state.tool === tool)
+    button.title = title
+    return button
   }
 
   /** @param {number} index */
   choose(index) {
-    this.chosen = index
+    Object.assign(this.state, { chosen: index, goesOn: true })
     this.refresh()
   }
 
@@ -124,11 +165,16 @@ export class AreasView {
     if (this.host.linked()) return
     const start = placeOn(this.canvas, event)
     const before = this.host.read()
-    const act = this.taken(start) ?? this.drawn(start)
+    const act = this.state.tool === 'box' ? (this.taken(start) ?? this.boxed()) : this.stroke(start)
     const ended = new AbortController()
-    const drag = (/** @type {PointerEvent} */ next) => act(before, start, placeOn(this.canvas, next))
+    const drag = (/** @type {PointerEvent} */ next) => {
+      if (this.at) this.at = placeOn(this.canvas, next)
+      act(before, start, placeOn(this.canvas, next))
+    }
+    if (this.state.tool !== 'box') act(before, start, start) // a click paints a dot
     const end = () => {
       ended.abort()
+      this.state.goesOn = true
       if (this.host.read() !== before) this.host.store(this.host.read())
       this.refresh()
     }
@@ -143,32 +189,49 @@ export class AreasView {
    */
   taken([x, y]) {
     const areas = this.areas()
-    const chosen = areas[this.chosen]
+    const chosen = areas[this.state.chosen]
     const corner = chosen && this.corner(chosen, x, y)
-    if (corner) return (before, _, now) => this.keep(changed(before, this.chosen, resized(chosen, corner, now)), true)
-    const order = [this.chosen, ...areas.keys()].filter((index) => areas[index]).reverse()
-    const found = order.find((index) => areas[index].shapes.some((shape) => holds(shape, x, y)))
-    if (found === undefined || this.brush) return null
+    if (corner) return (before, _, now) => this.keep(changed(before, this.state.chosen, resized(chosen, corner, now)), true)
+    const order = [this.state.chosen, ...areas.keys()].filter((index) => areas[index]).reverse()
+    const found = order.find((index) => holds(areas[index].shapes, [this.canvas.width, this.canvas.height], [x, y]))
+    if (found === undefined) return null
     this.choose(found)
     const area = areas[found]
     return (before, [fromX, fromY], [toX, toY]) => this.keep(changed(before, found, moved(area, toX - fromX, toY - fromY)), true)
   }
 
-  /**
-   * @param {[number, number]} start
-   * @returns {(before: string, start: [number, number], now: [number, number]) => void} what draws a new area
-   */
-  drawn(start) {
-    const points = [start]
+  /** @returns {(before: string, start: [number, number], now: [number, number]) => void} what draws a new box */
+  boxed() {
     return (before, [x, y], [toX, toY]) => {
       const box = { x: Math.min(x, toX), y: Math.min(y, toY), width: Math.abs(toX - x), height: Math.abs(toY - y) }
-      const last = points[points.length - 1]
-      if (Math.hypot(toX - last[0], toY - last[1]) > LEAST) points.push([toX, toY])
-      if (!this.brush && (box.width < LEAST || box.height < LEAST)) return
-      const count = read(before).areas.length
-      this.chosen = count
-      this.keep(added(before, { shapes: [this.brush ? { width: WIDE, points: [...points] } : box], prompt: '' }), true)
+      if (box.width < LEAST || box.height < LEAST) return
+      this.state.chosen = read(before).areas.length
+      this.keep(added(before, { shapes: [box], prompt: '' }), true)
     }
+  }
+
+  /**
+   * @param {[number, number]} start
+   * @returns {(before: string, start: [number, number], now: [number, number]) => void} what paints the chosen area or a new one, or erases
+   */
+  stroke(start) {
+    const points = [start]
+    const erases = this.state.tool === 'erase'
+    const area = erases || this.state.goesOn ? this.areas()[this.state.chosen] : undefined
+    return (before, _, now) => {
+      const [x, y] = points[points.length - 1]
+      if (Math.hypot(now[0] - x, now[1] - y) > POINT) points.push(now)
+      const shape = { width: this.state.wide, points: thinned(points, BEND), erases }
+      if (!area) this.state.chosen = read(before).areas.length
+      this.keep(area ? changed(before, this.state.chosen, { ...area, shapes: [...area.shapes, shape] }) : added(before, { shapes: [shape], prompt: '' }), true)
+    }
+  }
+
+  /** @param {[number, number] | null} place of the mouse */
+  point(place) {
+    if (!place && !this.at) return
+    this.at = place
+    this.draw()
   }
 
   /**
@@ -188,14 +251,14 @@ export class AreasView {
 
   /** @param {KeyboardEvent} event */
   press(event) {
-    const area = this.areas()[this.chosen]
+    const area = this.areas()[this.state.chosen]
     const move = MOVES[event.key]
     if (!area || this.host.linked()) return
-    if (['Delete', 'Backspace'].includes(event.key)) this.keep(changed(this.host.read(), this.chosen, null))
+    if (['Delete', 'Backspace'].includes(event.key)) this.keep(changed(this.host.read(), this.state.chosen, null))
     else if (move) {
       const [shape] = area.shapes
       const next = event.shiftKey && !isBrush(shape) ? resized(area, [1, 1], [shape.x + shape.width + move[0], shape.y + shape.height + move[1]]) : moved(area, ...move)
-      this.keep(changed(this.host.read(), this.chosen, next), true)
+      this.keep(changed(this.host.read(), this.state.chosen, next), true)
     } else return
     event.preventDefault()
     event.stopPropagation()
@@ -216,63 +279,9 @@ export class AreasView {
     pen.fillRect(0, 0, width, height)
     if (shown) pen.drawImage(this.image, 0, 0, width, height)
     else grid(pen, width, height)
-    this.areas().forEach((area, index) => this.paint(pen, area, colourOf(index), index === this.chosen))
+    const areas = this.areas()
+    pen.drawImage(this.overlay.of(areas, [width, height], this.host.soft(), this.state.chosen), 0, 0, width, height)
+    areas.forEach((area, index) => outline(pen, area, colourOf(index), index === this.state.chosen))
+    if (this.at && this.state.tool !== 'box') circle(pen, this.at, 0.5 * this.state.wide * Math.max(width, height))
   }
-
-  /**
-   * @param {CanvasRenderingContext2D} pen
-   * @param {Area} area
-   * @param {string} colour
-   * @param {boolean} chosen
-   */
-  paint(pen, { shapes, prompt }, colour, chosen) {
-    const { width, height } = this.canvas
-    Object.assign(pen, { fillStyle: colour, strokeStyle: colour, lineJoin: 'round', lineCap: 'round' })
-    for (const shape of shapes) {
-      pen.globalAlpha = chosen ? 0.45 : 0.3
-      if (isBrush(shape)) {
-        pen.lineWidth = shape.width * Math.max(width, height)
-        pen.beginPath()
-        for (const [x, y] of [shape.points[0], ...shape.points]) pen.lineTo(x * width, y * height)
-        pen.stroke()
-        pen.globalAlpha = 1
-      } else {
-        const place = /** @type {const} */ ([shape.x * width, shape.y * height, shape.width * width, shape.height * height])
-        pen.fillRect(...place)
-        pen.globalAlpha = 1
-        for (const [strokeStyle, lineWidth] of /** @type {[string, number][]} */ ([['#000', chosen ? 7 : 4], [colour, chosen ? 4 : 2]])) {
-          Object.assign(pen, { strokeStyle, lineWidth }) // on pale and on dark pictures
-          pen.strokeRect(...place)
-        }
-        if (chosen && shapes.length === 1) for (const [a, b] of [[0, 0], [1, 0], [0, 1], [1, 1]]) pen.fillRect(place[0] + a * place[2] - 5, place[1] + b * place[3] - 5, 10, 10)
-      }
-    }
-    const [first] = shapes
-    const [x, y] = isBrush(first) ? first.points[0] : [first.x, first.y]
-    const size = MARK * finer(this.canvas)
-    Object.assign(pen, { font: `${size}px sans-serif`, fillStyle: '#fff', strokeStyle: '#000', lineWidth: size / 4, textAlign: 'left' })
-    const label = [Math.max(0, x) * width + size / 2, Math.max(0, y) * height + 1.3 * size]
-    pen.strokeText(named(prompt), label[0], label[1])
-    pen.fillText(named(prompt), label[0], label[1])
-  }
-}
-
-/** @param {string} prompt @returns {string} its first words */
-const named = (prompt) => prompt.split(/\s+/).slice(0, 3).join(' ')
-
-/**
- * @param {CanvasRenderingContext2D} pen
- * @param {number} width
- * @param {number} height
- */
-function grid(pen, width, height) {
-  Object.assign(pen, { strokeStyle: '#555', lineWidth: 1 })
-  pen.beginPath()
-  for (let i = 1; i < 8; i++) {
-    pen.moveTo((i * width) / 8, 0)
-    pen.lineTo((i * width) / 8, height)
-    pen.moveTo(0, (i * height) / 8)
-    pen.lineTo(width, (i * height) / 8)
-  }
-  pen.stroke()
 }

@@ -2,6 +2,7 @@
 import { lines } from './block_values.js'
 import { element } from './element.js'
 import { colour } from './heatmap.js'
+import { say } from './say.js'
 
 const HEIGHT = 58 // pixels: the map above does not move while a block is pointed at
 
@@ -16,7 +17,7 @@ export class BlockHover {
 
   /** @param {import('./block_values.js').Values | undefined} row */
   show(row) {
-    this.text.textContent = row ? lines(row).join('\n') : 'Point at a block for its numbers.'
+    this.text.textContent = row ? lines(row).join('\n') : say('Point at a block for its numbers.')
     this.canvas.hidden = !row?.map
     this.canvas.style.display = row?.map ? '' : 'none'
     if (row?.map) this.paint(row.map)
@@ -24,7 +25,7 @@ export class BlockHover {
 
   /** @param {import('./block_values.js').Thumbnail} map */
   paint({ label, height, width, bytes }) {
-    Object.assign(this.canvas, { height, width, title: `Attention to ${label} in this block` })
+    Object.assign(this.canvas, { height, width, title: say('Attention to $1 in this block', label) })
     const pixels = new ImageData(width, height)
     Array.from(atob(bytes), (letter, i) => pixels.data.set([...colour(letter.charCodeAt(0)), 255], 4 * i))
     this.canvas.getContext('2d')?.putImageData(pixels, 0, 0)

@@ -1,4 +1,5 @@
 // Where the blocks of a model stand on its map: the U of a UNet, or rows for the columns of a transformer.
+import { say } from './say.js'
 
 /**
  * @typedef {import('./address.js').Block & { heads: number, dim_head: number, factor: number, grid: number[] | null }} MapBlock
@@ -54,7 +55,7 @@ function level(block) {
 export function label(block) {
   if (!block.depth) return block.name
   const heads = block.heads ? `${block.heads}x${block.dim_head}` : ''
-  const depth = block.depth > 1 ? `${block.depth} deep` : ''
+  const depth = block.depth > 1 ? say('$1 deep', block.depth) : ''
   const tokens = block.grid ? block.grid.join('x') : block.factor > 1 ? `1/${block.factor}` : ''
   return [block.name, heads, tokens, depth].filter(Boolean).join('  ')
 }

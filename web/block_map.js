@@ -3,7 +3,7 @@
 import { coverage, write } from './address.js'
 import { BlockHover } from './block_hover.js'
 import { place } from './block_layout.js'
-import { heated, MEANS, measures, written } from './block_values.js'
+import { heated, meaning, measures, written } from './block_values.js'
 import { BOX } from './box.js'
 import { chip, chips } from './chip.js'
 import { faultLine } from './fault_line.js'
@@ -12,6 +12,7 @@ import { painted } from './heatmap.js'
 import { Legend } from './legend.js'
 import { legend, stripe, takers } from './others.js'
 import { changed, inverted } from './picking.js'
+import { say } from './say.js'
 
 const MAP = { ...BOX, minHeight: '220px', overflow: 'auto', font: '11px/20px sans-serif' }
 const CELL = {
@@ -61,20 +62,20 @@ export class BlockMapView {
     this.measure = 'choice'
     this.element = document.createElement('div')
     this.element.setAttribute('role', 'group')
-    this.element.setAttribute('aria-label', 'Blocks of the model')
+    this.element.setAttribute('aria-label', say('Blocks of the model'))
     Object.assign(this.element.style, MAP)
     this.tools = document.createElement('div')
     this.tools.append(this.tool('all'), this.tool('none'), this.tool('invert'))
     this.tools.hidden = true
     this.plane = document.createElement('div')
     Object.assign(this.plane.style, { flex: '1 1 0', minHeight: '120px', overflow: 'auto' })
-    this.plane.textContent = 'Run the workflow to see the blocks of the model.'
+    this.plane.textContent = say('Run the workflow to see the blocks of the model.')
     this.colouring = document.createElement('div')
     this.scale = new Legend('')
     this.chosenBy = document.createElement('div')
     Object.assign(this.chosenBy.style, { flex: 'none', maxHeight: '30%', overflow: 'auto', lineHeight: '1.4' })
     this.chosenBy.setAttribute('role', 'list')
-    this.chosenBy.setAttribute('aria-label', 'Blocks of other nodes')
+    this.chosenBy.setAttribute('aria-label', say('Blocks of other nodes'))
     this.hover = new BlockHover()
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
@@ -105,7 +106,7 @@ export class BlockMapView {
 
   /** @param {'all' | 'none' | 'invert'} name */
   tool(name) {
-    return chip(name, () => this.keep(this.made(name)), TOOL)
+    return chip(say(name), () => this.keep(this.made(name)), TOOL)
   }
 
   /** @param {import('./others.js').Other[]} others the nodes that chose blocks of this model */
@@ -134,12 +135,12 @@ export class BlockMapView {
       this.told()
       this.draw()
     })
-    for (const button of row.querySelectorAll('button')) button.title = MEANS[/** @type {'choice'} */ (button.textContent)]
+    for (const [i, button] of row.querySelectorAll('button').entries()) button.title = meaning(known[i])
     this.colouring.replaceChildren(row)
     this.colouring.style.display = known.length ? '' : 'none'
     this.hover.element.style.display = known.length ? 'flex' : 'none'
     this.scale.element.style.display = this.measure === 'choice' ? 'none' : 'flex'
-    this.scale.element.title = MEANS[this.measure]
+    this.scale.element.title = meaning(this.measure)
     const { least, most } = heated(this.values, this.measure)
     this.scale.show(least, most, (value) => written(this.measure, value))
   }
@@ -168,7 +169,7 @@ export class BlockMapView {
     button.type = 'button'
     button.dataset.block = block.name
     button.dataset.label = label
-    button.title = block.depth ? `${block.name}: ${label}` : `${block.name}: no attention`
+    button.title = block.depth ? `${block.name}: ${label}` : say('$1: no attention', block.name)
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
     Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.7' })
@@ -269,8 +270,8 @@ export class BlockMapView {
    * @returns {(string | HTMLElement)[]}
    */
   said(linked) {
-    if (linked) return [`The blocks come by a link from ${linked}; choose them there.`]
-    if (this.empty) return [`No block is chosen yet; '${this.read()}' stays until one is.`]
+    if (linked) return [say('The blocks come by a link from $1; choose them there.', linked)]
+    if (this.empty) return [say('No block is chosen yet; $1 stays until one is.', `'${this.read()}'`)]
     const wrong = fault(this.read(), this.model.blocks.length ? this.model : null)
     return wrong ? faultLine(this.read(), wrong) : []
   }

@@ -1,6 +1,7 @@
 // The panel that chooses the blocks of a node: the model that it gets or one like it, the address as text, and the map.
 import { BlockMapView } from './block_map.js'
 import { MODELS, layoutOf } from './models.js'
+import { say } from './say.js'
 
 const WIDE = { boxSizing: 'border-box', display: 'block', width: '420px', margin: '4px 0' }
 const TEXT = { padding: '3px 6px', font: '12px monospace', color: 'var(--input-text)', background: 'var(--comfy-input-bg)', border: '1px solid var(--border-color, #555)', borderRadius: '4px' }
@@ -24,7 +25,7 @@ export class BlockPicker {
     this.note = document.createElement('div')
     Object.assign(this.note.style, WIDE)
     this.select = document.createElement('select')
-    this.select.setAttribute('aria-label', 'Model')
+    this.select.setAttribute('aria-label', say('Model'))
     Object.assign(this.select.style, WIDE)
     for (const name of this.layouts.keys()) this.select.add(new Option(name))
     this.select.selectedIndex = -1
@@ -35,7 +36,7 @@ export class BlockPicker {
       this.choose(this.select.value)
     })
     this.field = document.createElement('input')
-    this.field.setAttribute('aria-label', 'Address')
+    this.field.setAttribute('aria-label', say('Address'))
     this.field.spellcheck = false
     Object.assign(this.field.style, WIDE, TEXT)
     this.field.value = read()

@@ -1,4 +1,5 @@
 // What the blocks of a model did in a run, as nodes tell it: by what a map is coloured, and the numbers of a block.
+import { say } from './say.js'
 
 /**
  * @typedef {{ label: string, height: number, width: number, bytes: string }} Thumbnail
@@ -9,14 +10,18 @@
 /** @type {Record<Exclude<Measure, 'choice'>, (row: Values) => number | null>} */
 const READ = { calls: (row) => row.calls, time: (row) => row.share, change: (row) => row.change, entropy: (row) => row.entropy }
 
-/** What each colouring means. */
-export const MEANS = {
-  choice: 'The blocks that this node chose',
-  calls: 'Calls of attention in the run',
-  time: 'Part of the time of all attention of the run',
-  change: 'How far the patches moved what the block hands on: norm(with - without) / norm(without) on the same input, the mean of the calls that were measured',
-  entropy: 'Entropy of the attention that Capture Attention heard, the mean of its heads: 0 looks at one token, larger at many'
-}
+/**
+ * Tell what a colouring means.
+ * @param {Measure} measure
+ */
+export const meaning = (measure) =>
+  ({
+    choice: say('The blocks that this node chose'),
+    calls: say('Calls of attention in the run'),
+    time: say('Part of the time of all attention of the run'),
+    change: say('How far the patches moved what the block hands on: norm(with - without) / norm(without) on the same input, the mean of the calls that were measured'),
+    entropy: say('Entropy of the attention that Capture Attention heard, the mean of its heads: 0 looks at one token, larger at many')
+  })[measure]
 
 /**
  * Tell how an amount is written.
@@ -24,7 +29,7 @@ export const MEANS = {
  * @param {number} value
  */
 export function written(measure, value) {
-  if (measure === 'calls') return `${value} calls`
+  if (measure === 'calls') return say('$1 calls', value)
   if (measure === 'entropy') return `${value.toPrecision(3)} nats`
   return `${(100 * value).toPrecision(2)} %`
 }
@@ -62,8 +67,8 @@ export function heated(values, measure) {
  * @returns {string[]} the numbers of a block, a line each
  */
 export function lines({ name, calls, seconds, share, patches, change, measured, entropy }) {
-  const found = [`${name}: ${written('calls', calls)}, ${written('time', share)} of the time (${(1000 * seconds).toPrecision(3)} ms)`]
-  if (change !== null) found.push(`change ${written('change', change)} in ${measured} measured calls`)
-  if (entropy !== null) found.push(`entropy ${written('entropy', entropy)}`)
+  const found = [`${name}: ${written('calls', calls)}, ${say('$1 % of the time', (100 * share).toPrecision(2))} (${(1000 * seconds).toPrecision(3)} ms)`]
+  if (change !== null) found.push(say('change $1 in $2 measured calls', written('change', change), measured))
+  if (entropy !== null) found.push(say('entropy $1', written('entropy', entropy)))
   return [...found, ...Object.entries(patches).map(([patch, uses]) => `${patch} x${uses}`)]
 }

@@ -1,7 +1,7 @@
 // The picture with the patches under a slider over the one without them, or where the two differ.
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
-import { finer, placeOn } from './fitted.js'
+import { finer, placeOn, watchSize } from './fitted.js'
 import { pictureChoice } from './picture_choice.js'
 import { say } from './say.js'
 
@@ -46,6 +46,7 @@ export class CompareView {
   }
 
   listen() {
+    watchSize(this.canvas, () => this.draw())
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.chips.addEventListener('click', () => this.draw())
     this.canvas.addEventListener('pointermove', (event) => this.slide(placeOn(this.canvas, event)[0]))

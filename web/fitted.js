@@ -22,3 +22,12 @@ export function finer(canvas) {
   const { width, height, clientWidth, clientHeight } = canvas
   return clientWidth && clientHeight ? Math.max(width / clientWidth, height / clientHeight) : 1
 }
+
+/**
+ * Draw anew whenever the canvas has another size, as when its node is resized or comes into view.
+ * @param {HTMLCanvasElement} canvas
+ * @param {() => void} draw
+ */
+export function watchSize(canvas, draw) {
+  new ResizeObserver(() => canvas.clientWidth && draw()).observe(canvas)
+}

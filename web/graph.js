@@ -2,6 +2,7 @@
 import { app } from '../../scripts/app.js'
 import { KnownModels } from './known_models.js'
 import { loaderOf, sourceOf } from './loader.js'
+import { say } from './say.js'
 
 export const widgetOf = (node, name) => node.widgets?.find((candidate) => candidate.name === name)
 export const ours = (node, name) => (String(node?.comfyClass).startsWith('Patchbay') ? widgetOf(node, name) : undefined)
@@ -60,7 +61,7 @@ function linkOf(node, name) {
 
 export function linkedFrom(node, name) {
   const slot = node.inputs?.find((one) => one.widget?.name === name)
-  return slot?.link === null || slot?.link === undefined ? '' : (linkOf(node, name)?.title ?? 'outside of the subgraph')
+  return slot?.link === null || slot?.link === undefined ? '' : (linkOf(node, name)?.title ?? say('outside of the subgraph'))
 }
 
 /** Width and height of the pictures of the latent that a node gets, where the node that made it says so. */

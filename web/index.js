@@ -90,6 +90,8 @@ function addAttention(node, waiting) {
   node.setSize([380, 620])
 }
 
+const brushes = new Map() // what was chosen in the drawings of areas, which undo makes anew
+
 function addAreas(node) {
   const widget = widgetOf(node, 'regions')
   const view = new AreasView({
@@ -97,10 +99,16 @@ function addAreas(node) {
     store: (text, goesOn) => write(node, widget, text, goesOn),
     linked: () => linkedFrom(node, 'regions'),
     size: () => latentSize(node),
-    picture: lastPicture
+    picture: lastPicture,
+    soft: () => (typeof valueOf(node, 'soft') === 'number' ? valueOf(node, 'soft') : 0)
   })
+  after(widgetOf(node, 'soft'), 'callback', () => view.draw())
   after(widget, 'callback', () => view.refresh())
-  after(node, 'onConfigure', () => view.refresh()) // the saved text comes without a callback
+  after(node, 'onConfigure', () => {
+    const place = `${node.graph?.id} ${node.id}`
+    brushes.set(place, (view.state = brushes.get(place) ?? view.state))
+    view.refresh() // the saved text comes without a callback
+  })
   after(node, 'onConnectionsChange', () => view.refresh())
   views.set(node, view)
   addView(node, 'patchbay_areas', view, 320)
@@ -157,7 +165,7 @@ function addWordMask(node, word, isCaptured, threshold) {
 
 // Texts, read as they are typed; blocks are held against the model of their node
 
-const FAULTS = { blocks: fault, curve: curveFault, points: pointsFault }
+const FAULTS = { blocks: fault, map_blocks: fault, curve: curveFault, points: pointsFault }
 const drawn = new WeakMap() // nodes with the name of the model that their map shows
 const READ = [...Object.keys(FAULTS), 'rules']
 const checked = (node) => READ.some((name) => ours(node, name))
@@ -210,12 +218,12 @@ const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
   PatchbayPatchReport: (node) => addText(node, new ReportView(say('Run the workflow to see what the attention did.'))),
-  PatchbayPatchInspector: (node) => addText(node, new InspectorView('Run the workflow to list what is on the model.')),
+  PatchbayPatchInspector: (node) => addText(node, new InspectorView(say('Run the workflow to list what is on the model.'))),
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
   PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
-  PatchbayTuneAttention: (node) => addText(node, new TextView('Tuning', 'Run the workflow to time the attention functions.'))
+  PatchbayTuneAttention: (node) => addText(node, new TextView(say('Tuning'), say('Run the workflow to time the attention functions.')))
 }
 
 app.registerExtension({
@@ -230,7 +238,7 @@ app.registerExtension({
 
   getSelectionToolboxCommands: (item) => panelsOf(item).map(({ id }) => id),
 
-  getNodeMenuItems: (node) => panelsOf(node).map(({ label, open }) => ({ content: label, callback: () => open(node) })),
+  getNodeMenuItems: (node) => panelsOf(node).map(({ label, open }) => ({ content: say(label), callback: () => open(node) })),
 
   setup() {
     showRefusals()
@@ -238,7 +246,7 @@ app.registerExtension({
     app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
-    app.extensionManager.registerSidebarTab(sidebar)
+    app.extensionManager.registerSidebarTab(sidebar())
   },
 
   nodeCreated(node) {

@@ -1,4 +1,5 @@
 // What is on a model, as an inspector lists it: in groups by owner or slot, and in order.
+import { say } from './say.js'
 
 /**
  * @typedef {{ slot: string, block: string, owner: string, schedule: string, calls: number | null, seconds: number | null, trouble: string, beside: string }} Row
@@ -25,8 +26,8 @@ export function grouped(rows, by) {
  */
 export function told(name, rows) {
   const wrong = rows.filter(({ trouble }) => trouble).length
-  const places = `${rows.length} ${rows.length === 1 ? 'place' : 'places'}`
-  return `${name}: ${places}${wrong ? `, \u26a0 ${wrong} without effect or at risk` : ''}`
+  const places = rows.length === 1 ? say('1 place') : say('$1 places', rows.length)
+  return `${name}: ${places}${wrong ? `, \u26a0 ${say('$1 without effect or at risk', wrong)}` : ''}`
 }
 
 /**
@@ -44,6 +45,6 @@ export function ordered(rows, by) {
 export function written(row, column) {
   if (column === 'calls') return row.calls === null ? '-' : String(row.calls)
   if (column === 'seconds') return row.seconds === null ? '-' : `${(1000 * row.seconds).toPrecision(3)} ms`
-  if (column === 'trouble') return row.trouble ? `\u26a0 ${row.trouble}` : row.calls ? '\u2713 ran' : '\u2713'
+  if (column === 'trouble') return row.trouble ? `\u26a0 ${row.trouble}` : row.calls ? `\u2713 ${say('ran')}` : '\u2713'
   return row[column]
 }

@@ -1,4 +1,5 @@
 // The tab that lists every patch of the models in the graph, as the Patch Inspectors found them in the last run.
+import { say } from './say.js'
 
 /**
  * @typedef {{ slot: string, block: string, owner: string, schedule: string, calls: number | null, seconds: number | null, trouble: string }} Finding
@@ -29,7 +30,7 @@ export class InspectorTab {
   }
 
   refresh() {
-    const parts = this.tables.flatMap((table) => [this.heading(table), table.rows.length ? this.list(table) : line('Nothing is on this model.')])
+    const parts = this.tables.flatMap((table) => [this.heading(table), table.rows.length ? this.list(table) : line(say('Nothing is on this model.'))])
     this.element.replaceChildren(...(parts.length ? parts : this.empty()))
   }
 
@@ -59,7 +60,7 @@ export class InspectorTab {
     const button = document.createElement('button')
     button.type = 'button'
     button.textContent = text
-    button.title = 'Show the node'
+    button.title = say('Show the node')
     Object.assign(button.style, LINK)
     button.addEventListener('click', () => this.jump(node))
     return button
@@ -68,9 +69,9 @@ export class InspectorTab {
   empty() {
     const button = document.createElement('button')
     button.type = 'button'
-    button.textContent = 'Add a Patch Inspector'
+    button.textContent = say('Add a Patch Inspector')
     button.addEventListener('click', this.add)
-    const how = 'Link a Patch Inspector to a model, and the sampler\u2019s latent to it for the calls of the run; then run the workflow.'
+    const how = say('Link a Patch Inspector to a model, and the latent of the sampler to it for the calls of the run; then run the workflow.')
     return [line(how), button]
   }
 }
@@ -83,10 +84,10 @@ function item({ slot, block, schedule, calls, seconds, trouble }, name) {
   const element = document.createElement('li')
   Object.assign(element.style, { padding: '4px 0', borderBottom: '1px solid var(--border-color, #555)', overflowWrap: 'anywhere' })
   const when = schedule === 'always' || schedule === '-' ? '' : `, ${schedule}`
-  const counted = calls === null ? '' : `${calls} calls`
+  const counted = calls === null ? '' : say('$1 calls', calls)
   const time = seconds === null ? '' : `${(1000 * seconds).toPrecision(3)} ms`
-  const state = trouble ? `\u26a0 ${trouble}` : calls ? '\u2713 ran' : ''
-  const lines = [`${slot} on ${block}${when}`, [state, counted, time].filter(Boolean).join(', ')].filter(Boolean)
+  const state = trouble ? `\u26a0 ${trouble}` : calls ? `\u2713 ${say('ran')}` : ''
+  const lines = [`${say('$1 on $2', slot, block)}${when}`, [state, counted, time].filter(Boolean).join(', ')].filter(Boolean)
   element.append(name, ...lines.map((text) => Object.assign(document.createElement('div'), { textContent: text })))
   return element
 }

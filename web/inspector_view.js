@@ -4,6 +4,7 @@ import { chips } from './chip.js'
 import { element } from './element.js'
 import { CELL, FoldTable } from './fold_table.js'
 import { grouped, ordered, told, written } from './inspector_rows.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./inspector_rows.js').Row} Row
@@ -28,7 +29,7 @@ export class InspectorView {
     /** @type {'by owner' | 'by slot' | 'text'} */
     this.view = 'by owner'
     this.tables = { 'by owner': tableOf('owner'), 'by slot': tableOf('slot') }
-    this.element = readingBox('Patches of the model', waiting, { minHeight: '220px' })
+    this.element = readingBox(say('Patches of the model'), waiting, { minHeight: '220px' })
   }
 
   /** @param {Output | undefined} output of the node */
@@ -56,7 +57,7 @@ export class InspectorView {
 /** @param {'owner' | 'slot'} by */
 function tableOf(by) {
   return new FoldTable({
-    columns: OF[by],
+    columns: OF[by].map(([column, title]) => [column, say(title)]),
     falling: ['calls', 'seconds'],
     groups: (/** @type {Row[]} */ rows) => grouped(rows, by),
     title: told,

@@ -5,6 +5,7 @@ import { CurveEditor } from './curve_editor.js'
 import { lasting, linkedFrom, modelOf, ours, textOf, valueOf, widgetOf, write } from './graph.js'
 import { open } from './panel.js'
 import { lastMap } from './results.js'
+import { say } from './say.js'
 
 let shown = null // the panel that is open: its node, how it shows the text again, and how it is shut
 
@@ -31,20 +32,23 @@ export function refreshPanel() {
   else shown?.shut()
 }
 
+// A node that only listens for a word has the blocks of its map alone.
+const blocksOf = (node) => ['blocks', 'map_blocks'].find((name) => ours(node, name))
+
 async function chooseBlocks(node) {
-  const picker = openFor(node, 'blocks', 'Choose blocks', ({ read, store, linked }) => {
+  const picker = openFor(node, blocksOf(node), say('Choose blocks'), ({ read, store, linked }) => {
     const view = new BlockPicker(read, store, linked)
     return { view, elements: view.elements }
   })
   const last = lastMap()
-  if (last) picker.offer('the model of the last Block Map', last)
+  if (last) picker.offer(say('the model of the last Block Map'), last)
   const { name, layout } = await modelOf(node)
   if (layout) picker.offer(name, layout)
   else if (!last) picker.ask(name)
 }
 
 function drawCurve(node) {
-  openFor(node, 'curve', 'Draw the curve', ({ read, store }) => {
+  openFor(node, 'curve', say('Draw the curve'), ({ read, store }) => {
     const end = (name, otherwise) => (typeof valueOf(node, name) === 'number' ? valueOf(node, name) : otherwise)
     const view = new CurveEditor(read, store, () => [end('start_percent', 0), end('end_percent', 1)])
     return { view, elements: [view.element] }
@@ -52,16 +56,16 @@ function drawCurve(node) {
 }
 
 const PANELS = [
-  { id: 'Patchbay.ChooseBlocks', widget: 'blocks', label: 'Choose blocks', icon: 'pi pi-th-large', open: chooseBlocks },
-  { id: 'Patchbay.DrawCurve', widget: 'curve', label: 'Draw the curve', icon: 'pi pi-chart-line', open: drawCurve }
+  { id: 'Patchbay.ChooseBlocks', widget: blocksOf, label: 'Choose blocks', icon: 'pi pi-th-large', open: chooseBlocks },
+  { id: 'Patchbay.DrawCurve', widget: (node) => ours(node, 'curve'), label: 'Draw the curve', icon: 'pi pi-chart-line', open: drawCurve }
 ]
 const selectedNode = () => [...(app.canvas.selectedItems ?? [])][0]
 
-export const panelsOf = (node) => PANELS.filter(({ widget }) => ours(node, widget))
+export const panelsOf = (node) => PANELS.filter(({ widget }) => widget(node))
 
 export const commands = PANELS.map(({ id, widget, label, icon, open }) => ({
   id,
   label,
   icon,
-  function: () => ours(selectedNode(), widget) && open(selectedNode())
+  function: () => widget(selectedNode()) && open(selectedNode())
 }))

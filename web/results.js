@@ -2,6 +2,8 @@
 import { app } from '../../scripts/app.js'
 import { placed, upstream } from './graph.js'
 import { InspectorTab } from './inspector_tab.js'
+import { sameIn } from './same_run.js'
+import { say } from './say.js'
 
 // Nodes that are shown something in each step: captures, and maps of blocks whose model goes on.
 const isLive = ({ comfyClass, outputs }) => comfyClass === 'PatchbayCaptureAttention' || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
@@ -59,11 +61,13 @@ export async function restore() {
   showTab()
 }
 
+const lastRuns = async () => Object.values(await ask(`/history?max_items=${RUNS}`, {})).reverse()
+
+/** The runs that have not ended, as the history will tell them. */
+const running = async () => ((await ask('/queue', {})).queue_running ?? []).map((prompt) => ({ prompt, outputs: {} }))
+
 /** The runs of a workflow, the last one first. */
-async function runsOf(id) {
-  const runs = Object.values(await ask(`/history?max_items=${RUNS}`, {}))
-  return runs.reverse().filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
-}
+const runsOf = async (id) => (await lastRuns()).filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === id)
 
 /** What the last run gave for a node; of a node that others were put in the place of, as of one that was cached, what those gave. */
 function given([last, ...earlier], path) {
@@ -81,9 +85,9 @@ function shownAt(run, path) {
 export async function showCached({ detail }) {
   const live = our().filter(([path, node]) => isLive(node) && detail.nodes.includes(path))
   for (const [path, node] of live) if (!views.get(node)?.maps && !views.get(node)?.values?.length) await restoreSteps({ node: path })
-  const empty = our().filter(([path, node]) => node.comfyClass === 'PatchbayCompare' && !views.get(node)?.found && detail.nodes.includes(path))
-  const mine = empty.length ? await runsOf(app.rootGraph.id) : []
-  for (const [path, node] of empty) show(node, mine.map((run) => shownAt(run, path)).find(Boolean))
+  const compared = our().filter(([path, node]) => node.comfyClass === 'PatchbayCompare' && detail.nodes.includes(path))
+  const runs = compared.length ? [...(await running()), ...(await lastRuns())] : []
+  for (const [path, node] of compared) show(node, sameIn(runs, detail.prompt_id, path).map((one) => shownAt(...one)).find(Boolean))
 }
 
 async function restoreSteps(of) {
@@ -158,14 +162,14 @@ function jump(node) {
   app.canvas.centerOnNode(node)
 }
 
-export const sidebar = {
+export const sidebar = () => ({
   id: 'patchbay-inspector',
   icon: 'pi pi-list-check',
-  title: 'Patches',
-  tooltip: 'Patches of the models',
+  title: say('Patches'),
+  tooltip: say('Patches of the models'),
   type: 'custom',
   render: (element) => {
     showTab()
     element.replaceChildren(tab.element)
   }
-}
+})

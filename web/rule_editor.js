@@ -1,6 +1,7 @@
 // What stands below the rules of a node while they are written: how they are read, the first error, and what can follow.
 import { chip } from './chip.js'
 import { complete, read } from './rules.js'
+import { say } from './say.js'
 
 const BOX = {
   boxSizing: 'border-box',
@@ -34,7 +35,7 @@ export class RuleEditor {
     this.status.setAttribute('role', 'status')
     this.chips = document.createElement('div')
     this.chips.setAttribute('role', 'group')
-    this.chips.setAttribute('aria-label', 'What can follow')
+    this.chips.setAttribute('aria-label', say('What can follow'))
     this.element.append(this.chips, this.status)
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
     this.refresh()

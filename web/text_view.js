@@ -1,4 +1,5 @@
 // The text that a node gives, in the node: to be read, scrolled and copied.
+import { say } from './say.js'
 
 const STYLE = {
   boxSizing: 'border-box',
@@ -40,7 +41,7 @@ export class TextView {
 function picture(source) {
   const image = new Image()
   image.src = source
-  image.alt = 'The times of each function'
+  image.alt = say('The times of each function')
   image.style.maxWidth = '100%'
   return image
 }

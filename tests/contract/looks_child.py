@@ -2,9 +2,9 @@
 
 It runs in ComfyUI's environment, for its playwright, with this pack to import. The last four are workflows of the page
 with a Patch Report, a With and Without Patches, a Draw Regional Prompts, and a Block Map and a Patch Inspector. Prints
-as JSON what was seen: `report` (the patches and each view), `compared` (the slider after a run, and after a cached run
-on a page loaded anew), `drawn` (areas moved, drawn, undone and taken off), `dashboard` (the map of blocks before and
-after a run, and each view of the inspector) and `errors`.
+as JSON what was seen: `report` (the patches and each view), `compared` (the slider after a run, and after cached runs
+on a page loaded anew and of another workflow), `drawn` (areas moved, drawn, undone and taken off), `dashboard` (the map
+of blocks before and after a run, and each view of the inspector) and `errors`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attention_patchbay.tests.contract.page_child import FRAMES, LOAD, READY, RUN, opened, shot
+from attention_patchbay.tests.contract.page_child import COMMAND, FRAMES, LOAD, READY, RUN, opened, shot
 from attention_patchbay.tests.contract.surprises_child import GO, rest
 from playwright.sync_api import Page, sync_playwright
 
@@ -53,10 +53,15 @@ DRAWN = f"""(type) => {{ {FIND}
   return {{ box: [x, y, width, height], chips, text: value.split('\\n'), nodes: app.graph.nodes.length }}
 }}"""
 NAMED = f"""([type, text]) => {{ {FIND}
-  const input = element.querySelector('input')
+  const input = element.querySelector('input:not([type=range])')
   input.value = text
   input.dispatchEvent(new Event('input'))
   input.dispatchEvent(new Event('change'))
+}}"""
+WIDE = f"""([type, text]) => {{ {FIND}
+  const range = element.querySelector('input[type=range]')
+  range.value = text
+  range.dispatchEvent(new Event('input'))
 }}"""
 MAPPED = f"""(type) => {{ {FIND}
   const cells = [...element.querySelectorAll('[data-block]')]
@@ -109,7 +114,7 @@ def read_report(page: Page) -> dict[str, Any]:
 
 
 def compare(page: Page, path: str) -> dict[str, Any]:
-    """Run, move the line by mouse and keys, look at the difference; load the page anew, and run once more."""
+    """Run, slide by the mouse, look at the difference; run once more on a page loaded anew, and in another workflow."""
     load(page, path, COMPARE)
     seen: dict[str, Any] = {"status": page.evaluate(RUN)}
     rest(page)
@@ -127,11 +132,17 @@ def compare(page: Page, path: str) -> dict[str, Any]:
     seen["again"] = page.evaluate(RUN)
     rest(page)
     seen["cached"] = page.evaluate(PICTURE, COMPARE)
-    return seen
+    page.evaluate(COMMAND, "Comfy.NewBlankWorkflow")
+    rest(page)
+    page.evaluate(LOAD, {**json.loads(Path(path).read_text()), "id": "00000000-0000-4000-8000-aaaaaaaaaaaa"})
+    page.evaluate(FRAMES, 20)
+    seen["copied"] = {"before": page.evaluate(PICTURE, COMPARE)["size"], "status": page.evaluate(RUN)}
+    rest(page)
+    return {**seen, "copied": {**seen["copied"], **page.evaluate(PICTURE, COMPARE)}}
 
 
 def draw(page: Page, path: str) -> dict[str, Any]:
-    """Move an area and undo it, draw a box and a stroke, name it, and take it off by a key."""
+    """Move an area and undo it, draw and name a box, paint and erase, undo that, and take an area off by a key."""
     load(page, path, DRAW)
     seen: dict[str, Any] = {"first": page.evaluate(DRAWN, DRAW)}
 
@@ -156,7 +167,16 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     seen["named"] = page.evaluate(DRAWN, DRAW)
     page.evaluate(PRESS, [DRAW, "brush"])
     seen["stroke"] = drag((0.2, 0.2), (0.6, 0.3))
+    page.evaluate(WIDE, [DRAW, "20"])
+    seen["more"] = drag((0.6, 0.3), (0.7, 0.5), (0.4, 0.6))
     shot(page, "drawn")
+    page.evaluate(PRESS, [DRAW, "erase"])
+    seen["erased"] = drag((0.4, 0.25))
+    shot(page, "erased")
+    page.keyboard.press("Control+z")
+    rest(page)
+    seen["back"] = page.evaluate(DRAWN, DRAW)
+    seen["again"] = drag((0.5, 0.3), (0.52, 0.32))
     page.keyboard.press("Delete")
     rest(page)
     seen["deleted"] = page.evaluate(DRAWN, DRAW)

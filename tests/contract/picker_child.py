@@ -5,7 +5,7 @@ playwright, with this pack to import, and prints as JSON what was seen of each f
 run), `status`, `report` and `maps` of a run, `picked` (address and chosen blocks in the picker after each thing done),
 `wrong` (what is said of an address that the model has not), `linked` (the picker of a node whose blocks are linked),
 `other` (the Block Map after another file was chosen); and `unknown` (the picker of a node without a model), `like`
-(after the user chose one like it) and `errors`.
+(after the user chose one like it), `word` (the blocks of Region by Word) and `errors`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,24 @@ def family(page: Page, name: str, workflow: dict[str, Any]) -> dict[str, Any]:
     return seen | {"other": page.evaluate(DRAWN)}
 
 
-ALONE = "() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('PatchbayBlockSkip')) }"
+ALONE = "type => { app.graph.clear(); app.graph.add(LiteGraph.createNode(type)) }"
+HEARD = """text => { const widget = app.graph.nodes[0].widgets.find((widget) => widget.name === 'map_blocks')
+  if (text) { widget.value = text; widget.callback(text) }
+  return [widget.value, widget.label ?? widget.name, widget.tooltip ?? ''] }"""
+
+
+def listen(page: Page) -> dict[str, Any]:
+    """Choose the blocks in which a node hears a word, and write what no model has."""
+    page.evaluate(ALONE, "PatchbayLiveRegion")
+    seen: dict[str, Any] = {"opened": panel_of(page, "PatchbayLiveRegion")}
+    page.get_by_label("Model", exact=True).select_option("SD1.5")
+    page.locator("[data-patchbay] [data-block='output:3']").click()
+    seen["chosen"] = page.evaluate(HEARD, "")
+    shot(page, "picker-word")
+    close(page)
+    page.evaluate(HEARD, "outptu")
+    settle(page)
+    return seen | {"wrong": page.evaluate(HEARD, "")}
 
 
 def main(chromium: str, url: str, renderer: str, workflows: str) -> None:
@@ -130,12 +147,13 @@ def main(chromium: str, url: str, renderer: str, workflows: str) -> None:
         page = opened(playwright, chromium, url, renderer, errors)
         page.evaluate(FRAMES, 10)
         seen: dict[str, Any] = {}
-        page.evaluate(ALONE)
+        page.evaluate(ALONE, "PatchbayBlockSkip")
         seen["unknown"] = panel_of(page, "PatchbayBlockSkip")
         page.get_by_label("Model", exact=True).select_option("Qwen-Image")
         seen["like"] = page.evaluate(PANEL)
         shot(page, "picker-qwen")
         close(page)
+        seen["word"] = listen(page)
         for name, workflow in json.loads(Path(workflows).read_text()).items():
             seen[name] = family(page, name, workflow)
         page.context.close()

@@ -23,6 +23,7 @@ SHEET = """() => {
   const shown = (cell) => (cell.tagName === 'TH' ? cell.textContent : cell.querySelectorAll('img').length)
   return [...document.querySelectorAll('#sheet tr')].map((row) => [...row.cells].map(shown))
 }"""
+STRIP = """() => [...document.querySelectorAll('#strip button')].map((one) => [one.textContent, one.ariaPressed])"""
 CLIP = "() => document.getElementById('above').style.clipPath"
 
 
@@ -46,6 +47,9 @@ def seen(page: Page, screenshot: str) -> dict[str, object]:
     page.keyboard.press("End")
     found["clip"] += [page.evaluate(CLIP)]
     page.locator("#slider").fill("50")
+    page.locator("#compare").hover(position={"x": 128, "y": 10})
+    found["clip"] += [page.evaluate(CLIP)]
+    found |= look_at_difference(page, screenshot)
     found["points"] = page.locator("#plot circle").count()
     found["errors of cells"] = page.locator("#sheet .error").all_text_contents()
     page.wait_for_timeout(300)
@@ -53,6 +57,23 @@ def seen(page: Page, screenshot: str) -> dict[str, object]:
     page.screenshot(path=screenshot, full_page=True)
     page.set_viewport_size({"width": 400, "height": 800})
     found["wider than a telephone"] = page.evaluate("() => document.documentElement.scrollWidth > innerWidth")
+    return found
+
+
+def look_at_difference(page: Page, screenshot: str) -> dict[str, object]:
+    """Walk along the strip by keys, and look at where the pictures differ."""
+    found: dict[str, object] = {"strip": [page.evaluate(STRIP)]}
+    page.locator("#strip button").first.focus()
+    page.keyboard.press("ArrowRight")
+    found["strip"] = [*found["strip"], page.evaluate(STRIP)]
+    found |= {"walked": page.evaluate(SHOWN), "told": page.text_content("#told")}
+    page.locator("#differs").focus()
+    page.keyboard.press("Space")
+    found["most"] = page.locator("#scale").input_value()
+    page.wait_for_timeout(300)
+    page.locator("#compare").screenshot(path=Path(screenshot).with_name("difference.png"))
+    page.screenshot(path=Path(screenshot).with_name("with difference.png"), full_page=True)
+    page.keyboard.press("Space")
     return found
 
 

@@ -143,19 +143,49 @@ def test_a_cached_run_on_a_page_that_was_loaded_anew_shows_it_again(seen: dict[s
     assert compared["cached"]["size"] == [512, 512] and compared["cached"]["told"] == compared["slid"]["told"]
 
 
+def test_a_cached_run_shows_what_another_workflow_drew(seen: dict[str, Any]) -> None:
+    compared = seen["compared"]
+    assert compared["copied"]["before"] == [0, 0] and compared["copied"]["status"] == "execution_success"
+    assert compared["copied"]["size"] == [512, 512] and compared["copied"]["told"] == compared["slid"]["told"]
+
+
 def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]) -> None:
     drawn = seen["drawn"]
     first = ["left -> a red circle", "0.5 0.5 0.5 0.5 -> a blue square"]
     assert drawn["first"]["text"] == drawn["undone"]["text"] == first
-    assert drawn["first"]["chips"] == ["brush", "a red circle", "a blue square"]
+    assert drawn["first"]["chips"] == ["brush", "erase", "a red circle", "a blue square"]
     box, arrow, prompt = drawn["moved"]["text"][0].partition(" -> ")
     assert float(box.split()[0]) == pytest.approx(0.2, abs=0.02) and prompt == "a red circle"
     x, y, width, height = (float(part) for part in drawn["box"]["text"][2].partition("->")[0].split())
     assert [x, y, width, height] == pytest.approx([0.8, 0.1, 0.15, 0.3], abs=0.02)
     assert drawn["named"]["text"][2].endswith("-> a green cross")
-    assert drawn["stroke"]["text"][3].startswith("brush 0.1: 0.") and len(drawn["stroke"]["chips"]) == 5
+    assert drawn["stroke"]["chips"][:3] == ["brush", "erase", "+"] and len(drawn["stroke"]["chips"]) == 7
     assert drawn["deleted"]["text"] == drawn["named"]["text"]
     assert drawn["deleted"]["nodes"] == drawn["first"]["nodes"], "Delete took a node"
+
+
+def test_areas_are_painted_and_erased_each_stroke_a_step_of_undo(seen: dict[str, Any]) -> None:
+    drawn = seen["drawn"]
+
+    def shapes(name: str) -> list[tuple[str, float, list[tuple[float, float]]]]:
+        found = []
+        for part in drawn[name]["text"][3].partition(" -> ")[0].split(" + "):
+            head, points = part.split(": ")
+            word, width = head.split()
+            places = [(float(x), float(y)) for x, y in (point.split() for point in points.split(", "))]
+            found.append((word, float(width), places))
+        return found
+
+    ((word, width, points),) = shapes("stroke")
+    assert (word, width) == ("brush", 0.1) and points[0] == pytest.approx((0.2, 0.2), abs=0.02)
+    assert points[-1] == pytest.approx((0.6, 0.3), abs=0.02) and len(points) < 4  # a straight line
+    first, (word, width, points) = shapes("more")
+    assert [first] == shapes("stroke") and (word, width) == ("brush", 0.2)
+    assert [points[0], points[-1]] == [pytest.approx(place, abs=0.02) for place in ((0.6, 0.3), (0.4, 0.6))]
+    *kept, (word, width, points) = shapes("erased")
+    assert kept == shapes("more") and (word, width) == ("erase", 0.2) and len(points) == 1
+    assert drawn["back"]["text"] == drawn["more"]["text"] and len(drawn["erased"]["text"]) == 4
+    assert shapes("again")[:-1] == shapes("more") and shapes("again")[-1][0] == "erase"
 
 
 def test_before_a_run_the_map_shows_what_other_nodes_chose(seen: dict[str, Any]) -> None:

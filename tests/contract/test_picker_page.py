@@ -127,6 +127,14 @@ def test_the_picker_knows_the_model(seen: dict[str, Any], family: str) -> None:
     assert found["off"]["text"] == f"double:0, {rest}"
 
 
+def test_blocks_that_hear_a_word_are_chosen_and_read(seen: dict[str, Any]) -> None:
+    found = seen["word"]
+    assert found["opened"]["text"] == "output"
+    assert found["chosen"][0] == "output:4-11" and found["chosen"][1] == "map_blocks"
+    value, label, told = found["wrong"]
+    assert value == "outptu" and label == "\u26a0 map_blocks" and "outptu" in told
+
+
 @families
 def test_no_block_is_kept_as_no_error(seen: dict[str, Any], family: str) -> None:
     found = seen[family]["picked"]

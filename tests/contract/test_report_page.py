@@ -6,9 +6,12 @@ import json
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from attention_patchbay.headless.commands.cli import main
+from PIL import Image
 
 from .comfyui_server import ROOT, python
 from .test_page import CHROMIUM, can_drive_a_page
@@ -19,6 +22,8 @@ pytestmark = [
 ]
 CHILD = Path(__file__).with_name("report_child.py")
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
+COLOURS = [[0, 33, 77], [64, 77, 107], [125, 122, 120], [189, 173, 105], [255, 235, 69]]  # of heatmaps
+ROUNDED = 3  # levels of 255: a difference is rounded before it is made that much brighter
 STEPS, BLOCKS = "KSampler.steps", "PatchbayAttentionPatch.blocks"
 
 
@@ -33,7 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [python(), str(CHILD), str(CHROMIUM), str(folder / "report.html"), str(folder / "report.png")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"folder": folder}
 
 
 def test_it_opens_without_a_network(report: dict[str, Any]) -> None:
@@ -62,8 +67,29 @@ def test_two_pictures_are_compared(report: dict[str, Any]) -> None:
     assert "(baseline)" in left and left != right
     below, above = report["chosen"]
     assert below != above and below.endswith("_00002_.png") and above.endswith("_00002_.png")
-    assert report["clip"] == ["inset(0px 100% 0px 0px)", "inset(0px 0% 0px 0px)"]
+    ends = ["inset(0px 100% 0px 0px)", "inset(0px 0% 0px 0px)"]
+    assert report["clip"] == [*ends, "inset(0px 75% 0px 0px)"]
     assert report["points"] == 2
+
+
+def test_a_strip_along_an_axis_is_walked_by_keys(report: dict[str, Any]) -> None:
+    before, after = report["strip"]
+    assert [text.split(",")[0] for text, _ in before] == ["3 (baseline)", "4"] and "diff" in before[1][0]
+    assert [on for _, on in before] == [on for _, on in after] == ["false", "true"]
+    assert report["told"].endswith("% apart on average.")
+
+
+def test_the_difference_of_two_pictures_is_painted(report: dict[str, Any]) -> None:
+    folder = report["folder"]
+    found = [unquote(name) for name in report["walked"]]
+    below, above = (np.asarray(Image.open(folder / name).convert("RGB"), dtype=np.float64) for name in found)
+    part = np.abs(below - above).mean(-1) / 255 / (int(report["most"]) / 100)
+    assert 0.5 < part.max() <= 1.0
+    wanted = np.stack([np.interp(part, np.linspace(0, 1, 5), channel) for channel in np.array(COLOURS).T], -1)
+    painted = np.asarray(Image.open(folder / "difference.png").convert("RGB"), dtype=np.float64)
+    times = painted.shape[0] // below.shape[0]
+    assert painted.shape == (times * below.shape[0], times * below.shape[1], 3) and times == 4
+    assert np.abs(painted[times // 2 :: times, times // 2 :: times] - wanted).max() <= ROUNDED
 
 
 def test_it_fits_a_telephone(report: dict[str, Any]) -> None:

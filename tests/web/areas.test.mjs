@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { added, changed, holds, moved, read, resized } from '../../web/areas.js'
+import { holds, paint, shares, thinned } from '../../web/area_masks.js'
+import { added, changed, moved, read, resized } from '../../web/areas.js'
 
-const { cases, wrong } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
+const { cases, wrong, painted } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
 const plain = (shape) => ('points' in shape ? shape : [shape.x, shape.y, shape.width, shape.height])
 
 test('texts are read as the nodes read them', () => {
@@ -41,16 +42,45 @@ test('what was written is read again', () => {
   }
 })
 
-test('shapes move inside of the picture and are found by a place', () => {
+test('an area moves as a whole inside of the picture, and a box is resized by its corners', () => {
   const box = { x: 0.5, y: 0, width: 0.4, height: 0.5 }
   const area = { shapes: [box, { width: 0.1, points: [[0.1, 0.2]] }], prompt: 'a', line: 0 }
-  const [there, line] = moved(area, 0.25, 0.5).shapes
-  assert.deepEqual([there, line.points], [{ x: 0.6, y: 0.5, width: 0.4, height: 0.5 }, [[0.35, 0.7]]])
   const near = (one, other) => Object.keys(other).every((key) => Math.abs(one[key] - other[key]) < 1e-9)
+  const [there, line] = moved(area, 0.25, 0.5).shapes
+  assert.ok(near(there, { x: 0.6, y: 0.5, width: 0.4, height: 0.5 }) && near(line.points[0], [0.2, 0.7])) // as a whole
   const to = (corner, place) => resized({ ...area, shapes: [box] }, corner, place).shapes[0]
   assert.ok(near(to([1, 1], [0.7, 1.5]), { x: 0.5, y: 0, width: 0.2, height: 1 }))
   assert.ok(near(to([0, 1], [0.1, 0.25]), { x: 0.1, y: 0, width: 0.8, height: 0.25 }))
   assert.ok(near(to([0, 0], [0.89, 0.5]), { x: 0.88, y: 0.48, width: 0.02, height: 0.02 })) // never nothing
-  assert.ok(holds({ x: 0, y: 0, width: 0.5, height: 1 }, 0.4, 0.9) && !holds({ x: 0, y: 0, width: 0.5, height: 1 }, 0.6, 0.9))
-  assert.ok(holds({ width: 0.2, points: [[0.5, 0.5]] }, 0.55, 0.55) && !holds({ width: 0.2, points: [[0.5, 0.5]] }, 0.7, 0.5))
+})
+
+test('a place is in a box, near a line, and not where it was erased', () => {
+  const square = [100, 100]
+  const half = { x: 0, y: 0, width: 0.5, height: 1 }
+  const line = { width: 0.2, points: [[0.1, 0.5], [0.9, 0.5]] }
+  assert.ok(holds([half], square, [0.4, 0.9]) && !holds([half], square, [0.6, 0.9]))
+  assert.ok(holds([line], square, [0.5, 0.59]) && !holds([line], square, [0.5, 0.61])) // between its points
+  assert.ok(holds([line], [200, 100], [0.5, 0.69]) && !holds([line], [200, 100], [0.5, 0.71])) // as wide as a part of the longer side
+  assert.ok(!holds([half, { ...line, erases: true }], square, [0.3, 0.5]) && holds([half, { ...line, erases: true }, line], square, [0.3, 0.5]))
+})
+
+test('masks are those that the nodes paint', () => {
+  for (const [text, size, soft, wanted] of painted) {
+    const mask = paint(read(text).areas[0].shapes, size, soft)
+    assert.equal(mask.length, wanted.length)
+    for (const [i, value] of wanted.entries()) assert.ok(Math.abs(mask[i] - value) < 2e-4, `${text}: ${mask[i]} is not ${value} at ${i}`)
+  }
+})
+
+test('the last area is on top', () => {
+  const held = shares([[1, 1, 0.5], [0, 0.25, 0.5]].map((values) => Float32Array.from(values)))
+  assert.deepEqual(held.map((one) => [...one]), [[1, 0.75, 0.25], [0, 0.25, 0.5]])
+})
+
+test('a straight stroke has two points, and a bent one keeps its bends', () => {
+  const straight = [...Array(20).keys()].map((i) => [i / 20, i / 40])
+  assert.deepEqual(thinned(straight, 0.003), [straight[0], straight[19]])
+  const corner = [...straight, ...straight.map(([x], i) => [0.95, 0.475 + i / 20])]
+  assert.deepEqual(thinned(corner, 0.003).length, 3)
+  assert.deepEqual(thinned([[0.5, 0.5]], 0.003), [[0.5, 0.5]])
 })

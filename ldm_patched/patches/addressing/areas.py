@@ -22,8 +22,9 @@ HALVES = {
     "all": (0.0, 0.0, 1.0, 1.0),
 }
 WAYS = (
-    "write left, right, top, bottom, all, a box (x y width height, such as 0 0 0.5 1), brush 0.1: 0.2 0.3, 0.4 0.3, or "
-    "columns 1:1, rows 1/1 or a grid 2x2 with as many prompts between |"
+    "write left, right, top, bottom, all, a box (x y width height, such as 0 0 0.5 1), brush 0.1: 0.2 0.3, 0.4 0.3, "
+    "several of them and erase 0.1: 0.2 0.3 joined by +, or columns 1:1, rows 1/1 or a grid 2x2 with as many prompts "
+    "between |"
 )
 
 
@@ -39,15 +40,19 @@ class Box:
 
 @dataclass(frozen=True)
 class Brush:
-    """A line of points (x, y) in parts of the picture, as wide as a part of its longer side."""
+    """A line of points (x, y) in parts of the picture, as wide as a part of its longer side.
+
+    One that erases takes off what the shapes before it hold.
+    """
 
     width: float
     points: tuple[tuple[float, float], ...]
+    erases: bool = False
 
 
 @dataclass(frozen=True)
 class Area:
-    """Where a prompt holds: in each of the shapes."""
+    """Where a prompt holds: in each of the shapes, without what one erases of those before it."""
 
     shapes: tuple[Box | Brush, ...]
     prompt: str
@@ -73,7 +78,7 @@ def _line(line: str, number: int) -> list[Area]:
         raise _wrong(number, "'->' and a prompt are missing; write left -> a red circle")
     split = _split(left.strip(), number)
     if split is None:
-        return [Area(tuple(_shape(part.strip(), number) for part in left.split("+")), prompt.strip())]
+        return [Area(_shapes(left, number), prompt.strip())]
     prompts = [part.strip() for part in prompt.split("|")]
     if len(prompts) != len(split):
         told = f"{left.strip()} has {len(split)} parts, and {len(prompts)} prompts stand behind ->"
@@ -81,9 +86,16 @@ def _line(line: str, number: int) -> list[Area]:
     return [Area((box,), part) for box, part in zip(split, prompts, strict=True)]
 
 
+def _shapes(text: str, number: int) -> tuple[Box | Brush, ...]:
+    first, *others = (_shape(part.strip(), number) for part in text.split("+"))
+    if isinstance(first, Brush) and first.erases:
+        raise _wrong(number, f"there is nothing that {text.strip()!r} could erase; write left + erase 0.1: 0.2 0.3")
+    return (first, *others)
+
+
 def _split(text: str, number: int) -> list[Box] | None:
     """Return the boxes of columns 1:2, rows 1/2 or a grid 2x2; None for another text."""
-    if "brush" in text:
+    if "brush" in text or "erase" in text:
         return None
     if ":" in text:
         return [Box(start, 0.0, length, 1.0) for start, length in _shares(text, ":", number)]
@@ -111,8 +123,9 @@ def _shares(text: str, mark: str, number: int) -> list[tuple[float, float]]:
 def _shape(text: str, number: int) -> Box | Brush:
     if text in HALVES:
         return Box(*HALVES[text])
-    if text.startswith("brush"):
-        return _brush(text, number)
+    for word in ("brush", "erase"):
+        if text.startswith(word):
+            return _brush(text, word, number)
     parts = text.split()
     if len(parts) != 4:
         raise _wrong(number, f"{text!r} is no area; {WAYS}")
@@ -122,15 +135,15 @@ def _shape(text: str, number: int) -> Box | Brush:
     return box
 
 
-def _brush(text: str, number: int) -> Brush:
-    width, colon, points = text.removeprefix("brush").partition(":")
+def _brush(text: str, word: str, number: int) -> Brush:
+    width, colon, points = text.removeprefix(word).partition(":")
     found = [part.split() for part in points.split(",")]
     if not colon or any(len(point) != 2 for point in found):
-        raise _wrong(number, f"{text!r} is no brush; write brush 0.1: 0.2 0.3, 0.4 0.3")
+        raise _wrong(number, f"{text!r} is no {word}; write {word} 0.1: 0.2 0.3, 0.4 0.3")
     size = _number(width, number)
     if size <= 0.0:
-        raise _wrong(number, f"the brush {text!r} is as wide as nothing; write brush 0.1: 0.2 0.3")
-    return Brush(size, tuple((_number(x, number), _number(y, number)) for x, y in found))
+        raise _wrong(number, f"the {word} {text!r} is as wide as nothing; write {word} 0.1: 0.2 0.3")
+    return Brush(size, tuple((_number(x, number), _number(y, number)) for x, y in found), word == "erase")
 
 
 def _number(text: str, number: int) -> float:
@@ -152,7 +165,11 @@ def _wrong(number: int, text: str) -> Refused:
 
 def paint(area: Area, size: tuple[int, int], soft: float = 0.0) -> Tensor:
     """Return the mask (1, h, w) of 0 to 1 of an area, with edges as soft as a part of the picture's longer side."""
-    mask = torch.stack([_painted(shape, size) for shape in area.shapes]).amax(0)
+    mask = torch.zeros(size)
+    for shape in area.shapes:
+        held = _painted(shape, size)
+        erases = isinstance(shape, Brush) and shape.erases
+        mask = torch.minimum(mask, 1.0 - held) if erases else torch.maximum(mask, held)
     return _blurred(mask, soft * max(size))[None]
 
 

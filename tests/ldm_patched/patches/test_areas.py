@@ -19,7 +19,8 @@ DATA = json.loads((Path(__file__).parents[2] / "data" / "areas.json").read_text(
 def plain(shape: Box | Brush) -> object:
     if isinstance(shape, Box):
         return [shape.x, shape.y, shape.width, shape.height]
-    return {"width": shape.width, "points": [list(point) for point in shape.points]}
+    erases = {"erases": True} if shape.erases else {}
+    return {"width": shape.width, "points": [list(point) for point in shape.points], **erases}
 
 
 @pytest.mark.parametrize(("text", "wanted"), DATA["cases"])
@@ -50,6 +51,44 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for area in areas:
         mask = paint(area, (4, 6))
         assert mask.shape == (1, 4, 6) and bool(((mask >= 0.0) & (mask <= 1.0)).all())
+
+
+NUMBERS = st.floats(-1.0, 2.0, allow_nan=False).map(lambda value: round(value, 3))
+WIDTHS = st.floats(0.001, 1.0).map(lambda value: round(value, 3))
+POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5).map(tuple)
+BOXES = st.builds(Box, NUMBERS, NUMBERS, WIDTHS, WIDTHS)
+
+
+def written(shape: Box | Brush) -> str:
+    if isinstance(shape, Box):
+        return f"{shape.x} {shape.y} {shape.width} {shape.height}"
+    points = ", ".join(f"{x} {y}" for x, y in shape.points)
+    return f"{'erase' if shape.erases else 'brush'} {shape.width}: {points}"
+
+
+@given(
+    st.one_of(BOXES, st.builds(Brush, WIDTHS, POINTS)),
+    st.lists(st.one_of(BOXES, st.builds(Brush, WIDTHS, POINTS, st.booleans())), max_size=4),
+)
+def test_what_is_drawn_is_read_again(first: Box | Brush, others: list[Box | Brush]) -> None:
+    shapes = (first, *others)
+    assert parse_areas(f"{' + '.join(map(written, shapes))} -> a cat") == (Area(shapes, "a cat"),)
+
+
+@pytest.mark.parametrize(("text", "size", "soft", "wanted"), DATA["painted"])
+def test_masks_are_those_of_the_page(text: str, size: list[int], soft: float, wanted: list[float]) -> None:
+    width, height = size
+    (area,) = parse_areas(text)
+    mask = paint(area, (height, width), soft)
+    assert torch.allclose(mask, torch.tensor(wanted).reshape(1, height, width), atol=2e-4)
+
+
+def test_an_eraser_takes_off_what_stands_before_it() -> None:
+    (erased,) = parse_areas("all + erase 0.5: 0.5 0.5 -> a")
+    (brush,) = parse_areas("brush 0.5: 0.5 0.5 -> a")
+    assert torch.equal(paint(erased, (8, 8)), 1.0 - paint(brush, (8, 8)))
+    (again,) = parse_areas("left + erase 0.5: 0.5 0.5 + left -> a")
+    assert torch.equal(paint(again, (8, 8)), paint(parse_areas("left -> a")[0], (8, 8)))
 
 
 def test_a_box_covers_pixels_by_their_part() -> None:
