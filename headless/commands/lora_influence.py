@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 
+from ...ldm_patched.patches.reading.lora_blocks import OUTSIDE, TEXT
 from ...ldm_patched.patches.reading.report import layout
 from ..engine.errors import Failure
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt, title
 from ..pages.page_widgets import Infos
 from ..sweep.cells import Cell, Choice, cells
-from .lora_info import OUTSIDE, TEXT
 
 RULES, BACKEND = "PatchbayLoraRules", "PatchbayAttentionBackend"
 LOADERS = ("LoraLoader", "LoraLoaderModelOnly", RULES)
