@@ -19,6 +19,7 @@ import { ReportView } from './report_view.js'
 import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
+import { SharesView } from './shares_view.js'
 import { TextView } from './text_view.js'
 import { say, speak } from './say.js'
 
@@ -48,6 +49,13 @@ function addText(node, view) {
   addView(node, 'patchbay_report', view, 240)
   texts.set(node, view)
   node.setSize([760, 440])
+}
+
+function addShares(node) {
+  const view = new SharesView('Run the workflow to see what each word got and brought.')
+  addView(node, 'patchbay_shares', view, 160)
+  texts.set(node, view)
+  node.setSize([380, 360])
 }
 
 function addMap(node) {
@@ -248,6 +256,7 @@ const ADD = {
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
   PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
+  PatchbayWordShares: addShares,
   PatchbayTuneAttention: (node) => addText(node, new TextView('Tuning', 'Run the workflow to time the attention functions.'))
 }
 
