@@ -44,20 +44,27 @@ class LoraLayer:
     @property
     def rank(self) -> int | None:
         """Return the rank of a product; None of any other change."""
-        return self.patch.kind.rank(self.patch.parts) if isinstance(self.patch, Adapter) else None
+        if not isinstance(self.patch, Adapter) or any(part.ndim == 0 for part in self.patch.parts.values()):
+            return None
+        return self.patch.kind.rank(self.patch.parts)
 
     @property
     def norm(self) -> float | None:
         """Return the norm of what is added to the weight at strength 1; None where that hangs on the weight.
 
-        Of weight decomposition it is that of the product. No product of low rank is made for it.
+        Of weight decomposition it is that of the product. No product of low rank is made for it. Raises ValueError for
+        parts that do not fit each other.
         """
         if not isinstance(self.patch, Adapter):
             kind, (tensor, *_) = self.patch
             return float(tensor.float().norm()) if kind == "diff" else None
         size = NORMS.get(self.patch.kind)
         parts = {name: part.double() for name, part in self.patch.parts.items()}
-        return None if size is None else abs(self.patch.scale) * size(parts)
+        try:
+            return None if size is None else abs(self.patch.scale) * size(parts)
+        except (RuntimeError, LookupError, ZeroDivisionError) as error:
+            shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())
+            raise ValueError(f"{self.name}: its parts do not fit each other: {shapes}") from error
 
 
 def lora_layers(entries: Mapping[str, Tensor]) -> tuple[list[LoraLayer], str]:
@@ -81,7 +88,7 @@ def _text_width(layers: list[LoraLayer]) -> int | None:
     for layer in layers:
         if layer.name.endswith(("attn2_to_k", "attn2.to_k")) and isinstance(layer.patch, Adapter):
             down = layer.patch.parts.get("down")
-            return None if down is None else down.shape[1]
+            return None if down is None or down.ndim < 2 else down.shape[1]
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -13,8 +14,11 @@ from attention_patchbay.ldm_patched.files.lora import load_lora, unet_names
 from attention_patchbay.ldm_patched.modules.weight_patches import WeightPatch, calculate_weight
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.engine.lora import Place
+from attention_patchbay.ldm_patched.patches.reading.lora_baked import baked
+from attention_patchbay.ldm_patched.patches.reading.lora_blocks import block_rows
 from attention_patchbay.ldm_patched.patches.reading.lora_layers import lora_layers
 from attention_patchbay.ldm_patched.patches.reading.lora_names import Names
+from attention_patchbay.ldm_patched.patches.routing.lora_rules import parse_lora_rules
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -104,6 +108,21 @@ def test_transformers_are_told_by_the_lists_of_their_blocks(name: str, block: Bl
 def test_any_names_have_a_place_or_none(some: list[str]) -> None:
     names = Names(some)
     assert all(isinstance(names.place(name), Place) for name in some)
+
+
+ENDS = ("lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "dora_scale", "hada_w1_a", "hada_w1_b")
+ENDS += ("hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "a1.weight")
+ENDS += ("a2.weight", "b1.weight", "b2.weight", "oft_blocks", "diff", "diff_b", "lora_A.weight", "lora_B.weight")
+
+
+@given(st.dictionaries(st.sampled_from(ENDS), st.lists(st.integers(0, 3), max_size=4).map(tuple), max_size=8))
+def test_files_of_strangers_are_read_or_refused(shapes: dict[str, tuple[int, ...]]) -> None:
+    file = {f"{NAME}.{end}": torch.ones(shape) for end, shape in shapes.items()}
+    with contextlib.suppress(ValueError):
+        layers, _ = lora_layers(file)
+        rows = block_rows(layers)
+        assert sum(row["layers"] for row in rows) == len(layers)
+        baked(file, parse_lora_rules("* -> 0.5"))
 
 
 def test_a_file_without_a_lora_is_refused() -> None:
