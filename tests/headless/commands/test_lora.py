@@ -11,6 +11,7 @@ import torch
 from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.nodes.lora import LoraLoader
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint
 from attention_patchbay.ldm_patched.sampling import samplers
@@ -177,3 +178,23 @@ def test_baking_replaces_no_file_unasked(lora: Path, tmp_path: Path, capsys: pyt
     assert main(["lora", str(lora), "--bake", str(out), "middle -> x", "--force", "--json"]) == 2
     assert "line 1, column 11: cannot read the strength 'x'" in capsys.readouterr().err
     assert len(Checkpoint(out)) == 15 and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_the_files_of_a_server_are_those_that_it_tells(
+    lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infos = {name: cls.GET_NODE_INFO_V1() for name, cls in catalog().items()}
+    infos["PatchbayLoraRules"]["input"]["required"]["lora_name"][1]["options"] = ["none", "far.safetensors"]
+    (tmp_path / "nodes.json").write_text(json.dumps(infos))
+
+    def checked(**more: Any) -> tuple[int, str]:
+        given = {"strength": 1.0, "strength_clip": 1.0, "rules": "* -> 1", **more}
+        path = workflow(tmp_path, "PatchbayLoraRules", **given)
+        code = main(["check", str(path), "--nodes", str(tmp_path / "nodes.json"), "--models", str(lora.parents[1])])
+        return code, capsys.readouterr().out
+
+    assert checked(lora_name="far.safetensors")[0] == 0
+    code, text = checked()
+    assert code == 2 and "style.safetensors' not in ['none', 'far.safetensors']" in text
+    code, text = checked(lora_name="far.safetensors", rules="* -> much")
+    assert code == 2 and "cannot read the strength 'much'" in text
