@@ -36,7 +36,7 @@ KEPT = 64  # nodes whose last step the page can ask for
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 # The widgets of loaders that name a model file, with the folder of its files
-FILES = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models"}
+FILES = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models", "lora_name": "loras"}
 
 
 class OneRefusal(str):
@@ -276,6 +276,7 @@ def serve_page() -> None:
     """Let the page ask for what it shows without a run.
 
     `/patchbay/blocks?input=unet_name&file=NAME`: the blocks of a loader's model file;
+    `/patchbay/lora?file=NAME`: the relative norm of what each block of a LoRA file adds to the weights;
     `/patchbay/attention?workflow=ID`: the last step of a workflow's captures and maps of blocks; `?node=ID`: of a node
     in any workflow.
     """
@@ -293,12 +294,20 @@ def serve_page() -> None:
         found = await asyncio.to_thread(_blocks, path, path.stat().st_mtime_ns)
         return web.json_response(found, status=200 if "blocks" in found else 422)
 
+    async def lora(request: web.Request) -> web.Response:
+        path = _file_of("lora_name", request.query.get("file", ""))
+        if path is None:
+            return web.json_response({"error": "models/loras has no such file"}, status=404)
+        found = await asyncio.to_thread(_lora_norms, path, path.stat().st_mtime_ns)
+        return web.json_response(found, status=200 if "norms" in found else 422)
+
     async def attention(request: web.Request) -> web.Response:
         workflow, node = request.query.get("workflow"), request.query.get("node")
         kept = [message for at, message in [*_shown.items()] if workflow == at[0] or node == at[1]]
         return web.json_response(kept if workflow else kept[-1:])
 
     server.routes.get("/patchbay/blocks")(blocks)
+    server.routes.get("/patchbay/lora")(lora)
     server.routes.get("/patchbay/attention")(attention)
 
 
@@ -324,6 +333,20 @@ def _blocks(path: Path, changed: int) -> dict[str, Any]:
         return file_blocks(path) or {"error": "the file is of no model whose blocks are known by its header"}
     except CheckpointError as error:
         return {"error": str(error).removeprefix(f"{path}: ")}
+
+
+@lru_cache(64)
+def _lora_norms(path: Path, changed: int) -> dict[str, Any]:
+    """Return the norms of a LoRA file by block, relative to the largest, or under `error` why there are none."""
+    from ..ldm_patched.files.checkpoint import Checkpoint
+    from ..ldm_patched.patches.reading.lora_blocks import block_rows
+    from ..ldm_patched.patches.reading.lora_layers import lora_layers
+
+    try:
+        layers, _ = lora_layers(dict(Checkpoint(path)))
+    except ValueError as error:
+        return {"error": str(error).removeprefix(f"{path}: ")}
+    return {"norms": {row["block"]: row["relative"] for row in block_rows(layers) if row["relative"] is not None}}
 
 
 def load_demo_model() -> tuple[Patcher, Clip, Any]:

@@ -18,6 +18,7 @@ from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
 from .report import PatchReport
 from .rules import BackendRules
+from .shares import WordShares
 from .tuning import TuneAttention
 
 BY_HAND: list[type[io.ComfyNode]] = [
@@ -34,6 +35,7 @@ BY_HAND: list[type[io.ComfyNode]] = [
     CaptureAttention,
     AttentionMaps,
     SaveAttentionMaps,
+    WordShares,
     LiveMasks,
     BlockMap,
     PatchReport,

@@ -10,6 +10,7 @@ import { faultLine } from './fault_line.js'
 import { fault } from './faults.js'
 import { painted } from './heatmap.js'
 import { Legend } from './legend.js'
+import { colourings, drawn, ends } from './lora_colours.js'
 import { legend, stripe, takers } from './others.js'
 import { changed, inverted } from './picking.js'
 import { say } from './say.js'
@@ -58,8 +59,10 @@ export class BlockMapView {
     this.others = []
     /** @type {import('./block_values.js').Values[]} of the last run */
     this.values = []
-    /** @type {import('./block_values.js').Measure} */
+    /** @type {string} a measure, or the name of a LoRA's colouring */
     this.measure = 'choice'
+    /** @type {import('./lora_colours.js').Colouring[]} of the LoRAs on the model */
+    this.loras = []
     this.element = document.createElement('div')
     this.element.setAttribute('role', 'group')
     this.element.setAttribute('aria-label', say('Blocks of the model'))
@@ -101,6 +104,7 @@ export class BlockMapView {
     sheet.append(...titles.map(title), ...this.buttons.values())
     this.plane.replaceChildren(sheet)
     this.tools.hidden = false
+    this.know(this.others)
     this.refresh()
   }
 
@@ -111,9 +115,18 @@ export class BlockMapView {
 
   /** @param {import('./others.js').Other[]} others the nodes that chose blocks of this model */
   know(others) {
+    const before = this.loras.length
     this.others = others
+    this.loras = others.flatMap(({ title, lora }) => (lora ? colourings(title, lora, this.model.blocks) : []))
+    if (!before && this.loras.length && !this.values.length) this.measure = this.loras[0].name
     this.chosenBy.replaceChildren(...legend(others))
+    this.told()
     this.draw()
+  }
+
+  /** @returns {import('./lora_colours.js').Colouring | undefined} the colouring by a LoRA that is on */
+  lora() {
+    return this.loras.find(({ name }) => name === this.measure)
   }
 
   /** @param {import('./block_values.js').Values[]} values what the blocks did in a run */
@@ -128,21 +141,23 @@ export class BlockMapView {
 
   /** By what the blocks are coloured. */
   told() {
-    const known = measures(this.values)
+    const known = [...new Set([...(this.loras.length ? ['choice'] : []), ...measures(this.values), ...this.loras.map(({ name }) => name)])]
     if (!known.includes(this.measure)) this.measure = 'choice'
     const row = chips(known, this.measure, (measure) => {
       this.measure = measure
       this.told()
       this.draw()
     })
-    for (const [i, button] of row.querySelectorAll('button').entries()) button.title = meaning(known[i])
+    const means = (/** @type {string} */ name) => this.loras.find((one) => one.name === name)?.means ?? meaning(/** @type {import('./block_values.js').Measure} */ (name))
+    for (const [i, button] of row.querySelectorAll('button').entries()) button.title = means(known[i])
     this.colouring.replaceChildren(row)
     this.colouring.style.display = known.length ? '' : 'none'
-    this.hover.element.style.display = known.length ? 'flex' : 'none'
+    this.hover.element.style.display = this.values.length ? 'flex' : 'none'
     this.scale.element.style.display = this.measure === 'choice' ? 'none' : 'flex'
-    this.scale.element.title = meaning(this.measure)
-    const { least, most } = heated(this.values, this.measure)
-    this.scale.show(least, most, (value) => written(this.measure, value))
+    this.scale.element.title = means(this.measure)
+    const lora = this.lora()
+    const { least, most } = lora ? ends(lora) : heated(this.values, this.measure)
+    this.scale.show(least, most, lora ? lora.tell : (value) => written(/** @type {import('./block_values.js').Measure} */ (this.measure), value))
   }
 
   /** @param {EventTarget | null} target */
@@ -169,10 +184,10 @@ export class BlockMapView {
     button.type = 'button'
     button.dataset.block = block.name
     button.dataset.label = label
-    button.title = block.depth ? `${block.name}: ${label}` : say('$1: no attention', block.name)
+    button.dataset.about = block.depth ? `${block.name}: ${label}` : say('$1: no attention', block.name)
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
-    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.7' })
+    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place)
     button.addEventListener('pointerdown', (event) => this.begin(event, block.name))
     button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().whole.has(block.name)))
     return button
@@ -245,7 +260,9 @@ export class BlockMapView {
   draw() {
     const { whole, part } = this.chosen()
     const linked = this.linked()
-    const { heat } = heated(this.values, this.measure)
+    const lora = this.lora()
+    const scale = lora && ends(lora)
+    const { heat } = heated(this.values, lora ? 'choice' : this.measure)
     const chosenBy = takers(this.others, this.model.blocks)
     for (const button of [...this.tools.querySelectorAll('button'), ...this.buttons.values()]) button.disabled = linked !== ''
     for (const [name, button] of this.buttons) {
@@ -257,7 +274,10 @@ export class BlockMapView {
       button.style.border = taken === 'false' ? EDGE : '2px solid #4aa3ff'
       const hot = heat.get(name)
       const plain = { background: taken === 'true' ? 'rgb(74 163 255 / 30%)' : 'transparent', color: 'inherit' }
-      Object.assign(button.style, hot === undefined ? plain : painted(hot))
+      const stretches = lora?.blocks.get(name)
+      const looks = lora ? { ...plain, background: 'transparent', ...(stretches && scale && drawn(stretches, scale)) } : hot === undefined ? plain : painted(hot)
+      Object.assign(button.style, { textShadow: 'none', opacity: attends || stretches ? '1' : '0.7' }, looks)
+      button.title = [button.dataset.about, lora?.told.get(name)].filter(Boolean).join('\n')
       const others = chosenBy.get(name) ?? []
       button.style.paddingBottom = others.length ? '3px' : '0'
       button.append(stripe(others))

@@ -9,6 +9,8 @@ import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
 import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { InspectorView } from './inspector_view.js'
+import { LoraEditor } from './lora_editor.js'
+import { read as loraRulesIn } from './lora_rules.js'
 import { addMask, linksOf } from './mask_node.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
@@ -17,6 +19,7 @@ import { ReportView } from './report_view.js'
 import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
+import { SharesView } from './shares_view.js'
 import { TextView } from './text_view.js'
 import { say, speak } from './say.js'
 
@@ -48,6 +51,13 @@ function addText(node, view) {
   node.setSize([760, 440])
 }
 
+function addShares(node) {
+  const view = new SharesView('Run the workflow to see what each word got and brought.')
+  addView(node, 'patchbay_shares', view, 160)
+  texts.set(node, view)
+  node.setSize([380, 360])
+}
+
 function addMap(node) {
   addView(node, 'patchbay_map', watch(node, 'blocks', BlockMapView), 240)
   node.setSize([430, 560])
@@ -58,6 +68,27 @@ function addRules(node) {
   addView(node, 'patchbay_rules', view, 120)
   node.setSize([400, 340])
   backends().then((names) => view.know(names))
+}
+
+function addLora(node) {
+  addView(node, 'patchbay_rules', watch(node, 'rules', LoraEditor), 140)
+  for (const name of ['lora_name', 'strength']) after(widgetOf(node, name), 'callback', checkSoon)
+  node.setSize([420, 440])
+}
+
+const norms = new Map() // of LoRA files, by their names
+// The relative norm of what a LoRA adds to each block; asked once a page, and again where there was none.
+function normsOf(file) {
+  if (!norms.has(file)) {
+    const asked = app.api
+      .fetchApi(`/patchbay/lora?${new URLSearchParams({ file })}`)
+      .then((answer) => answer.json())
+      .then((answer) => answer.norms ?? null)
+      .catch(() => null)
+    norms.set(file, asked)
+    asked.then((found) => found || norms.delete(file))
+  }
+  return norms.get(file)
 }
 
 let known
@@ -174,9 +205,18 @@ const checked = (node) => READ.some((name) => ours(node, name))
 const WHOLE = ['PatchbayFreeU', 'PatchbayBlockScale']
 const takesWhole = (node) => WHOLE.includes(node.comfyClass) || valueOf(node, 'kind') === 'block' || textOf(node, 'slot').startsWith('block.')
 
+/** What a LoRA node chose, with its strengths and the norms of its file. */
+async function loraOf(node) {
+  const { rules } = loraRulesIn(textOf(node, 'rules'))
+  const [file, strength] = [valueOf(node, 'lora_name'), valueOf(node, 'strength')]
+  const lora = { rules, factor: typeof strength === 'number' ? strength : 1, norms: file && file !== 'none' ? await normsOf(file) : null }
+  return { title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: true, lora }
+}
+
 /** What a node chose of its model, as a map shows it; nothing of one that chooses no blocks. */
-function otherOf(node) {
+async function otherOf(node) {
   if (node.comfyClass === 'PatchbayBlockMap') return []
+  if (node.comfyClass === 'PatchbayLoraRules') return [await loraOf(node)]
   if (ours(node, 'rules')) {
     const { rules } = rulesIn(textOf(node, 'rules'))
     return [{ title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: false }]
@@ -192,7 +232,7 @@ async function check(node) {
   const fresh = node.comfyClass === 'PatchbayBlockMap' && layout && drawn.get(node) !== name
   if (fresh) view.show(layout)
   drawn.set(node, name)
-  if (node.comfyClass === 'PatchbayBlockMap') view.know(relatives(node).flatMap(otherOf))
+  if (node.comfyClass === 'PatchbayBlockMap') view.know((await Promise.all(relatives(node).map(otherOf))).flat())
   for (const [name, read] of Object.entries(FAULTS)) {
     const widget = ours(node, name)
     if (widget) mark(widget, linkedFrom(node, name) ? null : read(widget.value, layout))
@@ -217,12 +257,14 @@ function checkSoon() {
 const ADD = {
   PatchbayBlockMap: addMap,
   PatchbayBackendRules: addRules,
+  PatchbayLoraRules: addLora,
   PatchbayPatchReport: (node) => addText(node, new ReportView(say('Run the workflow to see what the attention did.'))),
   PatchbayPatchInspector: (node) => addText(node, new InspectorView(say('Run the workflow to list what is on the model.'))),
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
   PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
+  PatchbayWordShares: addShares,
   PatchbayTuneAttention: (node) => addText(node, new TextView(say('Tuning'), say('Run the workflow to time the attention functions.')))
 }
 

@@ -5,7 +5,7 @@ import { colourOf } from './palette.js'
 
 /**
  * @typedef {import('./block_layout.js').MapBlock} MapBlock
- * @typedef {{ title: string, addresses: string[], whole: boolean }} Other a node; `whole`: it takes blocks without attention too
+ * @typedef {{ title: string, addresses: string[], whole: boolean, lora?: import('./lora_colours.js').Lora }} Other a node; `whole`: it takes blocks without attention too
  */
 
 /**

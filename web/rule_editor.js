@@ -55,12 +55,23 @@ export class RuleEditor {
 
   /** Show how the text is read now. */
   refresh() {
-    const { rules, fault } = read(this.text(), this.backends, this.model)
-    const lines = rules.map((rule, i) => `${i + 1}. ${[rule.address, rule.window].filter(Boolean).join(' ')} \u2192 ${rule.backend}`)
+    const { rules, fault } = this.rules()
+    const lines = rules.map((rule, i) => `${i + 1}. ${[rule.address, rule.window].filter(Boolean).join(' ')} \u2192 ${rule.given}`)
     const wrong = fault ? [`\u26a0 line ${fault.line}, column ${fault.column}: ${fault.reason}`] : []
     this.status.replaceChildren(...[...lines, ...wrong].map(line))
     this.status.style.whiteSpace = 'pre-wrap'
-    this.chips.replaceChildren(...complete(this.text().slice(0, this.caret()), this.backends).map((one) => this.chip(one)))
+    this.chips.replaceChildren(...complete(this.text().slice(0, this.caret()), this.possible()).map((one) => this.chip(one)))
+  }
+
+  /** @returns {{ rules: import('./rules.js').Part[], fault: import('./rules.js').Fault | null }} */
+  rules() {
+    const { rules, fault } = read(this.text(), this.backends, this.model)
+    return { rules: rules.map((rule) => ({ ...rule, given: rule.backend })), fault }
+  }
+
+  /** @returns {string[]} what may stand behind an arrow */
+  possible() {
+    return this.backends
   }
 
   /** @returns {number} where the next word goes */

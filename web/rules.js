@@ -1,30 +1,46 @@
-// Backend rules such as `input:4-8 self 0-50% -> sage`, one a line or parted by `;`, read as the nodes do.
+// Rules such as `input:4-8 self 0-50% -> sage`, one a line or parted by `;`, read as the nodes do.
 import { fault as faultOf } from './faults.js'
 
 /**
  * @typedef {{ address: string, window: string, backend: string }} Rule
+ * @typedef {{ address: string, window: string, given: string }} Part of the text, with what stands behind its arrow
  * @typedef {{ line: number, column: number, reason: string }} Fault
+ * @typedef {{ name: string, example: string, wrong: (given: string) => string | null }} Right what has to stand behind an arrow
  */
 
 const WINDOW = /(?<![\w:.-])(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%(?![^\s,])/g
 const STARTS = ['all', 'input', 'middle', 'output', 'double', 'single', 'block', 'self', 'cross', '0-50%', '->']
 
 /**
- * Read rules up to the first that is wrong.
+ * Read backend rules up to the first that is wrong.
  * @param {string} text
  * @param {string[]} backends the functions there are; none: any name is taken
  * @param {import('./faults.js').Known | null} model what it is for, where that is known
  * @returns {{ rules: Rule[], fault: Fault | null }}
  */
 export function read(text, backends = [], model = null) {
-  /** @type {Rule[]} */
+  const wrong = (/** @type {string} */ name) =>
+    backends.length && !backends.includes(name) ? `unknown attention function '${name}': it runs only where ComfyUI has registered one` : null
+  const { rules, fault } = readRules(text, { name: 'backend', example: '* -> auto', wrong }, model)
+  return { rules: rules.map(({ address, window, given }) => ({ address, window, backend: given })), fault }
+}
+
+/**
+ * Read rules up to the first that is wrong.
+ * @param {string} text
+ * @param {Right} right
+ * @param {import('./faults.js').Known | null} model what it is for, where that is known
+ * @returns {{ rules: Part[], fault: Fault | null }}
+ */
+export function readRules(text, right, model = null) {
+  /** @type {Part[]} */
   const rules = []
   for (const [number, line] of text.split(/\r\n|\r|\n/).entries()) {
     const code = line.split('#')[0]
     let column = 0
     for (const part of code.split(';')) {
       if (part.trim()) {
-        const found = rule(part, backends, model)
+        const found = rule(part, right, model)
         if ('reason' in found)
           return { rules, fault: { line: number + 1, column: column + found.column + 1, reason: found.reason } }
         rules.push(found)
@@ -37,18 +53,18 @@ export function read(text, backends = [], model = null) {
 
 /**
  * @param {string} part
- * @param {string[]} backends
+ * @param {Right} right
  * @param {import('./faults.js').Known | null} model
- * @returns {Rule | { column: number, reason: string }}
+ * @returns {Part | { column: number, reason: string }}
  */
-function rule(part, backends, model) {
+function rule(part, right, model) {
   const arrow = part.indexOf('->')
-  if (arrow < 0) return { column: part.trimEnd().length, reason: "'->' and a backend are missing; write * -> auto" }
+  if (arrow < 0) return { column: part.trimEnd().length, reason: `'->' and a ${right.name} are missing; write ${right.example}` }
   const left = part.slice(0, arrow)
-  const right = part.slice(arrow + 2)
-  const backend = right.trim().toLowerCase()
-  const after = arrow + 2 + right.length - right.trimStart().length
-  if (!backend) return { column: after, reason: "no backend after '->'" }
+  const behind = part.slice(arrow + 2)
+  const given = behind.trim().toLowerCase()
+  const after = arrow + 2 + behind.length - behind.trimStart().length
+  if (!given) return { column: after, reason: `no ${right.name} after '->'` }
   const windows = [...left.matchAll(WINDOW)]
   if (windows.length > 1) return { column: windows[1].index, reason: 'a rule has one window; keep one of them' }
   for (const { index, 1: start, 2: end } of windows)
@@ -57,9 +73,9 @@ function rule(part, backends, model) {
   const address = left.replace(WINDOW, '').trim().replace(/\s+/g, ' ')
   const wrong = faultOf(address, model)
   if (wrong) return { column: left.length - left.trimStart().length, reason: wrong.reason }
-  if (backends.length && !backends.includes(backend))
-    return { column: after, reason: `unknown attention function '${backend}': it runs only where ComfyUI has registered one` }
-  return { address, window: windows.length ? windows[0][0] : '', backend }
+  const refused = right.wrong(given)
+  if (refused) return { column: after, reason: refused }
+  return { address, window: windows.length ? windows[0][0] : '', given }
 }
 
 /**

@@ -65,7 +65,7 @@ def _parts(file: Checkpoint, model: Any) -> list[str]:
 def _other(file: Checkpoint) -> str:
     for sign, name in OTHERS.items():
         if any(sign in key for key in file):
-            return f"{name} (not read further)"
+            return f"{name} (patchbay lora tells more)" if name == "LoRA" else f"{name} (not read further)"
     return "unknown"
 
 

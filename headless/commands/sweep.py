@@ -40,7 +40,13 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
     baseline = "compare with the cell that has this value and is otherwise the same (default: the workflow as it is)"
     command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
-    command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
+    add_running(command, "sweep")
+    command.set_defaults(run=sweep)
+
+
+def add_running(command: argparse.ArgumentParser, folder: str) -> None:
+    """Add what says where cells run, and to which folder."""
+    command.add_argument("--folder", type=Path, default=Path(folder), metavar="DIR", help="of the results")
     command.add_argument(
         "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
     )
@@ -53,15 +59,20 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
     add_access(command)
-    command.set_defaults(run=sweep)
 
 
 def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
     require("sweep")
-    infos = _infos(args)
+    infos = infos_of(args)
     prompt = load(args.workflow, lambda: infos)
-    all = planned(args, prompt, infos)
+    rows = run_cells(args, prompt, planned(args, prompt, infos))
+    _print(args, rows)
+    return FAILED if any(row["error"] for row in rows) else 0
+
+
+def run_cells(args: argparse.Namespace, prompt: Prompt, all: list[Cell]) -> list[dict[str, Any]]:
+    """Run the cells of a workflow that have not run yet, show how far it is, and return a row for each."""
     with opened(args.folder, all) as store:
         waiting = in_running_order(prompt, store.waiting(args.retry_failed))
         bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
@@ -78,8 +89,7 @@ def sweep(args: argparse.Namespace) -> int:
         finally:
             bar.close()
             rows = report.write()
-    _print(args, rows)
-    return FAILED if any(row["error"] for row in rows) else 0
+    return rows
 
 
 def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell]:
@@ -108,7 +118,7 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
             raise Failure(f"--baseline {text}: write one value")
         first[axis.name] = axis.values[0]
     all = cells(prompt, found, infos, first)
-    _check(all, args, infos)
+    check_cells(all, args, infos)
     return all
 
 
@@ -116,7 +126,8 @@ def _folders(args: argparse.Namespace) -> Folders:
     return Folders(args.models.resolve(), args.input.resolve(), args.folder)
 
 
-def _check(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
+def check_cells(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
+    """Raise Failure for the first cell that cannot run."""
     from ..api.session import Session, entered
     from ..engine.catalog import catalog
     from ..engine.validate import validate
@@ -131,7 +142,7 @@ def _check(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
             raise Failure(f"the cell {cell.choice} cannot run: {error}") from None
 
 
-def _infos(args: argparse.Namespace) -> Infos:
+def infos_of(args: argparse.Namespace) -> Infos:
     """Return the nodes of the embedded host, or of the first server that answers."""
     if not args.server:
         return embedded_infos()

@@ -9,6 +9,7 @@ from typing import Any
 from .page_widgets import UPLOADS, Infos, inputs_of
 
 OWN = "Patchbay"  # how the classes of this pack begin
+FILES = "lora_name"  # the input of nodes of this pack whose options are files of the server
 OPEN = "COMFY_"  # types of inputs that come as others, by rules that only the node knows
 LOOKED_UP = (*UPLOADS, "file_upload", "remote")  # options that the server looks up when it runs the node
 MADE = {("CustomCombo", "choice")}  # options that the page makes
@@ -46,6 +47,12 @@ class DescribedNode:
         self.outputs = [DescribedOutput(_type(kind)) for kind in info.get("output") or []]
         self.is_output_node = bool(info.get("output_node"))
 
+    def checked_by(self, cls: Any) -> DescribedNode:
+        """Return it with the check of a class."""
+        if hasattr(cls, "validate_inputs"):
+            self.validate_inputs = cls.validate_inputs
+        return self
+
     def GET_SCHEMA(self) -> DescribedNode:
         """Return what describes the node: itself."""
         return self
@@ -72,5 +79,9 @@ def described(infos: Infos) -> dict[str, Any]:
     """Return the nodes of a ComfyUI by class, for `validate`; those of this pack check their own values."""
     from ..engine.catalog import catalog
 
-    own = {name: cls for name, cls in catalog().items() if name in infos and name.startswith(OWN)}
-    return {name: DescribedNode(name, info) for name, info in infos.items()} | own
+    found: dict[str, Any] = {name: DescribedNode(name, info) for name, info in infos.items()}
+    for name, cls in catalog().items():
+        if name in found and name.startswith(OWN):
+            named = FILES in dict(inputs_of(infos[name]))
+            found[name] = found[name].checked_by(cls) if named else cls
+    return found

@@ -52,6 +52,12 @@ WHOLE = (
     (".diff_b", "diff", "bias"),
     (".set_weight", "set", "weight"),
 )
+# what keys end in behind the name of their layer, the longest first
+ENDINGS = sorted(
+    {end for _, roles in KINDS for ends in roles.values() for end in ends} | {end for end, _, _ in WHOLE},
+    key=len,
+    reverse=True,
+)
 # ends of keys that only peft writes
 PEFT_ROTATIONS = re.compile(r"\.b?oft_[rRs](\.\w+)*")
 TEXT_LAYERS = ("mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj", "self_attn.out_proj")
@@ -118,9 +124,7 @@ def load_lora(file: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dic
 
     Raises ValueError for kinds that would come out wrong.
     """
-    rotations = next((key for key in file if PEFT_ROTATIONS.search(key)), None)
-    if rotations is not None:
-        raise ValueError(f"{rotations}: OFT and BOFT in peft's layout are not read; save them as LyCORIS does")
+    _refuse_rotations(file)
     patches: dict[str, Any] = {}
     unused = set(file)
     for name, weight in names.items():
@@ -128,6 +132,24 @@ def load_lora(file: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dic
             patches[key] = patch
             unused -= {*used, f"{name}.alpha"}
     return patches, unused
+
+
+def named_patches(file: Mapping[str, Tensor]) -> Iterator[tuple[str, Any, set[str]]]:
+    """Yield (name of a layer, patch, keys of the file) for all that a LoRA file holds, whatever model it is for.
+
+    Raises ValueError as `load_lora` does.
+    """
+    _refuse_rotations(file)
+    stems = (key.removesuffix(end) for key in file for end in ENDINGS if key.endswith(end))
+    for name in dict.fromkeys(stems):
+        for _, patch, used in _entries(file, name, name + END):
+            yield name, patch, used | ({f"{name}.alpha"} & set(file))
+
+
+def _refuse_rotations(file: Mapping[str, Tensor]) -> None:
+    rotations = next((key for key in file if PEFT_ROTATIONS.search(key)), None)
+    if rotations is not None:
+        raise ValueError(f"{rotations}: OFT and BOFT in peft's layout are not read; save them as LyCORIS does")
 
 
 def _entries(file: Mapping[str, Tensor], name: str, weight: str) -> Iterator[tuple[str, Any, set[str]]]:

@@ -53,19 +53,24 @@ class Adapter:
     alpha: float | None = None
     reshape: tuple[int, ...] | None = None
 
+    @property
+    def scale(self) -> float:
+        """Return alpha / rank."""
+        rank = self.kind.rank(self.parts)
+        return 1.0 if self.alpha is None or rank is None else self.alpha / rank
+
     def applied(self, weight: Tensor, strength: float, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a changed copy of a weight."""
         weight = weight if self.reshape is None else padded(weight, self.reshape)
         parts = {name: part.to(weight) for name, part in self.parts.items()}
         change = self.kind.change(weight, parts, self.alpha or 0.0, strength).reshape(weight.shape)
-        rank = self.kind.rank(parts)
-        scale = 1.0 if self.alpha is None or rank is None else self.alpha / rank
         if "magnitude" in parts:
-            return torch.lerp(weight, _with_magnitude(weight + function(scale * change), parts["magnitude"]), strength)
+            moved = _with_magnitude(weight + function(self.scale * change), parts["magnitude"])
+            return torch.lerp(weight, moved, strength)
         if "dora_scale" in parts:
-            moved = _decomposed(weight, weight + function(scale * change), parts["dora_scale"])
+            moved = _decomposed(weight, weight + function(self.scale * change), parts["dora_scale"])
             return weight + strength * (moved - weight)
-        return weight + function((strength * scale) * change)
+        return weight + function((strength * self.scale) * change)
 
 
 # Weight decomposition (Liu et al. 2024, arXiv 2402.09353)
@@ -121,14 +126,18 @@ def _loha(weight: Tensor, parts: Parts, alpha: float, strength: float) -> Tensor
     return (w1_a @ w1_b) * (w2_a @ w2_b)
 
 
-def _lokr(weight: Tensor, parts: Parts, alpha: float, strength: float) -> Tensor:
+def lokr_sides(parts: Parts) -> tuple[Tensor, Tensor]:
+    """Return the two matrices whose Kronecker product a LoKr is."""
     left = parts["w1"] if "w1" in parts else parts["w1_a"] @ parts["w1_b"]
     if "w2" in parts:
-        right = parts["w2"]
-    elif "t2" in parts:
-        right = _tucker(parts["t2"], parts["w2_a"], parts["w2_b"])
-    else:
-        right = parts["w2_a"] @ parts["w2_b"]
+        return left, parts["w2"]
+    if "t2" in parts:
+        return left, _tucker(parts["t2"], parts["w2_a"], parts["w2_b"])
+    return left, parts["w2_a"] @ parts["w2_b"]
+
+
+def _lokr(weight: Tensor, parts: Parts, alpha: float, strength: float) -> Tensor:
+    left, right = lokr_sides(parts)
     return torch.kron(left.reshape((*left.shape, *[1] * (right.ndim - 2))), right)
 
 

@@ -65,6 +65,7 @@ def family(tiny: Any) -> dict[str, Any]:
     }
     found["nowhere"] = bool(torch.equal(ours("* 0-0% -> 1"), bench.base))
     found["region"] = regional(bench)
+    found["misplaced"] = misplaced(bench.model, lora)
     blocks = model_blocks(bench.model)
     if blocks:
         block = blocks[-1].id
@@ -72,6 +73,20 @@ def family(tiny: Any) -> dict[str, Any]:
         some = {key: value for key, value in entries.items() if any(key.startswith(name) for name in mine)}
         found["block"] = [apart(ours(f"{block} -> {STRENGTH}"), theirs(some)), apart(theirs(some), bench.base)]
     return found
+
+
+def misplaced(model: Any, lora: Any) -> int:
+    """Return how many layers stand in another block by their names alone, in the two ways that trainers write them."""
+    from attention_patchbay.ldm_patched.patches.reading.lora_names import Names
+
+    blocks = {one.path: one.place.block and one.place.block[:2] for one in lora.found}
+    wrong = 0
+    for begin, between in (("diffusion_model.", "."), ("lora_unet_", "_")):
+        written = {path: begin + path.replace(".", between) for path in blocks}
+        names = Names(written.values())
+        places = {path: names.place(name).block for path, name in written.items()}
+        wrong += sum((places[path] and places[path][:2]) != block for path, block in blocks.items())
+    return wrong
 
 
 def regional(bench: Any) -> dict[str, Any] | str:

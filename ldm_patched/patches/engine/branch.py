@@ -65,10 +65,7 @@ class Branch:
     @cached_property
     def scale(self) -> float:
         """Return alpha / rank."""
-        if isinstance(self.change, Tensor) or self.change.alpha is None:
-            return 1.0
-        rank = self.change.kind.rank(self.change.parts)
-        return 1.0 if rank is None else self.change.alpha / rank
+        return 1.0 if isinstance(self.change, Tensor) else self.change.scale
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Branch:
         """Return it where a layer computes."""

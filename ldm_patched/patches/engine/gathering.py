@@ -22,6 +22,7 @@ from .site import Site
 Grid = tuple[int, int]
 SMALL = 16  # tokens on the longest side of the maps that nobody asked for
 OTHERS = "others"  # the place of those: no block and no step, they are of the whole run so far
+SHARES = "shares"  # and of what each label gets and brings, of all calls
 
 
 class Listener(Protocol):
@@ -78,6 +79,15 @@ def gather_others(site: Site, attention: Tensor, grid: Grid) -> None:
     mode = "area" if max(grid) > SMALL else "bilinear"
     small = F.interpolate(maps, (height, width), mode=mode).flatten(-2)
     _keep_at(site, OTHERS, Sums(small, small.new_zeros(1), (height, width), 1, site.frames))
+
+
+def gather_shares(site: Site, shares: Tensor, brought: Tensor) -> None:
+    """Add what each label got of one call's attention and brought to its result, both (labels, b), to those of the run.
+
+    They are counted alike in all steps, whatever the curve.
+    """
+    both = torch.stack([shares, brought], -1)  # (labels, b, 2)
+    _keep_at(site, SHARES, Sums(both, both.new_zeros(1), (1, 2), 1))
 
 
 def _keep_at(site: Site, place: Hashable, sums: Sums) -> None:

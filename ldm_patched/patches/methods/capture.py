@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..addressing.refused import readable
 from ..addressing.where import Where
 from ..engine.declaration import acts, choice, hidden, method
 from ..engine.gate import Gate
-from ..engine.gathering import Live, gather, gather_others
+from ..engine.gathering import Live, gather, gather_others, gather_shares
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import AfterCfg, Place, Wrap
@@ -36,6 +36,21 @@ class Word:
 
     text: str
     positions: tuple[int, ...]
+
+
+class Result(NamedTuple):
+    """What attention made of values v (b, h, m, d): (b, h, n, d)."""
+
+    v: Tensor
+    out: Tensor
+
+
+class WordWeights(NamedTuple):
+    """What words get of attention: by query (words, b, n), the entropy of each head, and what they bring (words, b)."""
+
+    attention: Tensor
+    entropy: Tensor
+    brought: Tensor | None = None
 
 
 class Listener(Method):
@@ -94,15 +109,16 @@ class Listener(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Listen, and attend as ever."""
+        out = inner(q, k, v)
         if self.heads and min(self.heads) >= site.heads:
             site.skip(f"heads {self.heads}: a block has {site.heads}")
         else:
             for place, rows in enumerate(site.rows(SIDES.index(self.side))):
                 here = site.but(beside=tuple(one.rows(rows) for one in site.beside))
-                self.listen(here, q[rows], k[rows], place)
-        return inner(q, k, v)
+                self.listen(here, q[rows], k[rows], Result(v[rows], out[rows]), place)
+        return out
 
-    def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
+    def listen(self, site: Site, q: Tensor, k: Tensor, result: Result, place: int) -> None:
         """Add up what the rows of a chunk attend to, the `place`-th of its side."""
         raise NotImplementedError
 
@@ -151,16 +167,24 @@ class Capture(Listener):
         """Describe the capture."""
         return f"attention to {', '.join(self.labels)}"
 
-    def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
-        """Add up the attention to the words, and to the others."""
+    @property
+    def shares(self) -> bool:
+        """Return whether it also adds up what each word brings."""
+        return True
+
+    def listen(self, site: Site, q: Tensor, k: Tensor, result: Result, place: int) -> None:
+        """Add up the attention to the words and to the others, and what all of them bring."""
         where = self.length, k, site, SIDES.index(self.side), place
         some = [columns(context_positions(word.positions, *where), site) for word in self.words]
         begins = starts(*where)
         others = [[start + at for start in begins for at in word.positions if start + at >= 0] for word in self.others]
         keys = with_beside(k[:, :, site.text], site.beside)
-        attention, entropy = word_weights(q, keys, some, self.heads, [columns(places, site) for places in others])
-        named, rest = (attention * site.weight).split((len(some), len(others)))
-        gather(site, named, entropy, site.image_grid)
+        text = Result(result.v[:, :, site.text], result.out) if self.shares else None
+        found = word_weights(q, keys, some, self.heads, [columns(places, site) for places in others], text)
+        named, rest = (found.attention * site.weight).split((len(some), len(others)))
+        gather(site, named, found.entropy, site.image_grid)
+        if found.brought is not None:
+            gather_shares(site, found.attention.mean(-1), found.brought)
         if others:
             gather_others(site, rest, site.image_grid)
 
@@ -171,14 +195,17 @@ def word_weights(
     words: Sequence[Sequence[int]],
     heads: Sequence[int] = (),
     others: Sequence[Sequence[int]] = (),
-) -> tuple[Tensor, Tensor]:
+    result: Result | None = None,
+) -> WordWeights:
     """Return the attention that each query gives the columns of each word and of the others, and each head's entropy.
 
     q (b, h, n, d), k (b, h, m, d): (words + others, b, n), the mean over the heads, and (h,), the mean over queries,
-    in nats.
+    in nats. With the result, whose values are those of the first columns, also (words + others, b): the mean over
+    queries of ||a v|| / ||out||, over all heads and summed over the columns of a word. Attention that meets small
+    values, as that to the first token often does, brings little (Kobayashi et al. 2020, arXiv 2004.10102).
     """
     queries, keys = chosen_heads(q, heads), chosen_heads(k, heads)
-    found, entropies = [], q.new_zeros(queries.shape[1], dtype=torch.float32)
+    found, entropies, brought, start = [], q.new_zeros(queries.shape[1], dtype=torch.float32), [], 0
     for scores in sliced_scores(queries, keys, SCORES):
         logs = scores.log_softmax(-1)  # (b, h, size, m)
         weights = logs.exp()
@@ -187,7 +214,23 @@ def word_weights(
         found.append(
             torch.cat([torch.stack([mean[..., list(some)].sum(-1) for some in words]), *_summed(mean, others)])
         )
-    return torch.cat(found, dim=-1), entropies / (q.shape[0] * q.shape[2])
+        if result is not None:
+            brought += _brought(weights, result, [*words, *others], heads, slice(start, start + scores.shape[2]))
+        start += scores.shape[2]
+    entropy = entropies / (q.shape[0] * q.shape[2])
+    return WordWeights(torch.cat(found, -1), entropy, torch.cat(brought, -1).mean(-1) if brought else None)
+
+
+def _brought(
+    weights: Tensor, result: Result, words: Sequence[Sequence[int]], heads: Sequence[int], some: slice
+) -> list[Tensor]:
+    """Return ||a v|| / ||out|| of all words (words, b, size) for the weights (b, h, size, m) of some queries."""
+    values, out = (chosen_heads(x, heads) for x in result)
+    named = sorted({column for word in words for column in word})  # most of a context is padding
+    squares = weights[..., named].square_() * values[:, :, named].float().square().sum(-1)[:, :, None]
+    length = out[:, :, some].float().square().sum(dim=(1, 3)).sqrt()  # (b, size)
+    parts = squares.sum(1).sqrt() / length.clamp(min=1e-12)[..., None]  # (b, size, named)
+    return _summed(parts, [[named.index(column) for column in word] for word in words])
 
 
 def _summed(weights: Tensor, words: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -80,6 +80,11 @@ class LiveMask(Capture):
         cls((), **_fields({name: given for name, given in asked.items() if given is not None}))
 
     @property
+    def shares(self) -> bool:
+        """Return that the mask needs nothing but the attention."""
+        return False
+
+    @property
     def word(self) -> str:
         """Return the word."""
         return ", ".join(self.labels)

@@ -18,7 +18,7 @@ from ..engine.gathering import Grid, gather
 from ..engine.scores import chosen_heads, with_beside
 from ..engine.sides import SIDES
 from ..engine.site import Site
-from .capture import SIDE, Listener
+from .capture import SIDE, Listener, Result
 
 Point = tuple[float, float]  # x and y, from 0 at the left and the top to 1
 
@@ -59,7 +59,7 @@ class PointCapture(Listener):
         """Describe the capture."""
         return f"self-attention of {', '.join(self.labels)}"
 
-    def listen(self, site: Site, q: Tensor, k: Tensor, place: int) -> None:
+    def listen(self, site: Site, q: Tensor, k: Tensor, result: Result, place: int) -> None:
         """Add up what the points attend to."""
         own = site.tokens
         if k.shape[2] < own:

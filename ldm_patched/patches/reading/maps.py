@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..addressing.address import BlockId
-from ..engine.gathering import OTHERS, Grid, Heard, Listener, Sums, added, scaled
+from ..engine.gathering import OTHERS, SHARES, Grid, Heard, Listener, Sums, added, scaled
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
@@ -22,12 +22,16 @@ from .report import layout
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a listener gathered in a run: by block, by step (from 1) and grid, and small for its other labels."""
+    """What a listener gathered in a run: by block, by step (from 1) and grid, and small for its other labels.
+
+    `shares`: what each label, then each other one, got and brought in all calls, (labels, b, 2).
+    """
 
     listener: Listener
     blocks: Mapping[BlockId, Sums]
     steps: Mapping[tuple[int, Grid], Sums] = field(default_factory=dict)
     others: Sequence[Sums] = ()
+    shares: Sequence[Sums] = ()
 
     @property
     def heard(self) -> Heard:
@@ -68,7 +72,8 @@ def _of(entry: Entry, kept: Mapping[Any, Sums]) -> Gathered:
             blocks[where] = _joined(entry.value, blocks[where], sums) if where in blocks else sums
     steps = sorted(place for place in found if isinstance(place[0], int))
     others = [sums for (where, _), sums in found.items() if where == OTHERS]
-    return Gathered(entry.value, blocks, {place: found[place] for place in steps}, others)
+    shares = [sums for (where, _), sums in found.items() if where == SHARES]
+    return Gathered(entry.value, blocks, {place: found[place] for place in steps}, others, shares)
 
 
 def _joined(listener: Listener, one: Sums, other: Sums) -> Sums:

@@ -45,7 +45,7 @@ def only(model: Any) -> Gathered:
 def test_probabilities_are_columns_of_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "SCORES", 64)  # many slices
     q, k = draw(1, 2, 10, 12), draw(2, 2, 7, 12)
-    found, entropy = word_weights(*(split(x, 3) for x in (q, k)), [(1,), (2, 3), ()])
+    found, entropy, _ = word_weights(*(split(x, 3) for x in (q, k)), [(1,), (2, 3), ()])
     for i, columns in enumerate([(1,), (2, 3), ()]):
         for b in range(2):
             expected = torch.zeros(10, dtype=torch.float64)
@@ -138,8 +138,10 @@ def test_little_is_kept() -> None:
     model = attach(patcher(), Capture(tuple(Word(str(i), (i,)) for i in range(7)), 7))
     run(model)
     kept = last_run(model).gathered.values()  # type: ignore[union-attr]
-    sizes = [sums.attention.nbytes for entry in kept for sums in entry.values()]
-    grids = {sums.grid for entry in kept for sums in entry.values()}
+    shares = [sums for entry in kept for (place, _), sums in entry.items() if place == ("shares", (1, 2))]
+    assert [one.attention.shape for one in shares] == [(7, 1, 2)]
+    sizes = [sums.attention.nbytes for entry in kept for (place, _), sums in entry.items() if place[0] != "shares"]
+    grids = {sums.grid for entry in kept for (place, _), sums in entry.items() if place[0] != "shares"}
     assert len(sizes) == len(BLOCKS) + STEPS * len(grids)
     assert max(sizes) <= 7 * 64 * 4  # words, tokens, float32
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from .loras import entries, layers, lora, patched
 from .models import STEPS, conditioning, draw, last_run, patcher, run, unchanged
 
 ALL = entries()
+SHARED = json.loads((Path(__file__).parents[2] / "data" / "lora_rules.json").read_text())  # with the page
 
 
 def close(got: Tensor, wanted: Tensor) -> bool:
@@ -180,6 +183,20 @@ def test_a_rule_for_blocks_that_the_model_lacks_is_refused() -> None:
 )
 def test_an_error_points_at_its_column(text: str, place: tuple[int, int], reason: str) -> None:
     with pytest.raises(RuleError, match=f"rules, line {place[0]}, column {place[1]}: .*{reason}"):
+        parse_lora_rules(text)
+
+
+@pytest.mark.parametrize(("text", "wanted"), SHARED["right"])
+def test_the_page_reads_rules_as_here(text: str, wanted: list[list[Any]]) -> None:
+    rules = parse_lora_rules(text)
+    assert [rule.strength for rule in rules] == [strength for _, _, strength in wanted]
+    assert [rule.where.address for rule in rules] == [parse(address) for address, _, _ in wanted]
+    assert [rule.where.schedule.always for rule in rules] == [not window for _, window, _ in wanted]
+
+
+@pytest.mark.parametrize(("text", "line", "column"), SHARED["wrong"])
+def test_the_page_refuses_where_the_node_does(text: str, line: int, column: int) -> None:
+    with pytest.raises(RuleError, match=f"rules, line {line}, column {column}: "):
         parse_lora_rules(text)
 
 

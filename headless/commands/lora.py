@@ -1,0 +1,89 @@
+"""`patchbay lora`: the blocks of a LoRA, what each changes in a picture, and a file with rules in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from ...ldm_patched.files.checkpoint import Checkpoint, CheckpointError
+from ...ldm_patched.files.whole import replacing
+from ...ldm_patched.patches.reading.lora_baked import baked, idle
+from ...ldm_patched.patches.reading.lora_layers import lora_layers
+from ...ldm_patched.patches.routing.lora_rules import parse_lora_rules
+from ..engine.errors import FAILED, Failure, require
+from ..pages.workflow_file import WORKFLOW, load
+from .lora_influence import influence, influence_cells, influence_text
+from .lora_info import lora_info, lora_text
+from .sweep import add_running, check_cells, infos_of, run_cells
+
+# what trainers note of the numbers in a file, which are others then
+HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    what = "tell what blocks a LoRA has, what each changes in a picture, or save it with rules in it"
+    command = commands.add_parser("lora", help=what)
+    command.add_argument("file", type=Path, help="a .safetensors file")
+    measured = "measure what each block changes in the pictures of this workflow, which loads the LoRA; "
+    command.add_argument("workflow", type=Path, nargs="?", help=measured + WORKFLOW)
+    bake = 'save the LoRA scaled by rules, such as "input:7-8 -> 0.3; * -> 1", for any loader'
+    command.add_argument("--bake", nargs=2, metavar=("OUT", "RULES"), help=bake)
+    command.add_argument("--force", action="store_true", help="let --bake replace a file")
+    add_running(command, "lora_influence")
+    command.set_defaults(run=lora)
+
+
+def lora(args: argparse.Namespace) -> int:
+    """Run `patchbay lora`."""
+    if args.bake and args.workflow:
+        raise Failure("give a workflow to measure with, or --bake; one of them")
+    try:
+        if args.bake:
+            return _bake(args, Path(args.bake[0]), args.bake[1])
+        info = lora_info(args.file)
+    except CheckpointError as error:
+        raise Failure(str(error)) from None
+    except ValueError as error:
+        raise Failure(f"{args.file}: {error}") from None
+    if args.workflow:
+        return _measure(args, info)
+    print(json.dumps(info, indent=1) if args.json else lora_text(info))
+    return 0
+
+
+def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
+    require("sweep")
+    infos = infos_of(args)
+    prompt, all = influence_cells(load(args.workflow, lambda: infos), args.file.name, info["blocks"], infos)
+    check_cells(all, args, infos)
+    rows = run_cells(args, prompt, all)
+    found = influence(info["blocks"], rows)
+    print(json.dumps(found, indent=1) if args.json else influence_text(found))
+    if not args.json:
+        print(args.folder / "report.html")
+    return FAILED if any(row["error"] for row in rows) else 0
+
+
+def _bake(args: argparse.Namespace, out: Path, text: str) -> int:
+    if out.exists() and not args.force:
+        raise Failure(f"{out} is there already; give another name, or --force to replace it")
+    file, rules = Checkpoint(args.file), parse_lora_rules(text)
+    entries = dict(file)
+    kept = baked(entries, rules)
+    for rule in idle(rules, lora_layers(entries)[0]):
+        print(f"the rule for '{rule.where}' takes no layer of this file", file=sys.stderr)
+    about = {name: value for name, value in file.metadata.items() if name not in HASHES}
+    data = save({key: tensor.contiguous() for key, tensor in kept.items()}, about | {"patchbay_rules": text})
+    with replacing(out) as target:
+        target.write(data)
+    if args.json:
+        print(json.dumps({"file": str(out), "bytes": len(data), "tensors": len(kept), "of": len(entries)}))
+    else:
+        print(f"{out}: {len(kept)} of {len(entries)} tensors, {len(data) / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,73 @@
+// By what the LoRAs on a model colour its map: the strength of each block over the run, and the norm of what the file adds.
+import { painted } from './heatmap.js'
+import { partly, strengths } from './lora_rules.js'
+
+/**
+ * @typedef {import('./lora_rules.js').Stretch} Stretch
+ * @typedef {import('./lora_rules.js').LoraRule} LoraRule
+ * @typedef {{ rules: LoraRule[], factor: number, norms: Record<string, number> | null }} Lora what a node puts on a model
+ * @typedef {{ name: string, means: string, blocks: Map<string, Stretch[]>, told: Map<string, string>, tell: (value: number) => string }} Colouring
+ */
+
+const SHADOW = Array(4).fill('0 0 3px #000').join(', ') // letters over bright and dark
+
+/**
+ * @param {string} title of the node
+ * @param {Lora} lora
+ * @param {import('./address.js').Block[]} blocks
+ * @returns {Colouring[]}
+ */
+export function colourings(title, { rules, factor, norms }, blocks) {
+  if (!blocks.length) return []
+  const scaled = rules.map((rule) => ({ ...rule, strength: rule.strength * factor }))
+  const found = strengths(scaled, blocks)
+  const told = new Map(blocks.map((block) => [block.name, lineOf(found.get(block.name) ?? [], partly(scaled, block))]))
+  const all = [{ name: `strength: ${title}`, means: `Strength of the LoRA of ${title}, from the start of the run on the left to its end on the right`, blocks: found, told, tell: number }]
+  if (!norms) return all
+  const known = blocks.filter(({ name }) => norms[name] !== undefined)
+  const percent = (/** @type {number} */ value) => `${number(100 * value)} %`
+  return [
+    ...all,
+    {
+      name: `norm: ${title}`,
+      means: `Norm of what the LoRA of ${title} adds to the weights of each block, relative to the largest; large is not the same as seen`,
+      blocks: new Map(known.map(({ name }) => [name, [{ from: 0, to: 100, value: norms[name] }]])),
+      told: new Map(known.map(({ name }) => [name, `norm ${percent(norms[name])} of the largest`])),
+      tell: percent
+    }
+  ]
+}
+
+/**
+ * Return the ends of the scale; 0 is on it.
+ * @param {Colouring} colouring
+ */
+export function ends({ blocks }) {
+  const values = [...blocks.values()].flatMap((some) => some.map(({ value }) => value))
+  return { least: Math.min(0, ...values), most: Math.max(0, ...values) }
+}
+
+/**
+ * Return how a block looks: from left to right over the run.
+ * @param {Stretch[]} stretches
+ * @param {{ least: number, most: number }} ends
+ * @returns {Record<string, string>}
+ */
+export function drawn(stretches, { least, most }) {
+  const looks = stretches.map(({ from, to, value }) => ({ from, to, ...painted(most > least ? (value - least) / (most - least) : 0) }))
+  if (looks.length === 1) return { background: looks[0].background, color: looks[0].color }
+  const parts = looks.map(({ from, to, background }) => `${background} ${from}% ${to}%`)
+  return { background: `linear-gradient(to right, ${parts.join(', ')})`, color: '#fff', textShadow: SHADOW }
+}
+
+/**
+ * @param {Stretch[]} stretches
+ * @param {LoraRule[]} parts
+ */
+function lineOf(stretches, parts) {
+  const whole = stretches.map(({ from, to, value }) => (to - from === 100 ? number(value) : `${number(value)} at ${from}-${to}%`)).join(', ')
+  const others = parts.map(({ address, window, strength }) => `${[address, window].filter(Boolean).join(' ')}: ${number(strength)}`)
+  return [`strength ${whole}`, ...others].join('; ')
+}
+
+const number = (/** @type {number} */ value) => String(Number(value.toPrecision(3)))

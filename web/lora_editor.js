@@ -1,0 +1,48 @@
+// What stands below the rules of a LoRA while they are written: ready-made ones, how they are read, and the first error.
+import { chip } from './chip.js'
+import { presets, read } from './lora_rules.js'
+import { RuleEditor } from './rule_editor.js'
+
+export class LoraEditor extends RuleEditor {
+  /**
+   * @param {() => string} text gives the rules
+   * @param {(text: string) => void} store keeps new ones
+   */
+  constructor(text, store) {
+    super(text, store)
+    this.presets = document.createElement('div')
+    this.presets.setAttribute('role', 'group')
+    this.presets.setAttribute('aria-label', 'Ready-made rules')
+    this.element.prepend(this.presets)
+    this.offer()
+  }
+
+  /** @param {import('./faults.js').Known | null} model what the rules are for */
+  knowModel(model) {
+    super.knowModel(model)
+    this.offer()
+  }
+
+  /** Show the rules that are ready for the model. */
+  offer() {
+    this.presets.replaceChildren(
+      ...presets(this.model?.blocks ?? []).map(({ name, text, means }) => {
+        const button = chip(name, () => {
+          this.store(text)
+          this.refresh()
+        })
+        button.title = `${means}:\n${text}`
+        return button
+      })
+    )
+  }
+
+  rules() {
+    const { rules, fault } = read(this.text(), this.model)
+    return { rules: rules.map(({ strength, ...rule }) => ({ ...rule, given: String(strength) })), fault }
+  }
+
+  possible() {
+    return ['0', '0.5', '1']
+  }
+}
