@@ -18,12 +18,14 @@ from .manage import CopyPatches, PatchPreset, RemovePatches
 from .region import PromptRegion
 from .report import PatchReport
 from .rules import BackendRules
+from .tuned import TunedAttention
 from .tuning import TuneAttention
 
 BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
     LoadLoraByRules,
     TuneAttention,
+    TunedAttention,
     PromptRegion,
     LiveRegion,
     LoraOfRegion,

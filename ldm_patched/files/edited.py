@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .checkpoint import DTYPES, Checkpoint, CheckpointError
-from .whole import write_new
+from .whole import this_name, write_new
 
 PIECE = 16 * 1024 * 1024
 ALIGNMENT = 8  # at which the tensors begin in a file
@@ -42,7 +40,7 @@ def write_edited(
         for data in added.values():
             copy.write(data)
 
-    write_new(_only(target), write)
+    write_new(this_name(target), write)
 
 
 def _item_bytes(file: Checkpoint, key: str) -> int:
@@ -75,8 +73,3 @@ def _copy(source: BinaryIO, target: BinaryIO, begin: int, end: int) -> None:
             raise CheckpointError(f"{source.name}: it was cut short while it was read")
         target.write(piece)
         begin += len(piece)
-
-
-def _only(path: Path) -> Iterator[Path]:
-    yield path
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

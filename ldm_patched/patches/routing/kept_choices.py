@@ -84,7 +84,7 @@ def write_without_choices(source: Path, target: Path) -> None:
     write_edited(file, target, kept.before, kept.added, metadata)
 
 
-def side_file(rules: Sequence[Rule], found: LayerChoices) -> bytes:
+def kept_file(rules: Sequence[Rule], found: LayerChoices) -> bytes:
     """Return a safetensors file of the rules alone, with the names that a LoRA's keys have."""
     chosen = {path: encoded(function) for path, function in found.functions.items() if function != "auto"}
     tensors = {f"diffusion_model.{path}{KEY}": np.frombuffer(data, np.uint8) for path, data in chosen.items()}

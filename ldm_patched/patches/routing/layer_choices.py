@@ -5,12 +5,13 @@ The layers are those that ComfyUI from 0.40 on gives a `comfy_attention`, read i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ...files.preferences import NAMES
+from ...files.preferences import NAMES, told
 from ..addressing.address import BlockId
-from ..addressing.blocks import block_modules, targets
+from ..addressing.blocks import block_modules, model_blocks, targets
 from ..addressing.families import UNET, Family, family_of
 from ..record.run import AttentionId
 from .rule import Rule
@@ -38,6 +39,12 @@ class LayerChoices(NamedTuple):
     functions: dict[str, str]
     left: dict[str, str]
 
+    def lines(self) -> list[str]:
+        """Return it for reading."""
+        named = Counter(name for name in self.functions.values() if name != "auto")
+        kept = [f"ComfyUI reads by itself: {told(named)}"] if named else ["ComfyUI reads none of it by itself"]
+        return [*kept, *(f"left to the rules: {rule} ({reason})" for rule, reason in self.left.items())]
+
 
 def layer_choices(rules: Sequence[Rule], model: Any) -> LayerChoices:
     """Return what a checkpoint of a model, loaded or known by its header, can keep of some rules.
@@ -50,7 +57,7 @@ def layer_choices(rules: Sequence[Rule], model: Any) -> LayerChoices:
     found = LayerChoices({}, {})
     taken: set[AttentionId] = set()
     for rule in rules:
-        mine = set(targets(rule.address, model)) - taken
+        mine = _attentions(rule, model) - taken
         taken |= mine
         reason = _reason(rule, model) if mine else ""
         if reason:
@@ -58,6 +65,12 @@ def layer_choices(rules: Sequence[Rule], model: Any) -> LayerChoices:
         else:
             found.functions.update((path, rule.backend) for one, path in paths.items() if one in mine)
     return found
+
+
+def _attentions(rule: Rule, model: Any) -> set[AttentionId]:
+    if rule.address.everywhere and not model_blocks(model):  # a model that does not say which block calls
+        return {(None, None)}
+    return set(targets(rule.address, model))
 
 
 def _reason(rule: Rule, model: Any) -> str:

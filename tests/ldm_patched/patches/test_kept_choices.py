@@ -23,8 +23,8 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.reading.file_header import model_of
 from attention_patchbay.ldm_patched.patches.routing.kept_choices import (
     KEPT,
+    kept_file,
     kept_rules,
-    side_file,
     write_choices,
     write_without_choices,
 )
@@ -190,7 +190,7 @@ def test_strange_records_are_refused(tmp_path: Path, text: str) -> None:
 def test_a_side_file_keeps_all_rules_and_comfyuis_keys(source: Path) -> None:
     rules = parse_rules(f"middle self -> {INT8}; output 0-50% -> sage; all -> auto")
     small = source.parent / "side.safetensors"
-    small.write_bytes(side_file(rules, layer_choices(rules, model_of(source))))
+    small.write_bytes(kept_file(rules, layer_choices(rules, model_of(source))))
     assert kept_rules(small) == rules and small.stat().st_size < 1000
     assert preferred_layers(Checkpoint(small)) == {f"diffusion_model.{MIDDLE.format(1)}": INT8}
     assert rules_text(kept_rules(written(source, rules_text(rules)))) == rules_text(rules)
@@ -199,7 +199,7 @@ def test_a_side_file_keeps_all_rules_and_comfyuis_keys(source: Path) -> None:
 def test_a_side_file_without_a_key_keeps_the_rules(source: Path) -> None:
     rules = parse_rules("all -> split")
     small = source.parent / "side.safetensors"
-    small.write_bytes(side_file(rules, layer_choices(rules, model_of(source))))
+    small.write_bytes(kept_file(rules, layer_choices(rules, model_of(source))))
     assert kept_rules(small) == rules and len(Checkpoint(small)) == 0
 
 
