@@ -1,7 +1,7 @@
 // Where the blocks of a model stand on its map: the U of a UNet, or rows for the columns of a transformer.
 
 /**
- * @typedef {import('./address.js').Block & { heads: number, dim_head: number, factor: number, grid: number[] | null }} MapBlock
+ * @typedef {import('./address.js').Block & { heads: number, dim_head: number, factor: number, grid: number[] | null, prefers?: string }} MapBlock
  * @typedef {{ block: MapBlock, label: string, x: number, y: number, width: number, height: number }} Cell
  * @typedef {{ cells: Cell[], titles: { text: string, x: number, y: number }[], width: number, height: number }} Layout
  */

@@ -168,10 +168,11 @@ export class BlockMapView {
     button.type = 'button'
     button.dataset.block = block.name
     button.dataset.label = label
-    button.title = block.depth ? `${block.name}: ${label}` : `${block.name}: no attention`
+    const prefers = block.prefers ? `; the checkpoint prefers ${block.prefers}` : ''
+    button.title = block.depth ? `${block.name}: ${label}${prefers}` : `${block.name}: no attention`
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
-    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.7' })
+    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { opacity: block.depth ? '1' : '0.7', textDecoration: prefers ? 'underline' : 'none' })
     button.addEventListener('pointerdown', (event) => this.begin(event, block.name))
     button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().whole.has(block.name)))
     return button

@@ -53,7 +53,7 @@ def layer_choices(rules: Sequence[Rule], model: Any) -> LayerChoices:
 
     Raises AddressError for a rule that does not fit the model.
     """
-    paths = dict(_layers(model))
+    paths = dict(layers(model))
     found = LayerChoices({}, {})
     taken: set[AttentionId] = set()
     for rule in rules:
@@ -85,12 +85,12 @@ def _reason(rule: Rule, model: Any) -> str:
     return "" if rule.backend in NAMES else NO_NAME
 
 
-def _layers(model: Any) -> Iterator[tuple[AttentionId, str]]:
+def layers(model: Any) -> Iterator[tuple[AttentionId, str]]:
     """Yield each attention of a model whose layer ComfyUI gives a function, with the path of the layer."""
     net, family = model.model.diffusion_model, family_of(model)
-    layers = LAYERS.get(family.name, {})
-    for block, path in _paths(net, family) if layers else ():
-        yield from (((block, kind), f"{path}.{layer}") for kind, layer in layers.items())
+    names = LAYERS.get(family.name, {})
+    for block, path in _paths(net, family) if names else ():
+        yield from (((block, kind), f"{path}.{name}") for kind, name in names.items())
 
 
 def _paths(net: Any, family: Family) -> Iterator[tuple[BlockId, str]]:

@@ -6,21 +6,27 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attention_patchbay.headless.commands.model_info import info_text, model_info
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from attention_patchbay.ldm_patched.files.preferences import KEY, preferred_layers
 from attention_patchbay.ldm_patched.files.weights import under
 from attention_patchbay.ldm_patched.ldm.modules.attention import CrossAttention
+from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attention_pytorch
 from attention_patchbay.ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from attention_patchbay.ldm_patched.loading.sd import load_unet
 from attention_patchbay.ldm_patched.modules.ops import plain
-from attention_patchbay.ldm_patched.patches.addressing.address import AddressError
-from attention_patchbay.ldm_patched.patches.reading.file_header import model_of
+from attention_patchbay.ldm_patched.patches.addressing.address import AddressError, BlockId, parse
+from attention_patchbay.ldm_patched.patches.addressing.blocks import BlockInfo
+from attention_patchbay.ldm_patched.patches.reading.block_map import _prefers, block_map, text
+from attention_patchbay.ldm_patched.patches.reading.file_header import file_blocks, model_of
 from attention_patchbay.ldm_patched.patches.routing.kept_choices import (
     KEPT,
     kept_file,
@@ -209,3 +215,31 @@ def test_other_files_keep_no_rules(tmp_path: Path) -> None:
     save_file({}, tmp_path / "side.safetensors", {KEPT: '{"rules": "all -> nonsense", "before": {}, "added": []}'})
     with pytest.raises(CheckpointError, match=r"its rules cannot be read: rules, line 1, column 8"):
         kept_rules(tmp_path / "side.safetensors")
+
+
+# The map
+
+
+def test_the_map_of_a_file_says_what_its_layers_ask_for(source: Path) -> None:
+    target = written(source, f"middle self -> {INT8}; output:0 -> {INT8}")
+    found = file_blocks(target)
+    assert found is not None
+    prefers = {row["name"]: row["prefers"] for row in found["map"] if row["prefers"]}
+    assert prefers == {"middle": f"self {INT8}", "output:0": f"self {INT8}, cross {INT8}"}
+    told = info_text(model_info(target))
+    assert f", prefers self {INT8}\n" in told and "prefers" not in info_text(model_info(source))
+
+
+def test_the_map_of_a_loaded_model_says_what_its_host_runs(source: Path) -> None:
+    model = load_unet(source)
+    assert "prefers" not in text(parse("all"), block_map(model))
+    model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.comfy_attention = layer = nn.Module()
+    layer.function = partial(attention_pytorch, scale=1.0)
+    assert [(one.name, one.prefers) for one in block_map(model) if one.prefers] == [("middle", "cross pytorch")]
+    assert text(parse("all"), block_map(model)).splitlines()[0].endswith("prefers")
+
+
+def test_layers_of_a_deep_block_are_counted() -> None:
+    here = [BlockInfo(BlockId("input", 4, inner), 8, 64) for inner in range(2)]
+    asked = {(here[0].id, "self"): INT8, (here[0].id, "cross"): INT8, (here[1].id, "cross"): INT8}
+    assert _prefers(here, asked) == f"self {INT8} (1 of 2), cross {INT8}"
