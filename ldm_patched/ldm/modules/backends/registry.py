@@ -35,6 +35,7 @@ SHARED = (
     "sdpa_cudnn",
     "flash3",
     "flex",
+    "flash4",
 )
 USERS = {"registry", "dispatch", "distributed"}  # the files of this folder that are built on the registry
 
