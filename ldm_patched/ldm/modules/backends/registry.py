@@ -37,7 +37,7 @@ SHARED = (
     "flex",
     "flash4",
 )
-USERS = {"registry", "dispatch", "distributed"}  # the files of this folder that are built on the registry
+USERS = {"registry", "dispatch"}  # the files of this folder that are built on the registry
 
 
 class Selection(NamedTuple):
