@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from attention_patchbay.ldm_patched.patches.reading.block_map import _prefers, b
 from attention_patchbay.ldm_patched.patches.reading.file_header import file_blocks, model_of
 from attention_patchbay.ldm_patched.patches.routing.kept_choices import (
     KEPT,
+    Kept,
     kept_file,
     kept_rules,
     write_choices,
@@ -36,6 +38,8 @@ from attention_patchbay.ldm_patched.patches.routing.kept_choices import (
 )
 from attention_patchbay.ldm_patched.patches.routing.layer_choices import NO_NAME, NO_WINDOW, layer_choices
 from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules, rules_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import nn
@@ -188,6 +192,25 @@ def test_strange_records_are_refused(tmp_path: Path, text: str) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "in.safetensors", {KEPT: text})
     with pytest.raises(CheckpointError, match=KEPT):
         write_without_choices(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.fixed_dictionaries({}, optional={"rules": JSON, "before": JSON, "added": JSON}) | JSON
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS.map(json.dumps) | st.text(max_size=30))
+def test_any_record_is_read_or_refused(text: str) -> None:
+    try:
+        kept = Kept.of(SimpleNamespace(path="m", metadata={KEPT: text}))  # type: ignore[arg-type]
+    except CheckpointError as error:
+        assert KEPT in str(error)
+    else:
+        assert all(key.endswith(KEY) for key in (*kept.before, *kept.added))
 
 
 # The file beside it
