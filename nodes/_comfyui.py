@@ -176,13 +176,15 @@ def _workflow_of(running: dict[int, Any]) -> str:
     return ""
 
 
-def sample_once(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent) -> None:
-    """Run one step of sampling with both prompts and forget the result."""
+def sample_some(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent, steps: int) -> None:
+    """Sample with both prompts in some steps and forget the result."""
     import comfy.sample
 
     image = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     noise = comfy.sample.prepare_noise(image, 0, None)
-    comfy.sample.sample(model, noise, 1, 2.0, "euler", "normal", positive, negative, image, disable_pbar=True, seed=0)
+    comfy.sample.sample(
+        model, noise, steps, 2.0, "euler", "normal", positive, negative, image, disable_pbar=True, seed=0
+    )
 
 
 def check_interrupt() -> None:
@@ -211,11 +213,17 @@ def read_lora(name: str) -> dict[str, Tensor]:
     """Return the entries of a LoRA file, with the names that ComfyUI gives those of some trainers."""
     import comfy.lora_convert
     import comfy.utils
-    import folder_paths
 
-    file = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise("loras", name), safe_load=True)
+    file = comfy.utils.load_torch_file(str(lora_path(name)), safe_load=True)
     found: dict[str, Tensor] = comfy.lora_convert.convert_lora(file)
     return found
+
+
+def lora_path(name: str) -> Path:
+    """Return where a LoRA file lies."""
+    import folder_paths
+
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
 def weights(model: Patcher) -> dict[str, Weight]:

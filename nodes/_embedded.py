@@ -62,11 +62,11 @@ def show_blocks(node: str, step: int, run: Run) -> None:
     """Show nothing: there is no page."""
 
 
-def sample_once(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent) -> None:
-    """Run one step of sampling with both prompts and forget the result."""
+def sample_some(model: Patcher, positive: Conditioning, negative: Conditioning, latent: Latent, steps: int) -> None:
+    """Sample with both prompts in some steps and forget the result."""
     from ..ldm_patched.sampling.sample import common_ksampler
 
-    common_ksampler(cast(ModelPatcher, model), 0, 1, 2.0, "euler", "normal", positive, negative, latent)
+    common_ksampler(cast(ModelPatcher, model), 0, steps, 2.0, "euler", "normal", positive, negative, latent)
 
 
 def check_interrupt() -> None:
@@ -88,7 +88,12 @@ def read_lora(name: str) -> dict[str, Tensor]:
     """Return the entries of a LoRA file."""
     from ..ldm_patched.files.checkpoint import Checkpoint
 
-    return dict(Checkpoint(session.current().folders.model("loras", name)))
+    return dict(Checkpoint(lora_path(name)))
+
+
+def lora_path(name: str) -> Path:
+    """Return where a LoRA file lies."""
+    return session.current().folders.model("loras", name)
 
 
 def weights(model: Patcher) -> dict[str, Weight]:

@@ -36,11 +36,12 @@ HOST = Host(
 clip_with_lora = found.clip_with_lora
 check_interrupt = found.check_interrupt
 lora_files = found.lora_files
+lora_path = found.lora_path
 progress = found.progress
 read_lora = found.read_lora
 refusal = found.refusal
 register_host_backends = found.register_host_backends
-sample_once = found.sample_once
+sample_some = found.sample_some
 serve_page = found.serve_page
 
 

@@ -19,12 +19,14 @@ from .region import PromptRegion
 from .report import PatchReport
 from .rules import BackendRules
 from .shares import WordShares
+from .tuned import TunedAttention
 from .tuning import TuneAttention
 
 BY_HAND: list[type[io.ComfyNode]] = [
     BackendRules,
     LoadLoraByRules,
     TuneAttention,
+    TunedAttention,
     PromptRegion,
     LiveRegion,
     LoraOfRegion,

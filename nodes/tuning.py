@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..ldm_patched.files.whole import write_new
 from ..ldm_patched.ldm.modules.backends.registry import AttentionCall
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.heatmap import url
 from ..ldm_patched.patches.reading.tuning_chart import chart
-from ..ldm_patched.patches.routing.observe import observed
+from ..ldm_patched.patches.routing.kept_choices import kept_file
+from ..ldm_patched.patches.routing.layer_choices import layer_choices
+from ..ldm_patched.patches.routing.observe import Observer, observed
+from ..ldm_patched.patches.routing.recorded import Recorder
+from ..ldm_patched.patches.routing.rule import Rule
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
-from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table, write_rules
+from ..ldm_patched.patches.routing.tuned_rules import write_rules
+from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table
 from ..ldm_patched.patches.routing.tuning_store import TuningStore, machine
-from ._host import HOST, check_interrupt, io, progress, sample_once, user_file
+from ._host import HOST, check_interrupt, io, output_files, progress, sample_some, user_file
 from .derived import CATEGORY
 
 
@@ -64,6 +70,23 @@ class TuneAttention(io.ComfyNode):
                 io.Boolean.Input(
                     "again", default=False, tooltip="Measure again what is known already, and keep the new results."
                 ),
+                io.Int.Input(
+                    "recorded_steps",
+                    default=0,
+                    min=0,
+                    max=100,
+                    optional=True,
+                    tooltip="0: the error on random tensors alone decides. Else so many steps are sampled, every "
+                    "function is held against float64 on the model's own tensors in each, and one that keeps max_error "
+                    "in a part of the run only gets that part.",
+                ),
+                io.String.Input(
+                    "side_file",
+                    default="",
+                    optional=True,
+                    tooltip="Keep the choice in a file of a few kB whose name in the output folder begins so, such as "
+                    "loras/tuned; Tuned Attention puts it on a model again. Empty: keep none.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="A clone of the model with the rules in front."),
@@ -83,16 +106,29 @@ class TuneAttention(io.ComfyNode):
         max_error: float,
         seconds: float,
         again: bool,
+        recorded_steps: int = 0,
+        side_file: str = "",
     ) -> io.NodeOutput:
         """Return the clone and its rules, and show what was measured."""
-        clone, observer = observed(model)
-        sample_once(clone, positive, negative, latent)
+        recorder = Recorder(check_interrupt) if recorded_steps else None
+        observer = Observer() if recorder is None else recorder
+        sample_some(observed(model, observer), positive, negative, latent, recorded_steps or 1)
         results = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
-        rules = write_rules(observer.calls, results, max_error)
-        text, rows = rules_text(rules), tuning_table(results, max_error)
-        image = chart(results, max_error)
-        ui = {"text": [f"{text}\n\n{rows}"], "rules": [text], "picture": [url(image[0], max(image.shape))]}
+        found = None if recorder is None else recorder.found
+        rules = write_rules(observer.calls, results, max_error, recorded=found)
+        parts = [rules_text(rules), tuning_table(results, max_error)]
+        parts += [] if found is None else [found.text()]
+        parts += [_kept(model, rules, side_file)] if side_file else []
+        text, image = parts[0], chart(results, max_error)
+        ui = {"text": ["\n\n".join(parts)], "rules": [text], "picture": [url(image[0], max(image.shape))]}
         return io.NodeOutput(attach_rules(model, rules, HOST), text, image, ui=ui)
+
+
+def _kept(model: Patcher, rules: Sequence[Rule], prefix: str) -> str:
+    """Write the side file; return where it is, and what ComfyUI alone cannot read in it."""
+    found = layer_choices(rules, model)
+    path = write_new(output_files(prefix, ".safetensors"), lambda file: file.write(kept_file(rules, found)))
+    return "\n".join([f"kept in {path}", *found.lines()])
 
 
 def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> list[Tuned]:

@@ -2,7 +2,7 @@
 import { say } from './say.js'
 
 /**
- * @typedef {import('./address.js').Block & { heads: number, dim_head: number, factor: number, grid: number[] | null }} MapBlock
+ * @typedef {import('./address.js').Block & { heads: number, dim_head: number, factor: number, grid: number[] | null, prefers?: string }} MapBlock
  * @typedef {{ block: MapBlock, label: string, x: number, y: number, width: number, height: number }} Cell
  * @typedef {{ cells: Cell[], titles: { text: string, x: number, y: number }[], width: number, height: number }} Layout
  */

@@ -184,10 +184,11 @@ export class BlockMapView {
     button.type = 'button'
     button.dataset.block = block.name
     button.dataset.label = label
-    button.dataset.about = block.depth ? `${block.name}: ${label}` : say('$1: no attention', block.name)
+    const prefers = block.prefers ? `; ${say('the checkpoint prefers $1', block.prefers)}` : ''
+    button.dataset.about = block.depth ? `${block.name}: ${label}${prefers}` : say('$1: no attention', block.name)
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
-    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place)
+    Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { textDecoration: prefers ? 'underline' : 'none' })
     button.addEventListener('pointerdown', (event) => this.begin(event, block.name))
     button.addEventListener('click', (event) => event.detail === 0 && this.set(block.name, !this.chosen().whole.has(block.name)))
     return button

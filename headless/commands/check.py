@@ -146,7 +146,7 @@ def _addresses(prompt: Prompt, order: list[str], folders: Folders) -> list[str]:
     found = []
     for id in order:
         address = prompt[id]["inputs"].get("blocks")
-        loader = _loader(prompt, id) if isinstance(address, str) else None
+        loader = loader_of(prompt, id) if isinstance(address, str) else None
         if loader is None:
             continue
         if loader not in models:
@@ -161,7 +161,7 @@ def _addresses(prompt: Prompt, order: list[str], folders: Folders) -> list[str]:
     return found
 
 
-def _loader(prompt: Prompt, id: str) -> str | None:
+def loader_of(prompt: Prompt, id: str) -> str | None:
     """Follow the model of a node to where it was loaded."""
     seen: set[str] = set()
     while id not in seen:
@@ -176,12 +176,19 @@ def _loader(prompt: Prompt, id: str) -> str | None:
     return None
 
 
-def _model(node: Mapping[str, Any], folders: Folders) -> Any:
+def model_path(node: Mapping[str, Any], folders: Folders) -> Path | None:
+    """Return the file that a loader loads; None where it is not there."""
     from ...ldm_patched.demo import CHECKPOINT
-    from ...ldm_patched.patches.reading.file_header import model_of
 
     if node["class_type"] == "PatchbayLoadDemoModel":
-        return model_of(CHECKPOINT)
+        return CHECKPOINT
     kind, name = LOADERS[node["class_type"]]
     value = node["inputs"][name]
-    return model_of(folders.model(kind, value)) if value in folders.model_names(kind) else None
+    return folders.model(kind, value) if value in folders.model_names(kind) else None
+
+
+def _model(node: Mapping[str, Any], folders: Folders) -> Any:
+    from ...ldm_patched.patches.reading.file_header import model_of
+
+    path = model_path(node, folders)
+    return None if path is None else model_of(path)

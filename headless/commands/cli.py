@@ -108,7 +108,18 @@ def _deaf() -> Iterator[None]:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     with _interrupt_after():
-        from . import check, convert, diff, info, lora, queue, run, sweep  # torch comes with them, and takes a while
+        from . import (  # torch comes with them, and takes a while
+            check,
+            convert,
+            diff,
+            info,
+            kernels,
+            lora,
+            queue,
+            run,
+            sweep,
+            tune,
+        )
 
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
@@ -116,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
     commands = top.add_subparsers(dest="command", required=True)
     run.add_parsers(commands)
-    for module in (convert, queue, sweep, check, diff, info, lora):
+    for module in (tune, kernels, convert, queue, sweep, check, diff, info, lora):
         module.add_parser(commands)
     return top
 

@@ -14,7 +14,7 @@ from ...ldm_patched.files.shapes import find_prefix
 from ...ldm_patched.loading.model_detection import VAE_PREFIXES
 from ...ldm_patched.patches.addressing.families import UNET, family_of
 from ...ldm_patched.patches.reading.block_map import MapBlock, block_map
-from ...ldm_patched.patches.reading.file_header import family_name, model_of
+from ...ldm_patched.patches.reading.file_header import asked_in, family_name, model_of
 from ...ldm_patched.text.text_encoders import find_text_encoders
 
 # Keys that only one family of other models has, to name what cannot be read further.
@@ -35,7 +35,7 @@ def model_info(path: Path) -> dict[str, Any]:
     file, model = Checkpoint(path), model_of(path)
     dtypes = Counter(file.dtypes.values())
     family = family_name(model) if model is not None else _other(file)
-    blocks = block_map(model) if model is not None else []
+    blocks = block_map(model, asked_in(file, model)) if model is not None else []
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -51,7 +51,8 @@ def model_info(path: Path) -> dict[str, Any]:
 
 
 def _block(block: MapBlock) -> dict[str, Any]:
-    return {"address": block.name, **{name: getattr(block, name) for name in ("depth", "heads", "dim_head", "factor")}}
+    about = {"address": block.name, **{name: getattr(block, name) for name in ("depth", "heads", "dim_head", "factor")}}
+    return {**about, "prefers": block.prefers} if block.prefers else about
 
 
 def _parts(file: Checkpoint, model: Any) -> list[str]:
@@ -81,5 +82,6 @@ def info_text(info: dict[str, Any]) -> str:
     for block in (block for block in info["blocks"] if block["depth"]):
         heads = f", {block['heads']} heads of {block['dim_head']}" if block["heads"] else ""
         tokens = f", tokens 1/{block['factor']}" if block["factor"] else ""
-        lines.append(f"  {block['address']:<10} {block['depth']} deep{heads}{tokens}")
+        prefers = f", prefers {block['prefers']}" if "prefers" in block else ""
+        lines.append(f"  {block['address']:<10} {block['depth']} deep{heads}{tokens}{prefers}")
     return "\n".join([*lines, *(f"{key}: {value}" for key, value in info["metadata"].items())])

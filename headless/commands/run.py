@@ -1,4 +1,4 @@
-"""`patchbay run`, `tune` and `nodes`: what needs the embedded host and no more."""
+"""`patchbay run` and `nodes`: what needs the embedded host and no more."""
 
 from __future__ import annotations
 
@@ -37,15 +37,8 @@ def add_parsers(commands: Any) -> None:
         help="set an input; NODE is an id, or a class or title that only one node has",
     )
     add_compare(run)
-    _add_surroundings(run)
+    add_surroundings(run)
     run.set_defaults(run=run_workflow)
-    tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
-    tune.add_argument("workflow", type=Path, help=f"{WORKFLOW}; with one KSampler")
-    tune.add_argument("--max-error", type=float, default=0.001, help="largest error against float64 (default 0.001)")
-    tune.add_argument("--seconds", type=float, default=30.0, help="about how long to measure (default 30)")
-    tune.add_argument("--again", action="store_true", help="measure again what is known already")
-    _add_surroundings(tune)
-    tune.set_defaults(run=tune_attention)
     nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
     nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
     nodes.add_argument(
@@ -54,7 +47,8 @@ def add_parsers(commands: Any) -> None:
     nodes.set_defaults(run=list_nodes)
 
 
-def _add_surroundings(command: argparse.ArgumentParser) -> None:
+def add_surroundings(command: argparse.ArgumentParser) -> None:
+    """Add what the embedded host needs to know."""
     for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
         command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
     command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
@@ -78,7 +72,7 @@ def run_workflow(args: argparse.Namespace) -> int:
     if saves(prompt):
         check_output(args.output)
     start = time.perf_counter()
-    run = _execute(args, folders, prompt)
+    run = execute(args, folders, prompt)
     seconds = round(time.perf_counter() - start, 3)
     say_refused(run.refused)
     files = [str(_path(folders, entry)) for ui in run.ui.values() for entry in ui.get("images", [])]
@@ -103,7 +97,8 @@ def say_refused(node_errors: Mapping[str, Mapping[str, Any]]) -> None:
             print(f"patchbay: {one_line(text)}", file=sys.stderr)
 
 
-def _execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt) -> Run:
+def execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt) -> Run:
+    """Run a workflow on the embedded host."""
     from ..engine.catalog import catalog
 
     progress = Progress(args.quiet or args.json)
@@ -128,19 +123,6 @@ def _print_run(run: Run, files: list[str], seconds: float) -> None:
 def _path(folders: Folders, entry: dict[str, str]) -> Path:
     folder = folders.output if entry["type"] == "output" else folders.temp
     return folder / entry["subfolder"] / entry["filename"]
-
-
-# patchbay tune
-
-
-def tune_attention(args: argparse.Namespace) -> int:
-    """Run `patchbay tune`."""
-    widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
-    prompt = workflow.tuning(load(args.workflow, embedded_infos), widgets)
-    run = _execute(args, Folders(args.models, args.input, args.output), prompt)
-    (ui,) = run.ui.values()
-    print(json.dumps({"rules": ui["rules"][0], "text": ui["text"][0]}, indent=1) if args.json else ui["text"][0])
-    return 0
 
 
 # patchbay nodes

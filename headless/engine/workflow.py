@@ -18,6 +18,7 @@ MAX_BYTES = 64 * 2**20
 MAX_NODES = 20_000
 LIST = 2000  # letters of a list in a message
 CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+SAMPLERS = ("KSampler", "KSamplerAdvanced")
 TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
@@ -135,7 +136,7 @@ def tuning(prompt: Prompt, widgets: Mapping[str, Any]) -> Prompt:
 
     Raises PromptError where there is not exactly one KSampler.
     """
-    samplers = [id for id, node in prompt.items() if node.get("class_type") in ("KSampler", "KSamplerAdvanced")]
+    samplers = [id for id, node in prompt.items() if node.get("class_type") in SAMPLERS]
     if len(samplers) != 1:
         how = f"expected one KSampler or KSamplerAdvanced, found {len(samplers)}"
         raise PromptError(problem("no_sampler", "This workflow cannot be tuned", how))

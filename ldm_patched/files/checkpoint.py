@@ -68,16 +68,21 @@ class Checkpoint(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         entry = self._entries[key]
         self.read.add(key)
-        begin, end = entry["data_offsets"]
+        begin, end = self.span(key)
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise CheckpointError(f"{self.path}: {key} has the dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
         if begin == end:
             return torch.empty(self.shapes[key], dtype=dtype)
         # a mapping of its own for every tensor: its pages are given back as soon as the tensor has been converted
-        data = torch.from_numpy(np.memmap(self.path, np.uint8, "c", self._start + begin, (end - begin,)))
+        data = torch.from_numpy(np.memmap(self.path, np.uint8, "c", begin, (end - begin,)))
         aligned = data if data.data_ptr() % dtype.itemsize == 0 else data.clone()
         return aligned.view(dtype).reshape(self.shapes[key])
+
+    def span(self, key: str) -> tuple[int, int]:
+        """Return where the bytes of a tensor begin and end in the file."""
+        begin, end = self._entries[key]["data_offsets"]
+        return self._start + begin, self._start + end
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

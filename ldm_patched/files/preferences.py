@@ -11,12 +11,24 @@ from .weights import Weights
 
 KEY = ".comfy_attention.config"  # its tensor holds JSON: {"attention": name, ...}, or a list, the best first
 UNREADABLE = "an unreadable choice"
+# The names that every ComfyUI with such choices reads. 0.40 stops at a list, so what is written is one object.
+NAMES = ("comfy_kitchen_int8",)
 log = logging.getLogger(__name__)
 
 
 def preferred_functions(weights: Weights) -> dict[str, int]:
     """Return which attention functions the layers of a file ask for, each with the number of layers."""
-    return dict(Counter(_function(weights, key) for key in weights.shapes if key.endswith(KEY)).most_common())
+    return dict(Counter(preferred_layers(weights).values()).most_common())
+
+
+def preferred_layers(weights: Weights) -> dict[str, str]:
+    """Return the function that each layer of a file asks for, by the layer's path."""
+    return {key.removesuffix(KEY): _function(weights, key) for key in weights.shapes if key.endswith(KEY)}
+
+
+def encoded(function: str) -> bytes:
+    """Return the choice of a function as a file keeps it."""
+    return json.dumps({"attention": function}).encode()
 
 
 def told(found: Mapping[str, int]) -> str:

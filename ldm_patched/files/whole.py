@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import uuid
@@ -44,6 +45,12 @@ def write_new(paths: Iterable[Path], write: Callable[[BinaryIO], Any]) -> Path:
         while not _claimed(unfinished, path):
             path = next(waiting)
     return path
+
+
+def this_name(path: Path) -> Iterator[Path]:
+    """Yield one path for `write_new`. Raises FileExistsError where it is not free."""
+    yield path
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def sync_folder(folder: Path) -> None:

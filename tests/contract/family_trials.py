@@ -25,7 +25,7 @@ from attention_patchbay.ldm_patched.patches.reading.report import report
 from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
 from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 from attention_patchbay.ldm_patched.patches.record.run import current_block
-from attention_patchbay.ldm_patched.patches.routing.observe import observed
+from attention_patchbay.ldm_patched.patches.routing.observe import Observer, observed
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.nodes._host import HOST
 from attention_patchbay.tests.contract.family_blocks import whole
@@ -280,7 +280,7 @@ def ruled(bench: Bench) -> dict[str, Any]:
 def tuned(bench: Bench) -> str:
     """Return why tuning is refused; empty where it is not."""
     try:
-        observed(bench.model)
+        observed(bench.model, Observer())
     except AddressError as error:
         return str(error)
     return ""

@@ -14,6 +14,8 @@ from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES 
 from attention_patchbay.ldm_patched.patches.addressing.families import IMAGE, REFERENCE, TEXT
 from attention_patchbay.ldm_patched.patches.engine.tokens import PADDING
 from attention_patchbay.ldm_patched.patches.reading.file_header import file_blocks, model_of
+from attention_patchbay.ldm_patched.patches.routing.layer_choices import LAYERS, layer_choices, layers
+from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules
 from safetensors.numpy import save_file
 
 from .children import result_of
@@ -223,6 +225,21 @@ def test_skip_connections_are_refused_with_what_would_do(results: dict[str, Any]
 
 
 # Files
+
+
+@pytest.mark.parametrize("name", ["Wan 2.1", "Lumina 2", "Z-Image"])
+def test_the_layers_that_can_keep_a_function_are_those_of_comfyui(
+    results: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    """That they keep one was read in the code of newer versions; here their paths are held against the weights."""
+    shapes = results[name]["shapes"]
+    save_file({key: np.zeros(shape, np.float16) for key, shape in shapes.items()}, tmp_path / "m.safetensors")
+    model = model_of(tmp_path / "m.safetensors")
+    paths = [path for _, path in layers(model)]
+    assert len(paths) == len(results[name]["map"]) * len(LAYERS[HEADERS[name]])
+    assert all(any(key.startswith(f"{path}.") for key in shapes) for path in paths)
+    found = layer_choices(parse_rules("all self -> comfy_kitchen_int8; all -> sage"), model)
+    assert set(found.functions.values()) == {"comfy_kitchen_int8"} and len(found.left) == len(LAYERS[HEADERS[name]]) - 1
 
 
 @pytest.mark.parametrize("name", HEADERS)

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.headless.api.folders import Folders
+from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.routing import tuning
+from attention_patchbay.nodes.tuned import TunedAttention
 from attention_patchbay.nodes.tuning import TuneAttention
+from safetensors.torch import save_file
 
 from .conftest import last_run
 
@@ -73,3 +77,36 @@ def test_stopping_it_keeps_what_is_done(put: Callable, tmp_path: Path, monkeypat
 
 def test_no_function_is_exact_enough_for_a_bound_of_nothing(put: Callable[..., Any]) -> None:
     assert put(max_error=0.0).args[1] == "all -> auto"
+
+
+def test_recorded_steps_hold_every_function_against_the_models_own_tensors(put: Callable[..., Any]) -> None:
+    told = put(recorded_steps=2).ui["text"][0]
+    lines = told.partition("largest error on the model's own tensors, 2 steps")[2].splitlines()[1:]
+    found = {line.split()[0]: float(line.split()[1]) for line in lines}
+    assert {"pytorch", "split", "sub_quad", "cpu_bf16"} == found.keys()
+    assert found["pytorch"] < 1e-5 < found["cpu_bf16"] < 0.1
+
+
+def test_the_choice_is_kept_in_a_file_that_another_node_puts_on(
+    put: Callable[..., Any], tmp_path: Path, model: Any, run: Callable
+) -> None:
+    with entered(Session(Folders(models=tmp_path / "models", output=tmp_path / "models"))):
+        rules = put(max_error=1.0, side_file="loras/tuned")
+        assert "loras/tuned_00001_.safetensors" in rules.ui["text"][0]
+        assert "ComfyUI reads none of it by itself" in rules.ui["text"][0]
+        assert "tuned_00001_.safetensors" in str(TunedAttention.GET_NODE_INFO_V1())
+        out = TunedAttention.execute(model, "tuned_00001_.safetensors").args
+        assert out[1] == rules.args[1]
+        assert torch.equal(run(out[0]), run(rules.args[0]))
+        base, none = run(model), TunedAttention.execute(model, "none").args
+        assert torch.equal(run(none[0]), base) and none[1] == ""
+
+
+def test_a_lora_keeps_no_rules(tmp_path: Path, model: Any) -> None:
+    (tmp_path / "loras").mkdir()
+    save_file({"lora_unet_x.alpha": torch.zeros(1)}, tmp_path / "loras" / "style.safetensors")
+    with (
+        entered(Session(Folders(models=tmp_path))),
+        pytest.raises(ValueError, match="no choice of attention functions"),
+    ):
+        TunedAttention.execute(model, "style.safetensors")

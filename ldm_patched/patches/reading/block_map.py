@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..addressing.address import Address, BlockId
-from ..addressing.blocks import meant, model_blocks, whole_blocks
-from ..addressing.families import UNET, family_of
+from ..addressing.blocks import BlockInfo, meant, model_blocks, whole_blocks
+from ..addressing.families import BOTH, UNET, family_of
+from ..engine.preferred import preferences
+from ..engine.router import function_name
 from ..patcher import Patcher
+from ..record.run import AttentionId
 from .report import Row, layout
 
 COLUMNS = ("block", "depth", "heads", "token", "tokens", "chosen")
@@ -20,6 +24,7 @@ class MapBlock(NamedTuple):
     Args:
         depth: transformer blocks in it; 0 without attention.
         factor: latent pixels along the side of a token; 0 where that is not known.
+        prefers: the functions that the checkpoint asks for in its layers, by kind of attention; empty for none.
     """
 
     type: str
@@ -28,6 +33,7 @@ class MapBlock(NamedTuple):
     heads: int
     dim_head: int
     factor: int
+    prefers: str = ""
 
     @property
     def name(self) -> str:
@@ -42,17 +48,31 @@ class MapBlock(NamedTuple):
         return -(-height // self.factor), -(-width // self.factor)
 
 
-def block_map(model: Patcher) -> list[MapBlock]:
-    """Return every block of a model patcher in the order they run; empty for an unknown family."""
+def block_map(model: Patcher, asked: Mapping[AttentionId, str] | None = None) -> list[MapBlock]:
+    """Return every block of a model patcher in the order they run; empty for an unknown family.
+
+    `asked` names the functions that its checkpoint asks for; None: as the host has loaded them.
+    """
     inner = model_blocks(model)
+    if asked is None:
+        found = preferences(model.model.diffusion_model)
+        asked = {attention: function_name(function) for attention, function in found.items()}
     places = whole_blocks(model) or inner
     factors = _factors(model.model.diffusion_model) if family_of(model).calls == UNET else {}
-    found = []
+    blocks = []
     for place in places:
         here = [info for info in inner if info.id[:2] == place.id[:2]]
         heads, dim_head = (here[0].heads, here[0].dim_head) if here else (0, 0)
-        found.append(MapBlock(*place.id[:2], len(here), heads, dim_head, factors.get(place.id[:2], 0)))
-    return found
+        factor, prefers = factors.get(place.id[:2], 0), _prefers(here, asked)
+        blocks.append(MapBlock(*place.id[:2], len(here), heads, dim_head, factor, prefers))
+    return blocks
+
+
+def _prefers(here: Sequence[BlockInfo], asked: Mapping[AttentionId, str]) -> str:
+    """Say which functions the transformer blocks of one block ask for."""
+    found = Counter((kind, asked[info.id, kind]) for kind in BOTH for info in here if (info.id, kind) in asked)
+    some = {count: f" ({count} of {len(here)})" for count in found.values() if count < len(here)}
+    return ", ".join(f"{kind} {name}{some.get(count, '')}" for (kind, name), count in found.items())
 
 
 def _factors(unet: Any) -> dict[tuple[str, int], int]:
@@ -93,7 +113,10 @@ def text(address: Address, blocks: Sequence[MapBlock], size: tuple[int, int] | N
     if not blocks:
         return "This model tells no blocks; only the address 'all' fits it."
     names = chosen(address, blocks)
-    return "\n".join(layout([list(COLUMNS), *(_row(block, block.name in names, size) for block in blocks)]))
+    lines = [list(COLUMNS), *(_row(block, block.name in names, size) for block in blocks)]
+    if any(block.prefers for block in blocks):
+        lines = [[*line, more] for line, more in zip(lines, ["prefers", *(one.prefers for one in blocks)], strict=True)]
+    return "\n".join(layout(lines))
 
 
 def _row(block: MapBlock, taken: bool, size: tuple[int, int] | None) -> list[str]:

@@ -36,10 +36,9 @@ class Observer:
         return out
 
 
-def observed(model: Patcher) -> tuple[Patcher, Observer]:
-    """Return a clone of a model patcher that notes its attention calls, and where they are noted."""
+def observed(model: Patcher, observer: Observer) -> Patcher:
+    """Return a clone of a model patcher that shows its attention calls to an observer."""
     clone = attach(model, Rule("auto", Where()))
     options = clone.model_options["transformer_options"]
-    observer = Observer()
     options[SLOT] = options[SLOT].with_watch(observer)
-    return clone, observer
+    return clone

@@ -1,11 +1,11 @@
-"""Tuning: time every capable attention function on the calls that a model makes, and write rules for the fastest."""
+"""Tuning: time every capable attention function on the calls that a model makes."""
 
 from __future__ import annotations
 
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,10 +15,6 @@ from torch import Tensor
 from ...ldm.modules.backends import registry
 from ...ldm.modules.backends.basic import attention_basic
 from ...ldm.modules.backends.registry import AttentionCall, Backend
-from ..addressing.address import Address, BlockId, Term
-from ..addressing.where import Where
-from ..record.run import AttentionId
-from .rule import Rule
 
 ROUNDS = 101
 SAMPLED_ROWS = 64  # queries whose result is compared with float64; rows of attention do not depend on each other
@@ -92,21 +88,21 @@ def tensors(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 def exact_rows(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Return the result of some queries in float64: (b, heads, rows, dim_head)."""
-    rows = sampled_rows(call).to(q.device)
+    rows = sampled(call.n_q).to(q.device)
     part = None if mask is None else mask[rows]
     part = part.double() if part is not None and part.is_floating_point() else part
     wide = (x.double() for x in (q[:, :, rows], k, v))
     return attention_basic(*wide, call.heads, part, **_settings(call))
 
 
-def sampled_rows(call: AttentionCall) -> Tensor:
-    """Return the numbers of the queries to compare, spread over all of them."""
-    return torch.linspace(0, call.n_q - 1, min(call.n_q, SAMPLED_ROWS)).long()
+def sampled(queries: int) -> Tensor:
+    """Return the numbers of some of so many queries, spread over all of them."""
+    return torch.linspace(0, queries - 1, min(queries, SAMPLED_ROWS)).long()
 
 
 def row_error(call: AttentionCall, out: Tensor, truth: Tensor) -> float:
     """Return the largest absolute error of the compared rows of a result (b, heads, n, dim_head); infinite for NaN."""
-    rows = out[:, :, sampled_rows(call).to(out.device)].double()
+    rows = out[:, :, sampled(call.n_q).to(out.device)].double()
     return (rows - truth).abs().nan_to_num(nan=float("inf")).max().item()
 
 
@@ -149,47 +145,6 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     run()
     wait()
     return time.perf_counter() - begin
-
-
-# Rules
-
-
-def write_rules(
-    calls: Mapping[AttentionId, AttentionCall], tuned: Iterable[Tuned], bound: float, margin: float = 0.05
-) -> tuple[Rule, ...]:
-    """Return a rule for each function that beats `auto` by more than `margin` somewhere within the error bound.
-
-    `calls` says which call each attention makes. What no rule takes stays with `auto`.
-    """
-    chosen: dict[str, list[AttentionId]] = {}
-    found = {one.call: one for one in tuned}
-    for attention, call in calls.items():
-        best = found[call].best(bound)
-        if best is not None and best.seconds < (1 - margin) * _automatic(found[call]):
-            chosen.setdefault(best.backend, []).append(attention)
-    rules = [rule for backend, attentions in chosen.items() for rule in _rules(backend, attentions, calls)]
-    return (*rules, Rule("auto", Where()))
-
-
-def _automatic(tuned: Tuned) -> float:
-    """Return the seconds of the function that `auto` takes for a call."""
-    name = registry.select(tuned.call).backend.name
-    return next((timing.seconds for timing in tuned.timings if timing.backend == name), float("inf"))
-
-
-def _rules(backend: str, attentions: Sequence[AttentionId], calls: Mapping[AttentionId, AttentionCall]) -> list[Rule]:
-    if any(block is None for block, _ in attentions):  # a model that does not say which block calls
-        return [Rule(backend, Where())] if set(attentions) == set(calls) else []
-    rules = []
-    for kind in ("self", "cross", None):
-        blocks = [block for block, current in attentions if current == kind and block is not None]
-        if blocks:
-            rules.append(Rule(backend, Where(Address(tuple(map(_term, blocks)), kind or "all"))))
-    return rules
-
-
-def _term(block: BlockId) -> Term:
-    return Term(block.type, block.number, block.number, block.inner)
 
 
 # The table

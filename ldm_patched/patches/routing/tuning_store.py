@@ -14,11 +14,21 @@ from typing import Any
 import torch
 
 from ...files.whole import replacing
+from ...ldm.modules.backends import hub
 from ...ldm.modules.backends.registry import AttentionCall
 from .tuning import Timing, Tuned
 
 FORMAT = 1
-PACKAGES = ("torch", "xformers", "flash-attn", "sageattention", "sageattn3", "comfy-kitchen", "attention-patchbay")
+PACKAGES = (
+    "torch",
+    "xformers",
+    "flash-attn",
+    "flash-attn-4",
+    "sageattention",
+    "sageattn3",
+    "comfy-kitchen",
+    "attention-patchbay",
+)
 
 
 def machine(device: str) -> dict[str, str]:
@@ -28,6 +38,7 @@ def machine(device: str) -> dict[str, str]:
     if device == "cuda":
         driver = _line(Path("/proc/driver/nvidia/version"), "NVRM")
         facts |= {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda), "driver": driver}
+    facts |= {f"hub {name}": commit for name in hub.HUB if (commit := hub.commit(name)) is not None}
     return facts | {name: version for name in PACKAGES if (version := _version(name))}
 
 

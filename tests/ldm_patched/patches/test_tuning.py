@@ -13,6 +13,7 @@ from attention_patchbay.ldm_patched.ldm.modules.backends.registry import Attenti
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.patches.routing.rules import rules_text
+from attention_patchbay.ldm_patched.patches.routing.tuned_rules import write_rules
 from attention_patchbay.ldm_patched.patches.routing.tuning import (
     Timing,
     Tuned,
@@ -21,7 +22,6 @@ from attention_patchbay.ldm_patched.patches.routing.tuning import (
     row_error,
     tensors,
     tune,
-    write_rules,
 )
 from attention_patchbay.ldm_patched.patches.routing.tuning_store import TuningStore, machine
 

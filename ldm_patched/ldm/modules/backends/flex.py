@@ -35,7 +35,7 @@ def _score_mod(bias: Tensor) -> Callable[..., Tensor]:
     dtypes=FLOATS,
     dim_heads=frozenset({16, 32, 64, 128, 256}),
     bias=additive_bias,
-    missing=needs("triton", "triton", (8, 0)),
+    missing=needs("triton", "triton", (8, 0), amd=True),
 )
 def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention with flex attention: (b, n, heads * d) in and out."""

@@ -54,6 +54,7 @@ class Backend:
         limit: returns why it cannot run a call for any other reason, None if it can.
         pays: tells whether a call that leaves the choice open is large enough for it, by (b * h, n_q, n_k); None for
             every call.
+        proven: whether it has been run on the hardware that it is made for, and held against float64 there.
         hosted: where the host has found a function of this name for itself, that one runs.
     """
 
@@ -71,6 +72,7 @@ class Backend:
     missing: Callable[[], str | None] = present
     limit: Callable[[AttentionCall], str | None] = _no_limit
     pays: Callable[[int, int, int], bool] | None = None
+    proven: bool = True
     hosted: bool = False
 
     def reasons(self, call: AttentionCall) -> list[str]:

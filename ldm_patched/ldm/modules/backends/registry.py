@@ -35,8 +35,9 @@ SHARED = (
     "sdpa_cudnn",
     "flash3",
     "flex",
+    "flash4",
 )
-USERS = {"registry", "dispatch", "distributed"}  # the files of this folder that are built on the registry
+USERS = {"registry", "dispatch"}  # the files of this folder that are built on the registry
 
 
 class Selection(NamedTuple):

@@ -48,7 +48,15 @@ def _cudnn_limit(call: AttentionCall) -> str | None:
     return "takes more than one query and key" if min(call.n_q, call.n_k) < 2 else no_gradients(call)
 
 
-@kernel("sdpa_cudnn", devices=CUDA, dtypes=HALF, max_dim_head=128, mask=False, missing=gpu((8, 0)), limit=_cudnn_limit)
+@kernel(
+    "sdpa_cudnn",
+    devices=CUDA,
+    dtypes=HALF,
+    max_dim_head=128,
+    mask=False,
+    missing=gpu((8, 0), amd=False),
+    limit=_cudnn_limit,
+)
 def sdpa_cudnn(q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float | None) -> Tensor:
     """Compute attention with torch's cuDNN kernel: (b, n, heads * d) in and out."""
     factor = _factor(q, scale)

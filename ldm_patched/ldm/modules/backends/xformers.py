@@ -48,7 +48,14 @@ def refusal(dtype: torch.dtype, dim_head: int, masked: bool) -> str | None:
     return None
 
 
-@kernel("xformers", devices=CUDA, dtypes=FLOATS, bias=aligned_bias, missing=needs("xformers", "xformers"), limit=_limit)
+@kernel(
+    "xformers",
+    devices=CUDA,
+    dtypes=FLOATS,
+    bias=aligned_bias,
+    missing=needs("xformers", "xformers", amd=True),
+    limit=_limit,
+)
 def xformers(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     """Compute attention with xformers, or with torch where xformers is broken: (b, n, heads * d) in and out."""
     if _broken(q.shape[0] * q.shape[1]):

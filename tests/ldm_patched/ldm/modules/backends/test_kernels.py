@@ -7,7 +7,11 @@ import types
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.backends.flash import attention_flash, attention_flash3
+from attention_patchbay.ldm_patched.ldm.modules.backends.flash import (
+    attention_flash,
+    attention_flash3,
+    attention_flash4,
+)
 from attention_patchbay.ldm_patched.ldm.modules.backends.sage import (
     attention_comfy_kitchen_int8,
     attention_sage,
@@ -84,6 +88,20 @@ def first_flash3(monkeypatch):
 
 
 @pytest.fixture
+def flash4(monkeypatch):
+    kernel = Kernel()
+
+    # flash-attn-4 4.0.0b36, (b, n, h, d); the fourth argument is no scale
+    def flash_attn_func(q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False, **kwargs):
+        assert not causal and qv is gather_kv_indices is None and not kwargs
+        out = kernel.compute(*(t.transpose(1, 2) for t in (q, k, v)), softmax_scale).transpose(1, 2)
+        return out, None
+
+    stand_in(monkeypatch, "flash_attn.cute", flash_attn_func=flash_attn_func)
+    return attention_flash4, kernel
+
+
+@pytest.fixture
 def sage(monkeypatch):
     kernel = Kernel()
 
@@ -126,7 +144,7 @@ def kitchen(monkeypatch):
     return attention_comfy_kitchen_int8, kernel
 
 
-@pytest.fixture(params=["flash", "flash3", "first_flash3", "sage", "sage3", "kitchen"])
+@pytest.fixture(params=["flash", "flash3", "first_flash3", "flash4", "sage", "sage3", "kitchen"])
 def wired(request):
     return request.getfixturevalue(request.param)
 

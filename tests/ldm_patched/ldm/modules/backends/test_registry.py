@@ -120,7 +120,9 @@ def test_the_torch_functions_run_everything(name, change):
         assert registry.get(name).reasons(dataclasses.replace(call, **change)) == []
 
 
-@pytest.mark.parametrize("name", ["xformers", "flash", "flash3", "flex", "sage", "sage3", "comfy_kitchen_int8"])
+@pytest.mark.parametrize(
+    "name", ["xformers", "flash", "flash3", "flash4", "flex", "sage", "sage3", "comfy_kitchen_int8"]
+)
 def test_kernels_that_are_missing_say_so(name, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     reasons = registry.get(name).reasons(CPU)
@@ -129,7 +131,7 @@ def test_kernels_that_are_missing_say_so(name, monkeypatch):
 
 
 def test_a_kernel_that_needs_a_newer_gpu_says_so(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
+    monkeypatch.setattr(limits, "is_absent", lambda module: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(limits, "failure_to_load", lambda module: None)
@@ -198,7 +200,7 @@ def test_xformers_is_asked_whether_it_has_a_kernel(monkeypatch, gpu):
     ops.memory_efficient_attention = memory_efficient_attention
     monkeypatch.setitem(sys.modules, "xformers", package)
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
+    monkeypatch.setattr(limits, "is_absent", lambda module: False)
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device, **given: zeros(*size, **given))
     assert registry.get("xformers").reasons(CUDA) == []
@@ -209,7 +211,7 @@ def test_xformers_is_asked_whether_it_has_a_kernel(monkeypatch, gpu):
 @pytest.fixture
 def installed(monkeypatch):
     """Make every optional library look installed."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: object())
+    monkeypatch.setattr(limits, "is_absent", lambda module: False)
 
 
 def test_kernel_limits(installed):

@@ -1,9 +1,11 @@
-"""Attention over several processes of torch.distributed, each of which holds some of the tokens.
+"""Attention over several processes of torch.distributed, for scripts: docs/scripting.md shows how.
 
-For scripts: nothing in the library calls it, and none of its functions is a choice of the registry.
+None of it is a choice of the registry, since it takes processes that somebody has started. `attention_over_ranks` is
+for a model that every rank runs whole; `attention_ring` and `attention_all_to_all` are for tokens that lie on the
+ranks: each holds its own of q, k and v, in the order of the ranks, and gets the result of its own queries over the
+keys of all.
 
-Notation: b batch, h heads, n tokens of this rank, d channels of a head, w ranks. Every rank holds its own tokens of q,
-k and v, in the order of the ranks, and gets the result of its own queries over the keys of all.
+Notation: b batch, h heads, n tokens of this rank, d channels of a head, w ranks.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import dispatch
-from .shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
-from .slices import rows_within_budget
+from .backends import dispatch
+from .backends.shapes import from_heads, repeat_kv, to_bias, to_heads, to_mask
+from .backends.slices import rows_within_budget
+from .backends.wrapper import AttentionFunction
 
 
 class Exchange:
@@ -52,9 +55,58 @@ class Exchange:
         dist.all_to_all_single(out, flat, sizes, [part.numel() for part in given], self.group)
         return [part.view_as(like) for part, like in zip(out.split(sizes), taken, strict=True)]
 
+    def gather(self, given: Tensor, lengths: list[int]) -> Tensor:
+        """Join the parts of all ranks, (b, h, n, d) with n of each in `lengths`, along the tokens on every rank."""
+        padded = given.new_zeros(*given.shape[:2], max(lengths), given.shape[3])
+        padded[:, :, : given.shape[2]] = given
+        self.sent += padded.nbytes * (self.size - 1)
+        every = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(every, padded, self.group)
+        return torch.cat([part[:, :, :length] for part, length in zip(every, lengths, strict=True)], dim=2)
+
     def _neighbour(self, step: int) -> int:
         rank = (self.rank + step) % self.size
         return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+
+def attention_over_ranks(
+    function: AttentionFunction,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    exchange: Exchange | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Attend with a part of the queries on each rank, where every rank holds all tokens, and join the results on all.
+
+    It is an override: `model_options["transformer_options"]["optimized_attention_override"]` of a model that every rank
+    runs with the same inputs. `function` computes the part.
+    """
+    exchange = exchange or Exchange()
+    q, k, v = to_heads(q, k, v, heads, skip_reshape, kwargs.pop("enable_gqa", False))
+    k, v = repeat_kv(k, v, q.shape[1])
+    parts = [part.shape[2] for part in q.tensor_split(exchange.size, dim=2)]
+    first = sum(parts[: exchange.rank])
+    mine = slice(first, first + parts[exchange.rank])
+    full = None if mask is None else to_mask(mask, q, k.shape[2])
+    some = full if full is None or full.shape[2] == 1 else full[:, :, mine]
+    split = {
+        "mask": some,
+        "attn_precision": attn_precision,
+        "skip_reshape": True,
+        "skip_output_reshape": True,
+        **kwargs,
+    }
+    if parts[-1] == 0:  # fewer queries than ranks
+        out = function(q, k, v, q.shape[1], **{**split, "mask": full})
+    else:
+        out = exchange.gather(function(q[:, :, mine], k, v, q.shape[1], **split), parts)
+    return from_heads(out, skip_output_reshape)
 
 
 def attention_ring(

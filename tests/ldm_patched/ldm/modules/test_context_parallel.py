@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-CHILD = Path(__file__).parent / "distributed_child.py"
+CHILD = Path(__file__).parent / "context_parallel_child.py"
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -31,7 +31,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 CASES = ["plain", "uneven", "scale", "bool", "additive", "dead", "bf16", "cross"]
 
 
-@pytest.mark.parametrize("function", ["attention_ring", "attention_all_to_all"])
+@pytest.mark.parametrize("function", ["attention_ring", "attention_all_to_all", "attention_over_ranks"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_rank_gets_what_one_process_computes(ranks: list[dict[str, Any]], case: str, function: str) -> None:
     bound = 2e-2 if case == "bf16" else 1e-5
@@ -53,3 +53,15 @@ def test_all_to_all_keeps_only_the_own_share_of_the_heads(ranks: list[dict[str, 
 
 def test_heads_that_cannot_be_shared_are_refused(ranks: list[dict[str, Any]]) -> None:
     assert all("9 heads cannot be shared" in rank["refused"] for rank in ranks)
+
+
+@pytest.mark.parametrize("way", ["over ranks", "ring", "all to all"])
+def test_a_step_of_a_unet_is_that_of_one_process(ranks: list[dict[str, Any]], way: str) -> None:
+    for rank in ranks:
+        assert rank["unet"][way]["error"] < 1e-5 and rank["unet"][way]["calls"] == 20  # ten blocks of two attentions
+        assert rank["unet"][way]["sent"] > 0
+
+
+def test_a_rule_in_front_hands_the_rest_on(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["ruled"]["error"] < 1e-5 and rank["ruled"]["calls"] == 18  # all but the two in the middle

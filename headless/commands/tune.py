@@ -1,0 +1,136 @@
+"""`patchbay tune`: the fastest attention functions of a model, measured, and kept in a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...ldm_patched.files.checkpoint import CheckpointError
+from ...ldm_patched.files.whole import this_name, write_new
+from ...ldm_patched.patches.addressing.address import AddressError
+from ...ldm_patched.patches.reading.file_header import model_of
+from ...ldm_patched.patches.routing.kept_choices import kept_file, kept_rules, write_choices, write_without_choices
+from ...ldm_patched.patches.routing.layer_choices import layer_choices
+from ...ldm_patched.patches.routing.rule import Rule
+from ...ldm_patched.patches.routing.rules import RuleError, parse_rules, rules_text
+from ..api.folders import Folders
+from ..engine import workflow
+from ..engine.errors import Failure
+from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from .check import loader_of, model_path
+from .run import add_surroundings, execute
+
+MODEL = ".safetensors"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
+    tune.add_argument("source", type=Path, metavar="workflow", help=f"{WORKFLOW}, with one KSampler; or a {MODEL} file")
+    tune.add_argument("--max-error", type=float, default=0.001, help="largest error against float64 (default 0.001)")
+    tune.add_argument("--seconds", type=float, default=30.0, help="about how long to measure (default 30)")
+    tune.add_argument("--again", action="store_true", help="measure again what is known already")
+    tune.add_argument(
+        "--recorded-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also hold each function against float64 on the model's own tensors, in N steps",
+    )
+    tune.add_argument(
+        "--rules", metavar="TEXT", help="measure nothing: take these rules, or those that a file of --side keeps"
+    )
+    tune.add_argument(
+        "--write", type=Path, metavar="FILE", help="keep the choice in a copy of the checkpoint, for plain ComfyUI too"
+    )
+    tune.add_argument("--side", type=Path, metavar="FILE", help="keep the choice in a file of a few kB")
+    tune.add_argument("--undo", action="store_true", help="with --write: a copy of the checkpoint without its choice")
+    add_surroundings(tune)
+    tune.set_defaults(run=tune_attention)
+
+
+def tune_attention(args: argparse.Namespace) -> int:
+    """Run `patchbay tune`."""
+    _check(args)
+    try:
+        if args.undo:
+            write_without_choices(args.source, args.write)
+            return _tell(args, {"written": str(args.write)}, [f"{args.write}: as it was before the choice"])
+        path, rules, text = _choice(args)
+        return _keep(args, path, rules, text)
+    except (CheckpointError, RuleError, AddressError) as error:
+        raise Failure(str(error)) from None
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse before anything is measured what cannot be done afterwards."""
+    is_model = args.source.suffix == MODEL
+    if args.undo and not (is_model and args.write):
+        raise Failure(f"--undo takes a {MODEL} file, and --write for the copy without its choice")
+    if is_model and args.rules is None and not args.undo:
+        raise Failure(f"{args.source} is measured by a workflow that loads it: give that, or --rules for this file")
+    if is_model and not args.source.is_file():
+        raise Failure(f"no such file: {args.source}")
+    for target in (args.write, args.side):
+        if target is not None and target.exists():
+            raise Failure(f"{target} is there already, and nothing is written over; choose another name")
+        if target is not None and target.suffix != MODEL:
+            raise Failure(f"{target}: give it a name that ends in {MODEL}, by which ComfyUI finds it")
+
+
+def _choice(args: argparse.Namespace) -> tuple[Path | None, Sequence[Rule], str]:
+    """Return the model file, its rules, and what was measured for reading."""
+    folders = Folders(args.models, args.input, args.output)
+    given = None if args.rules is None else _given(args.rules)
+    if args.source.suffix == MODEL:
+        return args.source, given or (), rules_text(given or ())
+    prompt = load(args.source, embedded_infos)
+    path = _model(prompt, folders)
+    if given is not None:
+        return path, given, rules_text(given)
+    widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
+    run = execute(args, folders, workflow.tuning(prompt, {**widgets, "recorded_steps": args.recorded_steps}))
+    (ui,) = run.ui.values()
+    return path, parse_rules(ui["rules"][0]), ui["text"][0]
+
+
+def _given(rules: str) -> tuple[Rule, ...]:
+    """Read rules, or those that a file keeps."""
+    return kept_rules(Path(rules)) if rules.endswith(MODEL) else parse_rules(rules)
+
+
+def _model(prompt: workflow.Prompt, folders: Folders) -> Path | None:
+    """Return the file whose model a workflow samples, as far as it can be followed."""
+    samplers = [id for id, node in prompt.items() if node["class_type"] in workflow.SAMPLERS]
+    loader = loader_of(prompt, samplers[0]) if samplers else None
+    return None if loader is None else model_path(prompt[loader], folders)
+
+
+def _keep(args: argparse.Namespace, path: Path | None, rules: Sequence[Rule], text: str) -> int:
+    """Write the files that are asked for, and tell what is in them."""
+    about: dict[str, Any] = {"rules": rules_text(rules), "text": text}
+    if args.write is None and args.side is None:
+        return _tell(args, about, [text])
+    if not args.json:
+        print(text, end="\n\n")  # whatever becomes of the files
+    if path is None:
+        raise Failure("no model file can be found behind the sampler of this workflow; give the file and --rules")
+    model = model_of(path)
+    if model is None:
+        raise Failure(f"{path} holds no model whose blocks are known by its header")
+    found = layer_choices(rules, model)
+    if args.side is not None:
+        write_new(this_name(args.side), lambda file: file.write(kept_file(rules, found)))
+    if args.write is not None:
+        write_choices(path, args.write, rules, found)
+    written = [str(target) for target in (args.side, args.write) if target is not None]
+    about |= {"written": written, "layers": found.functions, "left": found.left}
+    return _tell(args, about, [*written, *found.lines()])
+
+
+def _tell(args: argparse.Namespace, about: dict[str, Any], lines: list[str]) -> int:
+    print(json.dumps(about, indent=1) if args.json else "\n".join(lines))
+    return 0

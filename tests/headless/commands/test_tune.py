@@ -1,0 +1,112 @@
+"""`patchbay tune`: what is measured is kept in files, and taken out again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint
+from attention_patchbay.ldm_patched.files.preferences import preferred_functions, preferred_layers
+from attention_patchbay.ldm_patched.ldm.modules.backends import registry
+from attention_patchbay.ldm_patched.patches.routing.kept_choices import kept_rules
+from attention_patchbay.ldm_patched.patches.routing.rules import rules_text
+
+DEMO = str(Path(__file__).parents[3] / "example_workflows" / "api" / "demo.json")
+INT8 = "comfy_kitchen_int8"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stand-in be int8 attention on this CPU: wrong by a thousandth, and one of two functions that are there."""
+    exact = registry._registry["pytorch"]
+
+    def quick(*args: Any, **kwargs: Any) -> Any:
+        return 0.999 * exact.function(*args, **kwargs)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        return [exact.function(*args, **kwargs) for _ in range(8)][0]
+
+    kept = {"pytorch": slow, INT8: quick}
+    found = {name: type(exact)(**{**vars(exact), "name": name, "function": kept[name]}) for name in kept}
+    monkeypatch.setattr(registry, "_registry", found | {"basic": registry._registry["basic"]})
+
+
+def tune(*arguments: str) -> int:
+    return main(["tune", *arguments])
+
+
+def test_what_is_measured_is_kept_in_a_copy_and_a_side_file_and_undone(
+    kernel: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, side, back = (str(tmp_path / f"{name}.safetensors") for name in ("copy", "side", "back"))
+    arguments = ["--seconds", "2", "--max-error", "0.05", "--recorded-steps", "2", "--json"]
+    assert tune(DEMO, "--write", copy, "--side", side, *arguments) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["written"] == [side, copy] and "own tensors, 2 steps" in about["text"]
+    named = {layer for layer, function in about["layers"].items() if function == INT8}
+    assert named and preferred_functions(Checkpoint(copy)) == {INT8: len(named)}
+    assert preferred_layers(Checkpoint(side)).keys() == {f"diffusion_model.{layer}" for layer in named}
+    assert rules_text(kept_rules(Path(side))) == rules_text(kept_rules(Path(copy))) == about["rules"]
+    assert tune(copy, "--undo", "--write", back) == 0
+    assert Path(back).read_bytes() == CHECKPOINT.read_bytes()
+
+
+def test_rules_are_kept_without_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy, side = tmp_path / "copy.safetensors", tmp_path / "side.safetensors"
+    rules = f"middle self -> {INT8}; output 20-100% -> sage; all -> auto"
+    assert tune(str(CHECKPOINT), "--rules", rules, "--side", str(side)) == 0
+    assert tune(DEMO, "--rules", str(side), "--write", str(copy)) == 0
+    shown = capsys.readouterr().out
+    assert f"ComfyUI reads by itself: {INT8} in 1 layers" in shown
+    assert "left to the rules: output 20-100% -> sage (a checkpoint keeps no part of the run)" in shown
+    assert list(preferred_layers(Checkpoint(copy)).values()) == [INT8]
+    assert main(["info", str(copy)]) == 0
+    assert f"attention: prefers {INT8} in 1 layers" in capsys.readouterr().out
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_machine_without_such_a_function_writes_no_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy.safetensors"
+    assert tune(DEMO, "--write", str(copy), "--rules", "all -> cpu_bf16") == 2
+    told = capsys.readouterr()
+    assert "all -> cpu_bf16: a checkpoint can name comfy_kitchen_int8 only" in told.err and "cpu_bf16" in told.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["model", "--write", "new"], "is measured by a workflow that loads it"),
+        (["model", "--undo"], "and --write for the copy"),
+        (["absent", "--rules", "all -> auto", "--side", "new"], "no such file"),
+        (["model", "--rules", f"all -> {INT8}", "--write", "model"], "nothing is written over"),
+        (["model", "--rules", f"input:99 -> {INT8}", "--write", "new"], "no block 'input:99'"),
+        (["model", "--rules", "all > sage", "--write", "new"], "'->' and a backend are missing"),
+        (["model", "--rules", "absent", "--side", "new"], "no such file"),
+        (["model", "--undo", "--write", "new"], "no choice of attention functions was written into it"),
+        (["lora", "--rules", f"all -> {INT8}", "--write", "new"], "holds no model whose blocks are known"),
+        (["model", "--rules", f"all -> {INT8}", "--side", "new.txt"], "ends in .safetensors"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "model.safetensors").write_bytes(CHECKPOINT.read_bytes())
+    save_file({"lora_unet_x.alpha": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("model", "new", "absent", "lora")}
+    names["new.txt"] = str(tmp_path / "new.txt")
+    before = sorted(tmp_path.iterdir())
+    assert tune(*(names.get(one, one) for one in arguments)) == 2
+    assert why in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
