@@ -17,13 +17,17 @@ from ..engine.errors import FAILED, Failure, require
 from ..engine.workflow import Prompt, PromptError, one_line
 from ..pages.page_widgets import Infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
-from ..sweep.axes import parse_axis
+from ..sweep.axes import Axis, IsText, parse_axis
+from ..sweep.blocks import Map, each_block
 from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some, texts_of
 from ..sweep.embedded import Embedded
 from ..sweep.remote import Remote
+from ..sweep.repeats import repeats
 from ..sweep.report import Report
 from ..sweep.runner import Outcome, Runner
 from ..sweep.store import Store, opened
+from ..sweep.study import Study
+from ..sweep.summary import as_text
 from ..sweep.workers import Told, run_all
 from .access import access_of, add_access
 
@@ -32,7 +36,7 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     command = commands.add_parser("sweep", help="run a workflow with many settings, measure and compare them")
     command.add_argument("workflow", type=Path, help=WORKFLOW)
-    axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file, or NODE=on,bypass"
+    axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file or =each(output), or NODE=on,bypass"
     command.add_argument("--axis", action="append", default=[], metavar="AXIS", help=axis)
     command.add_argument("--zip", action="append", default=[], metavar="A,B", help="axes that move together")
     command.add_argument("--list", type=Path, metavar="CSV", help="cells from a file, columns named NODE.input")
@@ -40,6 +44,12 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
     baseline = "compare with the cell that has this value and is otherwise the same (default: the workflow as it is)"
     command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
+    repeat = "run every cell with so many seeds, counted up from the workflow's own, and say how sure differences are"
+    command.add_argument("--repeat", type=int, default=1, metavar="N", help=repeat)
+    prompts = "run every cell with each prompt of a file, one in a line; NODE.input= names the text they are for"
+    command.add_argument("--prompts", default="", metavar="[NODE.input=]FILE", help=prompts)
+    floor = "the noise floor: compute each baseline once more by this exact attention function, such as sub_quad"
+    command.add_argument("--floor", default="", metavar="KERNEL", help=floor)
     command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
     command.add_argument(
         "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
@@ -61,8 +71,8 @@ def sweep(args: argparse.Namespace) -> int:
     require("sweep")
     infos = _infos(args)
     prompt = load(args.workflow, lambda: infos)
-    all = planned(args, prompt, infos)
-    with opened(args.folder, all) as store:
+    all, study = planned(args, prompt, infos)
+    with opened(args.folder, all, study) as store:
         waiting = in_running_order(prompt, store.waiting(args.retry_failed))
         bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
         report = Report(store)
@@ -78,22 +88,25 @@ def sweep(args: argparse.Namespace) -> int:
         finally:
             bar.close()
             rows = report.write()
-    _print(args, rows)
+    _print(args, rows, report.settings)
     return FAILED if any(row["error"] for row in rows) else 0
 
 
-def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell]:
-    """Return the cells, after checking every one of them.
+def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> tuple[list[Cell], Study]:
+    """Return the cells, after checking every one of them, and what they are to find out.
 
     Raises Failure and PromptError.
     """
-    if bool(args.axis) == bool(args.list):
+    again = repeats(prompt, infos, args.repeat, args.prompts)
+    if bool(args.axis) == bool(args.list) and not (again.names and not args.axis):
         raise Failure("give --axis, or --list with a file; one of them")
     is_text = texts_of(prompt, infos)
+    maps: dict[str, Map] = {}
     if args.list:
         found = listed(args.list, is_text)
     else:
-        found = choices([parse_axis(text, is_text) for text in args.axis], [names.split(",") for names in args.zip])
+        axes = [_axis(args, prompt, text, is_text, maps) for text in args.axis]
+        found = choices(axes, [names.split(",") for names in args.zip]) if axes else []
     if args.random is not None and args.random < 1:
         raise Failure(f"--random {args.random}: write how many cells to take, from 1 on")
     if args.random is not None:
@@ -107,9 +120,23 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
         if len(axis.values) != 1:
             raise Failure(f"--baseline {text}: write one value")
         first[axis.name] = axis.values[0]
-    all = cells(prompt, found, infos, first)
+    all = cells(prompt, found, infos, first, again, args.floor)
     _check(all, args, infos)
-    return all
+    return all, Study(again.seeds, again.text, args.floor, maps)
+
+
+def _axis(args: argparse.Namespace, prompt: Prompt, text: str, is_text: IsText, maps: dict[str, Map]) -> Axis:
+    """Read an axis; the map of the model that `each(...)` goes over is added to the maps."""
+    found: list[Map] = []
+
+    def each(node: str, address: str) -> tuple[str, ...]:
+        names, blocks = each_block(prompt, node, address, _folders(args))
+        found.append(blocks)
+        return names
+
+    axis = parse_axis(text, is_text, each)
+    maps |= {axis.name: blocks for blocks in found}
+    return axis
 
 
 def _folders(args: argparse.Namespace) -> Folders:
@@ -168,9 +195,9 @@ def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
     return RayServer(ray, url, args.input, access_of(args))
 
 
-def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def _print(args: argparse.Namespace, rows: list[dict[str, Any]], settings: list[dict[str, Any]]) -> None:
     if args.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps({"cells": rows, "settings": settings} if settings else rows, indent=1))
         return
     for row in rows:
         what = "baseline" if row["baseline"] else ""
@@ -179,4 +206,6 @@ def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         names = [f"{name}={value}" for name, value in row.items() if "." in name or value in ("on", "bypass")]
         parts = filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))
         print(one_line("  ".join(parts)))
+    for one in settings:
+        print(one_line(as_text(one)))
     print(args.folder / "report.html")

@@ -25,6 +25,7 @@ class Remote:
         self.client = access.client(url)
         self.name, self.input = self.client.url, input
         self.uploaded: dict[Any, str] = {}
+        self.fresh = True
         self.memory = self._begin()
 
     def close(self) -> None:
@@ -56,6 +57,7 @@ class Remote:
         from ..client import JobFailed, JobInterrupted, Step
 
         times, prompt = Times(), copy.deepcopy(prompt)
+        warm_up, self.fresh = self.fresh, False
         try:
             upload(self.client, prompt, self._infos, self.input, self.uploaded)
             with Watch(self._used) as watch:
@@ -65,9 +67,10 @@ class Remote:
             paths = download(self.client, pictures(result.outputs), folder)
             images = [path.relative_to(folder.resolve()).as_posix() for path in paths]
         except (JobFailed, JobInterrupted, PromptError, Failure) as error:
-            return Outcome(error=str(error))
+            return Outcome(error=str(error), warm_up=warm_up)
         seconds, backends = sum(result.seconds.values()), backends_of(result.outputs)
-        return Outcome(images, seconds, times.median(), watch.most, "device, with all that uses it", backends)
+        what = "device, with all that uses it"
+        return Outcome(images, seconds, times.median(), watch.most, what, backends, warm_up=warm_up)
 
     def _begin(self) -> int | None:
         """Return the memory of the device; what the server has cached would not be measured, so it forgets it."""

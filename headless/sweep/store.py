@@ -22,13 +22,15 @@ from ..engine.workflow import one_line
 from .cells import NUMBERS, Cell
 from .difference import differences
 from .runner import Outcome
+from .study import Study
 
 PLAN, LOCK = "sweep.json", ".lock"
-MADE = (PLAN, "table.csv", "table.parquet", "report.html")  # in the folder, beside the cells
+MADE = (PLAN, "table.csv", "table.parquet", "settings.csv", "report.html")  # in the folder, beside the cells
+NOTHING = Study()
 
 
 @contextlib.contextmanager
-def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
+def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING) -> Iterator[Store]:
     """Open the folder of a sweep, for one process at a time.
 
     Raises Failure when it is another's.
@@ -41,7 +43,7 @@ def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
     except Timeout:
         raise Failure(f"another sweep runs in {folder}; wait for it, or give another --folder") from None
     try:
-        yield Store(folder, cells)
+        yield Store(folder, cells, study)
     finally:
         lock.release()  # a process that dies releases it too
 
@@ -49,16 +51,17 @@ def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
 class Store:
     """A folder; every file in it is complete, whenever the process dies. Get one by `opened`."""
 
-    def __init__(self, folder: Path, cells: Sequence[Cell]) -> None:
-        self.folder, self.cells = folder, list(cells)
+    def __init__(self, folder: Path, cells: Sequence[Cell], study: Study = NOTHING) -> None:
+        self.folder, self.cells, self.study = folder, list(cells), study
         self._digests: dict[tuple[Path, int, int], str] = {}
-        plan = {"cells": {cell.id: cell.choice for cell in cells}}
+        plan = {"cells": {cell.id: cell.choice for cell in cells}, "roles": {cell.id: cell.role for cell in cells}}
+        plan = json.loads(json.dumps({**plan, "study": study.plain()}))
         known = _read(folder / PLAN)
-        if known and known != json.loads(json.dumps(plan)):
+        if known and known.get("cells") != plan["cells"]:
             how = "give another --folder, or delete this one"
             raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
         (folder / "cells").mkdir(parents=True, exist_ok=True)
-        if not known:  # or damaged: each cell says of itself what it is of
+        if known != plan:  # none, damaged, or of an older version: each cell says of itself what it is of
             write(folder / PLAN, json.dumps(plan, indent=1).encode())
         for cell in cells:
             _remove(self.place(cell))
@@ -123,7 +126,7 @@ class Store:
         return [self._row(cell, result, results) for cell in self.cells if (result := results[cell.id]) is not None]
 
     def _row(self, cell: Cell, result: dict[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-        row: dict[str, Any] = {"cell": cell.id, "baseline": cell.baseline, "reference": cell.reference, **cell.choice}
+        row: dict[str, Any] = {"cell": cell.id, **cell.role, **cell.choice, "warm_up": result.get("warm_up") is True}
         row |= {name: result[name] for name in ("seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error")}
         row["backends"] = ", ".join(f"{name} x{count}" for name, count in result["backends"].items())
         row["images"] = [f"cells/{cell.id}/{name}" for name in result["images"]]

@@ -392,10 +392,10 @@ def test_a_text_stays_as_it_is_written(tmp_path: Path) -> None:
     (text,) = [id for id, node in prompt.items() if node["inputs"].get("text", "").startswith("a red circle")]
     (tmp_path / "cells.csv").write_text(f"{text}.text,KSampler.seed,KSampler.cfg\n1.50,18446744073709551615,1.50\n")
     args = parser().parse_args(["sweep", str(DEMO), "--list", str(tmp_path / "cells.csv")])
-    cell = next(cell for cell in planned(args, prompt, embedded_infos()) if not cell.baseline)
+    cell = next(cell for cell in planned(args, prompt, embedded_infos())[0] if not cell.baseline)
     assert list(cell.choice.values()) == ["1.50", 2**64 - 1, 1.5]
     args = parser().parse_args(["sweep", str(DEMO), "--axis", f"{text}.text=true,1.50"])
-    found = [cell.choice for cell in planned(args, prompt, embedded_infos()) if not cell.baseline]
+    found = [cell.choice for cell in planned(args, prompt, embedded_infos())[0] if not cell.baseline]
     assert [choice[f"{text}.text"] for choice in found] == ["true", "1.50"]
 
 
