@@ -25,7 +25,7 @@ TERMINATING = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") e
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 it failed, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
+    """Run the command line and return its exit code: 0, 1 failed, 2 wrong input, 3 drifted, 130 Ctrl-C, 143 SIGTERM."""
     args = argparse.Namespace(json=False)
     try:
         with _terminable():

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..api.folders import Folders
-from ..engine.errors import FAILED, Failure, require
+from ..engine.errors import DRIFTED, FAILED, Failure, require
 from ..engine.workflow import Prompt, PromptError, one_line
 from ..pages.page_widgets import Infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
@@ -21,6 +21,7 @@ from ..sweep.axes import Axis, IsText, parse_axis
 from ..sweep.blocks import Map, each_block
 from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some, texts_of
 from ..sweep.embedded import Embedded
+from ..sweep.expect import DEFAULT, Bound, Expected, drift, parse_bound
 from ..sweep.remote import Remote
 from ..sweep.repeats import repeats
 from ..sweep.report import Report
@@ -50,6 +51,10 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--prompts", default="", metavar="[NODE.input=]FILE", help=prompts)
     floor = "the noise floor: compute each baseline once more by this exact attention function, such as sub_quad"
     command.add_argument("--floor", default="", metavar="KERNEL", help=floor)
+    expect = "the folder of an earlier sweep, or a picture: end in exit code 3 where a picture is further from it"
+    command.add_argument("--expect", type=Path, metavar="DIR|FILE", help=expect)
+    bound = f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips (default {DEFAULT})"
+    command.add_argument("--bound", metavar="NAME=X", help=bound)
     command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
     command.add_argument(
         "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
@@ -69,6 +74,7 @@ def add_parser(commands: Any) -> None:
 def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
     require("sweep")
+    expected = _expected(args)
     infos = _infos(args)
     prompt = load(args.workflow, lambda: infos)
     all, study = planned(args, prompt, infos)
@@ -88,8 +94,35 @@ def sweep(args: argparse.Namespace) -> int:
         finally:
             bar.close()
             rows = report.write()
+    drifted = _drifts(args, rows, all, *expected) if expected else 0
     _print(args, rows, report.settings)
-    return FAILED if any(row["error"] for row in rows) else 0
+    if any(row["error"] for row in rows):
+        return FAILED
+    return DRIFTED if drifted else 0
+
+
+def _expected(args: argparse.Namespace) -> tuple[Expected, Bound] | None:
+    if args.expect is None:
+        if args.bound is not None:
+            raise Failure("--bound is of --expect; give the folder of an earlier sweep, or a picture, there")
+        return None
+    if args.expect.resolve() == args.folder.resolve():
+        raise Failure(f"--expect {args.expect} is the folder of this sweep; give another --folder")
+    return Expected(args.expect), parse_bound(args.bound or DEFAULT)
+
+
+def _drifts(
+    args: argparse.Namespace, rows: list[dict[str, Any]], all: Sequence[Cell], expected: Expected, bound: Bound
+) -> int:
+    """Hold the pictures against the expected ones, tell of those that drifted, and return how many did."""
+    choices = {cell.id: (cell.choice, cell.floor) for cell in all}
+    for row in rows:
+        choice, floor = choices[row["cell"]]
+        images = [args.folder / image for image in row["images"]]
+        row["drifted"], row["drift"] = drift(images, expected.of(choice, floor), bound)
+        if row["drifted"]:
+            print(one_line(f"drifted: {choice}: {row['drifted']}"), file=sys.stderr)
+    return sum(bool(row["drifted"]) for row in rows)
 
 
 def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> tuple[list[Cell], Study]:
@@ -135,7 +168,8 @@ def _axis(args: argparse.Namespace, prompt: Prompt, text: str, is_text: IsText, 
         return names
 
     axis = parse_axis(text, is_text, each)
-    maps |= {axis.name: blocks for blocks in found}
+    if found:
+        maps[axis.name] = found[0]
     return axis
 
 

@@ -49,7 +49,8 @@ def parse_axis(text: str, is_text: IsText = never, each: Each = none) -> Axis:
     """Read an axis.
 
     Commas separate values (quote one that holds a comma, as in CSV); `1..4` are whole numbers, `0:1:0.25` numbers
-    from, to and by, both ends included; `@file` has one value in a line; `each(output)` is every block that the address names.
+    from, to and by, both ends included; `@file` has one value in a line; `each(output)` is every block of
+    an address.
 
     Args:
         is_text: whether an input of a node takes text, so that its values stay as they are written.

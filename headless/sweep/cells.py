@@ -41,6 +41,8 @@ COLUMNS = (
     "worker",
     "error",
     "backends",
+    "chosen",
+    "shown",
 )
 PICTURES = ("image", "images")
 
@@ -67,7 +69,6 @@ class Cell:
     def id(self) -> str:
         """Return a name that is the same in every run."""
         return hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
-
 
     @property
     def role(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Store:
         self._digests: dict[tuple[Path, int, int], str] = {}
         plan = {"cells": {cell.id: cell.choice for cell in cells}, "roles": {cell.id: cell.role for cell in cells}}
         plan = json.loads(json.dumps({**plan, "study": study.plain()}))
-        known = _read(folder / PLAN)
+        known = read(folder / PLAN)
         if known and known.get("cells") != plan["cells"]:
             how = "give another --folder, or delete this one"
             raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
@@ -72,7 +72,7 @@ class Store:
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """Return what is known of a cell; nothing where a file of it is damaged or gone, so that it runs again."""
-        found = _read(self.folder / "cells" / f"{cell.id}.json")
+        found = read(self.folder / "cells" / f"{cell.id}.json")
         whole = self.folder / "cells" / cell.id
         if not found or not _is_result(found):
             return None
@@ -144,7 +144,7 @@ class Store:
             files = [(name, (self.folder / name).stat().st_mtime_ns) for name in (*images, *others)]
             of = hashlib.sha256(json.dumps([len(images), files]).encode()).hexdigest()[:8]
             kept = self.folder / "cells" / f"{cell.id}.{of}.difference"
-            found = _read(kept)
+            found = read(kept)
             if found is None or not all(isinstance(value, (float, int, type(None))) for value in found.values()):
                 found = differences(pairs)
                 write(kept, json.dumps(found).encode())
@@ -205,15 +205,15 @@ def _is_lock(path: Path) -> bool:
 
 
 def _is_plan(path: Path) -> bool:
-    found = _read(path) if path.is_file() else None
+    found = read(path) if path.is_file() else None
     return found is not None and isinstance(found.get("cells"), dict)
 
 
 # Files that may be damaged
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file; None where there is no file, or it cannot be read."""
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is no file, or it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -8,22 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from .cells import COLUMNS, NUMBERS, PICTURES
 from .statistics import Estimate, estimate, holm, quartiles
 from .study import Study
 
 Row = Mapping[str, Any]
 FAR = ("mean", "ssim", "lpips")  # of a picture to that of the baseline with the same seed and prompt
-OWN = "cell baseline reference repeat floor warm_up seconds step_seconds peak_bytes peak_of worker error backends".split()
-OWN += "image images max mean psnr ssim lpips chosen shown".split()
+OWN = {*COLUMNS, *PICTURES, *NUMBERS}
 
 
 def summary(rows: Sequence[Row], study: Study) -> list[dict[str, Any]]:
     """Return a row for each setting, and one for the noise floor where it was measured.
 
-    Estimates are those of `statistics.estimate`, as plain values: of the time and the pictures against the baseline with
-    the same seed and prompt, and of how much further from it than the noise floor the pictures are. A cell that was the
-    first of its worker has no part in times. Where there are several prompts, each counts once, as the mean of its
-    seeds: seeds of one prompt are not independent.
+    Estimates are those of `statistics.estimate`, as plain values: of the time and the pictures against the baseline
+    with the same seed and prompt, and of how much further from it than the noise floor the pictures are. A cell that
+    was the first of its worker has no part in times. Where there are several prompts, each counts once, as the mean of
+    its seeds: seeds of one prompt are not independent.
     """
     by_cell = {row["cell"]: row for row in rows}
     noise = {row["reference"]: row for row in rows if row.get("floor")}

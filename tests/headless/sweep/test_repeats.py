@@ -48,7 +48,10 @@ def test_the_positive_prompt_is_found_behind_other_nodes_or_named(prompts: Path)
     assert repeats(PROMPT, embedded_infos(), 1, f"3.text={prompts}").text == "3.text"
     assert repeats(PROMPT, embedded_infos(), 1, f"Caption.text={prompts}").text == "2.text"
     both = json.loads(json.dumps(PROMPT))
-    both["12"] = {"class_type": "ConditioningCombine", "inputs": {"conditioning_1": ["2", 0], "conditioning_2": ["3", 0]}}
+    both["12"] = {
+        "class_type": "ConditioningCombine",
+        "inputs": {"conditioning_1": ["2", 0], "conditioning_2": ["3", 0]},
+    }
     both["8"]["inputs"]["positive"] = ["12", 0]
     with pytest.raises(Failure, match=r"write NODE.input=.*its texts are 2.text, 3.text"):
         repeats(both, embedded_infos(), 1, str(prompts))
