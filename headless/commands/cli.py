@@ -108,7 +108,7 @@ def _deaf() -> Iterator[None]:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     with _interrupt_after():
-        from . import check, convert, diff, info, queue, run, sweep  # torch comes with them, and takes a while
+        from . import check, choose, convert, diff, info, queue, run, sweep  # torch comes with them, and takes a while
 
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
     commands = top.add_subparsers(dest="command", required=True)
     run.add_parsers(commands)
-    for module in (convert, queue, sweep, check, diff, info):
+    for module in (convert, queue, sweep, choose, check, diff, info):
         module.add_parser(commands)
     return top
 

@@ -56,6 +56,7 @@ class Cell:
         reference: the id of the cell that this one is compared with.
         repeat: which of the seeds and prompts it has.
         floor: its reference by another exact attention function: what differs is noise.
+        known: the id, where the workflow is not known any more.
     """
 
     choice: Choice
@@ -64,11 +65,12 @@ class Cell:
     reference: str = ""
     repeat: int = 0
     floor: bool = False
+    known: str = ""
 
     @functools.cached_property  # a check may convert values of the workflow later
     def id(self) -> str:
         """Return a name that is the same in every run."""
-        return hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
+        return self.known or hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def role(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .choices import read_answers
 from .store import NOTHING, Store, write
 from .study import Study
 from .summary import as_csv, summary
@@ -63,8 +64,9 @@ class Report:
         """Write them and return the rows."""
         begin = time.monotonic()
         rows, study = self.store.tables(), self.store.study
-        if study != NOTHING:
-            self.settings = summary(rows, study)
+        answers = read_answers(self.store.folder)
+        if study != NOTHING or answers:
+            self.settings = summary(rows, study, answers)
             write(self.store.folder / "settings.csv", as_csv(self.settings))
         write_report(self.store.folder, rows, self.settings, study)
         self.next = time.monotonic() + (time.monotonic() - begin) / SHARE

@@ -20,6 +20,7 @@ from ..api.folders import inside
 from ..engine.errors import Failure
 from ..engine.workflow import one_line
 from .cells import NUMBERS, Cell
+from .choices import counted, read_answers
 from .difference import differences
 from .runner import Outcome
 from .study import Study
@@ -46,6 +47,23 @@ def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING) -> Itera
         yield Store(folder, cells, study)
     finally:
         lock.release()  # a process that dies releases it too
+
+
+@contextlib.contextmanager
+def opened_again(folder: Path) -> Iterator[Store]:
+    """Open the folder of a sweep whose workflow is not at hand: all but running cells can be done with it.
+
+    Raises Failure when there is none, or it is another's.
+    """
+    plan = read(folder / PLAN)
+    if plan is None or not isinstance(plan.get("cells"), dict):
+        raise Failure(f"{folder} is the folder of no sweep; write what --folder was")
+    try:
+        cells = [Cell(dict(choice), {}, **plan["roles"][id], known=id) for id, choice in plan["cells"].items()]
+    except (KeyError, TypeError, ValueError):  # an older version wrote no roles
+        raise Failure(f"{folder / PLAN} does not say enough; start the sweep again, which keeps its cells") from None
+    with opened(folder, cells, Study.read(plan.get("study"))) as store:
+        yield store
 
 
 class Store:
@@ -123,7 +141,18 @@ class Store:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each finished cell, with its difference to the cell that it is compared with."""
         results = {cell.id: self.result(cell) for cell in self.cells}
-        return [self._row(cell, result, results) for cell in self.cells if (result := results[cell.id]) is not None]
+        rows = [self._row(cell, result, results) for cell in self.cells if (result := results[cell.id]) is not None]
+        answers = counted(read_answers(self.folder))
+        if answers:
+            for row in rows:
+                row["chosen"], row["shown"] = answers.get(row["cell"], (0.0, 0))
+        return rows
+
+    def digest(self, cell: Cell) -> str:
+        """Return what the first picture of a cell is known by; its own id where it has none."""
+        result = self.result(cell)
+        names = [result["digests"].get(name) for name in result["images"]] if result else []
+        return str(names[0]) if names and names[0] else cell.id
 
     def _row(self, cell: Cell, result: dict[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
         row: dict[str, Any] = {"cell": cell.id, **cell.role, **cell.choice, "warm_up": result.get("warm_up") is True}

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from .cells import COLUMNS, NUMBERS, PICTURES
+from .choices import Answer, scored, settings_of
 from .statistics import Estimate, estimate, holm, quartiles
 from .study import Study
 
@@ -17,13 +18,13 @@ FAR = ("mean", "ssim", "lpips")  # of a picture to that of the baseline with the
 OWN = {*COLUMNS, *PICTURES, *NUMBERS}
 
 
-def summary(rows: Sequence[Row], study: Study) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Row], study: Study, answers: Sequence[Answer] = ()) -> list[dict[str, Any]]:
     """Return a row for each setting, and one for the noise floor where it was measured.
 
     Estimates are those of `statistics.estimate`, as plain values: of the time and the pictures against the baseline
     with the same seed and prompt, and of how much further from it than the noise floor the pictures are. A cell that
     was the first of its worker has no part in times. Where there are several prompts, each counts once, as the mean of
-    its seeds: seeds of one prompt are not independent.
+    its seeds: seeds of one prompt are not independent. `score` is what people chose (Bradley and Terry, 1952).
     """
     by_cell = {row["cell"]: row for row in rows}
     noise = {row["reference"]: row for row in rows if row.get("floor")}
@@ -32,6 +33,8 @@ def summary(rows: Sequence[Row], study: Study) -> list[dict[str, Any]]:
         chances = [None if one["baseline"] or one[name] is None else one[name].p for one in found]
         for one, p in zip(found, holm(chances), strict=True):
             one[name] = None if one["baseline"] or one[name] is None else replace(one[name], p=p)
+    for one, score in zip(found, scored(settings_of(found), answers), strict=True):
+        one["score"] = score
     return [{name: _plain(value) for name, value in one.items()} for one in found]
 
 
@@ -102,6 +105,9 @@ def as_text(one: Mapping[str, Any]) -> str:
     for name, label in (("slower", "slower by"), ("mean", "differs by"), ("above_floor", "above the noise floor by")):
         if one[name] is not None and not one["baseline"]:
             parts.append(f"{label} {_with_interval(one[name])}")
+    if one["score"] is not None:
+        low, high = one["score"]["low"], one["score"]["high"]
+        parts.append(f"score {one['score']['mean']:.2f} [{low:.2f}, {high:.2f}] of {one['score']['n']} choices")
     return "  ".join(filter(None, parts))
 
 
@@ -132,5 +138,5 @@ def _columns(one: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
             yield "n", len(value)
         elif isinstance(value, Mapping):
             yield from ((f"{name}_{part}", number) for part, number in value.items())
-        elif name not in ("slower", "above_floor", *FAR):
+        elif name not in ("slower", "above_floor", "score", *FAR):
             yield name, value
