@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..api.folders import Folders
 from ..engine.errors import DRIFTED, FAILED, Failure, require
-from ..engine.workflow import Prompt, PromptError, one_line
+from ..engine.workflow import Prompt, PromptError
 from ..pages.page_widgets import Infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from ..sweep.away import at_hand
 from ..sweep.axes import Axis, IsText, parse_axis
 from ..sweep.blocks import Map, each_block
 from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some, texts_of
 from ..sweep.embedded import Embedded
-from ..sweep.expect import DEFAULT, Bound, Expected, drift, parse_bound
+from ..sweep.expect import DEFAULT
+from ..sweep.messages import Messages, Progress
 from ..sweep.remote import Remote
 from ..sweep.repeats import repeats
 from ..sweep.report import Report
 from ..sweep.runner import Outcome, Runner
 from ..sweep.store import Store, opened
 from ..sweep.study import Study
-from ..sweep.summary import as_text
 from ..sweep.workers import Told, run_all
 from .access import access_of, add_access
+from .sweep_results import count_drifts, expected_of, print_results
 
 
 def add_parser(commands: Any) -> None:
@@ -55,7 +53,12 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--expect", type=Path, metavar="DIR|FILE", help=expect)
     bound = f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips (default {DEFAULT})"
     command.add_argument("--bound", metavar="NAME=X", help=bound)
-    command.add_argument("--folder", type=Path, default=Path("sweep"), metavar="DIR", help="of the results")
+    folder = "of the results; an address of fsspec too, such as s3://bucket/sweep"
+    command.add_argument("--folder", default="sweep", metavar="DIR", help=folder)
+    on_cell = "run this for each finished cell, which it gets as JSON on standard input"
+    command.add_argument("--on-cell", default="", metavar="COMMAND", help=on_cell)
+    webhook = "post each finished cell, and the end, to this address as JSON"
+    command.add_argument("--webhook", default="", metavar="URL", help=webhook)
     command.add_argument(
         "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
     )
@@ -74,55 +77,40 @@ def add_parser(commands: Any) -> None:
 def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
     require("sweep")
-    expected = _expected(args)
+    expected, messages = expected_of(args), Messages(args.on_cell, args.webhook, args.folder)
     infos = _infos(args)
     prompt = load(args.workflow, lambda: infos)
     all, study = planned(args, prompt, infos)
-    with opened(args.folder, all, study) as store:
-        waiting = in_running_order(prompt, store.waiting(args.retry_failed))
-        bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
-        report = Report(store)
-
-        def told(cell: Cell, outcome: Outcome) -> None:
-            bar.update()
-            if outcome.error:
-                bar.write(one_line(f"{cell.choice}: {outcome.error}"), file=sys.stderr)
-            report.update()
-
-        try:
-            _run(args, waiting, store, told)
-        finally:
-            bar.close()
-            rows = report.write()
-    drifted = _drifts(args, rows, all, *expected) if expected else 0
-    _print(args, rows, report.settings)
+    with at_hand(args.folder) as (folder, away):
+        with opened(folder, all, study, away) as store:
+            rows, settings = _run_cells(args, prompt, store, messages)
+        drifted = count_drifts(store, rows, all, *expected) if expected else 0
+    print_results(args, rows, settings)
     if any(row["error"] for row in rows):
         return FAILED
     return DRIFTED if drifted else 0
 
 
-def _expected(args: argparse.Namespace) -> tuple[Expected, Bound] | None:
-    if args.expect is None:
-        if args.bound is not None:
-            raise Failure("--bound is of --expect; give the folder of an earlier sweep, or a picture, there")
-        return None
-    if args.expect.resolve() == args.folder.resolve():
-        raise Failure(f"--expect {args.expect} is the folder of this sweep; give another --folder")
-    return Expected(args.expect), parse_bound(args.bound or DEFAULT)
+def _run_cells(
+    args: argparse.Namespace, prompt: Prompt, store: Store, messages: Messages
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run what waits, and return the table and its settings."""
+    waiting = in_running_order(prompt, store.waiting(args.retry_failed))
+    total = len(store.cells)
+    progress, report = Progress(total - len(waiting), total, args.quiet or args.json), Report(store)
 
+    def told(cell: Cell, outcome: Outcome) -> None:
+        progress.cell(cell, outcome)
+        messages.cell(cell, outcome, progress.done, total)
+        report.update()
 
-def _drifts(
-    args: argparse.Namespace, rows: list[dict[str, Any]], all: Sequence[Cell], expected: Expected, bound: Bound
-) -> int:
-    """Hold the pictures against the expected ones, tell of those that drifted, and return how many did."""
-    choices = {cell.id: (cell.choice, cell.floor) for cell in all}
-    for row in rows:
-        choice, floor = choices[row["cell"]]
-        images = [args.folder / image for image in row["images"]]
-        row["drifted"], row["drift"] = drift(images, expected.of(choice, floor), bound)
-        if row["drifted"]:
-            print(one_line(f"drifted: {choice}: {row['drifted']}"), file=sys.stderr)
-    return sum(bool(row["drifted"]) for row in rows)
+    try:
+        _run(args, waiting, store, told)
+    finally:
+        progress.close()
+        rows = report.write()
+        messages.end(progress.done, total, sum(bool(row["error"]) for row in rows))
+    return rows, report.settings
 
 
 def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> tuple[list[Cell], Study]:
@@ -174,7 +162,7 @@ def _axis(args: argparse.Namespace, prompt: Prompt, text: str, is_text: IsText, 
 
 
 def _folders(args: argparse.Namespace) -> Folders:
-    return Folders(args.models.resolve(), args.input.resolve(), args.folder)
+    return Folders(args.models.resolve(), args.input.resolve(), Path("sweep"))  # each cell gets its own output
 
 
 def _check(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
@@ -227,19 +215,3 @@ def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
     from ..sweep.ray_servers import RayServer
 
     return RayServer(ray, url, args.input, access_of(args))
-
-
-def _print(args: argparse.Namespace, rows: list[dict[str, Any]], settings: list[dict[str, Any]]) -> None:
-    if args.json:
-        print(json.dumps({"cells": rows, "settings": settings} if settings else rows, indent=1))
-        return
-    for row in rows:
-        what = "baseline" if row["baseline"] else ""
-        step = "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f} s/step"
-        far = "" if row["mean"] is None else f"mean difference {row['mean']:.2f}"
-        names = [f"{name}={value}" for name, value in row.items() if "." in name or value in ("on", "bypass")]
-        parts = filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))
-        print(one_line("  ".join(parts)))
-    for one in settings:
-        print(one_line(as_text(one)))
-    print(args.folder / "report.html")

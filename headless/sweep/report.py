@@ -67,7 +67,8 @@ class Report:
         answers = read_answers(self.store.folder)
         if study != NOTHING or answers:
             self.settings = summary(rows, study, answers)
-            write(self.store.folder / "settings.csv", as_csv(self.settings))
+            self.store.write("settings.csv", as_csv(self.settings))
         write_report(self.store.folder, rows, self.settings, study)
+        self.store.share("report.html")
         self.next = time.monotonic() + (time.monotonic() - begin) / SHARE
         return rows

@@ -19,6 +19,7 @@ from ...ldm_patched.files.whole import replacing, sync_file, sync_folder
 from ..api.folders import inside
 from ..engine.errors import Failure
 from ..engine.workflow import one_line
+from .away import Away
 from .cells import NUMBERS, Cell
 from .choices import counted, read_answers
 from .difference import differences
@@ -31,7 +32,7 @@ NOTHING = Study()
 
 
 @contextlib.contextmanager
-def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING) -> Iterator[Store]:
+def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING, away: Away | None = None) -> Iterator[Store]:
     """Open the folder of a sweep, for one process at a time.
 
     Raises Failure when it is another's.
@@ -44,7 +45,7 @@ def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING) -> Itera
     except Timeout:
         raise Failure(f"another sweep runs in {folder}; wait for it, or give another --folder") from None
     try:
-        yield Store(folder, cells, study)
+        yield Store(folder, cells, study, away)
     finally:
         lock.release()  # a process that dies releases it too
 
@@ -67,10 +68,13 @@ def opened_again(folder: Path) -> Iterator[Store]:
 
 
 class Store:
-    """A folder; every file in it is complete, whenever the process dies. Get one by `opened`."""
+    """A folder; every file in it is complete, whenever the process dies. Get one by `opened`.
 
-    def __init__(self, folder: Path, cells: Sequence[Cell], study: Study = NOTHING) -> None:
-        self.folder, self.cells, self.study = folder, list(cells), study
+    Where it is `away`, what is finished goes there: first the pictures of a cell, then the file that says so.
+    """
+
+    def __init__(self, folder: Path, cells: Sequence[Cell], study: Study = NOTHING, away: Away | None = None) -> None:
+        self.folder, self.cells, self.study, self.away = folder, list(cells), study, away
         self._digests: dict[tuple[Path, int, int], str] = {}
         plan = {"cells": {cell.id: cell.choice for cell in cells}, "roles": {cell.id: cell.role for cell in cells}}
         plan = json.loads(json.dumps({**plan, "study": study.plain()}))
@@ -80,7 +84,7 @@ class Store:
             raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         if known != plan:  # none, damaged, or of an older version: each cell says of itself what it is of
-            write(folder / PLAN, json.dumps(plan, indent=1).encode())
+            self.write(PLAN, json.dumps(plan, indent=1).encode())
         for cell in cells:
             _remove(self.place(cell))
 
@@ -95,10 +99,17 @@ class Store:
         if not found or not _is_result(found):
             return None
         digests = found.get("digests", {})
-        lost = [name for name in found["images"] if not self._is_whole(whole, name, digests.get(name))]
+        there = {name for name in found["images"] if self._is_away(f"cells/{cell.id}/{name}")}
+        lost = [
+            name for name in found["images"] if name not in there and not self._is_whole(whole, name, digests.get(name))
+        ]
         if lost:
             logging.warning("%s: the picture %s is gone or damaged; the cell runs again", whole, one_line(lost[0]))
         return None if lost else found
+
+    def _is_away(self, name: str) -> bool:
+        """Return whether a file is only there: it went there whole, before the file that names it."""
+        return self.away is not None and self.away.has(name) and not (self.folder / name).exists()
 
     def _is_whole(self, folder: Path, name: str, digest: str | None) -> bool:
         """Return whether a picture lies in its folder as it was kept; it is read once, and again when it changes."""
@@ -126,6 +137,8 @@ class Store:
     def keep(self, cell: Cell, outcome: Outcome, worker: str) -> None:
         """Keep what came of a cell: first its images, then the file that says so."""
         part, whole = self.place(cell), self.folder / "cells" / cell.id
+        if self.away is not None:
+            self.away.remove(f"cells/{cell.id}.json")  # what it says is over
         for old in (self.folder / "cells").glob(f"{cell.id}*.difference"):
             old.unlink()
         _remove(whole)
@@ -136,7 +149,24 @@ class Store:
             part.rename(whole)
         digests = {name: _digest(whole / name) for name in outcome.images if (whole / name).is_file()}
         about = {"choice": cell.choice, "worker": worker, **outcome.plain(), "digests": digests}
-        write(self.folder / "cells" / f"{cell.id}.json", json.dumps(about, indent=1).encode())
+        for name in digests:
+            self.share(f"cells/{cell.id}/{name}")
+        self.write(f"cells/{cell.id}.json", json.dumps(about, indent=1).encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file into the folder, here and away."""
+        write(self.folder / name, data)
+        self.share(name)
+
+    def share(self, name: str) -> None:
+        """Send a file of the folder to where it is away from here."""
+        if self.away is not None:
+            self.away.put(self.folder, name)
+
+    def bring(self, name: str) -> None:
+        """Have a file of the folder here."""
+        if self.away is not None:
+            self.away.get(self.folder, name)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each finished cell, with its difference to the cell that it is compared with."""
@@ -163,20 +193,23 @@ class Store:
         row |= dict.fromkeys(NUMBERS)
         first = results.get(cell.reference)
         if first is not None and first["images"] and row["images"]:
-            row |= self._difference(cell, row["images"], [f"cells/{cell.reference}/{name}" for name in first["images"]])
+            row |= self._difference(cell, result, first)
         return row
 
-    def _difference(self, cell: Cell, images: list[str], others: list[str]) -> dict[str, float | None]:
+    def _difference(self, cell: Cell, result: dict[str, Any], first: dict[str, Any]) -> dict[str, float | None]:
         """Return the difference of a cell's images to those of the baseline; it is kept in a file."""
-        pairs = [(self.folder / one, self.folder / other) for one, other in zip(images, others, strict=False)]
+        sides = [(cell.id, result), (cell.reference, first)]
+        digests = [[one.get("digests", {}).get(name, name) for name in one["images"]] for _, one in sides]
+        of = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:8]
+        kept = f"cells/{cell.id}.{of}.difference"
         try:
-            files = [(name, (self.folder / name).stat().st_mtime_ns) for name in (*images, *others)]
-            of = hashlib.sha256(json.dumps([len(images), files]).encode()).hexdigest()[:8]
-            kept = self.folder / "cells" / f"{cell.id}.{of}.difference"
-            found = read(kept)
+            found = read(self.folder / kept)
             if found is None or not all(isinstance(value, (float, int, type(None))) for value in found.values()):
-                found = differences(pairs)
-                write(kept, json.dumps(found).encode())
+                images, others = ([f"cells/{id}/{name}" for name in one["images"]] for id, one in sides)
+                for name in (*images, *others):
+                    self.bring(name)
+                found = differences([(self.folder / a, self.folder / b) for a, b in zip(images, others, strict=False)])
+                self.write(kept, json.dumps(found).encode())
         except (OSError, ValueError, SyntaxError) as error:
             logging.warning("%s: its pictures cannot be compared: %s", self.folder / "cells" / cell.id, error)
             return {}
@@ -190,8 +223,8 @@ class Store:
         writer = csv.DictWriter(text, names)
         writer.writeheader()
         writer.writerows({**row, "images": json.dumps(row["images"])} for row in rows)
-        write(self.folder / "table.csv", text.getvalue().encode())
-        write(self.folder / "table.parquet", _parquet(rows, names))
+        self.write("table.csv", text.getvalue().encode())
+        self.write("table.parquet", _parquet(rows, names))
         return rows
 
 
