@@ -1,4 +1,7 @@
-"""Open the report of a large sweep: `python many_report_child.py CHROMIUM REPORT SCREENSHOT`; as JSON what the page holds."""
+"""Open the report of a large sweep: `python many_report_child.py CHROMIUM REPORT SCREENSHOT`.
+
+It writes as JSON what the page holds.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ FRAME = "() => new Promise((done) => requestAnimationFrame(() => requestAnimatio
 COUNTS = "() => ['*', '#table tr', '#sheet img'].map((what) => document.querySelectorAll(what).length)"
 LINES = """() => {
   const box = document.getElementById('table').parentElement.getBoundingClientRect()
+  const high = (line) => line.offsetHeight
   const lines = [...document.querySelectorAll('#table tr[aria-rowindex]')]
   const inside = lines.filter((line) => line.getBoundingClientRect().top < box.bottom - 20
     && line.getBoundingClientRect().bottom > box.top + 40)
   return [Number(inside[0].getAttribute('aria-rowindex')), Number(inside.at(-1).getAttribute('aria-rowindex')),
-    inside.length, Math.min(...lines.map((line) => line.offsetHeight)), Math.max(...lines.map((line) => line.offsetHeight))]
+    inside.length, Math.min(...lines.map(high)), Math.max(...lines.map(high))]
 }"""
+TEXTS = "() => [...document.querySelectorAll('#table tr[aria-rowindex]')].map((line) => line.textContent)"
 SCROLL = (
     "(part) => { const box = document.getElementById('table').parentElement; box.scrollTop = part * box.scrollHeight }"
 )
