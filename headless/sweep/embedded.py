@@ -34,7 +34,7 @@ class Embedded:
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
         """Run a workflow; Ctrl-C ends it."""
-        warm_up, self.fresh = self.fresh, False
+        warm_up = self.fresh
         folder.mkdir(parents=True, exist_ok=True)
         own = replace(self.folders, output=folder, temp=folder)
         self.executor.session = replace(self.executor.session, folders=own)
@@ -45,7 +45,7 @@ class Embedded:
             ui = self.executor.run(prompt).ui
         except (NodeError, ValueError) as error:  # a file may have gone since the cells were checked
             return Outcome(error=str(error), seconds=time.perf_counter() - begin, warm_up=warm_up)
-        seconds = time.perf_counter() - begin
+        seconds, self.fresh = time.perf_counter() - begin, False
         images = ["/".join(filter(None, (entry["subfolder"], entry["filename"]))) for entry in pictures(ui)]
         bytes, what = peak.read()
         return Outcome(images, seconds, self.times.median(), bytes, what, backends_of(ui), warm_up=warm_up)

@@ -51,13 +51,14 @@ class Remote:
                     raise WorkerLost(str(error)) from error
                 if not left or not getattr(error, "restarted", False):
                     return Outcome(error=str(error))
+                self.fresh = True
         raise AssertionError
 
     def _run(self, prompt: Prompt, folder: Path) -> Outcome:
         from ..client import JobFailed, JobInterrupted, Step
 
         times, prompt = Times(), copy.deepcopy(prompt)
-        warm_up, self.fresh = self.fresh, False
+        warm_up = self.fresh
         try:
             upload(self.client, prompt, self._infos, self.input, self.uploaded)
             with Watch(self._used) as watch:
@@ -69,6 +70,7 @@ class Remote:
         except (JobFailed, JobInterrupted, PromptError, Failure) as error:
             return Outcome(error=str(error), warm_up=warm_up)
         seconds, backends = sum(result.seconds.values()), backends_of(result.outputs)
+        self.fresh = False
         what = "device, with all that uses it"
         return Outcome(images, seconds, times.median(), watch.most, what, backends, warm_up=warm_up)
 

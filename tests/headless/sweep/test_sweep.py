@@ -173,6 +173,7 @@ def test_a_sweep_measures_and_compares(tmp_path: Path) -> None:
     assert len(rows) == 4 and rows[0]["baseline"] == "True" and float(rows[0]["mean"]) == 0.0
     assert all(float(row["mean"]) > 0.0 and float(row["ssim"]) < 1.0 for row in rows[1:])
     assert all(float(row["seconds"]) > float(row["step_seconds"]) > 0.0 for row in rows)
+    assert [row["warm_up"] for row in rows] == ["True", "False", "False", "False"]
     assert all(" x" in row["backends"] and (tmp_path / row["image"]).is_file() for row in rows)
     if sys.platform == "linux":
         assert all(int(row["peak_bytes"]) > 2**26 for row in rows)
