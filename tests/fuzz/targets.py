@@ -21,8 +21,8 @@ from attention_patchbay.headless.pages.convert import is_page_format, to_api, to
 from attention_patchbay.headless.pages.workflow_file import metadata, parse_json
 from attention_patchbay.headless.sweep.axes import parse_axis
 from attention_patchbay.headless.sweep.cells import Cell, listed
-from attention_patchbay.headless.sweep.report import Report, write_report
 from attention_patchbay.headless.sweep.choices import FILE
+from attention_patchbay.headless.sweep.report import Report, write_report
 from attention_patchbay.headless.sweep.store import PLAN, Store, opened_again
 from attention_patchbay.ldm_patched.files.checkpoint import CheckpointError
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
