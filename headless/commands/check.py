@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from ...ldm_patched.patches.routing.rules import parse_rules
 from ..api.folders import Folders
 from ..api.session import Session, entered
 from ..engine.errors import USER_ERROR, Failure
-from ..engine.validate import Catalog, Classes, check_type, links, unknown_inputs, validate
+from ..engine.models import loaded, loader_of
+from ..engine.validate import Catalog, Classes, check_type, unknown_inputs, validate
 from ..engine.workflow import Prompt, PromptError, title
 from ..pages.described import described
 from ..pages.node_infos import node_infos
@@ -24,8 +24,6 @@ from ..pages.page_widgets import Infos
 from ..pages.server import server_infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load, parse_json
 from .access import access_of, add_access
-
-LOADERS = {"CheckpointLoaderSimple": ("checkpoints", "ckpt_name"), "UNETLoader": ("diffusion_models", "unet_name")}
 
 
 def add_parser(commands: Any) -> None:
@@ -150,7 +148,7 @@ def _addresses(prompt: Prompt, order: list[str], folders: Folders) -> list[str]:
         if loader is None:
             continue
         if loader not in models:
-            models[loader] = _model(prompt[loader], folders)
+            models[loader] = loaded(prompt[loader], folders)
         try:
             if models[loader] is not None:
                 check_address(parse(str(address)), models[loader])
@@ -159,36 +157,3 @@ def _addresses(prompt: Prompt, order: list[str], folders: Folders) -> list[str]:
         except CheckpointError as error:
             found.append(f"{title(prompt, loader)}: {error}")
     return found
-
-
-def loader_of(prompt: Prompt, id: str) -> str | None:
-    """Follow the model of a node to where it was loaded."""
-    seen: set[str] = set()
-    while id not in seen:
-        seen.add(id)
-        if "model" not in prompt[id]["inputs"]:
-            known = prompt[id]["class_type"] in LOADERS or prompt[id]["class_type"] == "PatchbayLoadDemoModel"
-            return id if known else None
-        sources = {name: source for name, source, _ in links(prompt[id])}
-        if sources.get("model") not in prompt:
-            return None
-        id = sources["model"]
-    return None
-
-
-def model_path(node: Mapping[str, Any], folders: Folders) -> Path | None:
-    """Return the file that a loader loads; None where it is not there."""
-    from ...ldm_patched.demo import CHECKPOINT
-
-    if node["class_type"] == "PatchbayLoadDemoModel":
-        return CHECKPOINT
-    kind, name = LOADERS[node["class_type"]]
-    value = node["inputs"][name]
-    return folders.model(kind, value) if value in folders.model_names(kind) else None
-
-
-def _model(node: Mapping[str, Any], folders: Folders) -> Any:
-    from ...ldm_patched.patches.reading.file_header import model_of
-
-    path = model_path(node, folders)
-    return None if path is None else model_of(path)

@@ -25,7 +25,7 @@ TERMINATING = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") e
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 it failed, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
+    """Run the command line and return its exit code: 0, 1 failed, 2 wrong input, 3 drifted, 130 Ctrl-C, 143 SIGTERM."""
     args = argparse.Namespace(json=False)
     try:
         with _terminable():
@@ -110,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     with _interrupt_after():
         from . import (  # torch comes with them, and takes a while
             check,
+            choose,
             convert,
             diff,
             info,
@@ -127,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
     commands = top.add_subparsers(dest="command", required=True)
     run.add_parsers(commands)
-    for module in (tune, kernels, convert, queue, sweep, check, diff, info, lora):
+    for module in (tune, kernels, convert, queue, sweep, choose, check, diff, info, lora):
         module.add_parser(commands)
     return top
 

@@ -17,9 +17,14 @@ from ...ldm_patched.patches.reading.lora_layers import lora_layers
 from ...ldm_patched.patches.routing.lora_rules import parse_lora_rules
 from ..engine.errors import FAILED, Failure, require
 from ..pages.workflow_file import WORKFLOW, load
+from ..sweep.away import at_hand
+from ..sweep.messages import Messages
+from ..sweep.store import opened
+from ..sweep.study import Study
 from .lora_influence import influence, influence_cells, influence_text
 from .lora_info import lora_info, lora_text
 from .sweep import add_running, check_cells, infos_of, run_cells
+from .sweep_results import report_in
 
 # what trainers note of the numbers in a file, which are others then
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
@@ -62,11 +67,13 @@ def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
     infos = infos_of(args)
     prompt, all = influence_cells(load(args.workflow, lambda: infos), args.file.name, info["blocks"], infos)
     check_cells(all, args, infos)
-    rows = run_cells(args, prompt, all)
+    messages = Messages(args.on_cell, args.webhook, args.folder)
+    with at_hand(args.folder) as (folder, away), opened(folder, all, Study(), away) as store:
+        rows, _ = run_cells(args, prompt, store, messages)
     found = influence(info["blocks"], rows)
     print(json.dumps(found, indent=1) if args.json else influence_text(found))
     if not args.json:
-        print(args.folder / "report.html")
+        print(report_in(args.folder))
     return FAILED if any(row["error"] for row in rows) else 0
 
 

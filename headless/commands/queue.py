@@ -18,7 +18,8 @@ from ..pages.server import connected, download, upload
 from ..pages.workflow_file import WORKFLOW, load
 from .access import access_of, add_access
 from .compare import add_compare, compare
-from .run import saves, say_refused
+from .run import say_refused
+from .run_files import saves
 
 DEFAULT = "http://127.0.0.1:8188"
 

@@ -17,18 +17,25 @@ from ..api.folders import Folders, check_output
 from ..api.session import Session, entered
 from ..engine import workflow
 from ..engine.api_graph import Executor, Run
+from ..engine.errors import Failure
 from ..engine.progress import Progress
 from ..engine.workflow import one_line
 from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from .compare import add_compare, compare
 from .coverage import coverage
+from .run_files import files_of, saves
+from .serve import serve
 
 
 def add_parsers(commands: Any) -> None:
     """Add the commands."""
     run = commands.add_parser("run", help="run a workflow without ComfyUI")
-    run.add_argument("workflow", type=Path, help=WORKFLOW)
+    run.add_argument("workflow", type=Path, nargs="?", help=WORKFLOW)
+    served = (
+        "run workflows that come as lines of JSON on standard input, and keep the models; events go out as such lines"
+    )
+    run.add_argument("--serve-stdin", action="store_true", help=served)
     run.add_argument(
         "--set",
         action="append",
@@ -64,6 +71,10 @@ def add_surroundings(command: argparse.ArgumentParser) -> None:
 
 def run_workflow(args: argparse.Namespace) -> int:
     """Run `patchbay run`."""
+    if args.serve_stdin:
+        return serve(args)
+    if args.workflow is None:
+        raise Failure("patchbay run: write the file of a workflow, or --serve-stdin")
     prompt = load(args.workflow, embedded_infos)
     infos = embedded_infos() if args.set else {}
     workflow.assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
@@ -75,18 +86,13 @@ def run_workflow(args: argparse.Namespace) -> int:
     run = execute(args, folders, prompt)
     seconds = round(time.perf_counter() - start, 3)
     say_refused(run.refused)
-    files = [str(_path(folders, entry)) for ui in run.ui.values() for entry in ui.get("images", [])]
+    files = files_of(folders, run)
     if args.json:
         about = {"outputs": run.ui, "images": files, "ran": run.ran, "seconds": seconds, "node_errors": run.refused}
         print(json.dumps(about, indent=1, default=repr))
     else:
         _print_run(run, files, seconds)
     return 0
-
-
-def saves(prompt: workflow.Prompt) -> bool:
-    """Return whether a node writes files into the output folder: such a node is told how their names begin."""
-    return any("filename_prefix" in node["inputs"] for node in prompt.values())
 
 
 def say_refused(node_errors: Mapping[str, Mapping[str, Any]]) -> None:
@@ -120,9 +126,6 @@ def _print_run(run: Run, files: list[str], seconds: float) -> None:
     print(f"{len(run.ran)} nodes in {seconds:.1f} s", file=sys.stderr)
 
 
-def _path(folders: Folders, entry: dict[str, str]) -> Path:
-    folder = folders.output if entry["type"] == "output" else folders.temp
-    return folder / entry["subfolder"] / entry["filename"]
 
 
 # patchbay nodes

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..api.folders import Folders
-from ..engine.errors import FAILED, Failure, require
-from ..engine.workflow import Prompt, PromptError, one_line
+from ..engine.errors import DRIFTED, FAILED, Failure, require
+from ..engine.workflow import Prompt, PromptError
 from ..pages.page_widgets import Infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
-from ..sweep.axes import parse_axis
+from ..sweep.away import at_hand
+from ..sweep.axes import Axis, IsText, parse_axis
+from ..sweep.blocks import Map, each_block
 from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some, texts_of
 from ..sweep.embedded import Embedded
+from ..sweep.expect import DEFAULT
+from ..sweep.messages import Messages, Progress
 from ..sweep.remote import Remote
+from ..sweep.repeats import repeats
 from ..sweep.report import Report
 from ..sweep.runner import Outcome, Runner
 from ..sweep.store import Store, opened
+from ..sweep.study import Study
 from ..sweep.workers import Told, run_all
 from .access import access_of, add_access
+from .sweep_results import count_drifts, expected_of, print_results
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     command = commands.add_parser("sweep", help="run a workflow with many settings, measure and compare them")
     command.add_argument("workflow", type=Path, help=WORKFLOW)
-    axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file, or NODE=on,bypass"
+    axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file or =each(output), or NODE=on,bypass"
     command.add_argument("--axis", action="append", default=[], metavar="AXIS", help=axis)
     command.add_argument("--zip", action="append", default=[], metavar="A,B", help="axes that move together")
     command.add_argument("--list", type=Path, metavar="CSV", help="cells from a file, columns named NODE.input")
@@ -40,13 +43,28 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
     baseline = "compare with the cell that has this value and is otherwise the same (default: the workflow as it is)"
     command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
+    repeat = "run every cell with so many seeds, counted up from the workflow's own, and say how sure differences are"
+    command.add_argument("--repeat", type=int, default=1, metavar="N", help=repeat)
+    prompts = "run every cell with each prompt of a file, one in a line; NODE.input= names the text they are for"
+    command.add_argument("--prompts", default="", metavar="[NODE.input=]FILE", help=prompts)
+    floor = "the noise floor: compute each baseline once more by this exact attention function, such as sub_quad"
+    command.add_argument("--floor", default="", metavar="KERNEL", help=floor)
+    expect = "the folder of an earlier sweep, or a picture: end in exit code 3 where a picture is further from it"
+    command.add_argument("--expect", type=Path, metavar="DIR|FILE", help=expect)
+    bound = f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips (default {DEFAULT})"
+    command.add_argument("--bound", metavar="NAME=X", help=bound)
     add_running(command, "sweep")
     command.set_defaults(run=sweep)
 
 
 def add_running(command: argparse.ArgumentParser, folder: str) -> None:
-    """Add what says where cells run, and to which folder."""
-    command.add_argument("--folder", type=Path, default=Path(folder), metavar="DIR", help="of the results")
+    """Add what says where cells run, who is told of them, and to which folder their results go."""
+    where = "of the results; an address of fsspec too, such as s3://bucket/sweep"
+    command.add_argument("--folder", default=folder, metavar="DIR", help=where)
+    on_cell = "run this for each finished cell, which it gets as JSON on standard input"
+    command.add_argument("--on-cell", default="", metavar="COMMAND", help=on_cell)
+    webhook = "post each finished cell, and the end, to this address as JSON"
+    command.add_argument("--webhook", default="", metavar="URL", help=webhook)
     command.add_argument(
         "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
     )
@@ -64,46 +82,57 @@ def add_running(command: argparse.ArgumentParser, folder: str) -> None:
 def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
     require("sweep")
+    expected, messages = expected_of(args), Messages(args.on_cell, args.webhook, args.folder)
     infos = infos_of(args)
     prompt = load(args.workflow, lambda: infos)
-    rows = run_cells(args, prompt, planned(args, prompt, infos))
-    _print(args, rows)
-    return FAILED if any(row["error"] for row in rows) else 0
+    all, study = planned(args, prompt, infos)
+    with at_hand(args.folder) as (folder, away):
+        with opened(folder, all, study, away) as store:
+            rows, settings = run_cells(args, prompt, store, messages)
+        drifted = count_drifts(store, rows, all, *expected) if expected else 0
+    print_results(args, rows, settings)
+    if any(row["error"] for row in rows):
+        return FAILED
+    return DRIFTED if drifted else 0
 
 
-def run_cells(args: argparse.Namespace, prompt: Prompt, all: list[Cell]) -> list[dict[str, Any]]:
-    """Run the cells of a workflow that have not run yet, show how far it is, and return a row for each."""
-    with opened(args.folder, all) as store:
-        waiting = in_running_order(prompt, store.waiting(args.retry_failed))
-        bar = tqdm(total=len(all), initial=len(all) - len(waiting), unit="cell", disable=args.quiet or args.json)
-        report = Report(store)
+def run_cells(
+    args: argparse.Namespace, prompt: Prompt, store: Store, messages: Messages
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run what waits, and return the table and its settings."""
+    waiting = in_running_order(prompt, store.waiting(args.retry_failed))
+    total = len(store.cells)
+    progress, report = Progress(total - len(waiting), total, args.quiet or args.json), Report(store)
 
-        def told(cell: Cell, outcome: Outcome) -> None:
-            bar.update()
-            if outcome.error:
-                bar.write(one_line(f"{cell.choice}: {outcome.error}"), file=sys.stderr)
-            report.update()
+    def told(cell: Cell, outcome: Outcome) -> None:
+        progress.cell(cell, outcome)
+        messages.cell(cell, outcome, progress.done, total)
+        report.update()
 
-        try:
-            _run(args, waiting, store, told)
-        finally:
-            bar.close()
-            rows = report.write()
-    return rows
+    try:
+        _run(args, waiting, store, told)
+    finally:
+        progress.close()
+        rows = report.write()
+        messages.end(progress.done, total, sum(bool(row["error"]) for row in rows))
+    return rows, report.settings
 
 
-def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell]:
-    """Return the cells, after checking every one of them.
+def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> tuple[list[Cell], Study]:
+    """Return the cells, after checking every one of them, and what they are to find out.
 
     Raises Failure and PromptError.
     """
-    if bool(args.axis) == bool(args.list):
+    again = repeats(prompt, infos, args.repeat, args.prompts)
+    if bool(args.axis) == bool(args.list) and not (again.names and not args.axis):
         raise Failure("give --axis, or --list with a file; one of them")
     is_text = texts_of(prompt, infos)
+    maps: dict[str, Map] = {}
     if args.list:
         found = listed(args.list, is_text)
     else:
-        found = choices([parse_axis(text, is_text) for text in args.axis], [names.split(",") for names in args.zip])
+        axes = [_axis(args, prompt, text, is_text, maps) for text in args.axis]
+        found = choices(axes, [names.split(",") for names in args.zip]) if axes else []
     if args.random is not None and args.random < 1:
         raise Failure(f"--random {args.random}: write how many cells to take, from 1 on")
     if args.random is not None:
@@ -117,13 +146,28 @@ def planned(args: argparse.Namespace, prompt: Prompt, infos: Infos) -> list[Cell
         if len(axis.values) != 1:
             raise Failure(f"--baseline {text}: write one value")
         first[axis.name] = axis.values[0]
-    all = cells(prompt, found, infos, first)
+    all = cells(prompt, found, infos, first, again, args.floor)
     check_cells(all, args, infos)
-    return all
+    return all, Study(again.seeds, again.text, args.floor, maps)
+
+
+def _axis(args: argparse.Namespace, prompt: Prompt, text: str, is_text: IsText, maps: dict[str, Map]) -> Axis:
+    """Read an axis; the map of the model that `each(...)` goes over is added to the maps."""
+    found: list[Map] = []
+
+    def each(node: str, address: str) -> tuple[str, ...]:
+        names, blocks = each_block(prompt, node, address, _folders(args))
+        found.append(blocks)
+        return names
+
+    axis = parse_axis(text, is_text, each)
+    if found:
+        maps[axis.name] = found[0]
+    return axis
 
 
 def _folders(args: argparse.Namespace) -> Folders:
-    return Folders(args.models.resolve(), args.input.resolve(), args.folder)
+    return Folders(args.models.resolve(), args.input.resolve(), Path("sweep"))  # each cell gets its own output
 
 
 def check_cells(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> None:
@@ -177,17 +221,3 @@ def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
     from ..sweep.ray_servers import RayServer
 
     return RayServer(ray, url, args.input, access_of(args))
-
-
-def _print(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    if args.json:
-        print(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        what = "baseline" if row["baseline"] else ""
-        step = "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f} s/step"
-        far = "" if row["mean"] is None else f"mean difference {row['mean']:.2f}"
-        names = [f"{name}={value}" for name, value in row.items() if "." in name or value in ("on", "bypass")]
-        parts = filter(None, (*names, what, f"{row['seconds']:.2f} s", step, far, row["error"]))
-        print(one_line("  ".join(parts)))
-    print(args.folder / "report.html")

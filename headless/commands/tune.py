@@ -19,8 +19,8 @@ from ...ldm_patched.patches.routing.rules import RuleError, parse_rules, rules_t
 from ..api.folders import Folders
 from ..engine import workflow
 from ..engine.errors import Failure
+from ..engine.models import loader_of, model_path
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
-from .check import loader_of, model_path
 from .run import add_surroundings, execute
 
 MODEL = ".safetensors"

@@ -14,6 +14,7 @@ from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
 from ..api.session import Session, entered
 from .brought import brought, gathered
 from .errors import NodeError
+from .tracing import span
 from .validate import Catalog, is_link, validate_outputs
 from .workflow import Prompt, title
 
@@ -69,13 +70,14 @@ class Executor:
 
         Raises PromptError before anything runs, NodeError when a node fails.
         """
-        with entered(self.session):
+        with entered(self.session), span("patchbay.run", nodes=len(prompt)) as told:
             order, refused = validate_outputs(prompt, self.catalog)
             state = _State(prompt, dict(prompt), Run(refused=refused), extra_pnginfo, on_node)
             try:
                 self._finish(state, [id for id in order if self._is_output(prompt, id)])
             finally:
                 self._results = state.kept
+                told |= {"ran": len(state.run.ran), "cached": len(state.run.cached)}
             return state.run
 
     def _is_output(self, prompt: Prompt, id: str) -> bool:
@@ -162,7 +164,8 @@ class Executor:
         values = gathered(_entries(cls), {n: _value(v, state.outputs) for n, v in _declared(cls, node).items()})
         hidden = {Hidden.unique_id: id, Hidden.prompt: state.prompt, Hidden.extra_pnginfo: state.extra_pnginfo}
         try:
-            answer = _with_hidden(cls, hidden).execute(**values)
+            with span(f"patchbay.node {node['class_type']}", node=id):
+                answer = _with_hidden(cls, hidden).execute(**values)
         except Exception as error:
             raise NodeError(f"{title(state.nodes, id)}: {error}") from error
         return answer if isinstance(answer, NodeOutput) else NodeOutput(*(answer or ()))

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 
-USER_ERROR, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-EXTRAS = {"skimage": "sweep", "pyarrow": "sweep", "httpx": "client", "websockets": "client", "ray": "ray"}
+USER_ERROR, FAILED, DRIFTED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
+EXTRAS = {
+    "skimage": "sweep",
+    "pyarrow": "sweep",
+    "httpx": "client",
+    "websockets": "client",
+    "ray": "ray",
+    "fsspec": "remote",
+}
 
 
 class Failure(RuntimeError):

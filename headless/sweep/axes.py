@@ -1,4 +1,5 @@
-"""Axes of a sweep: `12.backend=auto,pytorch`, `3.seed=1..4`, `9.strength=0:1:0.25`, `15=on,bypass`, `2.text=@file`."""
+"""Axes of a sweep: `12.backend=auto,pytorch`, `3.seed=1..4`, `9.strength=0:1:0.25`, `15=on,bypass`, `2.text=@file`,
+`7.blocks=each(output)`."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from ..engine.workflow import MAX_BYTES, decoded, short, value_of
 MOST = 10_000  # values of an axis
 SWITCH = ("on", "bypass")
 IsText = Callable[[str, str], bool]  # of a node, by its id, class or title, and an input
+Each = Callable[[str, str], tuple[str, ...]]  # of a node and an address: the blocks it names, one by one
 
 
 def never(node: str, input: str) -> bool:
@@ -38,11 +40,17 @@ class Axis:
         return f"{self.node}.{self.input}" if self.input else self.node
 
 
-def parse_axis(text: str, is_text: IsText = never) -> Axis:
+def none(node: str, address: str) -> tuple[str, ...]:
+    """Raise Failure: here no model is known."""
+    raise Failure(f"each({short(address)}): here stands one value, not every block")
+
+
+def parse_axis(text: str, is_text: IsText = never, each: Each = none) -> Axis:
     """Read an axis.
 
     Commas separate values (quote one that holds a comma, as in CSV); `1..4` are whole numbers, `0:1:0.25` numbers
-    from, to and by, both ends included; `@file` has one value in a line.
+    from, to and by, both ends included; `@file` has one value in a line; `each(output)` is every block of
+    an address.
 
     Args:
         is_text: whether an input of a node takes text, so that its values stay as they are written.
@@ -55,7 +63,11 @@ def parse_axis(text: str, is_text: IsText = never) -> Axis:
         raise _wrong(text, "write NODE.input=values or NODE=on,bypass")
     if not node:
         node, input = input, ""
-    found = _texts(text, values.strip()) if input and is_text(node, input) else _values(text, values.strip())
+    blocks = re.fullmatch(r"each\((.*)\)", values.strip())
+    if blocks and input:
+        found: tuple[Any, ...] = each(node, blocks[1])
+    else:
+        found = _texts(text, values.strip()) if input and is_text(node, input) else _values(text, values.strip())
     if not input and not set(found) <= set(SWITCH):
         raise _wrong(text, "a node has the values on and bypass; for an input write NODE.input=values")
     if len(set(map(repr, found))) != len(found):
@@ -80,7 +92,7 @@ def _values(axis: str, text: str) -> tuple[Any, ...]:
 def _texts(axis: str, text: str) -> tuple[str, ...]:
     """Return values as they are written."""
     if text.startswith("@"):
-        return _lines(axis, Path(text[1:]))
+        return lines(f"--axis {short(axis)}", Path(text[1:]))
     try:
         (row,) = csv.reader([text], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:
@@ -94,16 +106,20 @@ def _steps(axis: str, low: Decimal, high: Decimal, step: Decimal) -> tuple[float
     return tuple(float(low + step * number) for number in range(math.floor((high - low) / step) + 1))
 
 
-def _lines(axis: str, path: Path) -> tuple[str, ...]:
+def lines(option: str, path: Path) -> tuple[str, ...]:
+    """Return the values in a file, one in a line.
+
+    Raises Failure that begins with the option they are for.
+    """
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise _wrong(axis, f"{path} cannot be read: {error}") from None
+        raise Failure(f"{option}: {path} cannot be read: {error}") from None
     found = tuple(line for line in text.split("\n") if line.strip())
     if not found:
-        raise _wrong(axis, f"{path} has no values; write one in a line")
+        raise Failure(f"{option}: {path} has no values; write one in a line")
     if len(found) > MOST:
-        raise _wrong(axis, f"{path} has {len(found)} values; at most {MOST}")
+        raise Failure(f"{option}: {path} has {len(found)} values; at most {MOST}")
     return found
 
 

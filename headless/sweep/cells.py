@@ -23,14 +23,17 @@ from ..pages.convert import depths_of
 from ..pages.page_graph import passed_by
 from ..pages.page_widgets import Infos, inputs_of, takes_text
 from .axes import Axis, IsText, never, read_text
+from .repeats import ONCE, Choice, Repeats, by_kernel
 
-Choice = dict[str, Any]  # name of an axis -> value
 MOST = 100_000
 NUMBERS = ("max", "mean", "psnr", "ssim", "lpips")
 COLUMNS = (
     "cell",
     "baseline",
     "reference",
+    "repeat",
+    "floor",
+    "warm_up",
     "seconds",
     "step_seconds",
     "peak_bytes",
@@ -38,6 +41,8 @@ COLUMNS = (
     "worker",
     "error",
     "backends",
+    "chosen",
+    "shown",
 )
 PICTURES = ("image", "images")
 
@@ -49,17 +54,28 @@ class Cell:
     Args:
         baseline: others are compared with this cell.
         reference: the id of the cell that this one is compared with.
+        repeat: which of the seeds and prompts it has.
+        floor: its reference by another exact attention function: what differs is noise.
+        known: the id, where the workflow is not known any more.
     """
 
     choice: Choice
     prompt: Prompt
     baseline: bool = False
     reference: str = ""
+    repeat: int = 0
+    floor: bool = False
+    known: str = ""
 
     @functools.cached_property  # a check may convert values of the workflow later
     def id(self) -> str:
         """Return a name that is the same in every run."""
-        return hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
+        return self.known or hashlib.sha256(json.dumps(_plain(self.prompt), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def role(self) -> dict[str, Any]:
+        """Return what the cell is among the others, as columns of the table."""
+        return {name: getattr(self, name) for name in ("baseline", "reference", "repeat", "floor")}
 
 
 def _plain(value: Any) -> Any:
@@ -134,23 +150,56 @@ def listed(path: Path, is_text: IsText = never) -> list[Choice]:
     ]
 
 
-def cells(prompt: Prompt, all: Iterable[Choice], infos: Infos, baseline: Choice) -> list[Cell]:
-    """Return the cells of the choices, those to compare with first and no workflow twice.
+def cells(
+    prompt: Prompt,
+    all: Iterable[Choice],
+    infos: Infos,
+    baseline: Choice,
+    again: Repeats = ONCE,
+    floor: str = "",
+) -> list[Cell]:
+    """Return the cells of the choices for each repeat, those to compare with first and no workflow twice.
 
     A baseline that sets an axis is there for every combination of the others; else it is one cell.
     Raises Failure naming the axis and the fix.
+
+    Args:
+        floor: the exact attention function that computes each baseline once more; empty for none.
     """
     all = list(all)
     axes = {name for choice in all for name in choice}
     for name in axes & {*COLUMNS, *PICTURES, *NUMBERS}:
         raise Failure(f"{name!r} is a column of the table; write the id of the node")
+    _check_apart(prompt, {*axes, *baseline}, again)
     found: dict[str, Cell] = {}
-    own = [{**choice, **baseline} for choice in all] if axes & set(baseline) else [baseline]
-    references = [_added(found, Cell(choice, applied(prompt, choice, infos), True)) for choice in own]
-    references *= len(all) // len(references)
-    for choice, reference in zip(all, references, strict=True):
-        _added(found, Cell(choice, applied(prompt, choice, infos), False, reference))
+    own = [_present({**choice, **baseline}) for choice in all] if axes & set(baseline) else [baseline]
+    for number, values in enumerate(again.values):
+        references = []
+        for choice in own:
+            first = Cell(choice | values, applied(prompt, choice | values, infos), True, repeat=number)
+            references.append(_added(found, first))
+            if floor:
+                noisy = by_kernel(first.prompt, floor, infos)
+                _added(found, Cell(first.choice, noisy, False, references[-1], number, True))
+        references *= len(all) // len(references)
+        for choice, reference in zip(all, references, strict=True):
+            kept = choice | values
+            _added(found, Cell(kept, applied(prompt, kept, infos), False, reference, number))
     return [replace(cell, reference=cell.reference or cell.id) for cell in found.values()]
+
+
+def _present(choice: Choice) -> Choice:
+    """Return a choice without the inputs of nodes that it takes out."""
+    gone = {name for name, value in choice.items() if value == "bypass"}
+    return {name: value for name, value in choice.items() if name.rpartition(".")[0] not in gone}
+
+
+def _check_apart(prompt: Prompt, axes: set[str], again: Repeats) -> None:
+    """Raise Failure where an axis or a baseline sets what the repeats set."""
+    for name in axes:
+        node, _, input = name.rpartition(".")
+        if node and f"{_find(prompt, node, name)}.{input}" in again.names:
+            raise Failure(f"{short(name)} is set by --repeat or --prompts; leave it out of the axes and the baseline")
 
 
 def _added(found: dict[str, Cell], cell: Cell) -> str:
@@ -158,7 +207,7 @@ def _added(found: dict[str, Cell], cell: Cell) -> str:
     known = found.get(cell.id)
     if known is None:
         found[cell.id] = cell
-    elif not cell.baseline:
+    elif not cell.baseline and not cell.floor:
         reference = cell.id if known.baseline else known.reference
         found[cell.id] = replace(known, choice={**cell.choice, **known.choice}, reference=reference)
     return cell.id

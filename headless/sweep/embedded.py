@@ -25,7 +25,7 @@ class Embedded:
         from ..engine.api_graph import Executor
         from ..engine.catalog import catalog
 
-        self.folders, self.times = folders, Times()
+        self.folders, self.times, self.fresh = folders, Times(), True
         self.executor = Executor(catalog(), Session(folders, self.times.step, unet_dtype))
 
     def need(self, prompt: Prompt) -> int:
@@ -34,6 +34,7 @@ class Embedded:
 
     def run(self, prompt: Prompt, folder: Path) -> Outcome:
         """Run a workflow; Ctrl-C ends it."""
+        warm_up = self.fresh
         folder.mkdir(parents=True, exist_ok=True)
         own = replace(self.folders, output=folder, temp=folder)
         self.executor.session = replace(self.executor.session, folders=own)
@@ -43,8 +44,8 @@ class Embedded:
         try:
             ui = self.executor.run(prompt).ui
         except (NodeError, ValueError) as error:  # a file may have gone since the cells were checked
-            return Outcome(error=str(error), seconds=time.perf_counter() - begin)
-        seconds = time.perf_counter() - begin
+            return Outcome(error=str(error), seconds=time.perf_counter() - begin, warm_up=warm_up)
+        seconds, self.fresh = time.perf_counter() - begin, False
         images = ["/".join(filter(None, (entry["subfolder"], entry["filename"]))) for entry in pictures(ui)]
         bytes, what = peak.read()
-        return Outcome(images, seconds, self.times.median(), bytes, what, backends_of(ui))
+        return Outcome(images, seconds, self.times.median(), bytes, what, backends_of(ui), warm_up=warm_up)

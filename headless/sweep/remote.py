@@ -25,6 +25,7 @@ class Remote:
         self.client = access.client(url)
         self.name, self.input = self.client.url, input
         self.uploaded: dict[Any, str] = {}
+        self.fresh = True
         self.memory = self._begin()
 
     def close(self) -> None:
@@ -50,12 +51,14 @@ class Remote:
                     raise WorkerLost(str(error)) from error
                 if not left or not getattr(error, "restarted", False):
                     return Outcome(error=str(error))
+                self.fresh = True
         raise AssertionError
 
     def _run(self, prompt: Prompt, folder: Path) -> Outcome:
         from ..client import JobFailed, JobInterrupted, Step
 
         times, prompt = Times(), copy.deepcopy(prompt)
+        warm_up = self.fresh
         try:
             upload(self.client, prompt, self._infos, self.input, self.uploaded)
             with Watch(self._used) as watch:
@@ -65,9 +68,11 @@ class Remote:
             paths = download(self.client, pictures(result.outputs), folder)
             images = [path.relative_to(folder.resolve()).as_posix() for path in paths]
         except (JobFailed, JobInterrupted, PromptError, Failure) as error:
-            return Outcome(error=str(error))
+            return Outcome(error=str(error), warm_up=warm_up)
         seconds, backends = sum(result.seconds.values()), backends_of(result.outputs)
-        return Outcome(images, seconds, times.median(), watch.most, "device, with all that uses it", backends)
+        self.fresh = False
+        what = "device, with all that uses it"
+        return Outcome(images, seconds, times.median(), watch.most, what, backends, warm_up=warm_up)
 
     def _begin(self) -> int | None:
         """Return the memory of the device; what the server has cached would not be measured, so it forgets it."""

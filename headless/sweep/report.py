@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .store import Store, write
+from .choices import read_answers
+from .store import NOTHING, Store, write
+from .study import Study
+from .summary import as_csv, summary
 
 SHARE = 0.05  # of the time may go into reports
 TEMPLATE = Path(__file__).with_name("report.html")
+SETTINGS = Path(__file__).with_name("report_settings.html")
 
 
-def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write report.html into the folder of a sweep."""
+def write_report(
+    folder: Path, rows: list[dict[str, Any]], settings: Sequence[Mapping[str, Any]] = (), study: Study = NOTHING
+) -> None:
+    """Write report.html into the folder of a sweep; with settings it says what their repeats say together."""
     shown = [{name: _shown(value) for name, value in row.items()} for row in rows]
     for row in shown:
         row["images"] = [quote(image) for image in row.get("images", [])]
-    data = json.dumps(shown).replace("<", "\\u003c")  # a value cannot end the script
-    write(folder / "report.html", TEMPLATE.read_text(encoding="utf-8").replace("[/*rows*/]", data).encode())
+    page = TEMPLATE.read_text(encoding="utf-8").replace("[/*rows*/]", _script(shown))
+    if settings:
+        part = SETTINGS.read_text(encoding="utf-8")
+        part = part.replace("{/*study*/}", _script(study.plain()))
+        page += part.replace("[/*settings*/]", _script([_setting(one) for one in settings]))
+    write(folder / "report.html", page.encode())
+
+
+def _script(value: Any) -> str:
+    """Return a value as JavaScript; none of its texts can end the script."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _setting(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {**one, "setting": {name: _shown(value) for name, value in one["setting"].items()}}
 
 
 def _shown(value: Any) -> Any:
@@ -33,6 +53,7 @@ class Report:
 
     def __init__(self, store: Store) -> None:
         self.store, self.next = store, 0.0
+        self.settings: list[dict[str, Any]] = []
 
     def update(self) -> None:
         """Write them if it is time."""
@@ -42,7 +63,12 @@ class Report:
     def write(self) -> list[dict[str, Any]]:
         """Write them and return the rows."""
         begin = time.monotonic()
-        rows = self.store.tables()
-        write_report(self.store.folder, rows)
+        rows, study = self.store.tables(), self.store.study
+        answers = read_answers(self.store.folder)
+        if study != NOTHING or answers:
+            self.settings = summary(rows, study, answers)
+            self.store.write("settings.csv", as_csv(self.settings))
+        write_report(self.store.folder, rows, self.settings, study)
+        self.store.share("report.html")
         self.next = time.monotonic() + (time.monotonic() - begin) / SHARE
         return rows

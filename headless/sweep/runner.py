@@ -23,6 +23,7 @@ class Outcome:
         seconds: of all nodes that ran; those taken from the cell before are not in it.
         step_seconds: the median time between two steps of the samplers.
         peak_bytes: the most memory during the cell, of what `peak_of` says.
+        warm_up: whether it was the first cell of its worker, which loads and warms up what later ones find ready.
         backends: calls by attention function, where the workflow has a Patch Report.
     """
 
@@ -33,6 +34,7 @@ class Outcome:
     peak_of: str = ""
     backends: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    warm_up: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""

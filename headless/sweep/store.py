@@ -19,16 +19,21 @@ from ...ldm_patched.files.whole import replacing, sync_file, sync_folder
 from ..api.folders import inside
 from ..engine.errors import Failure
 from ..engine.workflow import one_line
+from .away import Away
 from .cells import NUMBERS, Cell
+from .choices import counted, read_answers
 from .difference import differences
+from .parquet import as_parquet
 from .runner import Outcome
+from .study import Study
 
 PLAN, LOCK = "sweep.json", ".lock"
-MADE = (PLAN, "table.csv", "table.parquet", "report.html")  # in the folder, beside the cells
+MADE = (PLAN, "table.csv", "table.parquet", "settings.csv", "report.html")  # in the folder, beside the cells
+NOTHING = Study()
 
 
 @contextlib.contextmanager
-def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
+def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING, away: Away | None = None) -> Iterator[Store]:
     """Open the folder of a sweep, for one process at a time.
 
     Raises Failure when it is another's.
@@ -41,25 +46,46 @@ def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Store]:
     except Timeout:
         raise Failure(f"another sweep runs in {folder}; wait for it, or give another --folder") from None
     try:
-        yield Store(folder, cells)
+        yield Store(folder, cells, study, away)
     finally:
         lock.release()  # a process that dies releases it too
 
 
-class Store:
-    """A folder; every file in it is complete, whenever the process dies. Get one by `opened`."""
+@contextlib.contextmanager
+def opened_again(folder: Path) -> Iterator[Store]:
+    """Open the folder of a sweep whose workflow is not at hand: all but running cells can be done with it.
 
-    def __init__(self, folder: Path, cells: Sequence[Cell]) -> None:
-        self.folder, self.cells = folder, list(cells)
+    Raises Failure when there is none, or it is another's.
+    """
+    plan = read(folder / PLAN)
+    if plan is None or not isinstance(plan.get("cells"), dict):
+        raise Failure(f"{folder} is the folder of no sweep; write what --folder was")
+    try:
+        cells = [Cell(dict(choice), {}, **plan["roles"][id], known=id) for id, choice in plan["cells"].items()]
+    except (KeyError, TypeError, ValueError):  # an older version wrote no roles
+        raise Failure(f"{folder / PLAN} does not say enough; start the sweep again, which keeps its cells") from None
+    with opened(folder, cells, Study.read(plan.get("study"))) as store:
+        yield store
+
+
+class Store:
+    """A folder; every file in it is complete, whenever the process dies. Get one by `opened`.
+
+    Where it is `away`, what is finished goes there: first the pictures of a cell, then the file that says so.
+    """
+
+    def __init__(self, folder: Path, cells: Sequence[Cell], study: Study = NOTHING, away: Away | None = None) -> None:
+        self.folder, self.cells, self.study, self.away = folder, list(cells), study, away
         self._digests: dict[tuple[Path, int, int], str] = {}
-        plan = {"cells": {cell.id: cell.choice for cell in cells}}
-        known = _read(folder / PLAN)
-        if known and known != json.loads(json.dumps(plan)):
+        plan = {"cells": {cell.id: cell.choice for cell in cells}, "roles": {cell.id: cell.role for cell in cells}}
+        plan = json.loads(json.dumps({**plan, "study": study.plain()}))
+        known = read(folder / PLAN)
+        if known and known.get("cells") != plan["cells"]:
             how = "give another --folder, or delete this one"
             raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
         (folder / "cells").mkdir(parents=True, exist_ok=True)
-        if not known:  # or damaged: each cell says of itself what it is of
-            write(folder / PLAN, json.dumps(plan, indent=1).encode())
+        if known != plan:  # none, damaged, or of an older version: each cell says of itself what it is of
+            self.write(PLAN, json.dumps(plan, indent=1).encode())
         for cell in cells:
             _remove(self.place(cell))
 
@@ -69,15 +95,22 @@ class Store:
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """Return what is known of a cell; nothing where a file of it is damaged or gone, so that it runs again."""
-        found = _read(self.folder / "cells" / f"{cell.id}.json")
+        found = read(self.folder / "cells" / f"{cell.id}.json")
         whole = self.folder / "cells" / cell.id
         if not found or not _is_result(found):
             return None
         digests = found.get("digests", {})
-        lost = [name for name in found["images"] if not self._is_whole(whole, name, digests.get(name))]
+        there = {name for name in found["images"] if self._is_away(f"cells/{cell.id}/{name}")}
+        lost = [
+            name for name in found["images"] if name not in there and not self._is_whole(whole, name, digests.get(name))
+        ]
         if lost:
             logging.warning("%s: the picture %s is gone or damaged; the cell runs again", whole, one_line(lost[0]))
         return None if lost else found
+
+    def _is_away(self, name: str) -> bool:
+        """Return whether a file is only there: it went there whole, before the file that names it."""
+        return self.away is not None and self.away.has(name) and not (self.folder / name).exists()
 
     def _is_whole(self, folder: Path, name: str, digest: str | None) -> bool:
         """Return whether a picture lies in its folder as it was kept; it is read once, and again when it changes."""
@@ -105,6 +138,8 @@ class Store:
     def keep(self, cell: Cell, outcome: Outcome, worker: str) -> None:
         """Keep what came of a cell: first its images, then the file that says so."""
         part, whole = self.place(cell), self.folder / "cells" / cell.id
+        if self.away is not None:
+            self.away.remove(f"cells/{cell.id}.json")  # what it says is over
         for old in (self.folder / "cells").glob(f"{cell.id}*.difference"):
             old.unlink()
         _remove(whole)
@@ -115,15 +150,43 @@ class Store:
             part.rename(whole)
         digests = {name: _digest(whole / name) for name in outcome.images if (whole / name).is_file()}
         about = {"choice": cell.choice, "worker": worker, **outcome.plain(), "digests": digests}
-        write(self.folder / "cells" / f"{cell.id}.json", json.dumps(about, indent=1).encode())
+        for name in digests:
+            self.share(f"cells/{cell.id}/{name}")
+        self.write(f"cells/{cell.id}.json", json.dumps(about, indent=1).encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file into the folder, here and away."""
+        write(self.folder / name, data)
+        self.share(name)
+
+    def share(self, name: str) -> None:
+        """Send a file of the folder to where it is away from here."""
+        if self.away is not None:
+            self.away.put(self.folder, name)
+
+    def bring(self, name: str) -> None:
+        """Have a file of the folder here."""
+        if self.away is not None:
+            self.away.get(self.folder, name)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each finished cell, with its difference to the cell that it is compared with."""
         results = {cell.id: self.result(cell) for cell in self.cells}
-        return [self._row(cell, result, results) for cell in self.cells if (result := results[cell.id]) is not None]
+        rows = [self._row(cell, result, results) for cell in self.cells if (result := results[cell.id]) is not None]
+        answers = counted(read_answers(self.folder))
+        if answers:
+            for row in rows:
+                row["chosen"], row["shown"] = answers.get(row["cell"], (0.0, 0))
+        return rows
+
+    def digest(self, cell: Cell) -> str:
+        """Return what the first picture of a cell is known by; its own id where it has none."""
+        result = self.result(cell)
+        names = [result["digests"].get(name) for name in result["images"]] if result else []
+        return str(names[0]) if names and names[0] else cell.id
 
     def _row(self, cell: Cell, result: dict[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-        row: dict[str, Any] = {"cell": cell.id, "baseline": cell.baseline, "reference": cell.reference, **cell.choice}
+        row: dict[str, Any] = {"cell": cell.id, **cell.role, **cell.choice, "warm_up": result.get("warm_up") is True}
         row |= {name: result[name] for name in ("seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error")}
         row["backends"] = ", ".join(f"{name} x{count}" for name, count in result["backends"].items())
         row["images"] = [f"cells/{cell.id}/{name}" for name in result["images"]]
@@ -131,20 +194,23 @@ class Store:
         row |= dict.fromkeys(NUMBERS)
         first = results.get(cell.reference)
         if first is not None and first["images"] and row["images"]:
-            row |= self._difference(cell, row["images"], [f"cells/{cell.reference}/{name}" for name in first["images"]])
+            row |= self._difference(cell, result, first)
         return row
 
-    def _difference(self, cell: Cell, images: list[str], others: list[str]) -> dict[str, float | None]:
+    def _difference(self, cell: Cell, result: dict[str, Any], first: dict[str, Any]) -> dict[str, float | None]:
         """Return the difference of a cell's images to those of the baseline; it is kept in a file."""
-        pairs = [(self.folder / one, self.folder / other) for one, other in zip(images, others, strict=False)]
+        sides = [(cell.id, result), (cell.reference, first)]
+        digests = [[one.get("digests", {}).get(name, name) for name in one["images"]] for _, one in sides]
+        of = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:8]
+        kept = f"cells/{cell.id}.{of}.difference"
         try:
-            files = [(name, (self.folder / name).stat().st_mtime_ns) for name in (*images, *others)]
-            of = hashlib.sha256(json.dumps([len(images), files]).encode()).hexdigest()[:8]
-            kept = self.folder / "cells" / f"{cell.id}.{of}.difference"
-            found = _read(kept)
+            found = read(self.folder / kept)
             if found is None or not all(isinstance(value, (float, int, type(None))) for value in found.values()):
-                found = differences(pairs)
-                write(kept, json.dumps(found).encode())
+                images, others = ([f"cells/{id}/{name}" for name in one["images"]] for id, one in sides)
+                for name in (*images, *others):
+                    self.bring(name)
+                found = differences([(self.folder / a, self.folder / b) for a, b in zip(images, others, strict=False)])
+                self.write(kept, json.dumps(found).encode())
         except (OSError, ValueError, SyntaxError) as error:
             logging.warning("%s: its pictures cannot be compared: %s", self.folder / "cells" / cell.id, error)
             return {}
@@ -158,32 +224,9 @@ class Store:
         writer = csv.DictWriter(text, names)
         writer.writeheader()
         writer.writerows({**row, "images": json.dumps(row["images"])} for row in rows)
-        write(self.folder / "table.csv", text.getvalue().encode())
-        write(self.folder / "table.parquet", _parquet(rows, names))
+        self.write("table.csv", text.getvalue().encode())
+        self.write("table.parquet", as_parquet(rows, names))
         return rows
-
-
-def _parquet(rows: list[dict[str, Any]], names: list[str]) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
-    columns = {name: _column(pyarrow, [row.get(name) for row in rows]) for name in names}
-    sink = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue()
-
-
-def _column(pyarrow: Any, values: list[Any]) -> Any:
-    """Return a column of numbers, texts or lists of texts; values of several kinds are written as JSON."""
-    known = [value for value in values if value is not None]
-    kinds = {type(value) for value in known}
-    if kinds == {int} and max(known) >= 2**63 and all(0 <= value < 2**64 for value in known):
-        return pyarrow.array(values, pyarrow.uint64())
-    plain = any(kinds <= same for same in ({bool}, {int, float}, {str}, {list}))
-    fits = all(abs(value) < 2 ** (53 if float in kinds else 63) for value in known if isinstance(value, int))
-    if plain and fits:
-        return pyarrow.array(values)
-    return pyarrow.array([None if value is None else json.dumps(value) for value in values])
 
 
 def _check_ours(folder: Path, cells: Sequence[Cell]) -> None:
@@ -202,15 +245,15 @@ def _is_lock(path: Path) -> bool:
 
 
 def _is_plan(path: Path) -> bool:
-    found = _read(path) if path.is_file() else None
+    found = read(path) if path.is_file() else None
     return found is not None and isinstance(found.get("cells"), dict)
 
 
 # Files that may be damaged
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file; None where there is no file, or it cannot be read."""
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is no file, or it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from ..engine.errors import FAILED, Failure
+from ..engine.tracing import span
 from .cells import Cell
 from .runner import Outcome, Runner, WorkerLost
 from .store import Store
@@ -42,9 +43,16 @@ def run_all(waiting: Sequence[Cell], runners: Sequence[Runner], store: Store, to
 
 
 def _run(cell: Cell, runner: Runner, store: Store, told: Told) -> None:
-    outcome = runner.run(cell.prompt, store.place(cell))
+    outcome = _traced(cell, runner, store)
     store.keep(cell, outcome, runner.name)
     told(cell, outcome)
+
+
+def _traced(cell: Cell, runner: Runner, store: Store) -> Outcome:
+    with span("patchbay.cell", cell=cell.id, worker=runner.name) as told:
+        outcome = runner.run(cell.prompt, store.place(cell))
+        told |= {"error": outcome.error, "images": len(outcome.images)}
+        return outcome
 
 
 class _Shared:
@@ -62,7 +70,7 @@ class _Shared:
         while (cell := self._take(runner)) is not None:
             back = [cell]
             try:
-                outcome = runner.run(cell.prompt, self.store.place(cell))
+                outcome = _traced(cell, runner, self.store)
                 with self.changed:
                     self.store.keep(cell, outcome, runner.name)
                     self.told(cell, outcome)

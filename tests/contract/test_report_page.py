@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.sweep.report import write_report
 from PIL import Image
 
 from .comfyui_server import ROOT, python
@@ -21,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
 ]
 CHILD = Path(__file__).with_name("report_child.py")
+MANY = Path(__file__).with_name("many_report_child.py")
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 COLOURS = [[0, 33, 77], [64, 77, 107], [125, 122, 120], [189, 173, 105], [255, 235, 69]]  # of heatmaps
 ROUNDED = 3  # levels of 255: a difference is rounded before it is made that much brighter
@@ -94,3 +96,46 @@ def test_the_difference_of_two_pictures_is_painted(report: dict[str, Any]) -> No
 
 def test_it_fits_a_telephone(report: dict[str, Any]) -> None:
     assert not report["wider than a telephone"]
+
+
+COUNT = 10_000
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("many")
+    Image.new("RGB", (8, 8), (0, 90, 170)).save(folder / "a.png")
+    own = {"baseline": False, "reference": "0", "repeat": 0, "floor": False, "warm_up": False, "error": ""}
+    own |= {"peak_bytes": 10**9, "peak_of": "process", "worker": "embedded", "backends": "pytorch x240, sub_quad x80"}
+    rows = [
+        {"cell": f"{number:x}", **own, "8.seed": number % 100, "8.cfg": number // 100, "seconds": 1.0}
+        | {
+            "step_seconds": (number * 7919 % COUNT) / COUNT,
+            "mean": number / COUNT,
+            "images": ["a.png"],
+            "image": "a.png",
+        }
+        for number in range(COUNT)
+    ]
+    write_report(folder, rows)
+    command = [python(), str(MANY), str(CHROMIUM), str(folder / "report.html"), str(folder / "many.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout), "bytes": (folder / "report.html").stat().st_size}
+
+
+def test_of_ten_thousand_cells_only_what_is_looked_at_is_in_the_page(many: dict[str, Any]) -> None:
+    assert many["errors"] == [] and many["summary"].startswith("10000 cells") and many["bytes"] < 10 * 2**20
+    elements, lines, pictures = many["at first"]
+    assert lines < 150 and 0 < pictures < COUNT / 10 and elements < 5 * COUNT
+    assert many["one place"][2] <= 400
+
+
+def test_ten_thousand_lines_scroll_and_sort(many: dict[str, Any]) -> None:
+    top, middle, end = many["lines"]
+    assert top[0] == 2 and abs(middle[0] - COUNT / 2) < 30 and end[1] == COUNT + 1
+    for _, _, shown, least, most in many["lines"]:
+        assert shown > 10 and least == most == 26
+    assert many["after sorting"][0] == 2 and "0.0001" in many["sorted"][1]
+    before, after, chosen = many["options"]
+    assert before == 1 and after == COUNT and chosen == "0"

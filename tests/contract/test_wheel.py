@@ -40,6 +40,7 @@ def test_it_holds_every_module_and_what_they_read(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     wanted |= {Path(name) for name in ("__init__.py", "client.py", "py.typed", "headless/sweep/report.html")}
+    wanted |= {path.relative_to(ROOT) for path in (ROOT / "headless").rglob("*.html")}
     wanted |= {Path("ldm_patched/demo/demo.safetensors")}
     assert {f"attention_patchbay/{path.as_posix()}" for path in wanted} <= names
     assert not [name for name in names if name.split("/")[1] in ("tools", "tests", "example_workflows", "web", "docs")]

@@ -70,6 +70,10 @@ SEEDS = {
         '{"max": 1.0, "mean": 0.5, "psnr": null, "ssim": 1}',
         '{"choice": {}, "worker": "a", "images": ["a.png"], "seconds": 1.0, "step_seconds": null, "peak_bytes": 1, '
         '"peak_of": "", "backends": {"a": 1}, "error": ""}',
+        '{"cells": {"a": {"a.b": 1}}, '
+        '"roles": {"a": {"baseline": true, "reference": "a", "repeat": 0, "floor": false}}, '
+        '"study": {"seeds": ["3.seed"], "text": "2.text", "floor": "sub_quad", "maps": {"7.blocks": []}}}',
+        '{"left": "a", "right": "b", "chosen": "tie"}',
     ],
     "name": ["a.png", "../a", "/etc/passwd", "sub/../../a", "C:\\a", "a\0b", "CON", "~/a", "a" * 300, "%year%/%width%"],
     "body": [

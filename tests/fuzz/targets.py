@@ -21,8 +21,9 @@ from attention_patchbay.headless.pages.convert import is_page_format, to_api, to
 from attention_patchbay.headless.pages.workflow_file import metadata, parse_json
 from attention_patchbay.headless.sweep.axes import parse_axis
 from attention_patchbay.headless.sweep.cells import Cell, listed
-from attention_patchbay.headless.sweep.report import write_report
-from attention_patchbay.headless.sweep.store import PLAN, Store
+from attention_patchbay.headless.sweep.choices import FILE
+from attention_patchbay.headless.sweep.report import Report, write_report
+from attention_patchbay.headless.sweep.store import PLAN, Store, opened_again
 from attention_patchbay.ldm_patched.files.checkpoint import CheckpointError
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.blocks import check_address
@@ -127,9 +128,14 @@ def read_sweep(data: bytes) -> None:
             kept.write_bytes(data)
     store = Store(folder, cells)
     write_report(folder, store.tables())
+    (folder / FILE).write_bytes(data)
+    Report(store).write()
     (folder / PLAN).write_bytes(data)
     with contextlib.suppress(Failure):
         Store(folder, cells)
+    (folder / PLAN).write_bytes(data)
+    with contextlib.suppress(Failure), opened_again(folder) as again:
+        Report(again).write()
     (folder / PLAN).unlink()
 
 

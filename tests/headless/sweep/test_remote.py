@@ -21,10 +21,10 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(aio, name, 0.02)
 
 
-def lost_once(server: FakeServer) -> Any:
-    """Forget the first job, as a server does that is restarted."""
+def lost_once(server: FakeServer, until: int) -> Any:
+    """Forget the jobs before a number, as a server does that is restarted."""
     history = server.routes["/history"]
-    return lambda asked: (200, {}) if server.count("/prompt") < 2 else history(asked)
+    return lambda asked: (200, {}) if server.count("/prompt") < until else history(asked)
 
 
 BAD = {
@@ -41,7 +41,8 @@ def test_a_bad_cell_fails_alone(routes: dict[str, Any], tmp_path: Path, monkeypa
         remote = Remote(server.url, tmp_path)
         assert remote.run(PROMPT, tmp_path / "a").error
         server.routes |= comfyui()
-        assert remote.run(PROMPT, tmp_path / "b").images == ["a.png"]
+        warm = remote.run(PROMPT, tmp_path / "b")
+        assert warm.images == ["a.png"] and warm.warm_up and not remote.run(PROMPT, tmp_path / "c").warm_up
         remote.close()
 
 
@@ -57,9 +58,12 @@ def test_a_server_that_answers_nothing_else_is_lost(routes: dict[str, Any], tmp_
 
 def test_a_cell_runs_again_on_a_server_that_was_restarted(tmp_path: Path) -> None:
     with FakeServer(comfyui()) as server:
-        server.routes["/history"] = lost_once(server)
         remote = Remote(server.url, tmp_path)
-        assert remote.run(PROMPT, tmp_path / "a").images == ["a.png"] and server.count("/prompt") == 2
+        assert remote.run(PROMPT, tmp_path / "first").warm_up
+        server.routes["/history"] = lost_once(server, 3)
+        again = remote.run(PROMPT, tmp_path / "a")
+        assert again.images == ["a.png"] and server.count("/prompt") == 3
+        assert again.warm_up  # its models went with the old process
         remote.close()
 
 

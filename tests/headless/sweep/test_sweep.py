@@ -173,6 +173,7 @@ def test_a_sweep_measures_and_compares(tmp_path: Path) -> None:
     assert len(rows) == 4 and rows[0]["baseline"] == "True" and float(rows[0]["mean"]) == 0.0
     assert all(float(row["mean"]) > 0.0 and float(row["ssim"]) < 1.0 for row in rows[1:])
     assert all(float(row["seconds"]) > float(row["step_seconds"]) > 0.0 for row in rows)
+    assert [row["warm_up"] for row in rows] == ["True", "False", "False", "False"]
     assert all(" x" in row["backends"] and (tmp_path / row["image"]).is_file() for row in rows)
     if sys.platform == "linux":
         assert all(int(row["peak_bytes"]) > 2**26 for row in rows)
@@ -392,10 +393,10 @@ def test_a_text_stays_as_it_is_written(tmp_path: Path) -> None:
     (text,) = [id for id, node in prompt.items() if node["inputs"].get("text", "").startswith("a red circle")]
     (tmp_path / "cells.csv").write_text(f"{text}.text,KSampler.seed,KSampler.cfg\n1.50,18446744073709551615,1.50\n")
     args = parser().parse_args(["sweep", str(DEMO), "--list", str(tmp_path / "cells.csv")])
-    cell = next(cell for cell in planned(args, prompt, embedded_infos()) if not cell.baseline)
+    cell = next(cell for cell in planned(args, prompt, embedded_infos())[0] if not cell.baseline)
     assert list(cell.choice.values()) == ["1.50", 2**64 - 1, 1.5]
     args = parser().parse_args(["sweep", str(DEMO), "--axis", f"{text}.text=true,1.50"])
-    found = [cell.choice for cell in planned(args, prompt, embedded_infos()) if not cell.baseline]
+    found = [cell.choice for cell in planned(args, prompt, embedded_infos())[0] if not cell.baseline]
     assert [choice[f"{text}.text"] for choice in found] == ["true", "1.50"]
 
 

@@ -1,0 +1,143 @@
+"""Who is told of finished cells: commands, webhooks, and the lines of a log."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.engine.errors import Failure
+from attention_patchbay.headless.sweep import messages as module
+from attention_patchbay.headless.sweep.cells import Cell
+from attention_patchbay.headless.sweep.messages import Messages, Progress
+from attention_patchbay.headless.sweep.runner import Outcome
+
+from .test_sweep import DEMO
+
+CELL = Cell({"a.b": 1}, {"1": {}}, True)
+
+
+class Hook:
+    """A server that notes what it is sent, and refuses the first `refuse` times."""
+
+    def __init__(self, refuse: int = 0) -> None:
+        told: list[Any] = []
+        self.told, self.refused = told, 0
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:  # noqa: N802
+                data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if hook.refused < refuse:
+                    hook.refused += 1
+                    self.send_error(503)
+                    return
+                told.append((self.headers["Content-Type"], data))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook?secret=1"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    found = Hook()
+    yield found
+    found.close()
+
+
+def test_a_sweep_tells_of_each_cell_and_of_its_end(hook: Hook, tmp_path: Path) -> None:
+    script = tmp_path / "cell.py"
+    script.write_text(
+        "import json, os, pathlib, sys\n"
+        f"with open({str(tmp_path / 'told')!r}, 'a') as file:\n"
+        "    print(os.environ['PATCHBAY_CELL'], json.load(sys.stdin)['done'], file=file)\n"
+    )
+    arguments = ["sweep", str(DEMO), "--folder", str(tmp_path / "s"), "--axis", "KSampler.steps=1", "--quiet"]
+    arguments += ["--baseline", "KSampler.steps=2", "--webhook", hook.url]
+    assert main([*arguments, "--on-cell", shlex.join([sys.executable, str(script)])]) == 0
+    *cells, end = [data for kind, data in hook.told if kind == "application/json"]
+    assert [one["done"] for one in cells] == [1, 2] and {one["total"] for one in cells} == {2}
+    for one in cells:
+        assert one["event"] == "cell" and one["error"] == "" and one["seconds"] > 0
+        assert all((tmp_path / "s" / image).is_file() for image in one["images"]) and one["images"]
+    assert end == {"event": "end", "done": 2, "total": 2, "failed": 0, "folder": str(tmp_path / "s")}
+    told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
+    assert told == [[one["cell"], str(one["done"])] for one in cells]
+
+
+def test_a_webhook_is_asked_again_and_never_fails_a_sweep(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    for refuse, told in ((2, 2), (3, 1)):
+        hook = Hook(refuse)
+        messages = Messages("", hook.url, "s")
+        messages.cell(CELL, Outcome(), 1, 1)
+        messages.end(1, 1, 0)
+        hook.close()
+        assert len(hook.told) == told
+    assert caplog.text.count("--webhook: it was not told") == 1 and "secret" not in caplog.text
+
+
+def test_a_command_that_fails_is_said_and_no_more(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (shlex.join([sys.executable, "-c", "print('seen'); raise SystemExit(3)"]), "/none/there"):
+        messages = Messages(command, "", "s")
+        messages.cell(CELL, Outcome(), 1, 1)
+        messages.end(1, 1, 0)
+    assert "ended in 3" in caplog.text and "No such file" in caplog.text
+    out, err = capsys.readouterr()
+    assert out == "" and err == "seen\n"
+
+
+def test_wrong_commands_and_addresses_are_refused() -> None:
+    with pytest.raises(Failure, match="--on-cell .*No closing quotation"):
+        Messages("echo 'a", "", "s")
+    with pytest.raises(Failure, match="write an address that begins with http"):
+        Messages("", "file:///etc/passwd", "s")
+
+
+def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    progress = Progress(10, 40, False, lambda: now[0])
+    for second in range(1, 31):
+        now[0] = float(second)
+        progress.cell(CELL, Outcome(error="no memory" if second == 12 else ""))
+    assert capsys.readouterr().err.splitlines() == [
+        "11 of 40 cells, 1.00 s a cell, about 29 s left",
+        "21 of 40 cells, 1.00 s a cell, about 19 s left",
+        "{'a.b': 1}: no memory",
+        "31 of 40 cells, 1 failed, 1.00 s a cell, about 9 s left",
+        "40 of 40 cells, 1 failed, 1.00 s a cell",
+    ]
+    quiet = Progress(0, 2, True)
+    quiet.cell(CELL, Outcome())
+    quiet.cell(CELL, Outcome(error="broken"))
+    assert capsys.readouterr().err == "{'a.b': 1}: broken\n"
+
+
+@pytest.mark.parametrize(("pace", "words"), [(100.0, "25 min"), (1000.0, "4.2 h"), (6.0, "90 s")])
+def test_the_time_left_is_in_words(pace: float, words: str) -> None:
+    now = [0.0]
+    progress = Progress(0, 16, True, lambda: now[0])
+    now[0] = pace
+    progress.done = 1
+    assert progress.line().endswith(f"about {words} left")
