@@ -13,7 +13,8 @@ from ..engine.errors import Failure
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt, title
 from ..pages.page_widgets import Infos
-from ..sweep.cells import Cell, Choice, cells
+from ..sweep.cells import Cell, cells
+from ..sweep.repeats import Choice
 
 RULES, BACKEND = "PatchbayLoraRules", "PatchbayAttentionBackend"
 LOADERS = ("LoraLoader", "LoraLoaderModelOnly", RULES)

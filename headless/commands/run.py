@@ -126,8 +126,6 @@ def _print_run(run: Run, files: list[str], seconds: float) -> None:
     print(f"{len(run.ran)} nodes in {seconds:.1f} s", file=sys.stderr)
 
 
-
-
 # patchbay nodes
 
 
