@@ -185,7 +185,7 @@ def unpatch(pipe: P) -> P:
 def _put(pipe: P, values: Sequence[Method]) -> P:
     if isinstance(pipe, Loaded):
         rules = [value for value in values if isinstance(value, Rule)]
-        model = attach_rules(pipe.model, rules) if rules else attach(pipe.model, *values)
+        model = attach_rules(pipe.model, rules) if len(rules) == len(values) else attach(pipe.model, values[0])
         return replace(pipe, model=cast(ModelPatcher, model))
     from .ldm_patched.on_diffusers import patched
 

@@ -71,8 +71,8 @@ class Network(nn.Module):
         """Return what the network made in the shape of the engine's latent."""
         return made
 
-    def packed(self, picture: Tensor) -> Tensor:
-        """Return a picture as the network gives it."""
+    def result(self, picture: Tensor, made: Tensor) -> Tensor:
+        """Return what the network made with another picture in it."""
         return picture
 
 
@@ -180,6 +180,11 @@ class Packed(Network):
         height, width = call.x.shape[-2:]
         picture: Tensor = made[:, : height * width].transpose(1, 2).unflatten(-1, (height, width))
         return picture
+
+    def result(self, picture: Tensor, made: Tensor) -> Tensor:
+        """Return a sequence with another picture (b, c, h, w) in front of what belongs to references."""
+        own = self.packed(picture)
+        return torch.cat([own, made[: len(own), own.shape[1] :]], dim=1)
 
     def packed(self, picture: Tensor) -> Tensor:
         """Return a picture (b, c, h, w) as a sequence."""

@@ -108,7 +108,12 @@ class Running:
         prediction = Prediction(self, forward, call, x, sigma)
         made = prediction.made(x, sigma, self._options(sigma, places))
         guided = self._guided(prediction, made.picture, places, scale)
-        return made.whole if guided is made.picture else _with_sample(made.whole, self.network.packed(guided))
+        return made.whole if guided is made.picture else self.replaced(made.whole, guided)
+
+    def replaced(self, whole: Any, picture: Tensor) -> Any:
+        """Return what a forward gave with another picture in it."""
+        sample = self.network.result(picture, whole[0])
+        return (sample, *whole[1:]) if type(whole) is tuple else type(whole)(sample=sample)
 
     def _options(self, sigma: Tensor, places: list[int]) -> TransformerOptions:
         schedule = self.levels.sigmas()
@@ -124,7 +129,7 @@ class Running:
         level = float(prediction.sigma[0])
         if places == [UNCOND]:
             known = self.shift is not None and self.shift[0] == level
-            return made + self.shift[1] if known and self.shift is not None else made
+            return made + self.shift[1] if self.shift is not None and known else made
         shift = self._shift(functions, prediction, made, places, 1.0 if scale is None else scale)
         if shift is None:
             return made
@@ -148,7 +153,7 @@ class Running:
         for function in functions:
             args: CfgArgs = {**about, "denoised": after}  # type: ignore[typeddict-item]
             after = function(args)
-        return None if after is before else (after - before) / own.slope(before)
+        return None if after is before else ((after - before) / own.slope(before)).to(made.dtype)
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ class Prediction:
         executor = WrapperExecutor.new_class_executor(run, self.running.denoiser, wrappers)
         out: Tensor = executor.execute(x, sigma, None, given.context, None, options, **given.rest)
         last = wholes[-1]
-        return last if out is last.picture else Made(out, _with_sample(last.whole, network.packed(out)))
+        return last if out is last.picture else Made(out, self.running.replaced(last.whole, out))
 
 
 def predict(
@@ -233,8 +238,3 @@ def _rows(given: Any, batch: int, some: slice) -> Any:
     if type(given) in (list, tuple):
         return type(given)(_rows(one, batch, some) for one in given)
     return given
-
-
-def _with_sample(whole: Any, sample: Tensor) -> Any:
-    """Return what a forward gave with another prediction in it."""
-    return (sample, *whole[1:]) if isinstance(whole, tuple) and type(whole) is tuple else type(whole)(sample=sample)

@@ -156,3 +156,35 @@ def test_whole_blocks_are_refused() -> None:
     with pytest.raises(AddressError, match="acts on whole blocks"):
         patched.patch(net, [WholeBlockSkip(where=Where.of("double:0", kind="block"))])
     assert not hasattr(net, "_diffusers_hook") or not net._diffusers_hook.hooks
+
+
+@torch.no_grad()
+def test_guidance_leaves_the_tokens_of_a_reference_alone() -> None:
+    """Flux Kontext puts a reference behind the picture, whose places have another first id."""
+    net, x, given = transformer("Flux")
+    places = given["img_ids"][:12] + torch.tensor([1.0, 0.0, 0.0])
+    more = {**given, "img_ids": torch.cat([given["img_ids"], places]), "timestep": torch.tensor([0.5])}
+    both = torch.cat([x, draw(8, 1, 12, 16)], dim=1)
+    plain = net(hidden_states=both, **more).sample
+    patched.patch(net, [PerturbedGuidance(scale=2.0, where=Where.of("double:1", kind="self"))])
+    with patched.running(net, flow()):
+        out = net(hidden_states=both, **more).sample
+    patched.unpatch(net)
+    assert torch.equal(out[:, 24:], plain[:, 24:])
+    assert error(out[:, :24], plain[:, :24]) > 1e-3
+
+
+@torch.no_grad()
+def test_the_report_names_the_backend_that_diffusers_was_told() -> None:
+    net, x, given = transformer("Wan")
+    plain = net(hidden_states=x, timestep=torch.tensor([500.0]), **given).sample
+    patched.patch(net, [AttentionTemperature(temperature=1.0)])
+    try:
+        net.set_attention_backend("native")
+        with patched.running(net, flow()) as run:
+            out = net(hidden_states=x, timestep=torch.tensor([500.0]), **given).sample
+    finally:
+        patched.unpatch(net)
+        net.reset_attention_backend()
+    assert torch.equal(out, plain)
+    assert {row["function"] for row in table(run)} == {"diffusers native"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -201,3 +202,17 @@ def test_a_run_needs_to_know_its_noise_levels_and_its_prompts() -> None:
             patched.unpatch(unet())
     finally:
         patched.unpatch(unet())
+
+
+@torch.no_grad()
+def test_half_precision_stays_half_precision() -> None:
+    net = copy.deepcopy(unet()).to(torch.bfloat16)
+    x, texts = draw(0, 2, 4, 8, 8).bfloat16(), draw(1, 2, WORDS, 16).bfloat16()
+    plain = net(x, 500, texts).sample
+    patched.patch(net, [METHODS["normalized guidance"], PerturbedGuidance(scale=2.0)])
+    with patched.running(net, euler(), CFG) as run:
+        out = net(x, 500, texts).sample
+    patched.unpatch(net)
+    assert out.dtype == torch.bfloat16 and all(row["ran"] for row in fates(run))
+    assert error(out.float(), plain.float()) > 1e-2
+    assert torch.equal(net(x, 500, texts).sample, plain)
