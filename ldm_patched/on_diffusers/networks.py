@@ -105,6 +105,8 @@ class UNet(Network):
 
     def __init__(self, theirs: Any) -> None:
         super().__init__(theirs)
+        first, *_ = widths = theirs.config.block_out_channels
+        self.model_channels, self.channel_mult = first, [width // first for width in widths]
         self.input_blocks: list[list[Layer]] = [[]]  # the first is a convolution
         self.output_blocks: list[list[Layer]] = []
         for level, down in enumerate(theirs.down_blocks):

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..ldm.modules.backends import registry
 from ..modules.model_patcher import ModelPatcher
 from ..patches.addressing.address import AddressError
+from ..patches.addressing.families import is_unet
 from ..patches.engine.attach import attach
 from ..patches.engine.block_forward import CALLED
 from ..patches.engine.capabilities import Capabilities
@@ -27,6 +28,7 @@ from ..patches.record.run import Run
 from ..patches.routing.observe import Observer, observed
 from ..patches.routing.rule import Rule
 from ..patches.routing.rules import attach_rules
+from . import unet_blocks
 from .levels import levels
 from .networks import UNet, network
 from .processors import attend, processor
@@ -34,16 +36,17 @@ from .running import Denoiser, Guidance, Running, predict
 
 NAME = "attention_patchbay"  # of the hook
 DENOISERS = ("unet", "transformer", "transformer_2")  # their names in pipelines
-SLOTS = {"attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch"}
+SLOTS = {"attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch", *unet_blocks.SLOTS}
 OUTSIDE = (
     "this model is patched, and was called outside of a run: call it, or its pipeline, inside `with ap.run(...):`, or "
     "take the patches off by ap.unpatch"
 )
 NO_PLACE = (
-    "{}: it acts on whole blocks, between attentions, on weights or on patches of others, and on models of diffusers "
-    "patches act inside attention and behind the guidance; what works there: methods of attention, guidance, captures "
-    "and backend rules"
+    "{}: {}, where nothing of this library stands on models of diffusers; what works there: methods of attention, of a "
+    "UNet's blocks, guidance, captures and backend rules"
 )
+WHOLE, BETWEEN = "it acts on whole blocks of a transformer", "it acts between the attentions of a block"
+OTHERWISE = "it acts on weights, on the forward of modules or on patches of others"
 
 
 def able() -> Capabilities:
@@ -151,12 +154,16 @@ def _attached(patcher: Patcher, methods: Sequence[Method]) -> Patcher:
 
 def _with(patcher: Patcher, method: Method) -> Patcher:
     """Return a handle with a method on it; raises AddressError for one that acts where nothing of ours stands."""
-    if method.kind == "block" or method.needs_skips or method.in_layers:
-        raise AddressError(NO_PLACE.format(method.name))
+    if method.kind == "block" and not is_unet(patcher):
+        raise AddressError(NO_PLACE.format(method.name, WHOLE))
+    if method.in_layers:
+        raise AddressError(NO_PLACE.format(method.name, OTHERWISE))
     patcher = attach(patcher, method, HOST)
     options = patcher.model_options["transformer_options"]
-    if set(options.get(LISTED, {})) - SLOTS or patcher.object_patches or holds_of(options):
-        raise AddressError(NO_PLACE.format(method.name))
+    if set(options.get(LISTED, {})) - SLOTS:
+        raise AddressError(NO_PLACE.format(method.name, BETWEEN))
+    if patcher.object_patches or holds_of(options):
+        raise AddressError(NO_PLACE.format(method.name, OTHERWISE))
     return patcher
 
 
@@ -171,7 +178,8 @@ def _install(theirs: Any, hook: Hook) -> None:
     hook.own = {place: own[place] for place in ours}
     if isinstance(found, UNet):
         layers = (theirs.get_submodule(layer.path) for _, _, layer in found.layers())
-        hook.handles = [layer.register_forward_pre_hook(_note_shape) for layer in layers]
+        shapes = [layer.register_forward_pre_hook(_note_shape) for layer in layers]
+        hook.handles = [*shapes, *unet_blocks.hooked(theirs)]
     HookRegistry.check_if_exists_or_initialize(theirs).register_hook(hook, NAME)
 
 

@@ -16,12 +16,15 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.block_scale import BlockScale
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.free_u import FreeU
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
 from attention_patchbay.ldm_patched.patches.methods.perturbed_guidance import PerturbedGuidance
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.self_attention_guidance import SelfAttentionGuidance
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
+from attention_patchbay.ldm_patched.patches.methods.whole_block_guidance import WholeBlockGuidance
+from attention_patchbay.ldm_patched.patches.methods.whole_block_skip import WholeBlockSkip
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.reading.maps import gathered_in
 from attention_patchbay.ldm_patched.patches.reading.report import fates, table
@@ -46,6 +49,11 @@ METHODS = {
     "self-attention guidance": SelfAttentionGuidance(),
     "regional prompt": RegionalPrompt(regions=(Region(OTHER, LEFT),)),
     "token merging": TokenMerging(ratio=0.5, where=Where.of("input:1", kind="self")),
+    "scaled blocks": BlockScale(backbone=1.5, skip=0.5, where=Where.of("all", kind="block")),
+    "FreeU": FreeU(),
+    "behind the skip": AttentionPatch("block.after_skip", "scale", 0.5, where=Where.of("input:0-1", kind="block")),
+    "skipped blocks": WholeBlockSkip(where=Where.of("input:1, middle, output:0", kind="block")),
+    "skip-block guidance": WholeBlockGuidance(scale=2.0, where=Where.of("middle", kind="block")),
     "queries": AttentionPatch("attn1.q", "scale", 0.5, where=Where.of("input:3")),
 }
 
@@ -144,7 +152,7 @@ def test_what_was_there_is_there_again() -> None:
     after = unet().attn_processors
     assert after.keys() == before.keys() and all(after[name] is before[name] for name in before)
     assert "forward" not in vars(unet()) and not hasattr(unet(), "_diffusers_hook")
-    assert not any(module._forward_pre_hooks for module in unet().modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in unet().modules())
     assert torch.equal(sampled_by_diffusers(euler()), plain)
 
 
@@ -168,8 +176,8 @@ def test_a_call_outside_of_a_run_is_refused() -> None:
 
 
 def test_what_cannot_be_done_is_refused_in_words() -> None:
-    with pytest.raises(AddressError, match="acts on whole blocks"):
-        patched.patch(unet(), [BlockScale(backbone=2.0)])
+    with pytest.raises(AddressError, match="between the attentions of a block"):
+        patched.patch(unet(), [AttentionPatch("middle", "scale", 0.5)])
     with pytest.raises(AddressError, match="no block 'output:9'"):
         patched.patch(unet(), [AttentionTemperature(temperature=0.5, where=Where.of("output:9", kind="self"))])
     with pytest.raises(TypeError, match="Linear cannot be patched"):
