@@ -249,6 +249,16 @@ class QwenImageTransformer2DModel(Packed):
         return super().arguments(call._replace(rest=rest))
 
 
+class WanBlock(nn.Module):
+    """A block of Wan, with the heads that its attention does not tell."""
+
+    def __init__(self, theirs: Any) -> None:
+        super().__init__()
+        self.theirs = theirs
+        self.num_heads: int = theirs.attn1.heads
+        self.head_dim: int = theirs.attn1.inner_dim // theirs.attn1.heads
+
+
 class WanModel(Network):
     """WanTransformer3DModel."""
 
@@ -256,7 +266,7 @@ class WanModel(Network):
 
     def __init__(self, theirs: Any) -> None:
         super().__init__(theirs)
-        self.blocks = theirs.blocks
+        self.blocks = [WanBlock(block) for block in theirs.blocks]
         self.patch_size = tuple(theirs.config.patch_size)
 
     def attentions(self) -> Iterator[Attention]:

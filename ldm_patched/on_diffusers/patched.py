@@ -168,6 +168,8 @@ def _with(patcher: Patcher, method: Method) -> Patcher:
 
 
 def _install(theirs: Any, hook: Hook) -> None:
+    if any(module._compiled_call_impl is not None for module in theirs.modules()):
+        raise TypeError(f"{type(theirs).__name__} is compiled, with the attention it had then; patch one that is not")
     own = theirs.attn_processors
     found = network(theirs)
     ours = {}

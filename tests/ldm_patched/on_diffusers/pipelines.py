@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from ...unets import draw
 from .tiny import BETAS, transformer, unet
@@ -76,17 +76,29 @@ def drawn(pipe: Any, cfg: float = 5.0, steps: int = 4, **more: Any) -> Tensor:
     return out
 
 
+def t5_tokenizer() -> Any:
+    blank, words = "\u2581", ("red", "f")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), (blank, -2.0), *((letter, -3.0) for letter in LETTERS)]
+    return T5Tokenizer(vocab=[*pieces, *((f"{blank}{word}", -1.0) for word in words), ("ox", -1.0)], extra_ids=0)
+
+
+def t5_encoder() -> Any:
+    torch.manual_seed(3)
+    size = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=40, **size)).eval().requires_grad_(False)
+
+
 def flux_pipeline() -> Any:
-    """Return a pipeline whose scheduler shifts by the size of the picture; it has no texts."""
-    nothing = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    """Return a pipeline whose scheduler shifts by the size of the picture."""
+    texts = {"text_encoder": text_encoder(), "tokenizer": tokenizer()}
+    texts |= {"text_encoder_2": t5_encoder(), "tokenizer_2": t5_tokenizer()}
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    pipe = FluxPipeline(scheduler=scheduler, vae=vae(), transformer=transformer("Flux")[0], **nothing)
+    pipe = FluxPipeline(scheduler=scheduler, vae=vae(), transformer=transformer("Flux")[0], **texts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def drawn_by_flux(pipe: Any, **more: Any) -> Tensor:
-    texts = {"prompt_embeds": draw(1, 1, 7, 32), "pooled_prompt_embeds": draw(2, 1, 16), "output_type": "latent"}
-    generator = torch.Generator().manual_seed(0)
-    out: Tensor = pipe(**texts, height=16, width=24, num_inference_steps=4, generator=generator, **more).images
+    asked = {"height": 16, "width": 24, "num_inference_steps": 4, "output_type": "latent"}
+    out: Tensor = pipe("a red fox", **asked, generator=torch.Generator().manual_seed(0), **more).images
     return out

@@ -113,8 +113,7 @@ def test_texts_are_the_pipelines_own() -> None:
 
 
 def test_flux_shifts_by_size_and_calls_for_each_prompt() -> None:
-    pipe, more = flux_pipeline(), {"negative_prompt_embeds": torch.ones(1, 7, 32) / 4}
-    more |= {"negative_pooled_prompt_embeds": torch.ones(1, 16), "true_cfg_scale": 3.0}
+    pipe, more = flux_pipeline(), {"negative_prompt": "fog", "true_cfg_scale": 3.0}
     plain, both = drawn_by_flux(pipe), drawn_by_flux(pipe, **more)
     ap.patch(pipe, "PerturbedGuidance", scale=2.0, blocks="double:1", end_percent=0.5)
     ap.patch(pipe, "BackendRules", rules="single -> basic")
@@ -130,6 +129,25 @@ def test_flux_shifts_by_size_and_calls_for_each_prompt() -> None:
         assert ap.report(record).fates[0]["fate"] == "ran 2 times in 1 of 1 blocks"
         assert {row["function"] for row in ap.report(record).table if row["block"] == "single:0"} == {"basic"}
     assert torch.equal(drawn_by_flux(pipe), plain)
+
+
+def test_texts_of_flux_are_those_of_its_second_encoder() -> None:
+    pipe = flux_pipeline()
+    plain = drawn_by_flux(pipe)
+    ids = pipe.tokenizer_2("fog", padding="max_length", max_length=512).input_ids
+    assert torch.equal(ap.encode(pipe, "fog")[0][0], pipe.text_encoder_2(torch.tensor([ids]))[0])
+    ap.patch(pipe, "WordWeight", prompt="a red fox", words="fox", weight=0.0)
+    ap.patch(pipe, "NormalizedGuidance", negative="fog", scale=4.0)
+    ap.capture(pipe, "a red fox", "red, fox", "all")
+    try:
+        with ap.run(pipe) as run:
+            out = drawn_by_flux(pipe)
+    finally:
+        ap.unpatch(pipe)
+    assert error(out, plain) > 1e-4
+    assert ap.report(run).fates[0]["name"] == "word weight 0 of tokens 3, 4 on all"  # blank a, blank red, blank f, ox
+    assert all(row["ran"] for row in ap.report(run).fates)
+    assert {(row["height"], row["width"]) for row in ap.maps(run)} == {(8, 12)}
 
 
 def test_tuning_times_what_the_pipeline_calls() -> None:

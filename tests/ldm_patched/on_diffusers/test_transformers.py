@@ -54,6 +54,7 @@ def test_listening_and_neutral_methods_are_bit_equal(name: str) -> None:
     assert torch.equal(out, plain)
     seen = [row["block"] for row in table(run) if row["attention"] == "self"]
     assert seen == ["double:0", "double:1", *(["single:0"] if name == "Flux" else [])]
+    assert {row["heads"] for row in table(run)} == {"2 x 16"}
     assert all(row["steps"] == f"1-{STEPS}" and row["function"] == "diffusers" for row in table(run))
     out, run = run_of(name, capture, cfg=3.0)
     assert error(out, plain) < 1e-5

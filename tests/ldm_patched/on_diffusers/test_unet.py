@@ -199,6 +199,13 @@ def test_an_unknown_processor_is_refused() -> None:
         unet().set_attn_processor(before)
 
 
+def test_a_compiled_network_is_refused() -> None:
+    net = copy.deepcopy(unet())
+    net.mid_block._compiled_call_impl = net.mid_block.forward  # as its `compile()` leaves one
+    with pytest.raises(TypeError, match="UNet2DConditionModel is compiled"):
+        patched.patch(net, [NEUTRAL])
+
+
 def test_a_run_needs_to_know_its_noise_levels_and_its_prompts() -> None:
     patched.patch(unet(), [NEUTRAL])
     try:
