@@ -265,9 +265,12 @@ def run(pipe: Any, scheduler: Any = None, guidance: float | None = None) -> Iter
     """Let what a patched pipeline of diffusers does be one run, and give its record; read it behind the block.
 
     Args:
-        pipe: a pipeline, or its network for one who calls that in a loop of his own, with what he steps by:
-        scheduler: the scheduler of diffusers.
-        guidance: the scale of both prompts in one call of a UNet, the negative one first; None: one prompt.
+        pipe: a pipeline, or its network where a loop of your own calls that.
+        scheduler: the scheduler that the loop steps by; a pipeline has its own.
+        guidance: the scale by which the loop combines both prompts, where a call of a UNet has both, the negative one
+            first; None: one prompt. A pipeline tells it.
+
+    Raises ValueError for one without patches, TypeError where the noise levels are not known.
     """
     from .ldm_patched.on_diffusers.patched import running
 

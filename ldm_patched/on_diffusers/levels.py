@@ -16,15 +16,31 @@ PREDICTIONS = {"epsilon": "eps", "v_prediction": "v_prediction", "sample": "x0"}
 class Levels(nn.Module):
     """What the engine asks the noise levels of a run for, from the timesteps that a network is told."""
 
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+
     def sigma(self, timestep: Tensor) -> Tensor:
         """Return the sigma of each timestep."""
         raise NotImplementedError
 
     def sigmas(self) -> Tensor | None:
-        """Return the falling sigmas of the steps that the scheduler was set to, none twice, and the last level.
+        """Return the falling sigmas of the steps that are made, none twice, and the last level.
 
-        None where it was not set.
+        A pipeline that begins with a picture tells the scheduler which of its steps is the first. None where the
+        scheduler was not set.
         """
+        steps = timesteps(self.scheduler)
+        begin: int = getattr(self.scheduler, "begin_index", None) or 0
+        return None if steps is None else self.falling(steps[begin:])
+
+    def falling(self, steps: Tensor) -> Tensor:
+        """Return the sigmas of timesteps of the scheduler, none twice, and the last level."""
+        found = torch.unique_consecutive(self.of_schedule(steps.float()))
+        return torch.cat([found, found.new_zeros(1)])
+
+    def of_schedule(self, steps: Tensor) -> Tensor:
+        """Return the sigmas of timesteps of the scheduler."""
         raise NotImplementedError
 
     def percent_to_sigma(self, percent: float) -> float:
@@ -52,11 +68,10 @@ class Discrete(Levels):
     """The trained steps of a scheduler for UNets."""
 
     def __init__(self, scheduler: Any) -> None:
-        super().__init__()
+        super().__init__(scheduler)
         kind = scheduler.config.prediction_type
         if kind not in PREDICTIONS:
             raise ValueError(f"the scheduler says prediction_type {kind!r}; it can be {', '.join(PREDICTIONS)}")
-        self.scheduler = scheduler
         self.trained: Any = discrete_sampling(PREDICTIONS[kind])
         alpha_bar = scheduler.alphas_cumprod.float().clamp(min=1e-8)
         self.trained.set_sigmas(((1 - alpha_bar) / alpha_bar) ** 0.5)
@@ -66,13 +81,9 @@ class Discrete(Levels):
         found: Tensor = self.trained.sigma(timestep)
         return found
 
-    def sigmas(self) -> Tensor | None:
-        """Return the sigmas of the scheduler's timesteps."""
-        steps = getattr(self.scheduler, "timesteps", None)
-        if steps is None or getattr(self.scheduler, "num_inference_steps", None) is None:
-            return None
-        found = torch.unique_consecutive(self.sigma(steps.float()))
-        return torch.cat([found, found.new_zeros(1)])
+    def of_schedule(self, steps: Tensor) -> Tensor:
+        """Return the sigmas of timesteps, of which the network is told the same."""
+        return self.sigma(steps)
 
     def percent_to_sigma(self, percent: float) -> float:
         """Return the sigma of the trained step at that share of them."""
@@ -103,21 +114,17 @@ class Flow(Levels):
     """A scheduler of flow matching, whose sigmas fall from 1 to 0; `unit` is the timestep of sigma 1."""
 
     def __init__(self, scheduler: Any, unit: float) -> None:
-        super().__init__()
-        self.scheduler, self.unit = scheduler, unit
+        super().__init__(scheduler)
+        self.unit = unit
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """Return the sigma of each timestep."""
         return timestep.float() / self.unit
 
-    def sigmas(self) -> Tensor | None:
-        """Return the sigmas that the scheduler was set to."""
-        steps = getattr(self.scheduler, "timesteps", None)
-        if steps is None or getattr(self.scheduler, "num_inference_steps", None) is None:
-            return None
+    def of_schedule(self, steps: Tensor) -> Tensor:
+        """Return the sigmas of timesteps."""
         trained: float = self.scheduler.config.num_train_timesteps
-        found = torch.unique_consecutive(steps.float() / trained)
-        return torch.cat([found, found.new_zeros(1)])
+        return steps / trained
 
     def percent_to_sigma(self, percent: float) -> float:
         """Return the sigma at that share of the way from 1 to 0, with the scheduler's shift.
@@ -128,9 +135,9 @@ class Flow(Levels):
         if percent <= 0.0:
             return 999999999.9
         config, left = self.scheduler.config, 1.0 - percent
-        found = self.sigmas() if getattr(config, "use_dynamic_shifting", False) else None
-        if found is not None:
-            return _between(found.tolist(), percent)
+        steps = timesteps(self.scheduler) if getattr(config, "use_dynamic_shifting", False) else None
+        if steps is not None:
+            return _between(self.falling(steps).tolist(), percent)
         shift: float = getattr(config, "flow_shift", None) or config.shift
         return shift * left / (1.0 + (shift - 1.0) * left)
 
@@ -149,6 +156,12 @@ class Flow(Levels):
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
         """Return the point at sigma on the line from the latent to the noise."""
         return torch.lerp(latent, noise, reshape_sigma(sigma, noise.ndim))
+
+
+def timesteps(scheduler: Any) -> Tensor | None:
+    """Return the timesteps that a scheduler was set to; None where it was not."""
+    found: Tensor | None = getattr(scheduler, "timesteps", None)
+    return None if getattr(scheduler, "num_inference_steps", None) is None else found
 
 
 def _between(numbers: Sequence[float], share: float) -> float:

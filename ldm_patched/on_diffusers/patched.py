@@ -108,7 +108,8 @@ def denoiser_of(model: Any) -> Any:
     found = [one for one in (getattr(model, name, None) for name in DENOISERS) if one is not None]
     if len(found) != 1:
         raise TypeError(
-            f"{type(model).__name__} has {len(found)} networks that denoise; give one of them ({', '.join(DENOISERS)})"
+            f"{type(model).__name__} has {len(found)} networks that denoise; give one of {', '.join(DENOISERS)}, and "
+            "ap.run the scheduler too"
         )
     return found[0]
 

@@ -22,7 +22,7 @@ from ..patches.engine.sides import COND, NAMES, SIDES, UNCOND
 from ..patches.patcher import CfgArgs, Patcher, TransformerOptions
 from ..patches.record.plan import KEY, Plan, plan_of
 from ..patches.record.run import Run
-from ..patches.record.steps import ROUNDING, StepCount
+from ..patches.record.steps import StepCount
 from ..sampling.preparation import run_options
 from .levels import Levels
 from .networks import Given, Network
@@ -67,7 +67,6 @@ class Running:
         record: what happens.
         options: those of the model, copied for the run.
         shift: the sigma at which the positive prompt was predicted, and what was added to its prediction.
-        begun, level: the sigmas of the first call of the pipeline and of the last one.
     """
 
     denoiser: Denoiser
@@ -76,8 +75,6 @@ class Running:
     record: Run
     options: dict[str, Any]
     shift: tuple[float, Tensor] | None = None
-    begun: float = 0.0
-    level: float = 0.0
 
     @classmethod
     def begin(cls, patcher: Patcher, levels: Levels, guidance: Guidance) -> Running:
@@ -108,17 +105,11 @@ class Running:
         places = [UNCOND, COND] if scale is not None else [UNCOND if negative else COND]
         if len(x) % len(places):
             raise ValueError(FEW_ROWS.format(len(x)))
-        self._note_level(float(sigma[0]))
         self.record.size, self.record.pictures = tuple(x.shape[-2:]), len(x) // len(places)
         prediction = Prediction(self, forward, call, x, sigma)
         made = prediction.made(x, sigma, self._options(sigma, places))
         guided = self._guided(prediction, made.picture, places, scale)
         return made.whole if guided is made.picture else self.replaced(made.whole, guided)
-
-    def _note_level(self, level: float) -> None:
-        """Note the sigma of a call: where it rises the pipeline was called anew."""
-        self.begun = level if level > self.level * (1.0 + ROUNDING) else self.begun
-        self.level = level
 
     def replaced(self, whole: Any, picture: Tensor) -> Any:
         """Return what a forward gave with another picture in it."""
@@ -126,9 +117,8 @@ class Running:
         return (sample, *whole[1:]) if type(whole) is tuple else type(whole)(sample=sample)
 
     def _options(self, sigma: Tensor, places: list[int]) -> TransformerOptions:
-        times, schedule = {"sigmas": sigma}, self.levels.sigmas()
-        if schedule is not None:  # a pipeline that begins with a picture leaves the first of its steps out
-            times["sample_sigmas"] = schedule[schedule <= self.begun * (1.0 + ROUNDING)]
+        schedule = self.levels.sigmas()
+        times = {"sigmas": sigma} if schedule is None else {"sigmas": sigma, "sample_sigmas": schedule}
         sides = {"cond_or_uncond": places, NAMES: SIDES}
         return {**self.options["transformer_options"], **times, **sides, KEY: self.record}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,6 +152,23 @@ def test_guidance_is_added_once_whatever_the_scale(name: str) -> None:
     added = guided["cond"] - plain["cond"]
     assert float(added.norm() / plain["cond"].norm()) > 1e-3
     assert torch.allclose(guided["uncond"] - plain["uncond"], added, atol=1e-5)
+
+
+def test_each_of_two_networks_has_a_run_of_its_own() -> None:
+    """As Wan 2.2 has them, one for the high noise levels and one for the low."""
+    high = transformer("Wan")[0]
+    low, (_, x, given) = copy.deepcopy(high), transformer("Wan")
+    pipe = SimpleNamespace(transformer=high, transformer_2=low)
+    with pytest.raises(TypeError, match="has 2 networks that denoise"):
+        patched.patch(pipe, [AttentionTemperature(temperature=0.5)])
+    for net in (high, low):
+        patched.patch(net, [AttentionTemperature(temperature=0.5)])
+    scheduler = flow()
+    with torch.no_grad(), patched.running(high, scheduler) as first, patched.running(low, scheduler) as second:
+        for net, t in zip((high, high, low), scheduler.timesteps, strict=True):
+            net(hidden_states=x, timestep=t.expand(1), **given)
+    assert {row["steps"] for row in table(first)} == {"1-2"} and {row["steps"] for row in table(second)} == {"3"}
+    patched.unpatch(high)
 
 
 def test_whole_blocks_are_refused() -> None:
