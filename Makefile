@@ -39,7 +39,7 @@ test-pythons: $(VENV)/.dev
 	for python in $(PYTHONS); do \
 		minor=$$($$python -c "$(MINOR)" 2>/dev/null) || continue; \
 		if [ $$minor = $$mine ]; then continue; fi; others=yes; \
-		PYTHONPYCACHEPREFIX=$(VENV)/compiled $$python -m compileall -q __init__.py client.py $(ROOMS) tests || exit 1; \
+		PYTHONPYCACHEPREFIX=$(VENV)/compiled $$python -m compileall -q __init__.py api.py client.py $(ROOMS) tests || exit 1; \
 		if PYTHONPATH=$(VENV)/types $$python -c "import torch, numpy, safetensors, pytest, hypothesis" 2>/dev/null; then \
 			OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/types $$python -m pytest $(SOME_TESTS) || exit 1; \
 		else echo "Python $$minor has no torch here: it has read the files and run no test"; fi; \
@@ -50,7 +50,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/attention_patchbay
-	MYPYPATH=$(VENV)/types $(BIN)/mypy $(addprefix -p attention_patchbay.,$(ROOMS))
+	MYPYPATH=$(VENV)/types $(BIN)/mypy -m attention_patchbay.api $(addprefix -p attention_patchbay.,$(ROOMS))
 
 # The types in the page's comments; needs npm's registry.
 lint-web:

@@ -21,10 +21,12 @@ ROOMS = (
     "headless.client",
     "headless.engine",
     "",  # the root of the pack: what ComfyUI loads
+    "api",
     "nodes",
     "headless.nodes",
     "headless.api",
     "headless",
+    "ldm_patched.on_diffusers",
     "ldm_patched.patches.reading",
     "ldm_patched.patches.routing",
     "ldm_patched.patches.methods",
@@ -48,6 +50,7 @@ FORBIDDEN = {
     "client": {"nodes", "headless.nodes", "headless.api", "ldm_patched"},
     "headless.client": {"nodes", "headless.nodes", "headless.api", "ldm_patched"},
     "": {"headless", "ldm_patched"},
+    "api": {"headless", "nodes"},
     "nodes": {"headless"},
 }
 # The names that other packs know: they lead to the rooms, and no file of the pack takes that way.

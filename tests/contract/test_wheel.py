@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("setuptools", minversion="77")
 ROOT = Path(__file__).parents[2]
 ROOMS = ("headless", "ldm_patched", "nodes")
-FILES = ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "client.py", "py.typed")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "api.py", "client.py", "py.typed")
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist')"
 BARE = """
 import sys
@@ -39,8 +39,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_every_module_and_what_they_read(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
-    wanted |= {Path(name) for name in ("__init__.py", "client.py", "py.typed", "headless/sweep/report.html")}
+    wanted |= {Path(name) for name in ("__init__.py", "api.py", "client.py", "py.typed")}
     wanted |= {path.relative_to(ROOT) for path in (ROOT / "headless").rglob("*.html")}
+    wanted |= {path.relative_to(ROOT) for path in (ROOT / "ldm_patched").rglob("*.cpp")}
     wanted |= {Path("ldm_patched/demo/demo.safetensors")}
     assert {f"attention_patchbay/{path.as_posix()}" for path in wanted} <= names
     assert not [name for name in names if name.split("/")[1] in ("tools", "tests", "example_workflows", "web", "docs")]
