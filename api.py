@@ -37,11 +37,11 @@ from .ldm_patched.patches.reading.report import Report, Row
 from .ldm_patched.patches.record.archive import ARCHIVE
 from .ldm_patched.patches.record.plan import plan_of
 from .ldm_patched.patches.record.run import AttentionId, Run
-from .ldm_patched.patches.routing.observe import observed
+from .ldm_patched.patches.routing.observe import Observer, observed
 from .ldm_patched.patches.routing.rule import Rule
 from .ldm_patched.patches.routing.rules import attach_rules, parse_rules, rules_text
+from .ldm_patched.patches.routing.tuned_rules import write_rules
 from .ldm_patched.patches.routing.tuning import tune as measure
-from .ldm_patched.patches.routing.tuning import write_rules
 from .ldm_patched.sampling.sample import common_ksampler
 from .ldm_patched.text.clip import CLIP
 
@@ -332,8 +332,8 @@ def tune(pipe: P, call: Callable[[P], object], *, max_error: float = 0.001, seco
 
 def _observed(pipe: Any, call: Callable[[Any], object]) -> Mapping[AttentionId, AttentionCall]:
     if isinstance(pipe, Loaded):
-        model, observer = observed(pipe.model)
-        call(replace(pipe, model=cast(ModelPatcher, model)))
+        observer = Observer()
+        call(replace(pipe, model=cast(ModelPatcher, observed(pipe.model, observer))))
         return observer.calls
     from .ldm_patched.on_diffusers.patched import observing, running
 

@@ -255,8 +255,8 @@ def observing(model: Any) -> Iterator[Observer]:
     theirs = denoiser_of(model)
     known = hook_of(theirs)
     hook = Hook(theirs) if known is None else known
-    before = hook.patcher
-    hook.patcher, observer = observed(before)
+    before, observer = hook.patcher, Observer()
+    hook.patcher = observed(before, observer)
     if known is None:
         _install(theirs, hook)
     try:
