@@ -27,7 +27,9 @@ class PromptRegion(io.ComfyNode):
             search_aliases=["attention couple", "regional prompt", "area prompt", "latent couple", "draw region"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt of this region: one prompt, its tokens."),
-                io.Mask.Input("mask", tooltip="Where the prompt holds, of any size; one, or one for each picture or frame."),
+                io.Mask.Input(
+                    "mask", tooltip="Where the prompt holds, of any size; one, or one for each picture or frame."
+                ),
                 io.Float.Input(
                     "weight", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Its weight where regions overlap."
                 ),
@@ -51,4 +53,6 @@ class PromptRegion(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the longer chain."""
         masks = mask if mask.ndim == 3 else mask[None]
-        return io.NodeOutput((*(regions or ()), Region(prompt_of(conditioning), masks, weight, frames=parse_frames(frames))))
+        return io.NodeOutput(
+            (*(regions or ()), Region(prompt_of(conditioning), masks, weight, frames=parse_frames(frames)))
+        )

@@ -112,6 +112,8 @@ def _check(one: Range, text: str) -> None:
     if one.percent and max(ends) > 100.0:
         raise Refused(f"{WIDGET}: {text!r} goes beyond 100%; write parts of the video from 0% to 100%", WIDGET)
     if not one.percent and any(end % 1.0 for end in ends):
-        raise Refused(f"{WIDGET}: {text!r} is no number of a frame; write whole numbers, or parts such as 0-50%", WIDGET)
+        raise Refused(
+            f"{WIDGET}: {text!r} is no number of a frame; write whole numbers, or parts such as 0-50%", WIDGET
+        )
     if one.edges(100)[0] >= one.edges(100)[1] and (one.percent or one.last is not None):
         raise Refused(f"{WIDGET}: {text!r} holds no frame; write the first before the last, such as 0-12", WIDGET)

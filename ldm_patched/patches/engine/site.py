@@ -276,11 +276,12 @@ class Site:
     @property
     def pictures(self) -> Tensor:
         """Return which picture of the latent each row is (b,); the frames of a UNet's video are its pictures."""
-        pixels = self.options.get(PIXELS)
+        pixels: Tensor | None = self.options.get(PIXELS)
         if pixels is not None:
             return pixels[:, 0, 0, 0].long()
-        count, here = self.batch // self.parts, None if TOKENS in self.options else self.timeline.here
-        return torch.tensor(range(count) if here is None else here).repeat(self.parts)
+        picture = torch.arange(self.batch) % (self.batch // self.parts)
+        here = None if TOKENS in self.options else self.timeline.here
+        return picture if here is None else torch.tensor(here)[picture]
 
     def placed(self, mask: Tensor) -> Tensor:
         """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
@@ -299,7 +300,9 @@ class Site:
         if size is not None and self.run is not None and stretched(mask, size):
             self.run.notes.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
         shares = on_grid(mask, grid)
-        if self.frames > 1 and len(mask) not in (1, self.batch // self.parts):
+        if len(mask) == 1:
+            return shares.repeat(self.batch, self.frames)
+        if self.frames > 1 and len(mask) != self.batch // self.parts:
             return self.timeline.in_call(shares).flatten().expand(self.batch, -1)
         return shares.repeat(1, self.frames)[self.pictures.to(mask.device) % len(mask)]
 
@@ -318,8 +321,8 @@ class Site:
 
     def _by_pixel(self, shares: Tensor) -> Tensor:
         """Return what frames as rows have, (b * t, h * w), as attention over time has it: (b * h * w, t)."""
-        by_pixel: Tensor = shares.unflatten(0, (-1, self.tokens)).transpose(1, 2).flatten(0, 1)
-        return by_pixel
+        by_frame: Tensor = shares.unflatten(0, (-1, self.tokens))
+        return by_frame.transpose(1, 2).flatten(0, 1)
 
     # Positions
 

@@ -91,4 +91,5 @@ def window_of(options: TransformerOptions) -> tuple[int, Sequence[int]] | None:
 
 def _stretched(x: Tensor, frames: int) -> Tensor:
     """Return x (t, ...) over as many frames."""
-    return F.interpolate(x.flatten(1).T[None], size=frames, mode="area")[0].T.unflatten(1, x.shape[1:])
+    found: Tensor = F.interpolate(x.flatten(1).T[None], size=frames, mode="area")[0].T.unflatten(1, x.shape[1:])
+    return found
