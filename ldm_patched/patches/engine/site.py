@@ -307,7 +307,12 @@ class Site:
         return shares.repeat(1, self.frames)[self.pictures.to(mask.device) % len(mask)]
 
     def during(self, frames: Frames, device: torch.device) -> Tensor:
-        """Return what of each token (b, n) lies in some frames of the video; raises ValueError where there are none."""
+        """Return what of each token (b, n) lies in some frames of the video: all of it in references, which have none.
+
+        Raises ValueError where the video has no such frames.
+        """
+        if self.of_reference:
+            return torch.ones(self.batch, self.tokens, device=device)
         if self.over_time:
             return self._by_pixel(self.by_frame.during(frames, device))
         timeline = self.timeline

@@ -20,6 +20,7 @@ from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.engine.timeline import WINDOW, Timeline
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
@@ -252,6 +253,16 @@ def test_pictures_of_a_batch_are_frames_for_prompts_and_loras() -> None:
         out = pictures(attach(patcher(), RegionalPrompt((ranged,))), 3)
         assert near(out[:1], plain[:1]) and near(out[1:], always[1:])
         assert not near(always[:1], plain[:1])
+
+
+def test_a_reference_picture_has_no_time() -> None:
+    shared, tokens = attach(patcher(), Reference(draw(4, 1, 4, 8, 8))), draw(9, 1, 5, 16)
+    always, all_frames, some = (
+        pictures(attach(shared, RegionalPrompt((Region(tokens, ONES, frames=parse_frames(text)),))), 2)
+        for text in ("", "0-", "1-")
+    )
+    assert torch.equal(all_frames, always)
+    assert near(some[1:], always[1:]) and not near(some[:1], always[:1])
 
 
 def test_one_picture_has_no_frames() -> None:
