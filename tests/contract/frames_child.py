@@ -27,8 +27,10 @@ from attention_patchbay.ldm_patched.patches.addressing.blocks import model_block
 from attention_patchbay.ldm_patched.patches.addressing.frames import parse_frames  # noqa: E402
 from attention_patchbay.ldm_patched.patches.addressing.where import Where  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.attach import attach  # noqa: E402
+from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile  # noqa: E402
 from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word  # noqa: E402
+from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora  # noqa: E402
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt  # noqa: E402
 from attention_patchbay.ldm_patched.patches.reading.maps import captured  # noqa: E402
 from attention_patchbay.ldm_patched.patches.reading.report import report  # noqa: E402
@@ -109,6 +111,27 @@ def video(name: str) -> dict[str, Any]:
     }
 
 
+def lora() -> dict[str, float]:
+    """Return what a LoRA on a layer of the last block of Wan does in the frames of its region, and in the others."""
+    tiny = FAMILIES["Wan 2.1"]
+    model, noise, sides, layer = load(tiny), noise_of(tiny, 1), (prompt(tiny, 1), prompt(tiny, 2)), "blocks.2.ffn.0"
+    rows, columns = model.model.diffusion_model.get_parameter(f"{layer}.weight").shape
+    key, generator = f"lora_unet_{layer.replace('.', '_')}", torch.Generator().manual_seed(12)
+    file = {f"{key}.lora_up.weight": torch.randn(rows, 2, generator=generator)}
+    file |= {f"{key}.lora_down.weight": torch.randn(2, columns, generator=generator)}
+    loras = (RegionLora(LoraFile.of("style", file), 0.5),)
+    outs = {}
+    for name, ranges, some in (("plain", "", ()), ("always", "", loras), ("ranged", "1-", loras)):
+        region = Region(prompt_of(sides[0]), EVERYWHERE, loras=some, frames=parse_frames(ranges))
+        outs[name] = sample(attach(model, RegionalPrompt((region,)), HOST), noise, *sides)
+    plain, always, ranged = (outs[name] for name in ("plain", "always", "ranged"))
+    return {
+        "effect": apart(always[:, :, 0], plain[:, :, 0]),
+        "outside": apart(ranged[:, :, 0], plain[:, :, 0]),
+        "inside": apart(ranged[:, :, 1], always[:, :, 1]),
+    }
+
+
 def windows() -> dict[str, Any]:
     """Return what ranges do beside context windows on Wan, which draw two of four frames at a time."""
     tiny = FAMILIES["Wan 2.1"]._replace(latent=(1, 16, 4, 8, 12))
@@ -161,5 +184,5 @@ def picture() -> str:
 
 
 found: dict[str, Any] = {name: video(name) for name in VIDEOS if name not in CLOSED}
-found |= {"windows": windows(), "svd": svd(), "picture": picture()}
+found |= {"lora": lora(), "windows": windows(), "svd": svd(), "picture": picture()}
 Path(result).write_text(json.dumps(found))

@@ -23,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_video_family_was_tried(found: dict[str, Any]) -> None:
-    assert found.keys() - {"windows", "svd", "picture"} == RATIOS.keys()
+    assert found.keys() - {"lora", "windows", "svd", "picture"} == RATIOS.keys()
 
 
 @pytest.mark.parametrize("name", RATIOS)
@@ -45,6 +45,11 @@ def test_frames_are_those_of_the_decoded_video_and_others_are_refused(found: dic
 @pytest.mark.parametrize("name", RATIOS)
 def test_words_have_a_map_of_each_frame(found: dict[str, Any], name: str) -> None:
     assert found[name]["maps"] and all(shape == [1, 2, 2] for shape in found[name]["maps"])
+
+
+def test_a_lora_acts_in_the_frames_of_its_region_alone(found: dict[str, Any]) -> None:
+    one = found["lora"]
+    assert one["effect"] > 1e-2 and max(one["outside"], one["inside"]) < 1e-5, one
 
 
 def test_context_windows_keep_the_frames_of_the_whole_video(found: dict[str, Any]) -> None:
