@@ -63,6 +63,11 @@ VACE blocks of Wan, and Mochi's mean of its text. HiDream takes only texts of on
 
 HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5 refine the text before their blocks: the token of
 a word then holds something of its neighbours.
+
+`frames` of a region are those of the decoded video, of which the first frame of the latent stands for one and each
+other for 4 (Wan, HunyuanVideo, CogVideoX, Cosmos-Predict2, Kandinsky 5), 6 (Mochi) or 8 (LTX-Video, Cosmos). On the
+tiny models of these, with a region in the last block and one step, each frame equals to the bit that of a run in which
+the region holds always or never (`tests/contract/test_frames_comfyui.py`); SVD and context windows are tried there too.
 """
 
 

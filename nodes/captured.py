@@ -10,7 +10,7 @@ from safetensors.torch import save
 from ..ldm_patched.files.whole import replacing, write_new
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.patcher import Patcher
-from ..ldm_patched.patches.reading.heatmap import overlay, sheet, view
+from ..ldm_patched.patches.reading.heatmap import alongside, overlay, sheet, view
 from ..ldm_patched.patches.reading.maps import captured, contents, heat, only, statistics
 from ._host import io, output_files
 from .derived import CATEGORY
@@ -93,10 +93,11 @@ class AttentionMaps(io.ComfyNode):
             found = only(found, word)
         maps = torch.cat([heat(one.blocks.values(), size) for one in found]).flatten(0, 1)  # (labels * b, h, w)
         masks = maps if threshold == 0.0 else (maps >= threshold).float()
-        ui = {"attention": [view([one.heard for one in found], size, images)]}
-        return io.NodeOutput(
-            overlay(maps, images, opacity), masks, statistics(found), sheet(found, columns, size), ui=ui
-        )
+        heard = [one.heard for one in found]
+        ui, first = {"attention": [view(heard, size, images)]}, heard[0].sums[0]
+        below = None if images is None else alongside(images, first, range(first.attention.shape[1]))
+        painted = overlay(maps, below, opacity)
+        return io.NodeOutput(painted, masks, statistics(found), sheet(found, columns, size), ui=ui)
 
 
 def image_size(latent: Latent, images: torch.Tensor | None = None) -> tuple[int, int]:

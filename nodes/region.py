@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..ldm_patched.patches.addressing.frames import WIDGET, parse_frames
 from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_of
 from ..ldm_patched.patches.methods.regional_prompt import Region
 from ._host import io
-from .derived import CATEGORY
+from .derived import CATEGORY, checking_text
 
 Regions = io.Custom("PATCHBAY_REGIONS")
 
@@ -26,19 +27,32 @@ class PromptRegion(io.ComfyNode):
             search_aliases=["attention couple", "regional prompt", "area prompt", "latent couple", "draw region"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt of this region: one prompt, its tokens."),
-                io.Mask.Input("mask", tooltip="Where the prompt holds, of any size; one, or one for each picture."),
+                io.Mask.Input(
+                    "mask", tooltip="Where the prompt holds, of any size; one, or one for each picture or frame."
+                ),
                 io.Float.Input(
                     "weight", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Its weight where regions overlap."
                 ),
                 Regions.Input("regions", optional=True, tooltip="The regions before this one."),
+                io.String.Input(
+                    WIDGET,
+                    default="",
+                    optional=True,
+                    tooltip="When in a video the prompt holds: 0-50%, 0-12 or 25- of its frames, several with commas, "
+                    "fade 8 behind them for soft edges; empty: always.",
+                ),
             ],
             outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
         )
 
+    validate_inputs = checking_text(WIDGET, parse_frames)
+
     @classmethod
     def execute(
-        cls, conditioning: Conditioning, mask: Tensor, weight: float, regions: tuple[Region, ...] = ()
+        cls, conditioning: Conditioning, mask: Tensor, weight: float, regions: tuple[Region, ...] = (), frames: str = ""
     ) -> io.NodeOutput:
         """Return the longer chain."""
         masks = mask if mask.ndim == 3 else mask[None]
-        return io.NodeOutput((*(regions or ()), Region(prompt_of(conditioning), masks, weight)))
+        return io.NodeOutput(
+            (*(regions or ()), Region(prompt_of(conditioning), masks, weight, frames=parse_frames(frames)))
+        )

@@ -57,6 +57,7 @@ class Family:
         flat: whether what it makes is no picture.
         sound: whether its latent is a video and its sound, packed into one row.
         alone: whether it takes one video at a time.
+        uneven: whether frames of its latent, the first apart, stand for unlike many of the video.
         rotary: whether queries and keys of its self-attention hold their positions, as rotations.
         hands: for each block type the parameters of a block's forward that its result stands for, by place and in the
             order of the result; none: nobody can skip or scale its blocks.
@@ -82,6 +83,7 @@ class Family:
     flat: bool = False
     sound: bool = False
     alone: bool = False
+    uneven: bool = False
     rotary: bool = True
     hands: tuple[tuple[int, ...], ...] = ()
     deaf: str = ""
@@ -181,7 +183,14 @@ FAMILIES: dict[str, Family] = {
     "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
     "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
     "MiniMaxH3Model": _joined(
-        "MiniMax H3", (("block", "blocks"),), TEXT_REFERENCES_IMAGE, told=False, sound=True, alone=True, hands=X
+        "MiniMax H3",
+        (("block", "blocks"),),
+        TEXT_REFERENCES_IMAGE,
+        told=False,
+        sound=True,
+        alone=True,
+        uneven=True,
+        hands=X,
     ),
     "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, columns=True, hands=X),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, columns=True, hands=X),

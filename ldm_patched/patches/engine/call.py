@@ -57,7 +57,7 @@ def call_model(
         begin(run, executor.class_obj, transformer_options)
     net = network(executor.class_obj)
     there = with_held(_out_of_the_way(transformer_options, run), family_of_net(net).calls)
-    given, kwargs = taken(_entered(there, net, x, kwargs), kwargs, x)
+    given, kwargs = taken(_entered(there, executor.class_obj, x, kwargs), kwargs, x)
     options = counted({**given, KEY: run, LATENT: list(x.shape)})
     if c_crossattn is not None:
         options[CONTEXT] = c_crossattn
@@ -89,15 +89,17 @@ def _out_of_the_way(options: TransformerOptions, run: Run | None) -> Transformer
     return rest if router.previous is None else {**rest, SLOT: router.previous}
 
 
-def _entered(options: TransformerOptions, net: Any, x: Tensor, conds: dict[str, Any]) -> TransformerOptions:
+def _entered(options: TransformerOptions, model: Any, x: Tensor, conds: dict[str, Any]) -> TransformerOptions:
     """Return the options of a call with the way for layers into it: the slots of a UNet, or the override."""
+    net = network(model)
     family = family_of_net(net)
     if family.calls == UNET:
         return with_stacks(options)
     found = {**options, "patches": lists(options)}
     if not (options.get(LAYERS) or options.get(LISTED)):
         return found
-    return {**found, TOKENS: tokens_of(net, family, x, conds), POSITIONS: {}}
+    ratio = getattr(getattr(model, "latent_format", None), "temporal_downscale_ratio", 1)
+    return {**found, TOKENS: tokens_of(net, family, x, conds, ratio), POSITIONS: {}}
 
 
 def with_stacks(options: TransformerOptions) -> TransformerOptions:

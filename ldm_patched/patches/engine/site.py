@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
+from ..addressing.frames import Frames
 from ..addressing.grid import on_grid
 from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
@@ -18,6 +19,7 @@ from .coordinates import PIXELS, at_pixels, places_of
 from .gate import Gate
 from .positions import Positions
 from .sides import COND, chunks_of
+from .timeline import Timeline, window_of
 from .tokens import TOKENS, Tokens
 
 T = TypeVar("T")
@@ -195,6 +197,22 @@ class Site:
         return changed.flatten(1, 2)
 
     @property
+    def by_frame(self) -> Site:
+        """Return the site of attention over time as if its rows were the frames, and its tokens their pixels."""
+        rows, _, height, width = self.options["activations_shape"]
+        return self.but(batch=rows, tokens=height * width)
+
+    @property
+    def timeline(self) -> Timeline:
+        """Return the frames of the latent and which of them the call has; a UNet's are the pictures of the batch."""
+        tokens: Tokens | None = self.options.get(TOKENS)
+        if tokens is not None:
+            return tokens.time.in_window(self.options)
+        if PIXELS in self.options and self.run is not None:
+            return Timeline(self.run.pictures or 1)
+        return Timeline(self.batch // self.parts).in_window(self.options)
+
+    @property
     def image_grid(self) -> tuple[int, int]:
         """Return height and width of the tokens of one frame.
 
@@ -251,14 +269,29 @@ class Site:
 
     @property
     def layout(self) -> str:
-        """Return what `placed` hangs on beside its mask, as a part of a key for `once`."""
-        return f"{self.frames} {self.image_grid} {self.batch} {self.parts}"
+        """Return what `placed` and `during` hang on beside what they get, as a part of a key for `once`."""
+        grid = None if self.over_time else self.image_grid
+        return f"{self.frames} {grid} {self.batch} {self.parts} {self.tokens} {window_of(self.options)}"
+
+    @property
+    def pictures(self) -> Tensor:
+        """Return which picture of the latent each row is (b,); the frames of a UNet's video are its pictures."""
+        pixels: Tensor | None = self.options.get(PIXELS)
+        if pixels is not None:
+            return pixels[:, 0, 0, 0].long()
+        picture = torch.arange(self.batch) % (self.batch // self.parts)
+        here = None if TOKENS in self.options else self.timeline.here
+        return picture if here is None else torch.tensor(here)[picture]
 
     def placed(self, mask: Tensor) -> Tensor:
         """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
 
-        Several masks go round the images of a chunk in turn. Raises ValueError like `image_grid`.
+        Several masks go round the images of a chunk in turn. Where an image is a video in the tokens of a row, as many
+        as there are videos are one for each; any other number are masks of its frames. Raises ValueError like
+        `image_grid`.
         """
+        if self.over_time:
+            return self._by_pixel(self.by_frame.placed(mask))
         grid, pixels, size = self.image_grid, self.options.get(PIXELS), None if self.run is None else self.run.size
         if pixels is not None and size is not None:
             return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
@@ -266,9 +299,35 @@ class Site:
             self.run.notes.add(PARTS)
         if size is not None and self.run is not None and stretched(mask, size):
             self.run.notes.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
-        shares = on_grid(mask, grid).repeat(1, self.frames)
-        image = torch.arange(self.batch, device=mask.device) % (self.batch // self.parts)
-        return shares[image % len(shares)]
+        shares = on_grid(mask, grid)
+        if len(mask) == 1:
+            return shares.repeat(self.batch, self.frames)
+        if self.frames > 1 and len(mask) != self.batch // self.parts:
+            return self.timeline.in_call(shares).flatten().expand(self.batch, -1)
+        return shares.repeat(1, self.frames)[self.pictures.to(mask.device) % len(mask)]
+
+    def during(self, frames: Frames, device: torch.device) -> Tensor:
+        """Return what of each token (b, n) lies in some frames of the video: all of it in references, which have none.
+
+        Raises ValueError where the video has no such frames.
+        """
+        if self.of_reference:
+            return torch.ones(self.batch, self.tokens, device=device)
+        if self.over_time:
+            return self._by_pixel(self.by_frame.during(frames, device))
+        timeline = self.timeline
+        weights = frames.weights(timeline.shown).to(device)
+        if self.run is not None:
+            self.run.notes.add(timeline.about)
+        if TOKENS not in self.options:
+            return weights[self.pictures.to(device)][:, None].expand(-1, self.tokens)
+        each = timeline.in_call(weights)
+        return each.repeat_interleave(self.tokens // len(each)).expand(self.batch, -1)
+
+    def _by_pixel(self, shares: Tensor) -> Tensor:
+        """Return what frames as rows have, (b * t, h * w), as attention over time has it: (b * h * w, t)."""
+        by_frame: Tensor = shares.unflatten(0, (-1, self.tokens))
+        return by_frame.transpose(1, 2).flatten(0, 1)
 
     # Positions
 

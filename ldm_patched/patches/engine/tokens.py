@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..addressing.families import IMAGE, REFERENCE, TEXT, Family
+from .timeline import Timeline
 
 TOKENS = "patchbay_tokens"  # in the options of a call of a transformer: its Tokens
 LATENT = "patchbay_latent"  # in the options of a call: the shape of its latent
@@ -29,6 +30,7 @@ class Tokens(NamedTuple):
         padding: tokens that fill the image's up.
         multiple: to a multiple of how many tokens the model fills up its image and its text.
         ends: whether what a text lacks of the longest of its batch has to stand in front of it.
+        time: the frames of the latent.
     """
 
     family: Family
@@ -38,6 +40,7 @@ class Tokens(NamedTuple):
     padding: int = 0
     multiple: int = 1
     ends: bool = False
+    time: Timeline = Timeline()
 
     @property
     def image(self) -> int:
@@ -64,8 +67,11 @@ class Tokens(NamedTuple):
         return {name: slice(end - sizes[name], end) for name, end in zip(order, ends, strict=True) if sizes[name]}
 
 
-def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any]) -> Tokens | None:
-    """Return what a call of a network makes tokens of, for its latent x (b, c, ...) and its conditionings."""
+def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any], ratio: int = 1) -> Tokens | None:
+    """Return what a call of a network makes tokens of, for its latent x (b, c, ...) and its conditionings.
+
+    `ratio` is how many frames of the video each one of the latent but the first stands for.
+    """
     if not isinstance(x, Tensor) or x.is_nested or x.ndim < 3:
         return None
     sides = patch_of(net, family)
@@ -77,7 +83,8 @@ def tokens_of(net: Any, family: Family, x: Tensor, conds: Mapping[str, Any]) -> 
     behind = sum(math.prod(_grid(one.shape[2:], sides)) for one in references) + _beside_a_video(conds)
     multiple = getattr(net, "pad_tokens_multiple", None) or 1
     padding = -math.prod(grid) % multiple
-    return Tokens(family, grid, len(shape) < 4, behind, padding, multiple, _ends(net, family, conds))
+    time = Timeline((1, 1, 1, *shape[2:])[-3], 1 if family.uneven else ratio, sides[0])
+    return Tokens(family, grid, len(shape) < 4, behind, padding, multiple, _ends(net, family, conds), time)
 
 
 def _ends(net: Any, family: Family, conds: Mapping[str, Any]) -> bool:

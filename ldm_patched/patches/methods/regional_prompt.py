@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from ..addressing.frames import Frames
 from ..addressing.where import Where
 from ..engine.declaration import Refused, acts, amount, choice, method, number, socket
 from ..engine.gate import Gate
@@ -29,14 +30,16 @@ OVERLAPS = ("average", "last on top")
 class Region:
     """The tokens (1, n, c) of a prompt, the mask (b, h, w) of 0 to 1 that says where it holds, weight and LoRAs.
 
-    The mask has any size; b is 1 or the number of images. A live one is made in the run, and the prompt holds nowhere
-    before. Raises ValueError naming the value and the fix.
+    The mask has any size; b is 1, the number of images, or that of a video's frames. A live one is made in the run, and
+    the prompt holds nowhere before. `frames` says when in a video it holds; None: always. Raises ValueError naming the
+    value and the fix.
     """
 
     tokens: Prompt | Tensor
     mask: Tensor | LiveMask
     weight: float = 1.0
     loras: tuple[RegionLora, ...] = ()
+    frames: Frames | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.mask, Tensor) and self.mask.ndim != 3:
@@ -102,7 +105,8 @@ class RegionalPrompt(Method):
         """Describe the method."""
         count = sum(map(len, self.loras.values()))
         loras = f", {count} LoRA{'s' * (count > 1)}" if count else ""
-        return f"{len(self.regions)} regions{loras}, {self.overlap}, base {self.base:g}{self.times}"
+        during = "".join(f", frames {one.frames.text}" for one in self.regions if one.frames is not None)
+        return f"{len(self.regions)} regions{loras}{during}, {self.overlap}, base {self.base:g}{self.times}"
 
     @property
     def loras(self) -> dict[int, tuple[RegionLora, ...]]:
@@ -164,10 +168,16 @@ class RegionalPrompt(Method):
         return site.once(key, lambda: self._shares(site, device, 1.0))
 
     def _shares(self, site: Site, device: torch.device, amount: float) -> dict[int, Tensor]:
-        masks = [placed(mask, site, device) for mask in self.masks]
+        masks = [_held(region, site, device) for region in self.regions]
         weights = [region.weight for region in self.regions]
         found = shares(masks, weights, self.overlap, amount * self.strength * site.curve)
         return {i: part for i, part in enumerate(found) if bool(part.any())}
+
+
+def _held(region: Region, site: Site, device: torch.device) -> Tensor:
+    """Return where a region holds at each token of a call, (b, n) of 0 to 1."""
+    mask = placed(region.mask, site, device)
+    return mask if region.frames is None else mask * site.during(region.frames, device)
 
 
 def _somewhere(mask: Tensor | LiveMask) -> bool:

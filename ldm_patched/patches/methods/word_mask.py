@@ -25,7 +25,7 @@ from .words import check_positions, positions_of
     gives="with this limit",
     asks=(
         Widget("clip", "CLIP", "The CLIP that encodes the prompt."),
-        Widget("mask", "MASK", "Where the words may act, of any size; one, or one for each picture."),
+        Widget("mask", "MASK", "Where the words may act, of any size; one, or one for each picture or frame."),
         Widget(
             "prompt",
             "STRING",
@@ -39,9 +39,9 @@ class WordMask(Method):
     """Let only the masked part of the image attend to some words.
 
     `positions` are those of the words in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
-    act; b is 1 or the number of images. A token at mask m gets m times its usual result and 1 - m times that of
-    attention in which the words' keys are missing, which is the softmax with their scores at -inf. `strength` (0..1)
-    times the curve is how much of this is applied. Only the positive prompt is changed.
+    act; b is 1, the number of images, or that of a video's frames. A token at mask m gets m times its usual result and
+    1 - m times that of attention in which the words' keys are missing, which is the softmax with their scores at -inf.
+    `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is changed.
     """
 
     positions: tuple[int, ...] = hidden(blank=())

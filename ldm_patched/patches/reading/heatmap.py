@@ -110,7 +110,7 @@ def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> d
         else None,
         "frames": first.frames,
         "shown": [number + 1 for number in some],
-        "images": [] if images is None else [url(one, image) for one in _alongside(images, some, count)],
+        "images": [] if images is None else [url(one, image) for one in alongside(images, first, some)],
     }
 
 
@@ -130,11 +130,18 @@ def _maps(
     }
 
 
-def _alongside(images: Tensor, some: Sequence[int], count: int) -> Tensor:
-    """Return the images for some of `count` maps; a decoded video has more frames than its latent."""
+def alongside(images: Tensor, maps: Sums, some: Sequence[int]) -> Tensor:
+    """Return the images that some of the maps belong to.
+
+    A decoded video has more frames than its latent: each of those is shown by the last that it stands for.
+    """
+    count = maps.attention.shape[1]
     if len(images) <= count:
         return images[[number for number in some if number < len(images)]]
-    return images[[round(number * (len(images) - 1) / max(1, count - 1)) for number in some]]
+    videos = count // maps.frames if maps.frames > 1 else 1
+    each, shown = count // videos, len(images) // videos
+    pairs = (divmod(number, each) for number in some)
+    return images[[video * shown + round(frame * (shown - 1) / max(1, each - 1)) for video, frame in pairs]]
 
 
 def url(image: Tensor, longest: int) -> str:

@@ -25,7 +25,7 @@ from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import N
 from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCapture
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.words import locate
-from attention_patchbay.ldm_patched.patches.reading.heatmap import view
+from attention_patchbay.ldm_patched.patches.reading.heatmap import alongside, view
 from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captured, gathered_in, heat
 from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
@@ -174,6 +174,15 @@ def test_frames_and_other_words_reach_the_page() -> None:
     assert shown["shown"][0] == 1 and shown["shown"][-1] == 40 and shown["height"] == 32
     assert shown["low"][0] == [float(number - 1) for number in shown["shown"]]
     assert shown["others"]["labels"] == ["of"] and shown["others"]["low"] == shown["low"]
+
+
+def test_each_frame_of_a_latent_lies_on_a_frame_that_it_stands_for() -> None:
+    """Two videos of three frames in the latent, 0 | 1-4 | 5-8 of each nine that were decoded."""
+    sums = Sums(torch.zeros(1, 6, 4), torch.zeros(1), (2, 2), 1, 3)
+    images = torch.arange(18.0).reshape(18, 1, 1, 1).expand(-1, 2, 2, 3)
+    assert alongside(images, sums, range(6))[:, 0, 0, 0].tolist() == [0, 4, 8, 9, 13, 17]
+    assert alongside(images, sums, (1, 5))[:, 0, 0, 0].tolist() == [4, 17]
+    assert torch.equal(alongside(images[:6], sums, range(6)), images[:6])
 
 
 def test_what_was_not_captured_is_an_error() -> None:
