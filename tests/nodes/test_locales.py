@@ -17,7 +17,9 @@ PAGE = FOLDER.parent / "web"
 SAID = {one for path in PAGE.glob("*.js") for one in re.findall(r"\bsay\('([^']+)'", path.read_text(encoding="utf-8"))}
 SAID |= {"without", "block", "kind", "patches", "blocks", "map", "steps", "text"}
 # What is typed or stored, so it must stand in a translation as it does in English: numbers, addresses, functions.
-CODE = re.compile(r"[a-z]+:\d[\d.-]*|attn\d|\b\d+(?:\.\d+)+\b|\b\d+x\d+\b|float\d+|%\w+%|\.\w{4,}\b|->|!self|sparsemax")
+CODE = re.compile(
+    r"[a-z]+:\d[\d.-]*(?<!\.)|attn\d|\b\d+(?:\.\d+)+\b|\b\d+x\d+\b|float\d+|%\w+%|\.\w{4,}\b|->|!self|sparsemax"
+)
 SAME = {"CLIP", "VAE", "adain", "b1", "b2", "s1", "s2", "tau", "json", "FreeU"}  # names of methods and their letters
 # Words that French shares with English.
 FRENCH = {"base", "clip", "destination", "latent", "mode", "prompt", "skip", "source", "version", "backbone"}
