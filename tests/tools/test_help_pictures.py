@@ -1,8 +1,9 @@
-"""Every help page has a picture, small and made by a command; rows of pictures are laid out as they are asked for."""
+"""Every help page of a released node has a picture, small and made by a command; rows are laid out as asked."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 
 from attention_patchbay.headless.engine.workflow import Prompt
@@ -11,12 +12,14 @@ from attention_patchbay.tools.help_pictures import CHOICES, GAP, WIDTH, changed,
 from PIL import Image
 
 from ..contract.comfyui_server import ROOT
+from ..released import RELEASED
 
 LARGEST = 60_000  # bytes
 
 
 def test_every_page_shows_a_picture_that_is_there_and_small() -> None:
-    for page in DOCS.glob("*.md"):
+    pages = sorted(DOCS.glob("*.md"))
+    for page in pages if "PATCHBAY_RELEASE" in os.environ else [page for page in pages if page.stem in RELEASED]:
         shown = re.findall(r"!\[[^]]+\]\(([\w.]+)\)", page.read_text())
         assert shown, f"{page.name} has no picture: write an entry of tools/help_pictures.json"
         assert [name for name in shown if (DOCS / name).stat().st_size > LARGEST] == []
