@@ -18,7 +18,7 @@ from ..headless.pages.workflow_file import embedded_infos
 FOLDER = Path(__file__).parents[1] / "example_workflows"
 TEXTS = Path(__file__).with_suffix(".json")
 NODE_TITLE, GROUP_TITLE = 30, 50  # pixels above a node, and above the first node of a group
-GAP, EDGE, LANE = 60, 20, 40  # between nodes, around those of a group, between columns
+GAP, EDGE, LANE = 60, 12, 24  # between nodes, around those of a group, between columns
 NOTE_WIDTH, NOTE_LINE, NOTE_LETTERS = 320, 19, 38
 SEEN = 1500  # pixels of the canvas that the columns should fit into
 SCALES = 0.7, 0.9

@@ -38,7 +38,9 @@ def unsaid(code: str) -> set[str]:
 
 
 # What is typed or stored, so it must stand in a translation as it does in English: numbers, addresses, functions.
-CODE = re.compile(r"[a-z]+:\d[\d.-]*|attn\d|\b\d+(?:\.\d+)+\b|\b\d+x\d+\b|float\d+|%\w+%|\.\w{4,}\b|->|!self|sparsemax")
+CODE = re.compile(
+    r"[a-z]+:\d[\d.-]*(?<!\.)|attn\d|\b\d+(?:\.\d+)+\b|\b\d+x\d+\b|float\d+|%\w+%|\.\w{4,}\b|->|!self|sparsemax"
+)
 SAME = {"CLIP", "VAE", "adain", "b1", "b2", "s1", "s2", "tau", "json", "FreeU"}  # names of methods and their letters
 # Words that French shares with English.
 FRENCH = {"base", "clip", "destination", "latent", "mode", "prompt", "skip", "source", "version", "backbone"}
