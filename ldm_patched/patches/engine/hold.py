@@ -15,6 +15,7 @@ from torch import Tensor
 from ..addressing.address import BlockId
 from ..patcher import Patch, TransformerOptions
 from ..record.run import AttentionId, HeldCall, run_of
+from .at_tokens import at_tokens
 from .gate import Gate, curve_weight
 from .owner import foreign_name
 from .sides import SIDES
@@ -65,7 +66,7 @@ class Share(NamedTuple):
             return rows
         site = self.site.over(x) if x.ndim == 4 else self.site.but(tokens=x.shape[1])
         mask = self.mask.to(x.device, torch.float32).clamp(0.0, 1.0)
-        placed = site.once(f"share {site.layout} {x.device}", lambda: site.placed(mask)).to(x.dtype)
+        placed = site.once(f"share {site.layout} {x.device}", lambda: at_tokens(site, mask)).to(x.dtype)
         return rows * (placed.unflatten(1, x.shape[2:])[:, None] if x.ndim == 4 else placed[:, :, None])
 
 

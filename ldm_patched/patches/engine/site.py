@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from ..addressing.address import BlockId
-from ..addressing.frames import Frames
-from ..addressing.grid import on_grid
 from ..patcher import TransformerOptions
 from ..record.run import Run, current_block, run_of
-from .coordinates import PIXELS, at_pixels, places_of
+from .coordinates import PIXELS, places_of
 from .gate import Gate
 from .positions import Positions
 from .sides import COND, chunks_of
@@ -27,13 +25,6 @@ T = TypeVar("T")
 COUPLED = "cond_or_uncond_couple"  # other packs' name of the chunks that they have made of those of the call
 EXTRA = "patchbay_extra_call"  # the call only serves a guidance or runs a reference
 RECORDING = "patchbay_reference_recording"  # the call runs a reference, whose Tokens these are
-PARTS = (
-    "The model was called for parts of the picture, and nobody said which: a mask lies on each as if it were the whole."
-)
-STRETCHED = (
-    "A mask of {}x{} lies on a picture of {}x{} latent pixels, which has other proportions: it was stretched. Where a "
-    "detailer or upscaler samples a part as a picture of its own, a mask lies on the part as if it were the whole."
-)
 HELD = "{} changed queries or keys that held their positions already: the result is not that of a change before them."
 LENGTH = "patchbay_context"  # how many tokens of the context are its own, where methods appended others
 
@@ -269,7 +260,7 @@ class Site:
 
     @property
     def layout(self) -> str:
-        """Return what `placed` and `during` hang on beside what they get, as a part of a key for `once`."""
+        """Return what a mask at the tokens (`at_tokens.py`) hangs on beside itself, as a part of a key for `once`."""
         grid = None if self.over_time else self.image_grid
         return f"{self.frames} {grid} {self.batch} {self.parts} {self.tokens} {window_of(self.options)}"
 
@@ -282,52 +273,6 @@ class Site:
         picture = torch.arange(self.batch) % (self.batch // self.parts)
         here = None if TOKENS in self.options else self.timeline.here
         return picture if here is None else torch.tensor(here)[picture]
-
-    def placed(self, mask: Tensor) -> Tensor:
-        """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
-
-        Several masks go round the images of a chunk in turn. Where an image is a video in the tokens of a row, as many
-        as there are videos are one for each; any other number are masks of its frames. Raises ValueError like
-        `image_grid`.
-        """
-        if self.over_time:
-            return self._by_pixel(self.by_frame.placed(mask))
-        grid, pixels, size = self.image_grid, self.options.get(PIXELS), None if self.run is None else self.run.size
-        if pixels is not None and size is not None:
-            return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
-        if self.partial and self.run is not None:
-            self.run.notes.add(PARTS)
-        if size is not None and self.run is not None and stretched(mask, size):
-            self.run.notes.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
-        shares = on_grid(mask, grid)
-        if len(mask) == 1:
-            return shares.repeat(self.batch, self.frames)
-        if self.frames > 1 and len(mask) != self.batch // self.parts:
-            return self.timeline.in_call(shares).flatten().expand(self.batch, -1)
-        return shares.repeat(1, self.frames)[self.pictures.to(mask.device) % len(mask)]
-
-    def during(self, frames: Frames, device: torch.device) -> Tensor:
-        """Return what of each token (b, n) lies in some frames of the video: all of it in references, which have none.
-
-        Raises ValueError where the video has no such frames.
-        """
-        if self.of_reference:
-            return torch.ones(self.batch, self.tokens, device=device)
-        if self.over_time:
-            return self._by_pixel(self.by_frame.during(frames, device))
-        timeline = self.timeline
-        weights = frames.weights(timeline.shown).to(device)
-        if self.run is not None:
-            self.run.notes.add(timeline.about)
-        if TOKENS not in self.options:
-            return weights[self.pictures.to(device)][:, None].expand(-1, self.tokens)
-        each = timeline.in_call(weights)
-        return each.repeat_interleave(self.tokens // len(each)).expand(self.batch, -1)
-
-    def _by_pixel(self, shares: Tensor) -> Tensor:
-        """Return what frames as rows have, (b * t, h * w), as attention over time has it: (b * h * w, t)."""
-        by_frame: Tensor = shares.unflatten(0, (-1, self.tokens))
-        return by_frame.transpose(1, 2).flatten(0, 1)
 
     # Positions
 
@@ -393,9 +338,3 @@ class Site:
         """Return the site with the pixels of what a UNet block hands on, (b, c, h, w), as its tokens."""
         options = {**self.options, "activations_shape": list(h.shape)}
         return self.but(options=options, tokens=h.shape[-2] * h.shape[-1])
-
-
-def stretched(mask: Tensor, size: tuple[int, ...]) -> bool:
-    """Return whether a mask (m, y, x) has other proportions than a latent, by more than a pixel, and that matters."""
-    (y, x), (height, width) = mask.shape[-2:], size
-    return abs(x * height / y - width) > 1.0 and bool((mask != mask.flatten()[0]).any())

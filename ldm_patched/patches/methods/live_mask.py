@@ -13,6 +13,7 @@ from torch import Tensor
 from ..addressing.grid import blurred
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
+from ..engine.at_tokens import at_tokens
 from ..engine.declaration import Refused, Widget, acts, choice, fields_of, inputs_of, method, number
 from ..engine.gathering import Sums, before, scaled
 from ..engine.site import Site
@@ -204,12 +205,12 @@ SETTINGS = (
 def placed(mask: Tensor | LiveMask, site: Site, device: torch.device) -> Tensor:
     """Return what a mask is at each token of a call, (b, n) of 0 to 1; zero while a live one is not there yet."""
     if isinstance(mask, Tensor):
-        return site.placed(mask.to(device, torch.float32).clamp(0.0, 1.0))
+        return at_tokens(site, mask.to(device, torch.float32).clamp(0.0, 1.0))
     used = mask.used(site)
     if used is None:
         return torch.zeros(site.batch, site.tokens, device=device)
     frames = used.mask.to(device).unflatten(0, (-1, site.frames))  # (b, frames, h, w)
-    each = [site.placed(frames[:, i]).unflatten(1, (site.frames, -1))[:, i] for i in range(site.frames)]
+    each = [at_tokens(site, frames[:, i]).unflatten(1, (site.frames, -1))[:, i] for i in range(site.frames)]
     return torch.cat(each, 1)
 
 

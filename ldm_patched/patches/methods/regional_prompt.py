@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..addressing.frames import Frames
 from ..addressing.where import Where
+from ..engine.at_tokens import during
 from ..engine.declaration import Refused, acts, amount, choice, method, number, socket
 from ..engine.gate import Gate
 from ..engine.host import Host
@@ -177,7 +178,7 @@ class RegionalPrompt(Method):
 def _held(region: Region, site: Site, device: torch.device) -> Tensor:
     """Return where a region holds at each token of a call, (b, n) of 0 to 1."""
     mask = placed(region.mask, site, device)
-    return mask if region.frames is None else mask * site.during(region.frames, device)
+    return mask if region.frames is None else mask * during(site, region.frames, device)
 
 
 def _somewhere(mask: Tensor | LiveMask) -> bool:

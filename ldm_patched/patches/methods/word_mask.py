@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.where import Where
+from ..engine.at_tokens import at_tokens
 from ..engine.declaration import Widget, acts, amount, hidden, method
 from ..engine.method import Method
 from ..engine.prompts import columns, context_positions
@@ -92,7 +93,7 @@ class WordMask(Method):
         """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
 
         def make() -> Tensor:
-            return 1.0 - site.placed(self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
+            return 1.0 - at_tokens(site, self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
 
         return site.once(f"outside {site.layout} {device}", make)
 

@@ -14,6 +14,7 @@ from ..addressing.blocks import Targets, check_address, meant_in, targets
 from ..addressing.refused import Refused
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
+from ..engine.at_tokens import at_tokens
 from ..engine.declaration import Widget, acts, choice, hidden, method, socket, switch
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
@@ -151,7 +152,7 @@ class StyleTransfer(Reference):
 
     def _inside(self, site: Site, mask: Tensor) -> Tensor:
         placed = mask.float().clamp(0.0, 1.0)
-        return site.once(f"inside {site.layout} {mask.device}", lambda: site.placed(placed)[:, None, :, None])
+        return site.once(f"inside {site.layout} {mask.device}", lambda: at_tokens(site, placed)[:, None, :, None])
 
     def _strengths(self, model: Patcher) -> Strengths:
         rules = ((meant_in(rule.where.address, model), rule) for rule in self.rules)

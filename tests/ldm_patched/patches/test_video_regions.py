@@ -11,6 +11,7 @@ from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attentio
 from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 from attention_patchbay.ldm_patched.patches.addressing.frames import Frames, parse_frames
+from attention_patchbay.ldm_patched.patches.engine.at_tokens import at_tokens, during
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
@@ -180,11 +181,11 @@ def test_places_of_attention_over_time_are_those_within_the_frames_turned() -> N
     over = Site(options, "cross", 2 * 24, 3)
     assert over.over_time and not within.over_time
     turned = masks.flatten(1).T.repeat(2, 1)  # pixels of each side by frames
-    assert torch.equal(within.placed(masks), masks.flatten(1).repeat(2, 1))
-    assert torch.equal(over.placed(masks), turned)
+    assert torch.equal(at_tokens(within, masks), masks.flatten(1).repeat(2, 1))
+    assert torch.equal(at_tokens(over, masks), turned)
     device = torch.device("cpu")
-    assert torch.equal(within.during(frames("1-"), device), torch.tensor([0.0, 1, 1] * 2)[:, None].expand(-1, 24))
-    assert torch.equal(over.during(frames("1-"), device), torch.tensor([[0.0, 1, 1]]).expand(48, -1))
+    assert torch.equal(during(within, frames("1-"), device), torch.tensor([0.0, 1, 1] * 2)[:, None].expand(-1, 24))
+    assert torch.equal(during(over, frames("1-"), device), torch.tensor([[0.0, 1, 1]]).expand(48, -1))
 
 
 @pytest.fixture(scope="module")
