@@ -11,7 +11,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.grid import on_grid
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine import site
+from attention_patchbay.ldm_patched.patches.engine import at_tokens
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.method import Method
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance
@@ -137,7 +137,7 @@ def test_a_mask_is_scaled_once_a_run_for_each_grid(method: Method, monkeypatch: 
         grids.append(grid)
         return on_grid(mask, grid)
 
-    monkeypatch.setattr(site, "on_grid", counted)
+    monkeypatch.setattr(at_tokens, "on_grid", counted)
     model = attach(patcher(), method)
     for _ in range(2):
         run(model)
