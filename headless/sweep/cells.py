@@ -36,6 +36,8 @@ COLUMNS = (
     "warm_up",
     "seconds",
     "step_seconds",
+    "waited_seconds",
+    "cost",
     "peak_bytes",
     "peak_of",
     "worker",
