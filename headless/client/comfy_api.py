@@ -37,7 +37,6 @@ PREVIEW = "_temp_"  # in the names of files that ComfyUI only shows; the API say
 NOT_TAKEN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # the request never left
 
 T = TypeVar("T")
-Problem = ApiError | ComfyError  # what the two layers of the SDK raise for an answer that is an error
 
 
 class ComfyApi:
@@ -186,7 +185,7 @@ class ComfyApi:
         self._met = True
         return answer
 
-    def _problem(self, error: Problem, path: str) -> ServerUnreachable:
+    def _problem(self, error: Any, path: str) -> ServerUnreachable:
         status = error.http_status or 0
         key = f"; set {KEY} in the environment" if status in (401, 403) else ""
         again = status >= 500 and status != 501 or status in (408, 429)
