@@ -13,7 +13,8 @@ from .job import ServerUnreachable
 
 QUEUED, RUNNING, DONE, ENDED, UNKNOWN = "queued", "running", "done", "ended", "unknown"
 MISSES = 3  # times that a service may not know a job: it may be on its way from one list to another
-FIRST, SLOWER, LAST = 0.25, 1.3, 3.0  # seconds between two questions: at first, how much more each time, at most
+FIRST, LAST = 0.25, 3.0  # seconds between two questions: at least, at most
+SHARE = 0.05  # of the time so far, between: times by our own clock are that exact
 PATIENCE = 60.0  # seconds that a service may be unreachable during a job
 PAUSE = 0.5  # seconds between two tries
 
@@ -93,7 +94,7 @@ def follow(service: Service, job: str, seconds: float, told: Callable[[State], N
     Whatever ends the waiting, Ctrl-C too, stops the job. Raises JobUnfinished and ServerUnreachable.
     """
     begin = time.monotonic()
-    misses, pause, running = 0, FIRST, 0.0
+    misses, running = 0, 0.0
     try:
         while True:
             state = patiently(lambda: service.state(job))
@@ -107,10 +108,10 @@ def follow(service: Service, job: str, seconds: float, told: Callable[[State], N
                 raise JobUnfinished(state.error, state)
             if misses >= MISSES:
                 raise JobUnfinished(f"{service.url} knows no job {job} any more")
-            if time.monotonic() - begin > seconds:
+            spent = time.monotonic() - begin
+            if spent > seconds:
                 raise TimeoutError
-            time.sleep(pause)
-            pause = min(pause * SLOWER, LAST)
+            time.sleep(min(max(FIRST, SHARE * spent), LAST))
     except TimeoutError:
         _stop(service, job)
         raise JobUnfinished(

@@ -67,7 +67,10 @@ class OnService:
             self.job = self.service.submit(prompt, self.timeout)
             state = follow(self.service, self.job, self.timeout)
         except ServerUnreachable as error:
-            raise WorkerLost(str(error)) from error
+            if not self.job:
+                raise WorkerLost(str(error)) from error
+            why = f"{error}; the job {self.job} may run there, so no other worker gets it"
+            return self._failed(why, None, time.monotonic() - begin)
         except (JobUnfinished, PromptError, Failure) as error:
             self.uploaded.clear()  # the service may have forgotten what it was sent
             return self._failed(str(error), getattr(error, "state", None), time.monotonic() - begin)

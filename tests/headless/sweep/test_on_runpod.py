@@ -127,6 +127,19 @@ def test_an_endpoint_that_breaks_off_while_a_job_runs_is_asked_again(endpoint: E
         assert not cell(server, tmp_path).error and len(endpoint.jobs) == 1
 
 
+def test_a_job_of_an_endpoint_that_is_gone_is_given_to_no_other(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PATIENCE", 0.1)
+    with endpoint.serve() as server:
+        server.routes["/status/"] = (500, b"in trouble")
+        error = cell(server, tmp_path).error
+        assert "answers 500" in error and "the job job-1-u1 may run there, so no other worker gets it" in error
+        server.routes["/run"] = (401, b"")
+        with pytest.raises(WorkerLost, match="answers 401"):
+            cell(server, tmp_path)
+
+
 def test_a_job_that_is_refused_fails_alone(endpoint: Endpoint, tmp_path: Path) -> None:
     (tmp_path / "hint.png").write_bytes(bytes(8 * 2**20))
     with endpoint.serve() as server:
