@@ -112,8 +112,8 @@ class ComfyApi:
         if error.http_status == 429 and not late:  # a full queue, or a deployment that starts
             return lost, float(error.retry_after or 1)
         if error.http_status in REFUSED:
-            said = self.address.hidden({"message": str(error), "details": ""})
-            raise refused({"error": said, "node_errors": as_dict(error.details).get("node_errors")})
+            nodes = as_dict(error.details).get("node_errors")
+            raise refused(self.address.hidden({"error": {"message": str(error), "details": ""}, "node_errors": nodes}))
         if error.http_status >= 500:  # it may have taken the job before
             return f"it answers {error.http_status}", 0.0
         raise self._problem(error, "/jobs")

@@ -124,16 +124,18 @@ def test_a_job_that_is_not_found_again_is_not_sent_again(fake: FakeServer, tmp_p
         cells.close()
 
 
-def test_what_is_refused_fails_alone(fake: FakeServer, tmp_path: Path) -> None:
-    wrong = {"type": "x", "message": "Value not in list", "details": "ckpt_name: 'a' not in []", "extra_info": {}}
+def test_what_is_refused_fails_alone(fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_API_KEY", "hunter22")
+    told = "ckpt_name: 'hunter22' not in []"
+    wrong = {"type": "x", "message": "Value not in list", "details": told, "extra_info": {}}
     entry = {"errors": [wrong], "dependent_outputs": ["2"], "class_type": "SaveImage"}
-    told = {"error": {"type": "x", "message": "Prompt outputs failed validation", "details": ""}}
+    answer = {"error": {"type": "x", "message": "Prompt outputs failed validation", "details": ""}}
     prompt = fake.routes["/prompt"]
-    fake.routes["/prompt"] = (400, {**told, "node_errors": {"2": entry}})
+    fake.routes["/prompt"] = (400, {**answer, "node_errors": {"2": entry}})
     with ComfyProxy(fake.url) as proxy:
         cells = runner(proxy, tmp_path)
         error = cells.run({"2": SAVE}, tmp_path / "a").error
-        assert "node 2 SaveImage" in error and "Value not in list: ckpt_name: 'a' not in []" in error
+        assert "node 2 SaveImage" in error and "Value not in list: ckpt_name: '***' not in []" in error
         fake.routes["/prompt"] = prompt
         assert not cells.run({"2": SAVE}, tmp_path / "b").error
         cells.close()
