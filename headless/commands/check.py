@@ -14,15 +14,14 @@ from ...ldm_patched.patches.addressing.blocks import check_address
 from ...ldm_patched.patches.routing.rules import parse_rules
 from ..api.folders import Folders
 from ..api.session import Session, entered
-from ..engine.errors import USER_ERROR, Failure
+from ..engine.errors import USER_ERROR
 from ..engine.models import loaded, loader_of
 from ..engine.validate import Catalog, Classes, check_type, unknown_inputs, validate
 from ..engine.workflow import Prompt, PromptError, title
 from ..pages.described import described
-from ..pages.node_infos import node_infos
 from ..pages.page_widgets import Infos
 from ..pages.server import server_infos
-from ..pages.workflow_file import WORKFLOW, embedded_infos, load, parse_json
+from ..pages.workflow_file import WORKFLOW, embedded_infos, infos_in, load
 from .access import access_of, add_access
 
 
@@ -58,9 +57,7 @@ def check(args: argparse.Namespace) -> int:
 def _infos(args: argparse.Namespace) -> Infos | None:
     """Return the nodes of a ComfyUI; None for those of the embedded host."""
     if args.nodes is not None:
-        if not args.nodes.is_file():
-            raise Failure(f"--nodes {args.nodes}: no such file; write there what URL/object_info of the ComfyUI gives")
-        return node_infos(parse_json(args.nodes.read_bytes(), str(args.nodes)), f"--nodes {args.nodes}")
+        return infos_in(args.nodes)
     return server_infos(args.server, access_of(args)) if args.server else None
 
 

@@ -23,6 +23,7 @@ from ..sweep.store import opened
 from ..sweep.study import Study
 from .lora_influence import influence, influence_cells, influence_text
 from .lora_info import lora_info, lora_text
+from .service import check_service
 from .sweep import add_running, check_cells, infos_of, run_cells
 from .sweep_results import report_in
 
@@ -64,12 +65,13 @@ def lora(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
     require("sweep")
+    check_service(args)
     infos = infos_of(args)
     prompt, all = influence_cells(load(args.workflow, lambda: infos), args.file.name, info["blocks"], infos)
     check_cells(all, args, infos)
     messages = Messages(args.on_cell, args.webhook, args.folder)
     with at_hand(args.folder) as (folder, away), opened(folder, all, Study(), away) as store:
-        rows, _ = run_cells(args, prompt, store, messages)
+        rows, _ = run_cells(args, prompt, infos, store, messages)
     found = influence(info["blocks"], rows)
     print(json.dumps(found, indent=1) if args.json else influence_text(found))
     if not args.json:

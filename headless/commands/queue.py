@@ -14,23 +14,27 @@ from ..engine.errors import USER_ERROR, Failure
 from ..engine.progress import Progress
 from ..engine.workflow import Prompt, assign, one_line, shown, title
 from ..pages.page_widgets import takes_text
-from ..pages.server import connected, download, upload
-from ..pages.workflow_file import WORKFLOW, load
+from ..pages.server import connected, download, is_service, upload
+from ..pages.workflow_file import WORKFLOW, infos_in, load
 from .access import access_of, add_access
 from .compare import add_compare, compare
 from .run import say_refused
 from .run_files import saves
+from .service import add_service, check_service
+from .service_queue import queue_on_service
 
 DEFAULT = "http://127.0.0.1:8188"
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
-    command = commands.add_parser("queue", help="run a workflow on a ComfyUI server")
+    command = commands.add_parser("queue", help="run a workflow on a ComfyUI server, or a service")
     command.add_argument("workflow", type=Path, help=WORKFLOW)
     command.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="set an input")
     add_compare(command)
-    command.add_argument("--server", default=DEFAULT, metavar="URL", help=f"the server (default {DEFAULT})")
+    server = f"a ComfyUI, or a service: sdk+URL (Comfy API v2), runpod+URL (an endpoint) (default {DEFAULT})"
+    command.add_argument("--server", default=DEFAULT, metavar="URL", help=server)
+    add_service(command)
     command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
     command.add_argument("--no-wait", action="store_true", help="print the id of the job and leave it to the server")
@@ -42,8 +46,11 @@ def add_parser(commands: Any) -> None:
 
 def queue(args: argparse.Namespace) -> int:
     """Run `patchbay queue`."""
+    check_service(args)
+    if is_service(args.server):
+        return queue_on_service(args)
     with connected(args.server, access_of(args)) as client:
-        infos = client.object_info()
+        infos = infos_in(args.nodes) if args.nodes is not None else client.object_info()
         prompt = load(args.workflow, lambda: infos)
         assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
         compare(prompt, args.compare)

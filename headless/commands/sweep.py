@@ -12,7 +12,7 @@ from ..api.folders import Folders
 from ..engine.errors import DRIFTED, FAILED, Failure, require
 from ..engine.workflow import Prompt, PromptError
 from ..pages.page_widgets import Infos
-from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from ..pages.workflow_file import WORKFLOW, embedded_infos, infos_in, load
 from ..sweep.away import at_hand
 from ..sweep.axes import Axis, IsText, parse_axis
 from ..sweep.blocks import Map, each_block
@@ -28,6 +28,7 @@ from ..sweep.store import Store, opened
 from ..sweep.study import Study
 from ..sweep.workers import Told, run_all
 from .access import access_of, add_access
+from .service import add_service, check_known, check_service, on_service
 from .sweep_results import count_drifts, expected_of, print_results
 
 
@@ -65,9 +66,9 @@ def add_running(command: argparse.ArgumentParser, folder: str) -> None:
     command.add_argument("--on-cell", default="", metavar="COMMAND", help=on_cell)
     webhook = "post each finished cell, and the end, to this address as JSON"
     command.add_argument("--webhook", default="", metavar="URL", help=webhook)
-    command.add_argument(
-        "--server", action="append", default=[], metavar="URL", help="a ComfyUI; several share the cells"
-    )
+    server = "a ComfyUI, or a service: sdk+URL (Comfy API v2), runpod+URL (an endpoint); several share the cells"
+    command.add_argument("--server", action="append", default=[], metavar="URL", help=server)
+    add_service(command)
     command.add_argument(
         "--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or its address); with --server by actors"
     )
@@ -83,12 +84,14 @@ def sweep(args: argparse.Namespace) -> int:
     """Run `patchbay sweep`."""
     require("sweep")
     expected, messages = expected_of(args), Messages(args.on_cell, args.webhook, args.folder)
+    check_service(args)
     infos = infos_of(args)
     prompt = load(args.workflow, lambda: infos)
+    check_known(args, prompt, infos)
     all, study = planned(args, prompt, infos)
     with at_hand(args.folder) as (folder, away):
         with opened(folder, all, study, away) as store:
-            rows, settings = run_cells(args, prompt, store, messages)
+            rows, settings = run_cells(args, prompt, infos, store, messages)
         drifted = count_drifts(store, rows, all, *expected) if expected else 0
     print_results(args, rows, settings)
     if any(row["error"] for row in rows):
@@ -97,7 +100,7 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def run_cells(
-    args: argparse.Namespace, prompt: Prompt, store: Store, messages: Messages
+    args: argparse.Namespace, prompt: Prompt, infos: Infos, store: Store, messages: Messages
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run what waits, and return the table and its settings."""
     waiting = in_running_order(prompt, store.waiting(args.retry_failed))
@@ -110,7 +113,7 @@ def run_cells(
         report.update()
 
     try:
-        _run(args, waiting, store, told)
+        _run(args, waiting, infos, store, told)
     finally:
         progress.close()
         rows = report.write()
@@ -176,8 +179,9 @@ def check_cells(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> 
     from ..engine.catalog import catalog
     from ..engine.validate import validate
     from ..pages.described import described
+    from ..pages.server import is_service
 
-    nodes: Any = described(infos) if args.server else catalog()
+    nodes: Any = described(infos, not any(map(is_service, args.server))) if args.server else catalog()
     for cell in all:
         try:
             with entered(Session(_folders(args))):
@@ -187,18 +191,19 @@ def check_cells(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> 
 
 
 def infos_of(args: argparse.Namespace) -> Infos:
-    """Return the nodes of the embedded host, or of the first server that answers."""
-    if not args.server:
-        return embedded_infos()
-    from ..pages.server import server_infos
+    """Return the nodes of a file, of the first ComfyUI that answers, or of the embedded host."""
+    from ..pages.server import is_service, server_infos
 
-    for url in args.server[:-1]:
+    if args.nodes is not None:
+        return infos_in(args.nodes)
+    urls = [url for url in args.server if not is_service(url)]
+    for url in urls[:-1]:
         with contextlib.suppress(Failure):
             return server_infos(url, access_of(args))
-    return server_infos(args.server[-1], access_of(args))
+    return server_infos(urls[-1], access_of(args)) if urls else embedded_infos()
 
 
-def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told) -> None:
+def _run(args: argparse.Namespace, waiting: list[Cell], infos: Infos, store: Store, told: Told) -> None:
     if not waiting:
         return
     with contextlib.ExitStack() as stack:
@@ -211,11 +216,16 @@ def _run(args: argparse.Namespace, waiting: list[Cell], store: Store, told: Told
                 return
         runners: list[Runner] = []
         for url in args.server:
-            runners.append(stack.enter_context(contextlib.closing(_runner(args, url, ray if args.ray else None))))
+            runner = _runner(args, url, infos, ray if args.ray else None)
+            runners.append(stack.enter_context(contextlib.closing(runner)))
         run_all(waiting, runners or [Embedded(_folders(args))], store, told)
 
 
-def _runner(args: argparse.Namespace, url: str, ray: Any) -> Any:
+def _runner(args: argparse.Namespace, url: str, infos: Infos, ray: Any) -> Any:
+    from ..pages.server import is_service
+
+    if is_service(url):
+        return on_service(args, url, infos)
     if ray is None:
         return Remote(url, args.input, access_of(args))
     from ..sweep.ray_servers import RayServer

@@ -14,6 +14,7 @@ from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
 from ..api.session import Session, entered
 from .brought import brought, gathered
 from .errors import NodeError
+from .older_results import OlderResults
 from .tracing import span
 from .validate import Catalog, is_link, validate_outputs
 from .workflow import Prompt, title
@@ -53,12 +54,13 @@ class _State:
 
 
 class Executor:
-    """Runs workflows one after the other and keeps the results of the last one for the next."""
+    """Runs workflows one after the other. Results of the last one stay for the next, those without weights longer."""
 
     def __init__(self, catalog: Catalog, session: Session) -> None:
         self.catalog = catalog
         self.session = session
         self._results: dict[str, NodeOutput] = {}
+        self._older = OlderResults()
 
     def run(
         self,
@@ -88,7 +90,7 @@ class Executor:
         for id in self._needed(state.nodes, wanted, state.outputs):
             throw_exception_if_processing_interrupted()
             signature = state.signatures[id] = self._signature(state, id)
-            known = state.kept.get(signature) or self._results.get(signature)
+            known = state.kept.get(signature) or self._results.get(signature) or self._older.get(signature)
             if known is not None:
                 state.run.cached.append(id)
                 state.kept[signature] = known
@@ -96,7 +98,9 @@ class Executor:
                 if state.on_node is not None:
                     state.on_node(title(state.nodes, id))
                 answer = self._execute(state, id)
-                state.kept[signature] = answer if answer.expand is None else self._expanded(state, id, answer)
+                result = answer if answer.expand is None else self._expanded(state, id, answer)
+                state.kept[signature] = result
+                self._older.keep(signature, result, self.catalog[state.nodes[id]["class_type"]].GET_SCHEMA())
                 state.run.ran.append(id)
             state.outputs[id] = state.kept[signature]
             if state.outputs[id].ui:

@@ -10,6 +10,8 @@ EXTRAS = {
     "pyarrow": "sweep",
     "httpx": "client",
     "websockets": "client",
+    "comfy_low": "sdk",
+    "comfy_sdk": "sdk",
     "ray": "ray",
     "fsspec": "remote",
 }

@@ -22,7 +22,7 @@ class DescribedInput:
     id: str
     optional: bool
     type: str
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
 
     def info(self) -> tuple[str, Mapping[str, Any]]:
         """Return its type and settings."""
@@ -75,8 +75,12 @@ def _type(kind: Any) -> str:
     return "COMBO" if isinstance(kind, list) else "*" if _is_open(kind) else str(kind)
 
 
-def described(infos: Infos) -> dict[str, Any]:
-    """Return the nodes of a ComfyUI by class, for `validate`; those of this pack check their own values."""
+def described(infos: Infos, choices: bool = True) -> dict[str, Any]:
+    """Return the nodes of a ComfyUI by class, for `validate`; those of this pack check their own values.
+
+    Args:
+        choices: hold values against the choices of the nodes; where the workflow runs there may be others.
+    """
     from ..engine.catalog import catalog
 
     found: dict[str, Any] = {name: DescribedNode(name, info) for name, info in infos.items()}
@@ -84,4 +88,7 @@ def described(infos: Infos) -> dict[str, Any]:
         if name in found and name.startswith(OWN):
             named = FILES in dict(inputs_of(infos[name]))
             found[name] = found[name].checked_by(cls) if named else cls
+    for node in () if choices else found.values():
+        for input in node.inputs if isinstance(node, DescribedNode) else ():
+            input.settings.pop("options", None)
     return found

@@ -17,6 +17,7 @@ from ..engine.workflow import Prompt, one_line, short
 from .node_infos import node_infos
 from .page_widgets import UPLOADS, Infos, inputs_of
 
+SERVICES = ("sdk+", "runpod+")  # before the address: the Comfy API v2 by comfy-sdk, and endpoints such as RunPod's
 INPUT, ELSEWHERE = "[input]", ("[output]", "[temp]")  # ends of names that the mask editor writes
 
 
@@ -38,8 +39,34 @@ class Access:
         except library.WrongAddress as error:
             raise Failure(str(error), USER_ERROR, "unreachable") from None
 
+    def service(self, url: str) -> Any:
+        """Return the service at an address with the name of its kind before it; keys are those of the environment.
+
+        Raises Failure.
+        """
+        kind, _, address = url.partition("+")
+        try:
+            from ..client import WrongAddress
+
+            if kind == "sdk":
+                from ..client.comfy_api import ComfyApi
+
+                return ComfyApi(address, insecure=self.insecure)
+            from ..client.runpod import RunPod
+
+            return RunPod(address, insecure=self.insecure)
+        except ModuleNotFoundError as error:
+            raise Failure(missing(error.name), FAILED) from None
+        except WrongAddress as error:
+            raise Failure(str(error), USER_ERROR, "unreachable") from None
+
 
 NOBODY = Access()
+
+
+def is_service(url: str) -> bool:
+    """Return whether an address is that of a service, and not of a ComfyUI."""
+    return url.startswith(SERVICES)
 
 
 @contextmanager

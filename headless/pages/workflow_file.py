@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..engine.errors import Failure
 from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, decoded, problem
 from .convert import is_page_format, to_api
+from .node_infos import node_infos
 from .page_widgets import Infos
 from .picture_texts import PNG, texts_in
 
@@ -100,6 +102,13 @@ def _constants_of_changes(value: Any) -> int:
             changed = node.pop("is_changed", None)
             found += sum(one is None for one in changed) if isinstance(changed, list) else 0
     return found
+
+
+def infos_in(path: Path) -> Infos:
+    """Return the nodes of a ComfyUI out of a file, for `--nodes`. Raises Failure and PromptError."""
+    if not path.is_file():
+        raise Failure(f"--nodes {path}: no such file; write there what URL/object_info of the ComfyUI gives")
+    return node_infos(parse_json(path.read_bytes(), str(path)), f"--nodes {path}")
 
 
 def embedded_infos() -> Infos:

@@ -36,6 +36,8 @@ COLUMNS = (
     "warm_up",
     "seconds",
     "step_seconds",
+    "waited_seconds",
+    "cost",
     "peak_bytes",
     "peak_of",
     "worker",
@@ -276,7 +278,8 @@ def _bypass(prompt: Prompt, id: str, infos: Infos) -> None:
 def in_running_order(prompt: Prompt, all: Sequence[Cell]) -> list[Cell]:
     """Return the cells, the baseline first, so that what is early in the workflow changes least: models load once."""
     depths = depths_of(prompt)
-    names = sorted({name for cell in all for name in cell.choice}, key=lambda name: depths.get(_node(prompt, name), 0))
+    given = dict.fromkeys(name for cell in all for name in cell.choice)
+    names = sorted(given, key=lambda name: depths.get(_node(prompt, name), 0))  # else as they were written
     places: dict[str, dict[str, int]] = {name: {} for name in names}
 
     def key(cell: Cell) -> tuple[Any, ...]:

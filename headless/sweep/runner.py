@@ -25,6 +25,8 @@ class Outcome:
         peak_bytes: the most memory during the cell, of what `peak_of` says.
         warm_up: whether it was the first cell of its worker, which loads and warms up what later ones find ready.
         backends: calls by attention function, where the workflow has a Patch Report.
+        waited_seconds: before a service ran it.
+        cost: of the seconds that a service ran it.
     """
 
     images: list[str] = field(default_factory=list)
@@ -35,6 +37,8 @@ class Outcome:
     backends: dict[str, int] = field(default_factory=dict)
     error: str = ""
     warm_up: bool = False
+    waited_seconds: float | None = None
+    cost: float | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""

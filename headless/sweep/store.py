@@ -29,6 +29,7 @@ from .study import Study
 
 PLAN, LOCK = "sweep.json", ".lock"
 MADE = (PLAN, "table.csv", "table.parquet", "settings.csv", "report.html")  # in the folder, beside the cells
+SERVED = ("waited_seconds", "cost")  # numbers that only services give
 NOTHING = Study()
 
 
@@ -189,6 +190,7 @@ class Store:
         row: dict[str, Any] = {"cell": cell.id, **cell.role, **cell.choice, "warm_up": result.get("warm_up") is True}
         row |= {name: result[name] for name in ("seconds", "step_seconds", "peak_bytes", "peak_of", "worker", "error")}
         row["backends"] = ", ".join(f"{name} x{count}" for name, count in result["backends"].items())
+        row |= {name: value for name in SERVED if (value := result.get(name)) is not None}
         row["images"] = [f"cells/{cell.id}/{name}" for name in result["images"]]
         row["image"] = next(iter(row["images"]), "")
         row |= dict.fromkeys(NUMBERS)
@@ -269,6 +271,7 @@ def read(path: Path) -> dict[str, Any] | None:
 def _is_result(found: Mapping[str, Any]) -> bool:
     """Return whether an object says all that is kept of a cell."""
     numbers = all(found.get(name, "") is None or _is_number(found.get(name)) for name in ("step_seconds", "peak_bytes"))
+    numbers = numbers and all(found.get(name) is None or _is_number(found[name]) for name in SERVED)
     texts = all(isinstance(found.get(name), str) for name in ("peak_of", "worker", "error"))
     lists = isinstance(found.get("images"), list) and isinstance(found.get("backends"), dict)
     lists = lists and isinstance(found.get("digests", {}), dict)

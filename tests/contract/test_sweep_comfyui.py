@@ -100,3 +100,19 @@ def test_ctrl_c_stops_the_jobs_of_all_servers(tmp_path: Path) -> None:
         for server in (one, second):
             queue = server.get("/queue")
             assert not queue["queue_running"] and not queue["queue_pending"]
+
+
+def test_the_comfy_api_before_a_server_gives_the_pictures_of_the_server(tmp_path: Path) -> None:
+    pytest.importorskip("comfy_sdk", reason="comfy-sdk is not installed (extra `sdk`)")
+    pytest.importorskip("comfy_api_proxy", reason="comfy-api-proxy is not installed (extra `dev`)")
+    from ..headless.sweep.comfy_proxy import ComfyProxy
+
+    axes = ["--axis", "KSampler.seed=1..2", "--axis", "KSampler.steps=3", "--quiet"]
+    with Server(tmp_path / "a") as server, ComfyProxy(server.url) as proxy:
+        for place, url in (("s", f"sdk+{proxy.url}"), ("here", server.url)):
+            assert main(["sweep", str(DEMO), "--folder", str(tmp_path / place), "--server", url, *axes]) == 0
+    assert len(results(tmp_path / "s")) == 3
+    for folder in (tmp_path / "here").glob("cells/*/"):
+        there = tmp_path / "s" / "cells" / folder.name
+        one, two = (np.asarray(Image.open(next(place.glob("*.png")))) for place in (folder, there))
+        assert np.array_equal(one, two)

@@ -42,7 +42,8 @@ class FakeServer:
                 asked = Asked(self.command, self.path, dict(self.headers), body)
                 server.asked.append(asked)
                 status, data = server.answer_to(asked)
-                data = data if isinstance(data, bytes) else json.dumps(data).encode()
+                is_json = not isinstance(data, bytes)
+                data = json.dumps(data).encode() if is_json else data
                 if server.breaks(asked):
                     self.close_connection = True
                     return
@@ -52,6 +53,8 @@ class FakeServer:
                 self.send_header("content-length", str(len(data)))
                 if data.startswith(b"<html>"):
                     self.send_header("content-type", "text/html; charset=utf-8")
+                elif is_json:
+                    self.send_header("content-type", "application/json")
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
                     self.wfile.write(data)

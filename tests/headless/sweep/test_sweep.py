@@ -92,6 +92,14 @@ def test_cells_with_the_same_model_run_after_each_other() -> None:
     assert {cell.id for cell in ordered} == {cell.id for cell in all}
 
 
+def test_axes_of_nodes_side_by_side_run_in_the_order_they_were_written() -> None:
+    texts, backends = Axis("2", "text", ("a", "b")), Axis("PatchbayAttentionBackend", "backend", ("split", "sub_quad"))
+    for axes in ([texts, backends], [backends, texts]):
+        ordered = in_running_order(PROMPT, cells(PROMPT, choices(axes), embedded_infos(), {})[1:])
+        first = [cell.choice[axes[0].name] for cell in ordered]
+        assert first == [axes[0].values[0]] * 2 + [axes[0].values[1]] * 2
+
+
 def test_an_axis_named_as_a_column_of_the_table_is_refused() -> None:
     prompt = {"3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "image"}}}
     with pytest.raises(Failure, match="'image' is a column of the table; write the id of the node"):
