@@ -52,7 +52,7 @@ function addText(node, view) {
 }
 
 function addShares(node) {
-  const view = new SharesView('Run the workflow to see what each word got and brought.')
+  const view = new SharesView(say('Run the workflow to see what each word got and brought.'))
   addView(node, 'patchbay_shares', view, 160)
   texts.set(node, view)
   node.setSize([380, 360])

@@ -1,6 +1,7 @@
 // By what the LoRAs on a model colour its map: the strength of each block over the run, and the norm of what the file adds.
 import { painted } from './heatmap.js'
 import { partly, strengths } from './lora_rules.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./lora_rules.js').Stretch} Stretch
@@ -22,17 +23,17 @@ export function colourings(title, { rules, factor, norms }, blocks) {
   const scaled = rules.map((rule) => ({ ...rule, strength: rule.strength * factor }))
   const found = strengths(scaled, blocks)
   const told = new Map(blocks.map((block) => [block.name, lineOf(found.get(block.name) ?? [], partly(scaled, block))]))
-  const all = [{ name: `strength: ${title}`, means: `Strength of the LoRA of ${title}, from the start of the run on the left to its end on the right`, blocks: found, told, tell: number }]
+  const all = [{ name: say('strength: $1', title), means: say('Strength of the LoRA of $1, from the start of the run on the left to its end on the right', title), blocks: found, told, tell: number }]
   if (!norms) return all
   const known = blocks.filter(({ name }) => norms[name] !== undefined)
   const percent = (/** @type {number} */ value) => `${number(100 * value)} %`
   return [
     ...all,
     {
-      name: `norm: ${title}`,
-      means: `Norm of what the LoRA of ${title} adds to the weights of each block, relative to the largest; large is not the same as seen`,
+      name: say('norm: $1', title),
+      means: say('Norm of what the LoRA of $1 adds to the weights of each block, relative to the largest; large is not the same as seen', title),
       blocks: new Map(known.map(({ name }) => [name, [{ from: 0, to: 100, value: norms[name] }]])),
-      told: new Map(known.map(({ name }) => [name, `norm ${percent(norms[name])} of the largest`])),
+      told: new Map(known.map(({ name }) => [name, say('norm $1 of the largest', percent(norms[name]))])),
       tell: percent
     }
   ]
@@ -65,9 +66,9 @@ export function drawn(stretches, { least, most }) {
  * @param {LoraRule[]} parts
  */
 function lineOf(stretches, parts) {
-  const whole = stretches.map(({ from, to, value }) => (to - from === 100 ? number(value) : `${number(value)} at ${from}-${to}%`)).join(', ')
+  const whole = stretches.map(({ from, to, value }) => (to - from === 100 ? number(value) : say('$1 at $2-$3%', number(value), from, to))).join(', ')
   const others = parts.map(({ address, window, strength }) => `${[address, window].filter(Boolean).join(' ')}: ${number(strength)}`)
-  return [`strength ${whole}`, ...others].join('; ')
+  return [say('strength $1', whole), ...others].join('; ')
 }
 
 const number = (/** @type {number} */ value) => String(Number(value.toPrecision(3)))

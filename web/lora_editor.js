@@ -1,7 +1,9 @@
 // What stands below the rules of a LoRA while they are written: ready-made ones, how they are read, and the first error.
 import { chip } from './chip.js'
-import { presets, read } from './lora_rules.js'
+import { presets } from './lora_presets.js'
+import { read } from './lora_rules.js'
 import { RuleEditor } from './rule_editor.js'
+import { say } from './say.js'
 
 export class LoraEditor extends RuleEditor {
   /**
@@ -12,7 +14,7 @@ export class LoraEditor extends RuleEditor {
     super(text, store)
     this.presets = document.createElement('div')
     this.presets.setAttribute('role', 'group')
-    this.presets.setAttribute('aria-label', 'Ready-made rules')
+    this.presets.setAttribute('aria-label', say('Ready-made rules'))
     this.element.prepend(this.presets)
     this.offer()
   }

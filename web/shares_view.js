@@ -1,6 +1,7 @@
 // What each word of the prompt got of the attention and brought to its results, in the node; words that brought little are grey.
 import { readingBox } from './box.js'
 import { element } from './element.js'
+import { say } from './say.js'
 
 /**
  * @typedef {{ word: string, tokens: number, side: string, share: number, brings: number, relative: number, faint: boolean }} WordRow
@@ -8,16 +9,16 @@ import { element } from './element.js'
 
 const CELL = { padding: '1px 8px 1px 0', textAlign: 'left', whiteSpace: 'nowrap' }
 const HEAD = { ...CELL, position: 'sticky', top: '0', background: 'var(--comfy-input-bg)' }
-const COLUMNS = [
-  ['word', 'A word of the prompt, in its order'],
-  ['share', 'The part of the attention that it gets: the mean over the picture, all heads, blocks and steps'],
-  ['brings', 'How large what it adds to a result of attention is, relative to that result']
+const columns = () => [
+  [say('word'), say('A word of the prompt, in its order')],
+  [say('share'), say('The part of the attention that it gets: the mean over the picture, all heads, blocks and steps')],
+  [say('brings'), say('How large what it adds to a result of attention is, relative to that result')]
 ]
 
 export class SharesView {
   /** @param {string} waiting what to say before there is a table */
   constructor(waiting) {
-    this.element = readingBox('Shares of the words', waiting, { minHeight: '160px', overflow: 'auto', font: '11px/1.5 sans-serif' })
+    this.element = readingBox(say('Shares of the words'), waiting, { minHeight: '160px', overflow: 'auto', font: '11px/1.5 sans-serif' })
   }
 
   /** @param {{ words?: WordRow[] } | undefined} output of the node */
@@ -26,7 +27,7 @@ export class SharesView {
     if (!rows?.length) return
     const table = element('table', { borderCollapse: 'collapse', width: '100%' })
     const head = document.createElement('tr')
-    for (const [name, means] of COLUMNS) head.append(Object.assign(element('th', HEAD, name), { title: means }))
+    for (const [name, means] of columns()) head.append(Object.assign(element('th', HEAD, name), { title: means }))
     const most = Math.max(...rows.map(({ share }) => share))
     table.append(head, ...rows.map((row) => line(row, most)))
     this.element.replaceChildren(table)
@@ -40,7 +41,7 @@ export class SharesView {
 function line({ word, share, brings, relative, faint }, most) {
   const made = element('tr', { opacity: faint ? '0.45' : '1' })
   made.dataset.faint = String(faint)
-  made.title = faint ? `${word} brings ${percent(relative)} of what the first word does: it may well do nothing` : ''
+  made.title = faint ? say('$1 brings $2 of what the word that brings most does: it may well do nothing', word, percent(relative)) : ''
   made.append(element('td', { ...CELL, fontWeight: 'bold' }, word), barred(share, share / most), barred(brings, relative))
   return made
 }

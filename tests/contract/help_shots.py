@@ -57,10 +57,10 @@ LORAS = ("anna", "bert", "style")  # what the examples name; nothing reads them
 SHOTS = {
     "PatchbayAttentionBackend": Shot("attention_backend", ("PatchbayPatchReport",), True, (430, 420)),
     "PatchbayBackendRules": Shot("backend_rules", ("PatchbayBackendRules",), False, (330, 300)),
-    "PatchbayLoraRules": Shot("lora_by_rules", ("PatchbayLoraRules",), False, (330, 345)),
+    "PatchbayLoraRules": Shot("lora_by_rules", ("PatchbayLoraRules",), False, (330, 400)),
     "PatchbayPatchInspector": Shot("patch_inspector", ("PatchbayPatchInspector",), True, (430, 300)),
     "PatchbayRegionLora": Shot("two_characters_two_loras", ("PatchbayRegion", "PatchbayRegionLora"), False, (300, 0)),
-    "PatchbayTuneAttention": Shot("tune_attention", ("PatchbayTuneAttention",), True, (430, 480)),
+    "PatchbayTuneAttention": Shot("tune_attention", ("PatchbayTuneAttention",), True, (430, 540)),
 }
 
 

@@ -18,7 +18,7 @@ SAID = {one for path in PAGE.glob("*.js") for one in re.findall(r"\bsay\('([^']+
 SAID |= {"without", "block", "kind", "patches", "blocks", "map", "steps", "text", "slot", "owner", "when", "state"}
 SAID |= {"by owner", "by slot", "all", "none", "invert", "choice", "change", "entropy"}
 # Faults of a text are told as the node tells them when it runs, in English.
-FAULTS = {"address.js", "areas.js", "curve.js", "faults.js", "fault_line.js", "points.js", "rules.js"}
+FAULTS = {"address.js", "areas.js", "curve.js", "faults.js", "fault_line.js", "lora_rules.js", "points.js", "rules.js"}
 LABELS = {"Choose blocks", "Draw the curve"}  # said where they are shown, named in commands.json
 LITERAL = re.compile(r"'((?:[^'\\\n]|\\.)*)'|`((?:[^`\\\n]|\\.)*)`|\"((?:[^\"\\\n]|\\.)*)\"")
 PROSE = re.compile(r"^[^a-z]*[A-Z][a-z]+ [a-z]|[a-z]{2,} [a-z]{2,} [a-z]{2,}")

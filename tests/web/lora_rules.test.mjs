@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { partly, presets, read, strengths } from '../../web/lora_rules.js'
+import { presets } from '../../web/lora_presets.js'
+import { partly, read, strengths } from '../../web/lora_rules.js'
 
 const { right, wrong } = JSON.parse(readFileSync(new URL('../data/lora_rules.json', import.meta.url), 'utf8'))
 const block = (type, number, depth = 1) => ({ type, number, depth, name: type === 'middle' ? type : `${type}:${number}` })
