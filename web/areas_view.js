@@ -30,6 +30,7 @@ export class AreasView {
     this.state = { chosen: 0, tool: 'box', wide: 0.1, goesOn: false } // the width of brush and eraser; whether a stroke belongs to the chosen area
     /** @type {[number, number] | null} */
     this.at = null // where the mouse is
+    this.shown = '' // of what the buttons were made
     this.overlay = new Overlay()
     this.image = new Image()
     this.image.onload = () => this.draw()
@@ -115,6 +116,9 @@ export class AreasView {
 
   /** @param {Area[]} areas */
   buttons(areas) {
+    const asked = JSON.stringify([areas.map(({ prompt }) => named(prompt)), this.state])
+    if (asked === this.shown) return // a click ends what is written, and must find its button still there
+    this.shown = asked
     const chips = areas.map((area, index) => {
       const button = chip(named(area.prompt) || say('area $1', index + 1), () => this.choose(index), { borderColor: colourOf(index) })
       return press(button, index === this.state.chosen && (this.state.goesOn || this.state.tool !== 'brush'))

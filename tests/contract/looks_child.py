@@ -180,6 +180,10 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     page.keyboard.press("Delete")
     rest(page)
     seen["deleted"] = page.evaluate(DRAWN, DRAW)
+    prompt = page.get_by_label("Prompt of the chosen area")
+    prompt.fill("a cross")
+    page.get_by_role("button", name="a red circle", exact=True).click()  # it ends what is written, and chooses
+    seen["chosen"] = prompt.input_value()
     return seen
 
 

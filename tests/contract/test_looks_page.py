@@ -162,6 +162,7 @@ def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]
     assert drawn["stroke"]["chips"][:3] == ["brush", "erase", "+"] and len(drawn["stroke"]["chips"]) == 7
     assert drawn["deleted"]["text"] == drawn["named"]["text"]
     assert drawn["deleted"]["nodes"] == drawn["first"]["nodes"], "Delete took a node"
+    assert drawn["chosen"] == "a red circle"
 
 
 def test_areas_are_painted_and_erased_each_stroke_a_step_of_undo(seen: dict[str, Any]) -> None:
