@@ -57,7 +57,7 @@ class Reference(Method):
         "LATENT",
         name="reference",
         tip="The reference picture from VAE Encode, or several in a batch.",
-        read=lambda latent: latent["samples"],
+        read=lambda latent: pictures(latent["samples"]),
         blank=torch.zeros(1, 4, 1, 1),
     )
     seed: int = whole(0, 0, 2**64 - 1, control_after_generate=True, tip="Draws the noise that is put on the reference.")
@@ -72,7 +72,7 @@ class Reference(Method):
         """Refuse what is no latent of images."""
         if self.latent.ndim != 4:
             shape = "x".join(map(str, self.latent.shape))
-            raise ValueError(f"the reference is {shape}; give a latent of pictures, batch x channels x height x width")
+            raise ValueError(f"the reference is {shape}; give a latent of pictures, of a video that of one frame")
 
     @property
     def reads_latent(self) -> bool:
@@ -90,12 +90,25 @@ class Reference(Method):
         return f"reference attention{' on both sides' if self.negative else ''}{self.times}"
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
-        """Return the run of the reference, and the layers that keep and use its tokens."""
+        """Return the run of the reference, and the layers that keep and use its tokens.
+
+        Raises ValueError for a latent of another VAE.
+        """
+        self.check_channels(model)
         return [
             WrapModel(gate, ReferencePass(self)),
             Wrap("attn1", gate, self.keep, self.not_recording, counted=False),
             Wrap("attn1", gate, self.attend, self.unheard),
         ]
+
+    def check_channels(self, model: Patcher) -> None:
+        """Raise ValueError where the latent has other channels than those of a model."""
+        wanted = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
+        if wanted not in (None, self.latent.shape[1]):
+            raise ValueError(
+                f"the reference has {self.latent.shape[1]} latent channels and this model's pictures {wanted}; encode "
+                "it with the VAE of this model"
+            )
 
     def seen_by(self, chunks: Sequence[int]) -> list[int]:
         """Return the places of the chunks in a call of the model that see the reference."""
@@ -132,6 +145,11 @@ class Reference(Method):
         weights = q.new_tensor([site.weight if chunk in places else 0.0 for chunk in range(chunks)])
         rows = weights.repeat_interleave(site.batch // chunks)[:, None, None, None]
         return torch.lerp(inner(q, k, v), heard, rows)
+
+
+def pictures(latent: Tensor) -> Tensor:
+    """Return a latent (b, c, h, w); VAEs of videos encode a picture as one frame, (b, c, 1, h, w)."""
+    return latent.squeeze(2) if latent.ndim == 5 and latent.shape[2] == 1 else latent
 
 
 def _number(site: Site) -> int:
@@ -196,7 +214,7 @@ class ReferencePass:
         places = self.reference.seen_by(chunks)
         if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        self._check(x, kwargs)
+        self._check(kwargs)
         tokens = Tokens(gate.entry.number)
         rows = [place * (len(x) // len(chunks)) for place in places]
         frames = len(x) // len(chunks) if _framed(options) else 1
@@ -221,14 +239,9 @@ class ReferencePass:
         heard = {**options.get(HEARD, {}), tokens.number: tokens}
         return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
 
-    def _check(self, x: Tensor, kwargs: Mapping[str, Any]) -> None:
+    def _check(self, kwargs: Mapping[str, Any]) -> None:
         if "num_video_frames" in kwargs:
             raise ValueError("reference attention does not work on video models; take the node out")
-        if self.reference.latent.shape[1] != x.shape[1]:
-            raise ValueError(
-                f"the reference has {self.reference.latent.shape[1]} latent channels and the picture {x.shape[1]}; "
-                "encode it with the VAE of this model"
-            )
 
     def _noisy(self, model: Any, x: Tensor, sigmas: Tensor, gate: Gate, options: TransformerOptions) -> Tensor:
         """Return the references with the noise of the step, once for each place."""

@@ -118,7 +118,8 @@ class StyleTransfer(Reference):
         return tuple((block, kind) for block, kind in targets(address, model) if strengths.ever(block))
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
-        """Return the run of the references, and the layers that keep and use their tokens."""
+        """Return the run of the references, and the layers that keep and use their tokens; see Reference."""
+        self.check_channels(model)
         return [
             WrapModel(gate, ReferencePass(self)),
             Wrap("attn1", gate, self.keep, self.not_recording, counted=False),

@@ -10,6 +10,7 @@ import torch
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
+from attention_patchbay.ldm_patched.patches.engine import declaration
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
@@ -160,5 +161,12 @@ def test_wrong_settings_are_refused() -> None:
         Reference(LATENT, strength=math.nan)
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
         Reference(LATENT, where=Where(parse("middle cross")))
-    with pytest.raises(ValueError, match="has 3 latent channels and the picture 4; encode it with the VAE"):
-        run(attach(patcher(), Reference(LATENT[:, :3])))
+    with pytest.raises(ValueError, match="has 3 latent channels and this model's pictures 4; encode it with the VAE"):
+        attach(patcher(), Reference(LATENT[:, :3]))
+
+
+def test_the_one_frame_that_a_vae_of_videos_makes_of_a_picture_is_that_picture() -> None:
+    frame = declaration.made(Reference, {"reference": {"samples": LATENT[:, :, None]}})
+    assert torch.equal(frame.latent, LATENT)
+    with pytest.raises(ValueError, match="is 1x4x2x6x8; give a latent of pictures, of a video that of one frame"):
+        declaration.made(Reference, {"reference": {"samples": LATENT[:, :, None].expand(1, 4, 2, 6, 8)}})
