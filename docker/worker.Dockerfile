@@ -20,7 +20,7 @@ FROM ${BASE} AS worker
 ENV PATH=/opt/patchbay/bin:$PATH PYTHONUNBUFFERED=1
 RUN pip install --no-cache-dir "$TORCH"
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE __init__.py client.py py.typed ./
+COPY pyproject.toml README.md LICENSE __init__.py api.py client.py py.typed ./
 COPY headless headless
 COPY ldm_patched ldm_patched
 COPY nodes nodes

@@ -167,4 +167,7 @@ def test_the_page_draws_the_blocks_of_well_known_models(title: str, name: str) -
     drawn = json.loads(f"[{table}]".replace("'", '"'))
     shapes = public(name)
     model = ModelPatcher(sd.build_model(model_config(detect_unet(shapes), shapes)), *2 * [torch.device("cpu")])
-    assert drawn == [list(block) for block in block_map(model)]
+    found = [list(block) for block in block_map(model)]
+    assert drawn == [block[:-1] for block in found] and {block[-1] for block in found} == {
+        ""
+    }  # no file asks for functions
