@@ -21,6 +21,7 @@ REFUSED = {
     "between the attentions": "nothing between attentions",
     "SAG": "holds a video and its sound",
     "reference": "holds a video and its sound",
+    "style transfer": "holds a video and its sound",
     "FreeU": "no skip connections",
 }
 TOGETHER = {
