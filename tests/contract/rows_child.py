@@ -52,6 +52,8 @@ TEXTS["Z-Image"] = FAMILIES["Z-Image"]._replace(latent=(1, 16, 8, 16))  # 32 tok
 TEXTS["HunyuanImage 2.1"] = FAMILIES["HunyuanImage 2.1"]._replace(config={**HUNYUAN_IMAGE, "byt5": True}, extras=SIGNS)
 TEXTS["HunyuanVideo 1.5"] = FAMILIES["HunyuanVideo 1.5"]._replace(extras=SIGNS)
 LENGTHS, BESIDE_THE_TEXT = (9, 17, 40), ("pooled_output", SIGNS[0][0])
+# Those that get the length of the text, or let the image's positions count from its end
+WITH_REFERENCES = ("Flux", "Wan 2.1", "LongCat", "Lumina 2", "Z-Image", "Omnigen2", "Boogu", "Mochi")
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
 
@@ -285,8 +287,10 @@ def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
     found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
     found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1", "Z-Image")}
-    references = {name: [METHODS["reference"][1](FAMILIES[name], Where.of("all"))] for name in ("Flux", "Wan 2.1")}
-    found["reference"] = {name: weak(name, made) for name, made in references.items()}
+    for kind in ("reference", "style transfer"):
+        made = {name: METHODS[kind][1](FAMILIES[name], Where.of("all")) for name in WITH_REFERENCES}
+        found[kind] = {name: weak(name, [one]) for name, one in made.items()}
+        found[kind] |= {f"{name} negative": weak(name, [replace(one, negative=True)]) for name, one in made.items()}
     to = {name: prompt_of(prompt(FAMILIES[name], 6)) for name in ("Flux", "Wan 2.1")}
     towards = {
         name: [AttentionPatch(f"attn2.{part}", "towards", 1.0, 1.0, other=other) for part in "kv"]

@@ -66,6 +66,10 @@ class Rows(NamedTuple):
         further = [(slice(*at), length) for at, (_, length) in zip(pairwise(ends), self.prompts, strict=True)]
         return [(slice(0, self.base), self.own), *further]
 
+    def alone(self, rows: int) -> Rows:
+        """Return what is true of so many rows that are like the call's own, without further prompts."""
+        return self._replace(base=rows, positive=(0,), chunk=rows, prompts=(), given={}, pads=self.pads[:1])
+
     def hold(self, sizes: tuple[int, int, int]) -> bool:
         """Return whether so many rows, queries and keys are all texts to themselves, some of them filled up."""
         return self.uneven and sizes == (self.total, self.tokens, self.tokens)
