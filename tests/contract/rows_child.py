@@ -54,6 +54,7 @@ TEXTS["HunyuanVideo 1.5"] = FAMILIES["HunyuanVideo 1.5"]._replace(extras=SIGNS)
 LENGTHS, BESIDE_THE_TEXT = (9, 17, 40), ("pooled_output", SIGNS[0][0])
 # Those that get the length of the text, or let the image's positions count from its end
 WITH_REFERENCES = ("Flux", "Wan 2.1", "LongCat", "Lumina 2", "Z-Image", "Omnigen2", "Boogu", "Mochi")
+MASKED = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "PixelDiT", "Cosmos", "HunyuanVideo")  # whose texts have masks
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
 
@@ -241,16 +242,34 @@ def weak(name: str, methods: list[Any], before: int = 0, strength: float = 1e-9)
     return float((out - alone).abs().max() / alone.abs().max())
 
 
-def hidden(name: str) -> float:
-    """Return how far the sampler's own prompt as a region moves a run, where the mask of the text hides some of it."""
-    tiny = FAMILIES[name]
+def masked(conditioning: Any, hides: str, missing: int = 4) -> Any:
+    """Return a conditioning whose mask hides some tokens: at its `end`, its `front` or in its `middle`."""
+    ((tokens, more),) = conditioning
+    shown = torch.ones(1, tokens.shape[1], dtype=torch.long)
+    start = {"end": tokens.shape[1] - missing, "front": 0, "middle": 3}[hides]
+    shown[:, start : start + missing] = 0
+    return [[tokens, {**more, "attention_mask": shown}]]
+
+
+def hidden(name: str, hides: str) -> float:
+    """Return how far further prompts move a run that they must not move, where masks hide some of all texts.
+
+    The sampler's own as a region in a half of the picture, and others of some lengths and little strength.
+    """
+    tiny, half = FAMILIES[name], torch.zeros(1, 8, 12)
+    half[:, :, :5] = 1.0
     model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
-    own = prompt(tiny, 1)
-    own[0][1]["attention_mask"] = (torch.arange(len(own[0][0][0])) < 8).long()[None]
-    sides = own, prompt(tiny, 2)
-    plain = sample(model, noise, *sides, steps=2)
-    region = RegionalPrompt((Region(prompt_of(own), torch.ones(1, 8, 12)),))
-    return float((sample(attach(model, region, HOST), noise, *sides, steps=2) - plain).abs().max() / plain.abs().max())
+    own, negative = masked(prompt(tiny, 1), hides), masked(prompt(tiny, 2), "end", 6)
+    cfg = 1.0 if name == "HunyuanVideo" else 3.0  # which takes the mask of one row
+
+    def run(method: Any) -> Tensor:
+        return sample(model if method is None else attach(model, method, HOST), noise, own, negative, cfg, 2)
+
+    found = [run(RegionalPrompt((Region(prompt_of(own), half),)))]
+    for length in LENGTHS[:2]:
+        found.append(run(NormalizedGuidance(prompt_of(masked(prompt(tiny, 3, length), hides, 3)), strength=1e-9)))
+    plain = run(None)
+    return max(float((x - plain).abs().max()) for x in found) / float(plain.abs().max())
 
 
 def piecemeal(name: str) -> dict[str, list[float]]:
@@ -285,7 +304,7 @@ def piecemeal(name: str) -> dict[str, list[float]]:
 
 def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
-    found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
+    found: dict[str, Any] = {"hidden": {name: hidden(name, "end") for name in MASKED}}
     found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1", "Z-Image")}
     for kind in ("reference", "style transfer"):
         made = {name: METHODS[kind][1](FAMILIES[name], Where.of("all")) for name in WITH_REFERENCES}

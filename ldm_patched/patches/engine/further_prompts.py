@@ -55,7 +55,8 @@ def with_rows(model: Any, call: Call) -> Call:
     if not wanted or COND not in chunks_of(call.options) or context is None:
         return call
     encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
-    columns = Columns(context.shape[1], tuple((number, found[CONTEXT].shape[1]) for number, found in encoded))
+    own = {name: given for name, given in {**call.conds, CONTEXT: context}.items() if name in (CONTEXT, MASK)}
+    columns = Columns(_seen(own, call), tuple((number, _seen(found, call)) for number, found in encoded))
     behind, made = _stand_behind(columns, call), call.options.get(TOKENS)
     run = run_of(call.options)
     if run is not None:
@@ -74,7 +75,8 @@ def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[
     """Return a call with a row for each prompt that would stand in these columns, and each row that is positive."""
     chunks, sizes = chunks_of(call.options), [columns.own, *columns.lengths()]
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
-    filling = filling_of(call.options.get(TOKENS), sizes)
+    made: Tokens | None = call.options.get(TOKENS)
+    filling = filling_of(made, [context.shape[1], *(one[CONTEXT].shape[1] for one in encoded)])
     own, *filled = map(filling.size, sizes)
     rows = Rows(
         base=len(call.x),
@@ -82,7 +84,7 @@ def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[
         chunk=len(call.x) // len(chunks),
         prompts=tuple((number, length) for (number, _), length in zip(columns.prompts, filled, strict=True)),
         own=own,
-        tokens=filling.tokens,
+        tokens=max(own, *filled) if made is not None and made.family.crops else filling.tokens,
         given=before,
         ends=filling.ends,
         pads=tuple(length - size for length, size in zip((own, *filled), sizes, strict=True)),
@@ -92,7 +94,11 @@ def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[
     lists = {name: [*before[name], *new[name]] for name in before}
     each = len(rows.positive) * rows.chunk
     conds = {name: _with(cond, name, encoded, rows) for name, cond in call.conds.items()}
-    mask = _masked(call.conds.get(MASK), encoded, context, each, filling)
+    if made is not None and made.family.one_mask:  # what it hides is left out of the keys
+        conds.pop(MASK, None)
+        mask = None
+    else:
+        mask = _masked(call.conds.get(MASK), encoded, context, each, filling)
     return Call(
         rows.more(call.x),
         rows.more(call.t),
@@ -140,6 +146,24 @@ def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor
     made: Mapping[str, Any] = model.extra_conds(cross_attn=tokens, **besides, **about)
     known = {CONTEXT: tokens, **{name: cond.cond for name, cond in made.items() if name in (CONTEXT, MASK, *TEXTS)}}
     return {name: cond.to(x.device) for name, cond in known.items()}
+
+
+def _seen(text: Mapping[str, Tensor], call: Call) -> int:
+    """Return how many tokens from its front the attention of a call looks at, of a text with the mask it may have.
+
+    Raises ValueError where a family that takes the mask of a single row would look at others.
+    """
+    made: Tokens | None = call.options.get(TOKENS)
+    mask, tokens = text.get(MASK), text[CONTEXT].shape[1]
+    if made is None or mask is None or not (made.family.crops or made.family.one_mask):
+        return tokens
+    seen = max(1, int((mask[0] != 0).sum()))
+    if made.family.one_mask and (made.ends or not mask[:, :seen].all() or mask[:, seen:].any()):
+        raise ValueError(
+            f"{made.family.name} models take a further prompt only beside texts whose masks hide nothing, or the same "
+            "number of tokens at the end; encode the prompts by the text encoder of this model"
+        )
+    return seen
 
 
 def _trimmed(known: dict[str, Tensor]) -> dict[str, Tensor]:
