@@ -55,6 +55,7 @@ LENGTHS, BESIDE_THE_TEXT = (9, 17, 40), ("pooled_output", SIGNS[0][0])
 # Those that get the length of the text, or let the image's positions count from its end
 WITH_REFERENCES = ("Flux", "Wan 2.1", "LongCat", "Lumina 2", "Z-Image", "Omnigen2", "Boogu", "Mochi")
 MASKED = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "PixelDiT", "Cosmos", "HunyuanVideo")  # whose texts have masks
+WITH_HOLES = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "Mage-Flow", "PixelDiT")
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
 
@@ -305,6 +306,8 @@ def piecemeal(name: str) -> dict[str, list[float]]:
 def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
     found: dict[str, Any] = {"hidden": {name: hidden(name, "end") for name in MASKED}}
+    holes = [(name, hides) for name in WITH_HOLES for hides in ("front", "middle")]
+    found["hidden between others"] = {f"{name} {hides}": hidden(name, hides) for name, hides in holes}
     found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1", "Z-Image")}
     for kind in ("reference", "style transfer"):
         made = {name: METHODS[kind][1](FAMILIES[name], Where.of("all")) for name in WITH_REFERENCES}

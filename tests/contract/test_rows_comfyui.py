@@ -53,7 +53,9 @@ def test_the_hosts_estimate_of_memory_knows_the_rows_of_further_prompts(found: d
     assert found[family]["estimate"] == {"none": [2, 1], "NAG": [4, 2], "region": [4, 2], "regions": [6, 3]}
 
 
-@pytest.mark.parametrize("kind", ["hidden", "longer", "reference", "style transfer", "gated", "listed"])
+@pytest.mark.parametrize(
+    "kind", ["hidden", "hidden between others", "longer", "reference", "style transfer", "gated", "listed"]
+)
 def test_a_prompt_of_any_length_changes_nothing_by_itself(found: dict[str, Any], kind: str) -> None:
     """The text of others is filled up, may have tokens that its mask hides, and a reference is drawn beside it."""
     assert max(found["beside"][kind].values()) < 1e-4, found["beside"][kind]

@@ -28,6 +28,7 @@ from .tokens import TOKENS, Tokens
 CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
 MASK = "attention_mask"  # among the same: which tokens of the text are its own, (b, n)
 LENGTH = "num_tokens"  # among the same: how many tokens its text has, for what makes positions
+SHOWN = "shown"  # and the places of the tokens that its mask shows, where it hides some in front of others
 TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
 AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
 AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
@@ -88,6 +89,7 @@ def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[
         given=before,
         ends=filling.ends,
         pads=tuple(length - size for length, size in zip((own, *filled), sizes, strict=True)),
+        shown=tuple(one.get(SHOWN) for one in encoded),
     )
     others = [OTHER] * (len(encoded) * len(rows.positive))
     new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
@@ -134,7 +136,7 @@ def _all_encoded(model: Any, asking: Asking, call: Call) -> Sequence[dict[str, T
     if key not in memory:
         made: Tokens | None = call.options.get(TOKENS)
         found = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
-        memory[key] = found if made is not None and made.family.whole_text else [_trimmed(one) for one in found]
+        memory[key] = found if made is not None and made.family.whole_text else [_trimmed(one, made) for one in found]
     kept: Sequence[dict[str, Tensor]] = memory[key]
     return kept
 
@@ -166,13 +168,16 @@ def _seen(text: Mapping[str, Tensor], call: Call) -> int:
     return seen
 
 
-def _trimmed(known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text without the tokens at its end that its mask hides."""
+def _trimmed(known: dict[str, Tensor], made: Tokens | None) -> dict[str, Tensor]:
+    """Return a text without the tokens at its end that its mask hides, and which of the others it shows."""
     mask, context = known.get(MASK), known[CONTEXT]
     if mask is None or mask.shape != context.shape[:2]:
         return known
-    end = max((int(place) + 1 for place in mask[0].nonzero()), default=context.shape[1])
-    return {**known, CONTEXT: context[:, :end], MASK: mask[:, :end]}
+    shown = mask[0].nonzero()[:, 0]
+    end = int(shown[-1]) + 1 if len(shown) else context.shape[1]
+    found = {**known, CONTEXT: context[:, :end], MASK: mask[:, :end]}
+    holes = 0 < len(shown) < end and not (made is not None and made.family.crops)
+    return {**found, SHOWN: shown} if holes else found
 
 
 def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: Rows) -> Any:
