@@ -273,6 +273,27 @@ def hidden(name: str, hides: str) -> float:
     return max(float((x - plain).abs().max()) for x in found) / float(plain.abs().max())
 
 
+def to_masked(name: str) -> dict[str, float]:
+    """Return how far a run towards its own masked prompt is from one without, and a call from one with another prompt.
+
+    The mask of the other one hides as many tokens in front as that of the own one at the end.
+    """
+    tiny = FAMILIES[name]
+    model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    own, other, negative = masked(prompt(tiny, 1), "end"), masked(prompt(tiny, 3), "front"), prompt(tiny, 2)
+
+    def towards(given: Any) -> Tensor:
+        patched = model
+        for part in "kv":
+            patched = attach(patched, AttentionPatch(f"attn2.{part}", "towards", other=prompt_of(given)), HOST)
+        return sample(patched, noise, own, negative, steps=2)
+
+    plain, wanted = (sample(model, noise, some, negative, steps=2) for some in (own, other))
+    size, moved = float(plain.abs().max()), towards(other)
+    apart = {"own": towards(own) - plain, "another": moved - wanted, "effect": moved - plain}
+    return {kind: float(x.abs().max()) / size for kind, x in apart.items()}
+
+
 def piecemeal(name: str) -> dict[str, list[float]]:
     """Return how far others move a run with a method that attends piecemeal, before and behind it.
 
@@ -320,6 +341,7 @@ def beside() -> dict[str, Any]:
     }
     found["towards"] = {name: [weak(name, made), weak(name, made, 2)] for name, made in towards.items()}
     found["beside towards"] = {name: weak(name, made, 2, 0.5) for name, made in towards.items()}
+    found["towards masked"] = {name: to_masked(name) for name in ("LTX-Video", "Qwen-Image", "PixelDiT")}
     found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
     listed = [AttentionPatch("attn2.k", "shuffle", 1.0)]
     found["listed"] = {name: weak(name, listed, 1) for name in ("Cosmos-Predict2", "Wan 2.1")}

@@ -66,6 +66,13 @@ def test_towards_leaves_the_tokens_of_other_nodes_alone(found: dict[str, Any]) -
     assert min(found["beside"]["beside towards"].values()) > 1e-2
 
 
+@pytest.mark.parametrize("family", ["LTX-Video", "PixelDiT", "Qwen-Image"])
+def test_towards_goes_by_what_masks_show(found: dict[str, Any], family: str) -> None:
+    """Keys and values that have gone all the way towards another prompt are those of a sampler that has it."""
+    there = found["beside"]["towards masked"][family]
+    assert there["own"] < 1e-5 and there["another"] < 1e-5 and there["effect"] > 1e-2, there
+
+
 @pytest.mark.parametrize("family", ["Flux", "Lens", "Z-Image", "Kandinsky 5 Image"])
 def test_regions_words_and_what_attends_piecemeal_share_an_attention(found: dict[str, Any], family: str) -> None:
     """Tiles, merged tokens and windows are parts of a picture, of which regions and words need all."""

@@ -55,7 +55,8 @@ def with_rows(model: Any, call: Call) -> Call:
     context = call.c_crossattn
     if not wanted or COND not in chunks_of(call.options) or context is None:
         return call
-    encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
+    asked = [(one, found) for one in wanted for found in _all_encoded(model, one, call)]
+    encoded = [(one.gate.entry.number, found) for one, found in asked]
     own = {name: given for name, given in {**call.conds, CONTEXT: context}.items() if name in (CONTEXT, MASK)}
     columns = Columns(_seen(own, call), tuple((number, _seen(found, call)) for number, found in encoded))
     behind, made = _stand_behind(columns, call), call.options.get(TOKENS)
@@ -66,13 +67,23 @@ def with_rows(model: Any, call: Call) -> Call:
         if made is not None and made.others and not behind:
             run.notes.add(AS_LEFT.format(made.others))
     found = [one for _, one in encoded]
+    alike = [text for one, text in asked if one.alike]
+    seen = _seen_by_positive(own, call) if alike else []
+    for text in alike:
+        _check_alike(text, own, seen, call)
     if not behind:
-        return _with_rows(call, context, columns, found)
+        return _with_rows(call, context, columns, found, seen)
     further = [one[CONTEXT].to(context).expand(len(context), -1, -1) for one in found]
     return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
 
 
-def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[Mapping[str, Tensor]]) -> Call:
+def _with_rows(
+    call: Call,
+    context: Tensor,
+    columns: Columns,
+    encoded: Sequence[Mapping[str, Tensor]],
+    seen: Sequence[Sequence[int]],
+) -> Call:
     """Return a call with a row for each prompt that would stand in these columns, and each row that is positive."""
     chunks, sizes = chunks_of(call.options), [columns.own, *columns.lengths()]
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
@@ -90,6 +101,7 @@ def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[
         ends=filling.ends,
         pads=tuple(length - size for length, size in zip((own, *filled), sizes, strict=True)),
         shown=tuple(one.get(SHOWN) for one in encoded),
+        seen=tuple(seen),
     )
     others = [OTHER] * (len(encoded) * len(rows.positive))
     new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
@@ -166,6 +178,39 @@ def _seen(text: Mapping[str, Tensor], call: Call) -> int:
             "number of tokens at the end; encode the prompts by the text encoder of this model"
         )
     return seen
+
+
+def _seen_by_positive(own: Mapping[str, Tensor], call: Call) -> list[Sequence[int]]:
+    """Return for each positive chunk of a call the places of the tokens of its text that attention looks at."""
+    made, mask, chunks = call.options.get(TOKENS), own.get(MASK), chunks_of(call.options)
+    rows = [i * len(call.x) // len(chunks) for i, chunk in enumerate(chunks) if chunk == COND]
+    family = None if made is None else made.family
+    if mask is None or mask.shape != own[CONTEXT].shape[:2] or (family and (family.whole_text or family.crops)):
+        return [range(_seen(own, call))] * len(rows)
+    return [mask[row].nonzero()[:, 0].tolist() for row in rows]
+
+
+def _check_alike(
+    text: Mapping[str, Tensor], own: Mapping[str, Tensor], seen: Sequence[Sequence[int]], call: Call
+) -> None:
+    """Refuse a further prompt of which attention looks at another number of tokens than of the call's own.
+
+    Hosts repeat a prompt until it is as long as the others of its batch: that is no other length.
+    """
+    made: Tokens | None = call.options.get(TOKENS)
+    filling = Filling(0, multiple=1 if made is None else made.multiple)
+    size = len(text[SHOWN]) if SHOWN in text else _seen(text, call)
+    for tokens in map(len, seen):
+        parts = own[CONTEXT].split(size, dim=1)
+        repeated = tokens % size == 0 and MASK not in own and all(torch.equal(parts[0], part) for part in parts)
+        if filling.size(tokens) == filling.size(size) or repeated:
+            continue
+        filled = f", filled up to {filling.size(size)} and {filling.size(tokens)}" if filling.multiple > 1 else ""
+        masked = "; tokens that a mask hides are not counted" if MASK in {**text, **own} else ""
+        raise ValueError(
+            f"the prompt to go towards has {size} tokens, the sampler's {tokens}{filled}{masked}; on this model both "
+            "need the same number: write a prompt of the same length"
+        )
 
 
 def _trimmed(known: dict[str, Tensor], made: Tokens | None) -> dict[str, Tensor]:

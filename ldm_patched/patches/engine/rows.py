@@ -38,6 +38,7 @@ class Rows(NamedTuple):
         ends: whether the contexts end together, and not begin.
         pads: how many tokens of the network's own stand behind the call's context and that of each prompt.
         shown: of each prompt the places (m,) of the tokens in its text that its mask does not hide; None: all.
+        seen: the same of the text of each positive chunk, where a method asks; none: all.
     """
 
     base: int
@@ -50,6 +51,7 @@ class Rows(NamedTuple):
     ends: bool = False
     pads: tuple[int, ...] = ()
     shown: tuple[Tensor | None, ...] = ()
+    seen: tuple[Sequence[int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -70,7 +72,9 @@ class Rows(NamedTuple):
 
     def alone(self, rows: int) -> Rows:
         """Return what is true of so many rows that are like the call's own, without further prompts."""
-        return self._replace(base=rows, positive=(0,), chunk=rows, prompts=(), given={}, pads=self.pads[:1], shown=())
+        return self._replace(
+            base=rows, positive=(0,), chunk=rows, prompts=(), given={}, pads=self.pads[:1], shown=(), seen=()
+        )
 
     def hold(self, sizes: tuple[int, int, int]) -> bool:
         """Return whether so many rows, queries and keys are all texts to themselves, some of them filled up."""
@@ -158,6 +162,8 @@ class Asking(Protocol):
     def gate(self) -> Gate: ...
     @property
     def prompts(self) -> tuple[Prompt | Tensor, ...]: ...
+    @property
+    def alike(self) -> bool: ...
 
 
 def without_rows(options: TransformerOptions) -> set[int]:
