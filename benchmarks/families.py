@@ -58,8 +58,11 @@ give the same (1e-4 of the latent) without a row. A further prompt may be shorte
 of the blocks, in them and in its positions each text is what the model makes of it alone. One for the whole picture
 gives the picture of a sampler that has it (1e-5 of the latent; `tests/contract/test_rows_comfyui.py`), but for what
 else the sampler's prompt is in: other tokens of the sequence, which are AuraFlow's 8, what fills up a picture of
-Z-Image that has no multiple of 32 tokens, and reference images (0.02 to 0.2 of the latent for a whole picture), the
-VACE blocks of Wan, and Mochi's mean of its text. HiDream takes only texts of one length.
+Z-Image that has no multiple of 32 tokens (0.02 to 0.5 of the latent for a whole picture), and reference images (0.02
+to 0.2), the VACE blocks of Wan, and Mochi's mean of its text. HiDream takes only texts of one length. Tokens that the
+mask of a text hides are hidden in further prompts as in the sampler's; PixelDiT and Cosmos look at all of them. On
+HunyuanVideo masks may hide the end alone. Ideogram 4 makes a mask for each query of a text that hides some: there
+methods that act on its attention never run, and the report says so. `towards` needs as many tokens in both prompts.
 
 HunyuanVideo, Krea2, Lumina, Z-Image, Omnigen2, Boogu and Kandinsky 5 refine the text before their blocks: the token of
 a word then holds something of its neighbours.

@@ -52,6 +52,10 @@ TEXTS["Z-Image"] = FAMILIES["Z-Image"]._replace(latent=(1, 16, 8, 16))  # 32 tok
 TEXTS["HunyuanImage 2.1"] = FAMILIES["HunyuanImage 2.1"]._replace(config={**HUNYUAN_IMAGE, "byt5": True}, extras=SIGNS)
 TEXTS["HunyuanVideo 1.5"] = FAMILIES["HunyuanVideo 1.5"]._replace(extras=SIGNS)
 LENGTHS, BESIDE_THE_TEXT = (9, 17, 40), ("pooled_output", SIGNS[0][0])
+# Those that get the length of the text, or let the image's positions count from its end
+WITH_REFERENCES = ("Flux", "Wan 2.1", "LongCat", "Lumina 2", "Z-Image", "Omnigen2", "Boogu", "Mochi")
+MASKED = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "PixelDiT", "Cosmos", "HunyuanVideo")  # whose texts have masks
+WITH_HOLES = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "Mage-Flow", "PixelDiT")
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
 
@@ -239,16 +243,55 @@ def weak(name: str, methods: list[Any], before: int = 0, strength: float = 1e-9)
     return float((out - alone).abs().max() / alone.abs().max())
 
 
-def hidden(name: str) -> float:
-    """Return how far the sampler's own prompt as a region moves a run, where the mask of the text hides some of it."""
+def masked(conditioning: Any, hides: str, missing: int = 4) -> Any:
+    """Return a conditioning whose mask hides some tokens: at its `end`, its `front` or in its `middle`."""
+    ((tokens, more),) = conditioning
+    shown = torch.ones(1, tokens.shape[1], dtype=torch.long)
+    start = {"end": tokens.shape[1] - missing, "front": 0, "middle": 3}[hides]
+    shown[:, start : start + missing] = 0
+    return [[tokens, {**more, "attention_mask": shown}]]
+
+
+def hidden(name: str, hides: str) -> float:
+    """Return how far further prompts move a run that they must not move, where masks hide some of all texts.
+
+    The sampler's own as a region in a half of the picture, and others of some lengths and little strength.
+    """
+    tiny, half = FAMILIES[name], torch.zeros(1, 8, 12)
+    half[:, :, :5] = 1.0
+    model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
+    own, negative = masked(prompt(tiny, 1), hides), masked(prompt(tiny, 2), "end", 6)
+    cfg = 1.0 if name == "HunyuanVideo" else 3.0  # which takes the mask of one row
+
+    def run(method: Any) -> Tensor:
+        return sample(model if method is None else attach(model, method, HOST), noise, own, negative, cfg, 2)
+
+    found = [run(RegionalPrompt((Region(prompt_of(own), half),)))]
+    for length in LENGTHS[:2]:
+        found.append(run(NormalizedGuidance(prompt_of(masked(prompt(tiny, 3, length), hides, 3)), strength=1e-9)))
+    plain = run(None)
+    return max(float((x - plain).abs().max()) for x in found) / float(plain.abs().max())
+
+
+def to_masked(name: str) -> dict[str, float]:
+    """Return how far a run towards its own masked prompt is from one without, and a call from one with another prompt.
+
+    The mask of the other one hides as many tokens in front as that of the own one at the end.
+    """
     tiny = FAMILIES[name]
     model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
-    own = prompt(tiny, 1)
-    own[0][1]["attention_mask"] = (torch.arange(len(own[0][0][0])) < 8).long()[None]
-    sides = own, prompt(tiny, 2)
-    plain = sample(model, noise, *sides, steps=2)
-    region = RegionalPrompt((Region(prompt_of(own), torch.ones(1, 8, 12)),))
-    return float((sample(attach(model, region, HOST), noise, *sides, steps=2) - plain).abs().max() / plain.abs().max())
+    own, other, negative = masked(prompt(tiny, 1), "end"), masked(prompt(tiny, 3), "front"), prompt(tiny, 2)
+
+    def towards(given: Any) -> Tensor:
+        patched = model
+        for part in "kv":
+            patched = attach(patched, AttentionPatch(f"attn2.{part}", "towards", other=prompt_of(given)), HOST)
+        return sample(patched, noise, own, negative, steps=2)
+
+    plain, wanted = (sample(model, noise, some, negative, steps=2) for some in (own, other))
+    size, moved = float(plain.abs().max()), towards(other)
+    apart = {"own": towards(own) - plain, "another": moved - wanted, "effect": moved - plain}
+    return {kind: float(x.abs().max()) / size for kind, x in apart.items()}
 
 
 def piecemeal(name: str) -> dict[str, list[float]]:
@@ -283,10 +326,14 @@ def piecemeal(name: str) -> dict[str, list[float]]:
 
 def beside() -> dict[str, Any]:
     """Return what further prompts change where nothing may change."""
-    found: dict[str, Any] = {"hidden": {name: hidden(name) for name in ("LTX-Video", "Qwen-Image", "Mochi")}}
+    found: dict[str, Any] = {"hidden": {name: hidden(name, "end") for name in MASKED}}
+    holes = [(name, hides) for name in WITH_HOLES for hides in ("front", "middle")]
+    found["hidden between others"] = {f"{name} {hides}": hidden(name, hides) for name, hides in holes}
     found["longer"] = {name: weak(name, []) for name in ("Flux", "LTX-Video", "Mochi", "SD3", "Wan 2.1", "Z-Image")}
-    references = {name: [METHODS["reference"][1](FAMILIES[name], Where.of("all"))] for name in ("Flux", "Wan 2.1")}
-    found["reference"] = {name: weak(name, made) for name, made in references.items()}
+    for kind in ("reference", "style transfer"):
+        made = {name: METHODS[kind][1](FAMILIES[name], Where.of("all")) for name in WITH_REFERENCES}
+        found[kind] = {name: weak(name, [one]) for name, one in made.items()}
+        found[kind] |= {f"{name} negative": weak(name, [replace(one, negative=True)]) for name, one in made.items()}
     to = {name: prompt_of(prompt(FAMILIES[name], 6)) for name in ("Flux", "Wan 2.1")}
     towards = {
         name: [AttentionPatch(f"attn2.{part}", "towards", 1.0, 1.0, other=other) for part in "kv"]
@@ -294,6 +341,7 @@ def beside() -> dict[str, Any]:
     }
     found["towards"] = {name: [weak(name, made), weak(name, made, 2)] for name, made in towards.items()}
     found["beside towards"] = {name: weak(name, made, 2, 0.5) for name, made in towards.items()}
+    found["towards masked"] = {name: to_masked(name) for name in ("LTX-Video", "Qwen-Image", "PixelDiT")}
     found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
     listed = [AttentionPatch("attn2.k", "shuffle", 1.0)]
     found["listed"] = {name: weak(name, listed, 1) for name in ("Cosmos-Predict2", "Wan 2.1")}

@@ -53,7 +53,9 @@ def test_the_hosts_estimate_of_memory_knows_the_rows_of_further_prompts(found: d
     assert found[family]["estimate"] == {"none": [2, 1], "NAG": [4, 2], "region": [4, 2], "regions": [6, 3]}
 
 
-@pytest.mark.parametrize("kind", ["hidden", "longer", "reference", "gated", "listed"])
+@pytest.mark.parametrize(
+    "kind", ["hidden", "hidden between others", "longer", "reference", "style transfer", "gated", "listed"]
+)
 def test_a_prompt_of_any_length_changes_nothing_by_itself(found: dict[str, Any], kind: str) -> None:
     """The text of others is filled up, may have tokens that its mask hides, and a reference is drawn beside it."""
     assert max(found["beside"][kind].values()) < 1e-4, found["beside"][kind]
@@ -62,6 +64,13 @@ def test_a_prompt_of_any_length_changes_nothing_by_itself(found: dict[str, Any],
 def test_towards_leaves_the_tokens_of_other_nodes_alone(found: dict[str, Any]) -> None:
     assert max(distance for both in found["beside"]["towards"].values() for distance in both) < 1e-4
     assert min(found["beside"]["beside towards"].values()) > 1e-2
+
+
+@pytest.mark.parametrize("family", ["LTX-Video", "PixelDiT", "Qwen-Image"])
+def test_towards_goes_by_what_masks_show(found: dict[str, Any], family: str) -> None:
+    """Keys and values that have gone all the way towards another prompt are those of a sampler that has it."""
+    there = found["beside"]["towards masked"][family]
+    assert there["own"] < 1e-5 and there["another"] < 1e-5 and there["effect"] > 1e-2, there
 
 
 @pytest.mark.parametrize("family", ["Flux", "Lens", "Z-Image", "Kandinsky 5 Image"])

@@ -50,6 +50,8 @@ class Family:
         told: whether the host says in each call which block makes it.
         filled: whether its text is filled up behind the tokens of the prompt.
         whole_text: whether it takes the tokens that a mask hides for others of its text.
+        crops: whether it attends to the front of its text alone, as many tokens as its mask shows.
+        one_mask: whether it takes the mask of a text for a single row alone.
         ends: whether its image's positions count from the end of its text.
         pads: the module that embeds its text, and the token that fills it up, where the network has learned one.
         counts: the module that rotates, where a text counts from 0 on all axes and its image on the first alone.
@@ -76,6 +78,8 @@ class Family:
     beside: tuple[str, ...] = ()
     filled: bool = False
     whole_text: bool = False
+    crops: bool = False
+    one_mask: bool = False
     ends: bool = False
     pads: tuple[str, ...] = ()
     counts: str = ""
@@ -108,7 +112,13 @@ FAMILIES: dict[str, Family] = {
     "Flux": _joined("Flux", DOUBLE_SINGLE, TEXT_IMAGE_REFERENCES, calls=JOINT, hands=FIRST_TWO + X),
     "Chroma": _joined("Chroma", DOUBLE_SINGLE, TEXT_FIRST, calls=JOINT, hands=FIRST_TWO + X),
     "HunyuanVideo": _joined(
-        "HunyuanVideo", DOUBLE_SINGLE, TEXT_REFERENCES_IMAGE, calls=JOINT, whole_text=True, hands=FIRST_TWO + X
+        "HunyuanVideo",
+        DOUBLE_SINGLE,
+        TEXT_REFERENCES_IMAGE,
+        calls=JOINT,
+        whole_text=True,
+        one_mask=True,
+        hands=FIRST_TWO + X,
     ),
     "Hunyuan3Dv2": _joined(
         "Hunyuan3D 2", DOUBLE_SINGLE, TEXT_FIRST, told=False, flat=True, rotary=False, hands=FIRST_TWO + X
@@ -180,8 +190,10 @@ FAMILIES: dict[str, Family] = {
     "CogVideoXTransformer3DModel": _joined(
         "CogVideoX", (("double", "blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO
     ),
-    "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, hands=FIRST_THIRD),
-    "PixDiT_T2I": _joined("PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, hands=FIRST_TWO),
+    "AsymmDiTJoint": _joined("Mochi", (("double", "blocks"),), IMAGE_FIRST, told=False, crops=True, hands=FIRST_THIRD),
+    "PixDiT_T2I": _joined(
+        "PixelDiT", (("double", "patch_blocks"),), TEXT_FIRST, told=False, whole_text=True, hands=FIRST_TWO
+    ),
     "MiniMaxH3Model": _joined(
         "MiniMax H3",
         (("block", "blocks"),),
@@ -194,7 +206,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "Anima": _apart("Anima", (("block", "blocks"),), calls=HIDDEN, filled=True, columns=True, hands=X),
     "MiniTrainDIT": _apart("Cosmos-Predict2", (("block", "blocks"),), calls=HIDDEN, columns=True, hands=X),
-    "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, hands=X),
+    "GeneralDIT": _apart("Cosmos", (("block", "blocks"),), told=False, whole_text=True, hands=X),
     "WanAnimate2Model": Family("Wan Animate 2", (("double", "blocks"),), closed=BY_FRAME),
     "CausalWanModel": Family("CausalWan", (("double", "blocks"),), closed=CACHED),
     "WanModel": _apart("Wan", (("double", "blocks"),), calls=AFTER, beside=("vace_blocks",), columns=True, hands=X),

@@ -28,6 +28,7 @@ from .tokens import TOKENS, Tokens
 CONTEXT = "c_crossattn"  # among what a model makes of a conditioning: its context
 MASK = "attention_mask"  # among the same: which tokens of the text are its own, (b, n)
 LENGTH = "num_tokens"  # among the same: how many tokens its text has, for what makes positions
+SHOWN = "shown"  # and the places of the tokens that its mask shows, where it hides some in front of others
 TEXTS = ("encoder_hidden_states_llama3",)  # and what else it has a row of text in
 AS_ROWS = "Further prompts ({} of {} tokens): each is one more row of the batch for each row of the positive prompt."
 AS_COLUMNS = "Further prompts ({} of {} tokens): they stand behind the text in each cross-attention, without more rows."
@@ -54,8 +55,10 @@ def with_rows(model: Any, call: Call) -> Call:
     context = call.c_crossattn
     if not wanted or COND not in chunks_of(call.options) or context is None:
         return call
-    encoded = [(one.gate.entry.number, found) for one in wanted for found in _all_encoded(model, one, call)]
-    columns = Columns(context.shape[1], tuple((number, found[CONTEXT].shape[1]) for number, found in encoded))
+    asked = [(one, found) for one in wanted for found in _all_encoded(model, one, call)]
+    encoded = [(one.gate.entry.number, found) for one, found in asked]
+    own = {name: given for name, given in {**call.conds, CONTEXT: context}.items() if name in (CONTEXT, MASK)}
+    columns = Columns(_seen(own, call), tuple((number, _seen(found, call)) for number, found in encoded))
     behind, made = _stand_behind(columns, call), call.options.get(TOKENS)
     run = run_of(call.options)
     if run is not None:
@@ -64,17 +67,28 @@ def with_rows(model: Any, call: Call) -> Call:
         if made is not None and made.others and not behind:
             run.notes.add(AS_LEFT.format(made.others))
     found = [one for _, one in encoded]
+    alike = [text for one, text in asked if one.alike]
+    seen = _seen_by_positive(own, call) if alike else []
+    for text in alike:
+        _check_alike(text, own, seen, call)
     if not behind:
-        return _with_rows(call, context, columns, found)
+        return _with_rows(call, context, columns, found, seen)
     further = [one[CONTEXT].to(context).expand(len(context), -1, -1) for one in found]
     return call._replace(c_crossattn=torch.cat([context, *further], 1), options={**call.options, ROWS: columns})
 
 
-def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[Mapping[str, Tensor]]) -> Call:
+def _with_rows(
+    call: Call,
+    context: Tensor,
+    columns: Columns,
+    encoded: Sequence[Mapping[str, Tensor]],
+    seen: Sequence[Sequence[int]],
+) -> Call:
     """Return a call with a row for each prompt that would stand in these columns, and each row that is positive."""
     chunks, sizes = chunks_of(call.options), [columns.own, *columns.lengths()]
     before = {name: list(call.options[name]) for name in LISTS if name in call.options}
-    filling = filling_of(call.options.get(TOKENS), sizes)
+    made: Tokens | None = call.options.get(TOKENS)
+    filling = filling_of(made, [context.shape[1], *(one[CONTEXT].shape[1] for one in encoded)])
     own, *filled = map(filling.size, sizes)
     rows = Rows(
         base=len(call.x),
@@ -82,17 +96,23 @@ def _with_rows(call: Call, context: Tensor, columns: Columns, encoded: Sequence[
         chunk=len(call.x) // len(chunks),
         prompts=tuple((number, length) for (number, _), length in zip(columns.prompts, filled, strict=True)),
         own=own,
-        tokens=filling.tokens,
+        tokens=max(own, *filled) if made is not None and made.family.crops else filling.tokens,
         given=before,
         ends=filling.ends,
         pads=tuple(length - size for length, size in zip((own, *filled), sizes, strict=True)),
+        shown=tuple(one.get(SHOWN) for one in encoded),
+        seen=tuple(seen),
     )
     others = [OTHER] * (len(encoded) * len(rows.positive))
     new: dict[str, list[Any]] = {"cond_or_uncond": others, "uuids": _uuids(before.get("uuids"), rows), CHUNKS: others}
     lists = {name: [*before[name], *new[name]] for name in before}
     each = len(rows.positive) * rows.chunk
     conds = {name: _with(cond, name, encoded, rows) for name, cond in call.conds.items()}
-    mask = _masked(call.conds.get(MASK), encoded, context, each, filling)
+    if made is not None and made.family.one_mask:  # what it hides is left out of the keys
+        conds.pop(MASK, None)
+        mask = None
+    else:
+        mask = _masked(call.conds.get(MASK), encoded, context, each, filling)
     return Call(
         rows.more(call.x),
         rows.more(call.t),
@@ -128,7 +148,7 @@ def _all_encoded(model: Any, asking: Asking, call: Call) -> Sequence[dict[str, T
     if key not in memory:
         made: Tokens | None = call.options.get(TOKENS)
         found = [_encoded(model, prompt, call.x) for prompt in asking.prompts]
-        memory[key] = found if made is not None and made.family.whole_text else [_trimmed(one) for one in found]
+        memory[key] = found if made is not None and made.family.whole_text else [_trimmed(one, made) for one in found]
     kept: Sequence[dict[str, Tensor]] = memory[key]
     return kept
 
@@ -142,13 +162,67 @@ def _encoded(model: Any, prompt: Prompt | Tensor, x: Tensor) -> dict[str, Tensor
     return {name: cond.to(x.device) for name, cond in known.items()}
 
 
-def _trimmed(known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text without the tokens at its end that its mask hides."""
+def _seen(text: Mapping[str, Tensor], call: Call) -> int:
+    """Return how many tokens from its front the attention of a call looks at, of a text with the mask it may have.
+
+    Raises ValueError where a family that takes the mask of a single row would look at others.
+    """
+    made: Tokens | None = call.options.get(TOKENS)
+    mask, tokens = text.get(MASK), text[CONTEXT].shape[1]
+    if made is None or mask is None or not (made.family.crops or made.family.one_mask):
+        return tokens
+    seen = max(1, int((mask[0] != 0).sum()))
+    if made.family.one_mask and (made.ends or not mask[:, :seen].all() or mask[:, seen:].any()):
+        raise ValueError(
+            f"{made.family.name} models take a further prompt only beside texts whose masks hide nothing, or the same "
+            "number of tokens at the end; encode the prompts by the text encoder of this model"
+        )
+    return seen
+
+
+def _seen_by_positive(own: Mapping[str, Tensor], call: Call) -> list[Sequence[int]]:
+    """Return for each positive chunk of a call the places of the tokens of its text that attention looks at."""
+    made, mask, chunks = call.options.get(TOKENS), own.get(MASK), chunks_of(call.options)
+    rows = [i * len(call.x) // len(chunks) for i, chunk in enumerate(chunks) if chunk == COND]
+    family = None if made is None else made.family
+    if mask is None or mask.shape != own[CONTEXT].shape[:2] or (family and (family.whole_text or family.crops)):
+        return [range(_seen(own, call))] * len(rows)
+    return [mask[row].nonzero()[:, 0].tolist() for row in rows]
+
+
+def _check_alike(
+    text: Mapping[str, Tensor], own: Mapping[str, Tensor], seen: Sequence[Sequence[int]], call: Call
+) -> None:
+    """Refuse a further prompt of which attention looks at another number of tokens than of the call's own.
+
+    Hosts repeat a prompt until it is as long as the others of its batch: that is no other length.
+    """
+    made: Tokens | None = call.options.get(TOKENS)
+    filling = Filling(0, multiple=1 if made is None else made.multiple)
+    size = len(text[SHOWN]) if SHOWN in text else _seen(text, call)
+    for tokens in map(len, seen):
+        parts = own[CONTEXT].split(size, dim=1)
+        repeated = tokens % size == 0 and MASK not in own and all(torch.equal(parts[0], part) for part in parts)
+        if filling.size(tokens) == filling.size(size) or repeated:
+            continue
+        filled = f", filled up to {filling.size(size)} and {filling.size(tokens)}" if filling.multiple > 1 else ""
+        masked = "; tokens that a mask hides are not counted" if MASK in {**text, **own} else ""
+        raise ValueError(
+            f"the prompt to go towards has {size} tokens, the sampler's {tokens}{filled}{masked}; on this model both "
+            "need the same number: write a prompt of the same length"
+        )
+
+
+def _trimmed(known: dict[str, Tensor], made: Tokens | None) -> dict[str, Tensor]:
+    """Return a text without the tokens at its end that its mask hides, and which of the others it shows."""
     mask, context = known.get(MASK), known[CONTEXT]
     if mask is None or mask.shape != context.shape[:2]:
         return known
-    end = max((int(place) + 1 for place in mask[0].nonzero()), default=context.shape[1])
-    return {**known, CONTEXT: context[:, :end], MASK: mask[:, :end]}
+    shown = mask[0].nonzero()[:, 0]
+    end = int(shown[-1]) + 1 if len(shown) else context.shape[1]
+    found = {**known, CONTEXT: context[:, :end], MASK: mask[:, :end]}
+    holes = 0 < len(shown) < end and not (made is not None and made.family.crops)
+    return {**found, SHOWN: shown} if holes else found
 
 
 def _with(cond: Any, name: str, encoded: Sequence[Mapping[str, Tensor]], rows: Rows) -> Any:

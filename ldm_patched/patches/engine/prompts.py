@@ -132,11 +132,13 @@ def columns(some: Sequence[int], site: Site) -> list[int]:
 class MorePrompts:
     """An attn2_patch that appends the tokens of more prompts (1, n, c) to the context (b, n, c) while the gate is open.
 
-    It does not count as a use of the gate; the layer that takes the tokens off does.
+    It does not count as a use of the gate; the layer that takes the tokens off does. `alike`: a transformer takes none
+    of another length than the sampler's.
     """
 
     gate: Gate
     prompts: tuple[Prompt | Tensor, ...]
+    alike: bool = False
 
     def __call__(
         self, n: Tensor, context: Tensor, value: Tensor | None, extra_options: TransformerOptions

@@ -37,6 +37,8 @@ class Rows(NamedTuple):
         given: what the options said of the call itself.
         ends: whether the contexts end together, and not begin.
         pads: how many tokens of the network's own stand behind the call's context and that of each prompt.
+        shown: of each prompt the places (m,) of the tokens in its text that its mask does not hide; None: all.
+        seen: the same of the text of each positive chunk, where a method asks; none: all.
     """
 
     base: int
@@ -48,6 +50,8 @@ class Rows(NamedTuple):
     given: dict[str, Any]
     ends: bool = False
     pads: tuple[int, ...] = ()
+    shown: tuple[Tensor | None, ...] = ()
+    seen: tuple[Sequence[int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -65,6 +69,12 @@ class Rows(NamedTuple):
         ends = range(self.base, self.total + 1, len(self.positive) * self.chunk)
         further = [(slice(*at), length) for at, (_, length) in zip(pairwise(ends), self.prompts, strict=True)]
         return [(slice(0, self.base), self.own), *further]
+
+    def alone(self, rows: int) -> Rows:
+        """Return what is true of so many rows that are like the call's own, without further prompts."""
+        return self._replace(
+            base=rows, positive=(0,), chunk=rows, prompts=(), given={}, pads=self.pads[:1], shown=(), seen=()
+        )
 
     def hold(self, sizes: tuple[int, int, int]) -> bool:
         """Return whether so many rows, queries and keys are all texts to themselves, some of them filled up."""
@@ -104,13 +114,16 @@ class Rows(NamedTuple):
         return {**parts, TEXT: own}
 
     def lengths(self, parts: dict[str, slice]) -> list[int]:
-        """Return how many tokens of a sequence each further prompt has."""
+        """Return how many tokens of a sequence each further prompt has to be looked at."""
         found = (self.text(parts, length)[TEXT] for _, length in self.prompts)
-        return [part.stop - part.start for part in found]
+        shown = self.shown or (None,) * len(self.prompts)
+        return [part.stop - part.start if some is None else len(some) for part, some in zip(found, shown, strict=True)]
 
     def beside(self, x: Tensor, place: int, parts: dict[str, slice]) -> Tensor:
         """Return the keys or values (b, h, n, d) of one further prompt for all of the call's own rows."""
-        return self.beside_each(x, place)[:, :, self.text(parts, self.prompts[place][1])[TEXT]]
+        text = self.beside_each(x, place)[:, :, self.text(parts, self.prompts[place][1])[TEXT]]
+        shown = self.shown[place] if self.shown else None
+        return text if shown is None else text[:, :, shown]
 
 
 class Columns(NamedTuple):
@@ -149,6 +162,8 @@ class Asking(Protocol):
     def gate(self) -> Gate: ...
     @property
     def prompts(self) -> tuple[Prompt | Tensor, ...]: ...
+    @property
+    def alike(self) -> bool: ...
 
 
 def without_rows(options: TransformerOptions) -> set[int]:

@@ -15,7 +15,8 @@ from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import BlockIn, BlockOut, Listed, MiddleOut, Place, TokensIn, TokensOut, Wrap
-from ..engine.prompts import MorePrompts, Prompt, prompt_of, take_off, tokens_in
+from ..engine.prompts import MorePrompts, Prompt, columns, prompt_of, take_off, tokens_in
+from ..engine.rows import ROWS, Rows
 from ..engine.scores import to_itself
 from ..engine.site import Site
 from ..engine.stack import Inner, merged, split
@@ -215,7 +216,8 @@ class AttentionPatch(Method):
             return [Wrap(self.attention, gate, self.attend_to_itself)]
         if self.operation == "towards" and not is_unet(model):
             assert self.other is not None  # it would be neutral
-            return [Listed("attn2_patch", MorePrompts(gate, (self.other,))), Wrap("attn2", gate, self.attend_towards)]
+            more = MorePrompts(gate, (self.other,), alike=True)
+            return [Listed("attn2_patch", more), Wrap("attn2", gate, self.attend_towards)]
         if self.attention == "block":
             kinds = {"middle": MiddleOut(gate, self.change_block), "output": BlockIn(gate, self.change_backbone)}
             kinds["skip"] = BlockIn(gate, self.change_skip)
@@ -256,14 +258,15 @@ class AttentionPatch(Method):
 
     def _towards(self, x: Tensor, other: Tensor, site: Site) -> Tensor:
         """Return keys or values with those of the sampler's prompt blended; what others appended stays as it is."""
-        length = x.shape[2] if site.length is None else site.length
-        whole, given = length + len(site.left_out), merged(other)
-        if whole % given.shape[1] == 0 and site.left_out:
-            given = given.repeat(1, whole // given.shape[1], 1)
-            given = given[:, site.kept(whole)]
-        changed = merged(x).clone()
-        for some in site.rows():
-            changed[some, :length] = operations.towards(changed[some, :length], given[some], site.weight)
+        whole = (x.shape[2] if site.length is None else site.length) + len(site.left_out)
+        changed, given, further = merged(x).clone(), merged(other), site.options.get(ROWS)
+        chunks = site.rows()
+        seen = (isinstance(further, Rows) and further.seen) or [range(whole)] * len(chunks)
+        for some, places in zip(chunks, seen, strict=True):
+            there = [place for place in places if place not in site.left_out]
+            order = [i % given.shape[1] for i, place in enumerate(places) if place not in site.left_out]
+            here, to = columns(there, site), given[some][:, order]
+            changed[some, here] = torch.lerp(changed[some, here], to, site.weight)
         return split(changed, x.shape[1])
 
     def change_block(self, site: Site, h: Tensor) -> Tensor:

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from ..addressing.address import BlockId
 from ..addressing.where import Where
+from ..engine.block_forward import CALLED
 from ..engine.coordinates import CHUNKS, PIXELS, places_of, taken
 from ..engine.declaration import acts, amount, method, socket, switch, whole
+from ..engine.further_prompts import Call
 from ..engine.gate import Gate, curve_weight
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place, Wrap, WrapModel
-from ..engine.rows import ROWS
+from ..engine.rows import ROWS, Columns, Rows
 from ..engine.sides import COND, chunks_of
 from ..engine.site import EXTRA, RECORDING, Site
 from ..engine.stack import Inner
@@ -216,13 +218,25 @@ class ReferencePass:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self._check(kwargs)
         tokens = Tokens(gate.entry.number)
-        rows = [place * (len(x) // len(chunks)) for place in places]
-        frames = len(x) // len(chunks) if _framed(options) else 1
+        self._record(executor, gate, Call(x, t, c_concat, c_crossattn, control, options, kwargs), tokens)
+        heard = {**options.get(HEARD, {}), tokens.number: tokens}
+        return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
+
+    def _record(self, executor: Executor, gate: Gate, call: Call, tokens: Tokens) -> None:
+        """Run the references with the rows of a call that see them, whose tokens the layers keep."""
+        x, further = call.x, call.options.get(ROWS)
+        options = {**call.options, **further.given} if isinstance(further, Rows) else call.options
+        chunks = chunks_of(options)  # the pass is for the call's own prompts
+        chunk = further.chunk if isinstance(further, Rows) else len(x) // len(chunks)
+        places = self.reference.seen_by(chunks)
+        rows = [place * chunk for place in places]
+        frames = chunk if _framed(options) else 1
         copies = len(self.reference.latent) * frames
-        more = {name: _rows(value, len(x), rows, copies) for name, value in kwargs.items()}
-        further = options.get(ROWS)  # the pass is for the call's own prompts
-        own = c_crossattn if further is None or c_crossattn is None else c_crossattn[:, : further.own]
-        sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (t, c_concat, own))
+        more = {name: _rows(value, len(x), rows, copies) for name, value in call.conds.items()}
+        context = call.c_crossattn
+        if isinstance(further, Columns) and context is not None:
+            context = context[:, : further.own]
+        sigmas, concat, context = (_rows(value, len(x), rows, copies) for value in (call.t, call.c_concat, context))
         noisy = self._noisy(executor.class_obj, x, sigmas[::frames], gate, options).repeat_interleave(frames, dim=0)
         size = noisy.shape[2:]
         concat, more = _resized(concat, x, size), {name: _resized(value, x, size) for name, value in more.items()}
@@ -230,14 +244,18 @@ class ReferencePass:
         if TOKENS in options:  # the reference may have another size, and is a single picture
             net = executor.class_obj.diffusion_model
             aside[TOKENS] = tokens_of(net, options[TOKENS].family, noisy, more)
+        if isinstance(further, Rows):  # its text is filled up as that of the call, so that its positions are the same
+            aside[ROWS] = further.alone(len(noisy))
         prompts = places_of(options)
         aside |= dict.fromkeys((CHUNKS, "cond_or_uncond"), [prompts[place] for place in places])
         if len(options.get("uuids", ())) == len(chunks):
             aside["uuids"] = [options["uuids"][place] for place in places]
-        executor(noisy, sigmas, concat, context, None, aside, **more)
+        before = CALLED.set(aside)
+        try:
+            executor(noisy, sigmas, concat, context, None, aside, **more)
+        finally:
+            CALLED.reset(before)
         tokens.kept = {block: tuple(x[::frames] for x in kept) for block, kept in tokens.kept.items()}
-        heard = {**options.get(HEARD, {}), tokens.number: tokens}
-        return executor(x, t, c_concat, c_crossattn, control, {**options, HEARD: heard}, **kwargs)
 
     def _check(self, kwargs: Mapping[str, Any]) -> None:
         if "num_video_frames" in kwargs:

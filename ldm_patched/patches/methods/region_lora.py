@@ -16,7 +16,7 @@ from ..engine.host import Host
 from ..engine.layer_forward import Added, Amount
 from ..engine.lora import LoraFile, lora_on
 from ..engine.rows import ROWS, Rows
-from ..engine.site import Site
+from ..engine.site import RECORDING, Site
 from ..engine.tokens import LATENT, TOKENS
 from ..patcher import Patcher, TransformerOptions
 from ..record.run import run_of
@@ -136,7 +136,7 @@ class OnTransformer(InRegion):
         """Return the mask (b, n, 1)."""
         tokens, further = options.get(TOKENS), options.get(ROWS)
         rows = len(further.more(torch.empty(further.base))) if isinstance(further, Rows) else options[LATENT][0]
-        if tokens is None or out.ndim != 3 or len(out) != rows:
+        if tokens is None or out.ndim != 3 or len(out) != rows or RECORDING in options:  # no reference is in a region
             self.lost(options)
             return None
         base, given = (further.base, further.given) if isinstance(further, Rows) else (rows, {})

@@ -95,7 +95,7 @@ def asked(family: str, images: tuple[int, int, int] = GRID) -> Call:
     prompts = draw(7, 1, FIRST, 3), draw(8, 1, SECOND, 3)
     model = patched(NormalizedGuidance(prompts[0]), family)
     (patch,) = model.model_options["transformer_options"][WANTED]
-    wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts)]
+    wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts, alike=False)]
     run = Run(plan_of(model))
     options = {WANTED: wanted, "cond_or_uncond": [1, 0], KEY: run, TOKENS: Tokens(FAMILIES[family], images)}
     network = SimpleNamespace(extra_conds=lambda cross_attn, **_: {"c_crossattn": SimpleNamespace(cond=cross_attn)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.further_prompts import Call, with_rows
 from attention_patchbay.ldm_patched.patches.engine.prompts import Prompt
 from attention_patchbay.ldm_patched.patches.engine.rows import PREPARE_SAMPLING, ROWS, WANTED, Rows
-from attention_patchbay.ldm_patched.patches.engine.tokens import Tokens
+from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.normalized_guidance import NormalizedGuidance, normalized
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
@@ -140,7 +141,7 @@ def asked(prompts: tuple[Tensor, ...], conds: dict[str, Any] | None = None, **op
     """Return a call of two images, a negative and a positive chunk of each, with rows for prompts."""
     model = patched(NormalizedGuidance(prompts[0]))
     (patch,) = model.model_options["transformer_options"][WANTED]
-    wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts)]
+    wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts, alike=False)]
     network = SimpleNamespace(extra_conds=lambda cross_attn, **_: {"c_crossattn": SimpleNamespace(cond=cross_attn)})
     given = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": NAMES, **options}
     x = draw(1, 4, 3, 2, 2)
@@ -193,7 +194,7 @@ def test_another_text_that_a_model_has_rows_of_is_that_of_each_prompt() -> None:
     def made(given: Tensor) -> Tensor:
         model = patched(NormalizedGuidance(prompts[0]))
         (patch,) = model.model_options["transformer_options"][WANTED]
-        wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts)]
+        wanted = [SimpleNamespace(gate=patch.gate, prompts=prompts, alike=False)]
         options = {WANTED: wanted, "cond_or_uncond": [1, 0], "uuids": NAMES}
         call = Call(draw(1, 4, 3, 2, 2), torch.arange(4.0), None, draw(5, 4, 6, 3), None, options, {HIDREAM: given})
         found: Tensor = with_rows(SimpleNamespace(extra_conds=extra_conds), call).conds[HIDREAM]
@@ -234,6 +235,66 @@ def test_keys_or_values_of_the_text_go_towards_those_of_another_prompt(part: str
     close(out[:B], wanted)
 
 
+def to_go_towards(tokens: int, mask: Tensor | None = None, own: Tensor | None = None, **family: Any) -> Rows:
+    """Return the rows of a call of a prompt of 6 tokens that goes towards one of some, both with a mask or without."""
+    prompt = draw(7, 1, tokens, 3)
+
+    def extra_conds(cross_attn: Tensor, **_: Any) -> dict[str, Any]:
+        known = {"c_crossattn": cross_attn, **({} if mask is None else {MASK: mask})}
+        return {name: SimpleNamespace(cond=cond) for name, cond in known.items()}
+
+    model = patched(AttentionPatch("attn2.k", "towards", other=prompt))
+    made = Tokens(replace(FAMILIES["QwenImageTransformer2DModel"], **family), (1, 2, 2))
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": [0], TOKENS: made}
+    conds = {} if own is None else {MASK: own}
+    call = Call(draw(1, 1, 3, 2, 2), torch.ones(1), None, draw(5, 1, 2, 3).repeat(1, 3, 1), None, options, conds)
+    rows: Rows = with_rows(SimpleNamespace(extra_conds=extra_conds), call).options[ROWS]
+    return rows
+
+
+def test_the_prompt_to_go_towards_has_to_be_as_long_where_it_is_looked_at() -> None:
+    first, last = torch.tensor([[1, 1, 1, 1, 0, 0]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    assert list(to_go_towards(6).seen[0]) == list(range(6))
+    assert list(to_go_towards(2).seen[0]) == list(range(6))  # which the host repeated
+    assert to_go_towards(6, first, last).seen == ([2, 3, 4, 5],) and to_go_towards(6, first, last).prompts[0][1] == 4
+    assert list(to_go_towards(6, first, last, whole_text=True).seen[0]) == list(range(6))
+    assert to_go_towards(6, first, last, crops=True).own == 4
+    with pytest.raises(ValueError, match="has 3 tokens, the sampler's 6; on this model both need the same number"):
+        to_go_towards(3)
+    with pytest.raises(ValueError, match="has 4 tokens, the sampler's 6; tokens that a mask hides are not counted"):
+        to_go_towards(6, first)
+    with pytest.raises(ValueError, match="has 2 tokens, the sampler's 4; tokens"):
+        to_go_towards(2, torch.ones(1, 2), last)
+
+
+def test_a_network_that_takes_the_mask_of_one_row_gets_none_and_refuses_what_only_a_mask_can_hide() -> None:
+    first, last = torch.tensor([[1, 1, 1, 1, 0, 0]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    rows = to_go_towards(6, first, first, one_mask=True, whole_text=True)
+    assert (rows.own, rows.prompts[0][1], rows.tokens) == (4, 4, 6)
+    with pytest.raises(ValueError, match="masks hide nothing, or the same number of tokens at the end"):
+        to_go_towards(6, first, last, one_mask=True, whole_text=True)
+
+
+@pytest.mark.parametrize("part", ["k", "v"])
+def test_towards_acts_on_what_the_mask_shows_of_both_prompts(part: str) -> None:
+    """Here the own mask hides the first tokens, and the last ones of the other are cut off."""
+    given, text_k, text_v = with_further()
+    q, k, v = (x[:B] for x in given)
+    hidden, length = 2, OWN - 2
+    mask = torch.zeros(B, 1, 1, k.shape[2], dtype=k.dtype)
+    mask[:1, :, :, :hidden] = float("-inf")
+    model = patched(AttentionPatch(f"attn2.{part}", "towards", strength=0.3, other=torch.zeros(1, OWN, 3)))
+    model.model_options["transformer_options"][ROWS] = rows_of(length)._replace(seen=(range(hidden, OWN),))
+    whole = torch.cat([mask, mask[1:]])
+    out = split(attended(model, given, skip_reshape=True, mask=whole))[:B]
+    new = {"k": k.clone(), "v": v.clone()}
+    other = {"k": text_k, "v": text_v}[part][:, :, :length]
+    new[part][:1, :, hidden:OWN] = torch.lerp(new[part][:1, :, hidden:OWN], other, 0.3)
+    image = slice(OWN, None)
+    close(out[:1, :, image], softmax(q[:1, :, image], new["k"][:1, :, hidden:], new["v"][:1, :, hidden:]))
+    close(out[1:, :, image], softmax(q[1:, :, image], k[1:], v[1:]))
+
+
 @pytest.mark.parametrize(("prompts", "rows"), [(1, 3), (2, 4), (3, 5)])
 def test_the_host_is_told_of_the_rows_when_it_estimates_memory(prompts: int, rows: int) -> None:
     """It counts two rows for each of the noise."""
@@ -257,7 +318,11 @@ def test_the_mask_of_a_text_hides_what_it_was_filled_up_with() -> None:
 
     model = patched(NormalizedGuidance(prompts[0]))
     (patch,) = model.model_options["transformer_options"][WANTED]
-    options = {WANTED: [SimpleNamespace(gate=patch.gate, prompts=prompts)], "cond_or_uncond": [1, 0], "uuids": NAMES}
+    options = {
+        WANTED: [SimpleNamespace(gate=patch.gate, prompts=prompts, alike=False)],
+        "cond_or_uncond": [1, 0],
+        "uuids": NAMES,
+    }
     call = Call(draw(1, 4, 3, 2, 2), torch.arange(4.0), None, draw(5, 4, 6, 3), None, options, {MASK: own})
     made = with_rows(SimpleNamespace(extra_conds=extra_conds), call)
     assert made.c_crossattn is not None and made.c_crossattn.shape == (
