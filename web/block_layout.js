@@ -10,7 +10,7 @@ import { say } from './say.js'
 const ROW = 24
 const GAP = 4
 const WIDE = 168
-const INDENT = 12
+const INDENT = 8 // so that four levels fit into a node as it is made
 const SMALL = 36
 const PER_ROW = 10
 

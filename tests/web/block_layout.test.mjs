@@ -26,6 +26,8 @@ test('a UNet goes down on the left and up on the right, and no cell covers anoth
   const at = Object.fromEntries(layout.cells.map((cell) => [cell.block.name, cell]))
   assert.ok(at['input:0'].y < at['input:4'].y && at['output:0'].y > at['output:4'].y)
   assert.ok(at['input:4'].x > at['input:0'].x && at['output:0'].x < at['output:4'].x)
+  assert.ok(layout.width <= 378) // what the node of the example has
+  assert.ok(place([...unet, block('output', 5, 8)]).width <= 398) // what a new node has
   assert.ok(at.middle.y > at['output:0'].y && at['input:0'].x < at['output:0'].x)
 })
 
