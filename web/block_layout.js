@@ -61,6 +61,18 @@ export function label(block) {
 }
 
 /**
+ * Say in words what the label of a block with attention says in numbers.
+ * @param {MapBlock} block
+ * @returns {string}
+ */
+export function about({ name, heads, dim_head, grid, depth }) {
+  const headed = heads ? say('$1 heads of $2 channels', heads, dim_head) : ''
+  const tokens = grid ? say('$1 tokens', grid.join(' x ')) : ''
+  const deep = depth > 1 ? say('$1 deep', depth) : ''
+  return `${name}: ${[headed, tokens, deep].filter(Boolean).join(', ')}`
+}
+
+/**
  * Another transformer: a field of numbers for each type.
  * @param {MapBlock[]} blocks
  * @returns {Layout}
