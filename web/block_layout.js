@@ -69,7 +69,8 @@ export function about({ name, heads, dim_head, grid, depth }) {
   const headed = heads ? say('$1 heads of $2 channels', heads, dim_head) : ''
   const tokens = grid ? say('$1 tokens', grid.join(' x ')) : ''
   const deep = depth > 1 ? say('$1 deep', depth) : ''
-  return `${name}: ${[headed, tokens, deep].filter(Boolean).join(', ')}`
+  const parts = [headed, tokens, deep].filter(Boolean).join(', ')
+  return parts ? `${name}: ${parts}` : name
 }
 
 /**
