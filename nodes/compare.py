@@ -15,6 +15,7 @@ from ..ldm_patched.patches.reading.declared import declared
 from ._host import io
 from .capture import CaptureAttention
 from .derived import CATEGORY, checking_text
+from .derived import node as node_of
 from .drawn import DrawnRegions
 from .lora import LoadLoraByRules
 from .manage import CopyPatches, PatchPreset
@@ -94,6 +95,9 @@ class Compare(io.ComfyNode):
         names = ["the other"] if given else [name(part) for part in parts]
         distances = apart(images, other)
         maps, text = heatmaps(distances), told(names, distances)
+        if not given:
+            drawn_by = str(cls.hidden.unique_id).removesuffix(".all")
+            text = "\n".join([text, *limits(cls.hidden.prompt, drawn_by, parts)])
         shown = view(images, other, names, distances, maps)
         return io.NodeOutput(other, maps, text, ui={"text": [text], "compare": [shown]})
 
@@ -195,20 +199,46 @@ def passes(kind: str, output: int) -> str | None:
 
 
 def multiply(inputs: dict[str, Any], part: float, kind: str) -> None:
-    """Multiply how much a patch is applied, where its node has a widget for it."""
-    amount = next((name for name in AMOUNTS if name in inputs), None)
+    """Multiply how much a patch is applied, where its node has a widget for it, up to the most that it takes."""
+    amount = amount_of(inputs)
     if amount is None:
         return
     if is_link(inputs[amount]):
         raise ValueError(f"{amount} of {kind} comes by a link and cannot be multiplied; write the number in the node")
-    inputs[amount] *= part
+    inputs[amount] = within(kind, amount, inputs[amount] * part)
+
+
+def limits(prompt: Graph, node: str, parts: Iterable[float]) -> list[str]:
+    """Say which patches cannot be as strong as some parts of their strength say, and how strong they were drawn."""
+    changed = patched(prompt, str(_inputs(prompt, node)["images"][0]))
+    patches = [(_class(prompt, id), _inputs(prompt, id)) for id in sorted(changed) if _class(prompt, id) in patching()]
+    lines = []
+    for part in (part for part in parts if part != 0.0):
+        for kind, inputs in patches:
+            amount = amount_of(inputs)
+            if amount is None or (value := within(kind, amount, inputs[amount] * part)) == inputs[amount] * part:
+                continue
+            title = patching()[kind]["display_name"]
+            lines.append(f"{name(part)}: {amount} of {title} would be {inputs[amount] * part:g}; drawn with {value:g}")
+    return lines
+
+
+def amount_of(inputs: dict[str, Any]) -> str | None:
+    """Return the input of a patch that says how much it is applied."""
+    return next((name for name in AMOUNTS if name in inputs), None)
+
+
+def within(kind: str, amount: str, value: float) -> float:
+    """Return a value of a node's widget, or the nearest that the widget takes."""
+    settings = patching()[kind]["input"]["required"][amount][1]
+    return float(min(max(value, settings["min"]), settings["max"]))
 
 
 @cache
-def patching() -> frozenset[str]:
-    """Return the ids of the nodes that put patches on a model, or rules."""
-    by_hand = (node.GET_SCHEMA().node_id for node in BY_HAND)
-    return frozenset({*(method.declaration.node for method in declared() if method.declaration.node), *by_hand})
+def patching() -> dict[str, dict[str, Any]]:
+    """Return what the page knows of the nodes that put patches on a model, or rules, by their ids."""
+    made = [node_of(method) for method in declared() if method.declaration.node]
+    return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in (*made, *BY_HAND)}
 
 
 def _class(prompt: Graph, id: str) -> str:

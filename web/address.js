@@ -64,7 +64,7 @@ function term(word, column) {
   const inner = index !== undefined && (dash || (type !== 'middle' && first === undefined))
   const middle = type === 'middle' && (dash || Number(first ?? 0) > 0)
   if (wrong || backwards || inner || middle)
-    throw new AddressError(`cannot read '${word}'; write input:4, output:3-5, middle, double:0-18 or all`, column, word.length)
+    throw new AddressError(`cannot read '${word}'; write input:4, output:3-5, middle, double:0-18 or all, and self or cross for a kind of attention`, column, word.length)
   const from = first === undefined ? 0 : Number(first)
   const open = first === undefined ? type !== 'middle' : Boolean(dash) && !last
   const to = open ? Infinity : last ? Number(last) : from

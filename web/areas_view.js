@@ -31,6 +31,7 @@ export class AreasView {
     /** @type {[number, number] | null} */
     this.at = null // where the mouse is
     this.shown = '' // of what the buttons were made
+    this.typed = false // whether something was written since the prompt has the focus
     this.overlay = new Overlay()
     this.image = new Image()
     this.image.onload = () => this.draw()
@@ -67,9 +68,13 @@ export class AreasView {
     this.size.addEventListener('input', () => (this.state.wide = Number(this.size.value) / 100))
     this.canvas.addEventListener('keydown', (event) => this.press(event))
     this.canvas.addEventListener('keyup', (event) => event.key in MOVES && !this.host.linked() && this.host.store(this.host.read())) // a key held down is one step
-    this.prompt.addEventListener('input', () => this.rename(true))
+    this.prompt.addEventListener('focus', () => (this.typed = false))
+    this.prompt.addEventListener('input', () => {
+      this.typed = true
+      this.rename(true)
+    })
     this.prompt.addEventListener('change', () => this.rename(false))
-    this.prompt.addEventListener('keydown', (event) => event.stopPropagation())
+    this.prompt.addEventListener('keydown', (event) => this.type(event))
   }
 
   /** @returns {Area[]} */
@@ -181,6 +186,7 @@ export class AreasView {
       this.state.goesOn = true
       if (this.host.read() !== before) this.host.store(this.host.read())
       this.refresh()
+      if (this.areas().length > read(before).areas.length) this.prompt.focus({ preventScroll: true })
     }
     const options = { signal: ended.signal, capture: true } // Nodes 2.0 keeps moves over a node to itself
     window.addEventListener('pointermove', drag, options)
@@ -266,6 +272,20 @@ export class AreasView {
     } else return
     event.preventDefault()
     event.stopPropagation()
+  }
+
+  /**
+   * What is written stays with the prompt; the keys that take back, off or move a new area go to the picture until then.
+   * @param {KeyboardEvent} event
+   */
+  type(event) {
+    event.stopPropagation()
+    const undoes = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === 'z'
+    const changes = !this.prompt.value && (event.key in MOVES || ['Delete', 'Backspace'].includes(event.key))
+    if (this.typed || !(undoes || changes)) return
+    event.preventDefault()
+    this.canvas.focus()
+    this.canvas.dispatchEvent(new KeyboardEvent(event.type, event))
   }
 
   // The picture

@@ -16,12 +16,12 @@ import { say } from './say.js'
  *   `add` makes a node that gives the mask of a word and says what it did
  */
 
-const LINES = { height: '3em', flex: 'none', overflow: 'auto' } // of text: the picture does not move while one is pointed at
+const LINES = { height: '6em', flex: 'none', overflow: 'auto' } // of text: the picture does not move while one is pointed at
 const FOOT = { display: 'flex', gap: '4px', alignItems: 'center', flex: 'none', whiteSpace: 'nowrap' }
 const STEP = 0.02 // of the picture, for a key
 const SIDE = 512 // of the canvas
 const RING = 8 // pixels of the canvas, of a marker
-const HIT = 12 // as far from its middle a click means it
+const HIT = RING // as far from its middle a click means it
 const SHARE = 0.5 // of the highest value, of a mask where no threshold is set
 const MORE = 12 // words that a place is ranked by
 
@@ -66,8 +66,8 @@ export class AttentionView {
 
   listen() {
     this.element.addEventListener('pointerdown', (event) => event.stopPropagation())
-    this.canvas.addEventListener('pointermove', (event) => (this.pointed.textContent = this.told(placeOn(this.canvas, event))))
-    this.canvas.addEventListener('pointerleave', () => (this.pointed.textContent = ''))
+    this.canvas.addEventListener('pointermove', (event) => this.point(placeOn(this.canvas, event)))
+    this.canvas.addEventListener('pointerleave', () => this.point(null))
     this.canvas.addEventListener('click', (event) => this.maps && this.ask(placeOn(this.canvas, event)))
     for (const name of ['focus', 'blur']) this.canvas.addEventListener(name, () => this.draw())
     this.canvas.addEventListener('keydown', (event) => this.press(event))
@@ -155,13 +155,24 @@ export class AttentionView {
   told([x, y]) {
     if (!this.maps) return ''
     const found = ranked(this.maps, this.choice.now.picture, x, y).slice(0, MORE)
-    const values = found.map(({ label, value }) => `${label} ${(100 * value).toPrecision(3)} %`)
+    const maps = this.maps
+    const named = (/** @type {number} */ index, /** @type {string} */ label) => (isPoint(maps, index) ? say('point $1', label) : label)
+    const values = found.map(({ index, label, value }) => `${named(index, label)} ${(100 * value).toPrecision(3)} %`)
     return say('at $1 $2: $3', x.toFixed(2), y.toFixed(2), values.join(', '))
+  }
+
+  /** @param {Place | null} at where the mouse is: the words there stand in the place of the status, and who would be taken back before them */
+  point(at) {
+    const taken = at && this.host.points().find((point) => this.apart(point, at) <= HIT)
+    this.canvas.style.cursor = taken ? 'pointer' : 'crosshair'
+    this.status.style.display = at && this.maps ? 'none' : ''
+    this.pointed.textContent = at ? [taken ? say('A click takes $1 back.', taken.join(' ')) : '', this.told(at)].join(' ').trim() : ''
   }
 
   /** @param {Place} at */
   ask(at) {
     this.place = at
+    this.point(null)
     this.status.textContent = this.host.ask(at, (point) => this.apart(point, at) <= HIT)
     this.draw()
   }

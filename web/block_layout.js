@@ -10,7 +10,7 @@ import { say } from './say.js'
 const ROW = 24
 const GAP = 4
 const WIDE = 168
-const INDENT = 12
+const INDENT = 8 // so that four levels fit into a node as it is made
 const SMALL = 36
 const PER_ROW = 10
 
@@ -58,6 +58,19 @@ export function label(block) {
   const depth = block.depth > 1 ? say('$1 deep', block.depth) : ''
   const tokens = block.grid ? block.grid.join('x') : block.factor > 1 ? `1/${block.factor}` : ''
   return [block.name, heads, tokens, depth].filter(Boolean).join('  ')
+}
+
+/**
+ * Say in words what the label of a block with attention says in numbers.
+ * @param {MapBlock} block
+ * @returns {string}
+ */
+export function about({ name, heads, dim_head, grid, depth }) {
+  const headed = heads ? say('$1 heads of $2 channels', heads, dim_head) : ''
+  const tokens = grid ? say('$1 tokens', grid.join(' x ')) : ''
+  const deep = depth > 1 ? say('$1 deep', depth) : ''
+  const parts = [headed, tokens, deep].filter(Boolean).join(', ')
+  return parts ? `${name}: ${parts}` : name
 }
 
 /**

@@ -2,10 +2,11 @@
 // Before a run it shows what other nodes on the model chose, after one what each block did.
 import { coverage, write } from './address.js'
 import { BlockHover } from './block_hover.js'
-import { place } from './block_layout.js'
+import { about, place } from './block_layout.js'
 import { heated, meaning, measures, written } from './block_values.js'
 import { BOX } from './box.js'
 import { chip, chips } from './chip.js'
+import { element } from './element.js'
 import { faultLine } from './fault_line.js'
 import { fault } from './faults.js'
 import { painted } from './heatmap.js'
@@ -185,7 +186,7 @@ export class BlockMapView {
     button.dataset.block = block.name
     button.dataset.label = label
     const prefers = block.prefers ? `; ${say('the checkpoint prefers $1', block.prefers)}` : ''
-    button.dataset.about = block.depth ? `${block.name}: ${label}${prefers}` : say('$1: no attention', block.name)
+    button.dataset.about = block.depth ? `${about(block)}${prefers}` : say('$1: no attention', block.name)
     button.setAttribute('role', 'checkbox')
     const place = { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` }
     Object.assign(button.style, CELL, width < NARROW ? TIGHT : {}, place, { textDecoration: prefers ? 'underline' : 'none' })
@@ -271,13 +272,14 @@ export class BlockMapView {
       const taken = attends && whole.has(name) ? 'true' : attends && part.has(name) ? 'mixed' : 'false'
       button.disabled ||= !attends
       button.setAttribute('aria-checked', taken)
-      button.textContent = MARKS[taken] + button.dataset.label
       button.style.border = taken === 'false' ? EDGE : '2px solid #4aa3ff'
       const hot = heat.get(name)
       const plain = { background: taken === 'true' ? 'rgb(74 163 255 / 30%)' : 'transparent', color: 'inherit' }
       const stretches = lora?.blocks.get(name)
-      const looks = lora ? { ...plain, background: 'transparent', ...(stretches && scale && drawn(stretches, scale)) } : hot === undefined ? plain : painted(hot)
-      Object.assign(button.style, { textShadow: 'none', opacity: attends || stretches ? '1' : '0.7' }, looks)
+      const overRun = stretches && scale && drawn(stretches, scale)
+      const looks = lora ? { ...plain, background: 'transparent', ...overRun?.block } : hot === undefined ? plain : painted(hot)
+      Object.assign(button.style, { opacity: attends || stretches ? '1' : '0.7' }, looks)
+      button.replaceChildren(element('span', overRun?.name ?? {}, MARKS[taken] + button.dataset.label))
       button.title = [button.dataset.about, lora?.told.get(name)].filter(Boolean).join('\n')
       const others = chosenBy.get(name) ?? []
       button.style.paddingBottom = others.length ? '3px' : '0'
@@ -300,8 +302,5 @@ export class BlockMapView {
 
 /** @param {{ text: string, x: number, y: number }} title */
 function title({ text, x, y }) {
-  const element = document.createElement('div')
-  Object.assign(element.style, { position: 'absolute', left: `${x}px`, top: `${y}px`, whiteSpace: 'pre' })
-  element.textContent = text
-  return element
+  return element('div', { position: 'absolute', left: `${x}px`, top: `${y}px`, whiteSpace: 'pre' }, text)
 }

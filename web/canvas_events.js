@@ -1,4 +1,4 @@
-// What happens over our displays and is meant for the canvas below: zoom, pan, keys. As over the text boxes of ComfyUI.
+// What happens over our displays and is meant for the canvas below: zoom, pan, keys with Ctrl. As over the text boxes of ComfyUI.
 
 const PAD = 50 // pixels a turn, below which a wheel is a touch pad
 const [MIDDLE, MIDDLE_HELD] = [1, 4]
@@ -28,7 +28,15 @@ export function share(element, canvas, gestures, forwarded) {
   element.addEventListener('pointermove', (event) => event.buttons & MIDDLE_HELD && canvas().processMouseMove(event))
   element.addEventListener('pointerup', (event) => event.button === MIDDLE && canvas().processMouseUp(event))
   element.addEventListener('mousedown', (event) => event.button === MIDDLE && event.preventDefault()) // no scrolling by itself
-  element.addEventListener('keydown', (event) => ['Delete', 'Backspace'].includes(event.key) && event.stopPropagation()) // they delete nodes
+  element.addEventListener('keydown', (event) => isWritten(event) && event.stopPropagation()) // the page has shortcuts of one letter, and deletes nodes
+}
+
+/**
+ * @param {KeyboardEvent} event
+ * @returns {boolean} whether the key writes or deletes, as in a text
+ */
+function isWritten({ key, ctrlKey, metaKey, altKey }) {
+  return ['Delete', 'Backspace'].includes(key) || (key.length === 1 && !ctrlKey && !metaKey && !altKey)
 }
 
 /**

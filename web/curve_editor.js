@@ -24,7 +24,7 @@ export class CurveEditor {
     this.born = 0 // when the last point was added
     this.element = document.createElement('div')
     this.names = document.createElement('div')
-    this.names.append(...NAMES.map((name) => this.button(name, name)), ...Object.entries(SHAPED).map(([name, text]) => this.button(name, text)))
+    this.names.append(...NAMES.map((name) => this.button(name, name)), ...Object.entries(SHAPED).map(([name, text]) => this.button(say(name), text)))
     this.plot = /** @type {SVGSVGElement} */ (make('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: String(WIDTH), height: String(HEIGHT) }))
     this.plot.style.touchAction = 'none'
     this.plot.addEventListener('pointerdown', (event) => event.button === 0 && this.begin(event))

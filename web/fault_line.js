@@ -23,13 +23,21 @@ const SIGN = '\u26a0 '
 const tooltips = new WeakMap()
 
 /**
+ * @param {{ name: string, label?: string }} widget
+ * @returns {string} what it is called on the page
+ */
+export function calledOf({ name, label }) {
+  return (label ?? name).replace(SIGN, '')
+}
+
+/**
  * Put a sign before the name of a widget whose address is wrong, and the reason into its tooltip; or take them away.
  * @param {{ name: string, label?: string, tooltip?: string }} widget
  * @param {import('./faults.js').Fault | null} fault
  */
 export function mark(widget, fault) {
   if (!tooltips.has(widget)) tooltips.set(widget, widget.tooltip)
-  const label = (widget.label ?? widget.name).replace(SIGN, '')
+  const label = calledOf(widget)
   widget.label = fault ? SIGN + label : label
   widget.tooltip = fault ? fault.reason : tooltips.get(widget)
 }

@@ -105,7 +105,7 @@ export function rescaled(maps, label, picture, [least, highest]) {
 }
 
 /**
- * Rank the words, then the points, by the attention that a place gives them.
+ * Rank the words and the points by the attention that a place gives them.
  * @param {Maps} maps
  * @param {number} picture
  * @param {number} x 0 at the left to 1
@@ -113,13 +113,11 @@ export function rescaled(maps, label, picture, [least, highest]) {
  * @returns {{ index: number, label: string, value: number }[]}
  */
 export function ranked(maps, picture, x, y) {
-  const values = labelsOf(maps).map((label, number) => {
+  return labelsOf(maps).map((label, number) => {
     const { layer, index } = layerOf(maps, number)
     const column = Math.min(layer.width - 1, Math.floor(x * layer.width))
     const row = Math.min(layer.height - 1, Math.floor(y * layer.height))
     const [low, high] = [layer.low[index][picture], layer.high[index][picture]]
     return { index: number, label, value: low + ((high - low) * bytes(layer, index, picture)[row * layer.width + column]) / 255 }
-  })
-  const rank = (/** @type {boolean} */ points) => values.filter(({ index }) => isPoint(maps, index) === points).sort((a, b) => b.value - a.value)
-  return [...rank(false), ...rank(true)]
+  }).sort((a, b) => b.value - a.value)
 }

@@ -14,7 +14,7 @@ import { read as loraRulesIn } from './lora_rules.js'
 import { addMask, linksOf } from './mask_node.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
-import { showRefusals } from './refusals.js'
+import { forget, showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
 import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
@@ -207,10 +207,10 @@ const takesWhole = (node) => WHOLE.includes(node.comfyClass) || valueOf(node, 'k
 
 /** What a LoRA node chose, with its strengths and the norms of its file. */
 async function loraOf(node) {
-  const { rules } = loraRulesIn(textOf(node, 'rules'))
+  const { rules, faults } = loraRulesIn(textOf(node, 'rules'))
   const [file, strength] = [valueOf(node, 'lora_name'), valueOf(node, 'strength')]
   const lora = { rules, factor: typeof strength === 'number' ? strength : 1, norms: file && file !== 'none' ? await normsOf(file) : null }
-  return { title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: true, lora }
+  return { title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: true, lora, fault: faults[0] }
 }
 
 /** What a node chose of its model, as a map shows it; nothing of one that chooses no blocks. */
@@ -218,8 +218,8 @@ async function otherOf(node) {
   if (node.comfyClass === 'PatchbayBlockMap') return []
   if (node.comfyClass === 'PatchbayLoraRules') return [await loraOf(node)]
   if (ours(node, 'rules')) {
-    const { rules } = rulesIn(textOf(node, 'rules'))
-    return [{ title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: false }]
+    const { rules, faults } = rulesIn(textOf(node, 'rules'))
+    return [{ title: node.title, addresses: rules.map(({ address }) => address || 'all'), whole: false, fault: faults[0] }]
   }
   return ours(node, 'blocks') ? [{ title: node.title, addresses: [textOf(node, 'blocks')], whole: takesWhole(node) }] : []
 }
@@ -302,6 +302,7 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
+    forget()
     checkSoon()
     refreshPanel()
     restore()

@@ -10,7 +10,7 @@ import { say } from './say.js'
  * @typedef {{ name: string, means: string, blocks: Map<string, Stretch[]>, told: Map<string, string>, tell: (value: number) => string }} Colouring
  */
 
-const SHADOW = Array(4).fill('0 0 3px #000').join(', ') // letters over bright and dark
+export const PLATE = { background: 'rgb(0 0 0 / 70%)', borderRadius: '3px', padding: '0 2px' } // under letters over bright and dark
 
 /**
  * @param {string} title of the node
@@ -52,13 +52,13 @@ export function ends({ blocks }) {
  * Return how a block looks: from left to right over the run.
  * @param {Stretch[]} stretches
  * @param {{ least: number, most: number }} ends
- * @returns {Record<string, string>}
+ * @returns {{ block: Record<string, string>, name: Record<string, string> }} the block, and its name upon it
  */
 export function drawn(stretches, { least, most }) {
   const looks = stretches.map(({ from, to, value }) => ({ from, to, ...painted(most > least ? (value - least) / (most - least) : 0) }))
-  if (looks.length === 1) return { background: looks[0].background, color: looks[0].color }
+  if (looks.length === 1) return { block: { background: looks[0].background, color: looks[0].color }, name: {} }
   const parts = looks.map(({ from, to, background }) => `${background} ${from}% ${to}%`)
-  return { background: `linear-gradient(to right, ${parts.join(', ')})`, color: '#fff', textShadow: SHADOW }
+  return { block: { background: `linear-gradient(to right, ${parts.join(', ')})`, color: '#fff' }, name: PLATE }
 }
 
 /**

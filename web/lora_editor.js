@@ -40,8 +40,8 @@ export class LoraEditor extends RuleEditor {
   }
 
   rules() {
-    const { rules, fault } = read(this.text(), this.model)
-    return { rules: rules.map(({ strength, ...rule }) => ({ ...rule, given: String(strength) })), fault }
+    const { rules, faults } = read(this.text(), this.model)
+    return { rules: rules.map(({ strength, ...rule }) => ({ ...rule, given: String(strength) })), faults }
   }
 
   possible() {

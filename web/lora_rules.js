@@ -3,7 +3,7 @@ import { coverage, parse } from './address.js'
 import { readRules } from './rules.js'
 
 /**
- * @typedef {{ address: string, window: string, strength: number }} LoraRule
+ * @typedef {{ number: number, address: string, window: string, strength: number }} LoraRule the how-manieth of the text
  * @typedef {{ from: number, to: number, value: number }} Stretch of the run, in percent
  */
 
@@ -20,14 +20,14 @@ const STRENGTH = {
 }
 
 /**
- * Read rules up to the first that is wrong.
+ * Read rules: those that are right, and what is wrong with each of the others.
  * @param {string} text
  * @param {import('./faults.js').Known | null} model what they are for, where that is known
- * @returns {{ rules: LoraRule[], fault: import('./rules.js').Fault | null }}
+ * @returns {{ rules: LoraRule[], faults: import('./rules.js').Fault[] }}
  */
 export function read(text, model = null) {
-  const { rules, fault } = readRules(text, STRENGTH, model)
-  return { rules: rules.map(({ address, window, given }) => ({ address, window, strength: Number(given) })), fault }
+  const { rules, faults } = readRules(text, STRENGTH, model)
+  return { rules: rules.map(({ given, ...rule }) => ({ ...rule, strength: Number(given) })), faults }
 }
 
 /**

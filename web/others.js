@@ -2,10 +2,11 @@
 import { coverage } from './address.js'
 import { element } from './element.js'
 import { colourOf } from './palette.js'
+import { say } from './say.js'
 
 /**
  * @typedef {import('./block_layout.js').MapBlock} MapBlock
- * @typedef {{ title: string, addresses: string[], whole: boolean, lora?: import('./lora_colours.js').Lora }} Other a node; `whole`: it takes blocks without attention too
+ * @typedef {{ title: string, addresses: string[], whole: boolean, lora?: import('./lora_colours.js').Lora, fault?: import('./rules.js').Fault }} Other a node; `whole`: it takes blocks without attention too
  */
 
 /**
@@ -59,9 +60,10 @@ export function stripe(some) {
  * @returns {HTMLElement[]} each with its colour and what it chose
  */
 export function legend(others) {
-  return others.map(({ title, addresses }, index) => {
+  return others.map(({ title, addresses, fault }, index) => {
     const line = element('div', { display: 'flex', gap: '6px', alignItems: 'center', overflow: 'hidden', whiteSpace: 'nowrap' })
-    const told = element('span', { overflow: 'hidden', textOverflow: 'ellipsis' }, `${title}: ${addresses.join('; ')}`)
+    const wrong = fault ? [say('\u26a0 line $1, column $2 cannot be read', fault.line, fault.column)] : []
+    const told = element('span', { overflow: 'hidden', textOverflow: 'ellipsis' }, `${title}: ${[...wrong, ...addresses].join('; ')}`)
     line.title = told.textContent ?? ''
     line.append(element('span', { flex: 'none', width: '10px', height: '10px', borderRadius: '2px', background: colourOf(index) }), told)
     return line

@@ -1,10 +1,10 @@
 // What the server refused of our nodes: the sentence in a message, and a sign at the widget until it is changed.
 import { app } from '../../scripts/app.js'
-import { mark } from './fault_line.js'
+import { calledOf, mark } from './fault_line.js'
 import { after, ours, placed } from './graph.js'
 
-const SECONDS = 20
-const marked = new Map() // widgets with a sign of a refusal, with the text that was refused
+const SECONDS = 8 // the sign stays, with the sentence
+const marked = new Map() // widgets with a sign of a refusal, with the value that was refused and the message about it
 
 /** Show the refusals of each run that is asked for. */
 export function showRefusals() {
@@ -17,9 +17,13 @@ export function showRefusals() {
 }
 
 function show(refused) {
-  for (const widget of marked.keys()) mark(widget, null)
-  marked.clear()
+  forget()
   for (const [path, node] of placed()) for (const error of refused[path]?.errors ?? []) tell(node, error)
+}
+
+/** Take away what is said of refusals, as when another workflow is open. */
+export function forget() {
+  for (const widget of marked.keys()) clear(widget)
 }
 
 function tell(node, { type, details, extra_info: about }) {
@@ -27,14 +31,19 @@ function tell(node, { type, details, extra_info: about }) {
   if (!widget || type !== 'custom_validation_failed') return
   const reason = details.replace(`${widget.name} - `, '')
   if (!marked.has(widget)) after(widget, 'callback', (value) => cleared(widget, value))
-  marked.set(widget, widget.value)
+  const message = { severity: 'error', summary: `${node.title}: ${calledOf(widget)}`, detail: reason, life: 1000 * SECONDS }
+  marked.set(widget, { value: widget.value, message })
   mark(widget, { column: 0, length: 0, reason })
   node.graph.setDirtyCanvas(true, true)
-  app.extensionManager.toast.add({ severity: 'error', summary: `${node.title}: ${widget.name}`, detail: reason, life: 1000 * SECONDS })
+  app.extensionManager.toast.add(message)
 }
 
 function cleared(widget, value) {
-  if (!marked.has(widget) || value === marked.get(widget)) return
+  if (marked.has(widget) && value !== marked.get(widget).value) clear(widget)
+}
+
+function clear(widget) {
+  app.extensionManager.toast.remove(marked.get(widget).message)
   marked.delete(widget)
   mark(widget, null)
 }

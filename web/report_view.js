@@ -1,5 +1,5 @@
 // What became of each patch, those that never ran first, and what ran in each block: as a table, as a map, by step, as text.
-import { place } from './block_layout.js'
+import { about, place } from './block_layout.js'
 import { readingBox } from './box.js'
 import { chips } from './chip.js'
 import { element } from './element.js'
@@ -87,7 +87,7 @@ export class ReportView {
     const sheet = element('div', { position: 'relative', flex: 'none', width: `${width}px`, height: `${height}px` })
     const values = cells.map(({ block }) => MEASURES[this.measure](rowsOf(rows, block.name)))
     const most = Math.max(...values, 1e-9)
-    cells.forEach((cell, i) => sheet.append(mapCell(cell, values[i] / most, `${cell.block.name}: ${amount(this.measure, values[i])}\n${detail(rowsOf(rows, cell.block.name))}`)))
+    cells.forEach((cell, i) => sheet.append(mapCell(cell, values[i] / most, `${cell.block.name}: ${amount(this.measure, values[i])}\n${about(cell.block)}\n${detail(rowsOf(rows, cell.block.name))}`)))
     for (const { text, x, y } of titles) sheet.append(element('div', { position: 'absolute', left: `${x}px`, top: `${y}px` }, text))
     const whole = document.createElement('div')
     whole.append(chips(Object.keys(MEASURES), this.measure, (measure) => this.choose({ measure })), element('div', { margin: '4px 0' }, say('dark blue none, yellow $1; point at a block for its numbers', amount(this.measure, most))), sheet)

@@ -1,4 +1,4 @@
-// What stands below the rules of a node while they are written: how they are read, the first error, and what can follow.
+// What stands below the rules of a node while they are written: how they are read, what is wrong, and what can follow.
 import { chip } from './chip.js'
 import { complete, read } from './rules.js'
 import { say } from './say.js'
@@ -55,18 +55,18 @@ export class RuleEditor {
 
   /** Show how the text is read now. */
   refresh() {
-    const { rules, fault } = this.rules()
-    const lines = rules.map((rule, i) => `${i + 1}. ${[rule.address, rule.window].filter(Boolean).join(' ')} \u2192 ${rule.given}`)
-    const wrong = fault ? [`\u26a0 line ${fault.line}, column ${fault.column}: ${fault.reason}`] : []
-    this.status.replaceChildren(...[...lines, ...wrong].map(line))
+    const { rules, faults } = this.rules()
+    const right = rules.map(({ number, address, window, given }) => ({ number, told: `${number}. ${[address, window].filter(Boolean).join(' ')} \u2192 ${given}` }))
+    const wrong = faults.map(({ number, line, column, reason }) => ({ number, told: `\u26a0 line ${line}, column ${column}: ${reason}` }))
+    this.status.replaceChildren(...[...right, ...wrong].sort((one, other) => one.number - other.number).map(({ told }) => line(told)))
     this.status.style.whiteSpace = 'pre-wrap'
     this.chips.replaceChildren(...complete(this.text().slice(0, this.caret()), this.possible()).map((one) => this.chip(one)))
   }
 
-  /** @returns {{ rules: import('./rules.js').Part[], fault: import('./rules.js').Fault | null }} */
+  /** @returns {{ rules: import('./rules.js').Part[], faults: import('./rules.js').Fault[] }} */
   rules() {
-    const { rules, fault } = read(this.text(), this.backends, this.model)
-    return { rules: rules.map((rule) => ({ ...rule, given: rule.backend })), fault }
+    const { rules, faults } = read(this.text(), this.backends, this.model)
+    return { rules: rules.map(({ backend, ...rule }) => ({ ...rule, given: backend })), faults }
   }
 
   /** @returns {string[]} what may stand behind an arrow */

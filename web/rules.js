@@ -2,9 +2,9 @@
 import { fault as faultOf } from './faults.js'
 
 /**
- * @typedef {{ address: string, window: string, backend: string }} Rule
- * @typedef {{ address: string, window: string, given: string }} Part of the text, with what stands behind its arrow
- * @typedef {{ line: number, column: number, reason: string }} Fault
+ * @typedef {{ number: number, address: string, window: string, backend: string }} Rule
+ * @typedef {{ number: number, address: string, window: string, given: string }} Part the how-manieth of the text, with what stands behind its arrow
+ * @typedef {{ number: number, line: number, column: number, reason: string }} Fault of the how-manieth
  * @typedef {{ name: string, example: string, wrong: (given: string) => string | null }} Right what has to stand behind an arrow
  */
 
@@ -12,50 +12,52 @@ const WINDOW = /(?<![\w:.-])(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%(?![^\s,])/g
 const STARTS = ['all', 'input', 'middle', 'output', 'double', 'single', 'block', 'self', 'cross', '0-50%', '->']
 
 /**
- * Read backend rules up to the first that is wrong.
+ * Read backend rules: those that are right, and what is wrong with each of the others.
  * @param {string} text
  * @param {string[]} backends the functions there are; none: any name is taken
  * @param {import('./faults.js').Known | null} model what it is for, where that is known
- * @returns {{ rules: Rule[], fault: Fault | null }}
+ * @returns {{ rules: Rule[], faults: Fault[] }}
  */
 export function read(text, backends = [], model = null) {
   const wrong = (/** @type {string} */ name) =>
     backends.length && !backends.includes(name) ? `unknown attention function '${name}': it runs only where ComfyUI has registered one` : null
-  const { rules, fault } = readRules(text, { name: 'backend', example: '* -> auto', wrong }, model)
-  return { rules: rules.map(({ address, window, given }) => ({ address, window, backend: given })), fault }
+  const { rules, faults } = readRules(text, { name: 'backend', example: '* -> auto', wrong }, model)
+  return { rules: rules.map(({ given, ...rule }) => ({ ...rule, backend: given })), faults }
 }
 
 /**
- * Read rules up to the first that is wrong.
+ * Read rules: those that are right, and what is wrong with each of the others.
  * @param {string} text
  * @param {Right} right
  * @param {import('./faults.js').Known | null} model what it is for, where that is known
- * @returns {{ rules: Part[], fault: Fault | null }}
+ * @returns {{ rules: Part[], faults: Fault[] }}
  */
 export function readRules(text, right, model = null) {
   /** @type {Part[]} */
   const rules = []
-  for (const [number, line] of text.split(/\r\n|\r|\n/).entries()) {
+  /** @type {Fault[]} */
+  const faults = []
+  for (const [row, line] of text.split(/\r\n|\r|\n/).entries()) {
     const code = line.split('#')[0]
     let column = 0
     for (const part of code.split(';')) {
       if (part.trim()) {
         const found = rule(part, right, model)
-        if ('reason' in found)
-          return { rules, fault: { line: number + 1, column: column + found.column + 1, reason: found.reason } }
-        rules.push(found)
+        const number = rules.length + faults.length + 1
+        if ('reason' in found) faults.push({ number, line: row + 1, column: column + found.column + 1, reason: found.reason })
+        else rules.push({ number, ...found })
       }
       column += part.length + 1
     }
   }
-  return { rules, fault: null }
+  return { rules, faults }
 }
 
 /**
  * @param {string} part
  * @param {Right} right
  * @param {import('./faults.js').Known | null} model
- * @returns {Part | { column: number, reason: string }}
+ * @returns {Omit<Part, 'number'> | { column: number, reason: string }}
  */
 function rule(part, right, model) {
   const arrow = part.indexOf('->')
@@ -71,8 +73,8 @@ function rule(part, right, model) {
     if (Number(end) > 100 || Number(end) < Number(start))
       return { column: index, reason: 'the window goes from a smaller to a larger percent, up to 100' }
   const address = left.replace(WINDOW, '').trim().replace(/\s+/g, ' ')
-  const wrong = faultOf(address, model)
-  if (wrong) return { column: left.length - left.trimStart().length, reason: wrong.reason }
+  const wrong = faultOf(left.replace(WINDOW, (found) => ' '.repeat(found.length)), model)
+  if (wrong) return { column: Math.max(wrong.column, left.length - left.trimStart().length), reason: wrong.reason }
   const refused = right.wrong(given)
   if (refused) return { column: after, reason: refused }
   return { address, window: windows.length ? windows[0][0] : '', given }

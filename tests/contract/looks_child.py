@@ -46,6 +46,7 @@ PICTURE = f"""(type) => {{ {FIND}
     told: element.querySelector('[role=status]').textContent, left: column(0.2), right: column(0.8)
   }}
 }}"""
+SIDEBAR = "() => app.extensionManager.sidebarTab.activeSidebarTabId"
 DRAWN = f"""(type) => {{ {FIND}
   const {{ x, y, width, height }} = element.querySelector('canvas').getBoundingClientRect()
   const chips = [...element.querySelectorAll('button')].map((one) => one.textContent)
@@ -163,6 +164,14 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     rest(page)
     seen["undone"] = page.evaluate(DRAWN, DRAW)
     seen["box"] = drag((0.8, 0.1), (0.95, 0.4))
+    page.keyboard.press("Control+z")
+    rest(page)
+    seen["no box"] = page.evaluate(DRAWN, DRAW)
+    drag((0.8, 0.1), (0.95, 0.4))
+    page.keyboard.type("wrq")
+    rest(page)
+    seen["typed"] = page.evaluate(DRAWN, DRAW) | {"sidebar": page.evaluate(SIDEBAR)}
+    page.evaluate("document.activeElement.blur()")
     page.evaluate(NAMED, [DRAW, "a green cross"])
     seen["named"] = page.evaluate(DRAWN, DRAW)
     page.evaluate(PRESS, [DRAW, "brush"])

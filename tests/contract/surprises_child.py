@@ -3,7 +3,8 @@
 It runs in ComfyUI's environment, for its playwright, with this pack to import, and prints as JSON what was seen:
 `maps` (clicks on a heatmap, undone), `blocks` (a drag, keys, wheel and middle button on the Block Map), `panel` (undo
 in an open one), `kept` (results after the page was loaded anew, the tab and its jump), `cached` (the live map of a run
-that did not sample), `search` (the place of our first node), `refused` (a wrong widget) and `errors` of the console.
+that did not sample), `search` (the place of our first node), `refused` (a wrong widget), `mended` and the `errors` of the
+console.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ REFUSED = """() => {
   const { id, widgets } = app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
   const errors = app.extensionManager.lastNodeErrors[id].errors
   return [errors.length, widgets.map((widget) => widget.label ?? widget.name), document.body.innerText]
+}"""
+MEND = """() => {
+  const { widgets } = app.graph.nodes.find((node) => node.type === 'PatchbayCaptureAttention')
+  const heads = widgets.find((widget) => widget.name === 'heads')
+  heads.callback((heads.value = 'all'))
 }"""
 
 
@@ -230,6 +236,9 @@ def main(chromium: str, url: str, renderer: str, folder: str) -> None:
         rest(page)
         seen["refused"] = page.evaluate(REFUSED)
         shot(page, "refused")
+        page.evaluate(MEND)
+        rest(page)
+        seen["mended"] = page.evaluate(REFUSED)
         page.context.close()
     json.dump(seen | {"errors": errors}, sys.stdout)
 

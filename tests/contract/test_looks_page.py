@@ -158,6 +158,8 @@ def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]
     assert float(box.split()[0]) == pytest.approx(0.2, abs=0.02) and prompt == "a red circle"
     x, y, width, height = (float(part) for part in drawn["box"]["text"][2].partition("->")[0].split())
     assert [x, y, width, height] == pytest.approx([0.8, 0.1, 0.15, 0.3], abs=0.02)
+    assert drawn["no box"]["text"] == first
+    assert drawn["typed"]["text"][2].endswith("-> wrq") and drawn["typed"]["sidebar"] is None
     assert drawn["named"]["text"][2].endswith("-> a green cross")
     assert drawn["stroke"]["chips"][:3] == ["brush", "erase", "+"] and len(drawn["stroke"]["chips"]) == 7
     assert drawn["deleted"]["text"] == drawn["named"]["text"]

@@ -99,5 +99,11 @@ def test_a_wrong_widget_is_told_at_the_widget(seen: dict[str, Any]) -> None:
     assert "cannot read the heads 'none'; write all, or numbers such as 0, 3-5" in said
 
 
+def test_what_is_said_of_a_wrong_widget_goes_when_it_is_mended(seen: dict[str, Any]) -> None:
+    _, labels, said = seen["mended"]
+    assert not any(label.startswith("\u26a0") for label in labels)
+    assert "cannot read the heads" not in said
+
+
 def test_the_pack_causes_no_error(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []

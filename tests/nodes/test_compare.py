@@ -79,6 +79,20 @@ def test_the_other_pictures_are_those_of_workflows_without_or_with_weaker_patche
     assert view["pictures"][0].startswith("data:image/jpeg;base64,") and len(view["others"][0]["differences"]) == 1
 
 
+def test_a_strength_ends_where_its_node_ends_and_the_text_says_so() -> None:
+    prompt = compared("0, 0.5, 1.5")
+    weighted = json.loads((EXAMPLES / "word_weight.json").read_text())["5"]
+    assert weighted["class_type"] == "PatchbayWordWeight" and weighted["inputs"]["strength"] == 1.0
+    prompt[PATCH] = {**weighted, "inputs": {**weighted["inputs"], "model": [MODEL, 0], "clip": [MODEL, 1]}}
+    run = host().run(prompt)
+    (text,) = run.ui["look"]["text"]
+    assert [line.partition(":")[0] for line in text.splitlines()] == ["without", "0.5 x", "1.5 x", "1.5 x"]
+    assert text.splitlines()[2:] == [
+        "1.5 x: no pixel differs",
+        "1.5 x: strength of Word Weight would be 1.5; drawn with 1",
+    ]
+
+
 def test_only_what_the_patches_lead_to_runs_again_and_once() -> None:
     executor = host()
     first = executor.run(compared())
@@ -150,8 +164,8 @@ def test_a_patch_behind_another_is_left_out_with_it_and_what_is_before_both_is_n
     }
     assert graph["look.0.8"]["inputs"]["model"] == [MODEL, 0]
     assert graph["look.all"]["inputs"]["images"] == [DECODER, 0]
-    assert {"PatchbayFreeU", "PatchbayBackendRules", "PatchbayPatchPreset"} <= patching()
-    assert not {"PatchbayRemovePatches", "PatchbayPatchReport", "PatchbayLoadDemoModel"} & patching()
+    assert {"PatchbayFreeU", "PatchbayBackendRules", "PatchbayPatchPreset"} <= set(patching())
+    assert not {"PatchbayRemovePatches", "PatchbayPatchReport", "PatchbayLoadDemoModel"} & set(patching())
 
 
 def test_without_drawn_areas_the_prompts_stay_and_the_model_is_the_one_before() -> None:

@@ -34,8 +34,8 @@ test('blocks are described by ranges, with their transformers', () => {
 })
 
 test('rules are held against the model too', () => {
-  assert.equal(read('single -> split\nmiddle -> auto', [], flux).fault, null)
-  const { rules, fault: wrong } = read('single -> split\n output:4 0-50% -> auto', [], flux)
+  assert.deepEqual(read('single -> split\nmiddle -> auto', [], flux).faults, [])
+  const { rules, faults: [wrong] } = read('single -> split\n output:4 0-50% -> auto', [], flux)
   assert.equal(rules.length, 1)
   assert.deepEqual([wrong.line, wrong.column], [2, 2])
   assert.match(wrong.reason, /no block 'output:4'; it has double:0-18/)

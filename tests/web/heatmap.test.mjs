@@ -16,13 +16,13 @@ test('each map is cut out of the bytes of all', () => {
   assert.deepEqual([...bytes(maps, 2, 1)], values.slice(30, 36))
 })
 
-test('words are ranked by their true values, points behind them', () => {
+test('words and points are ranked by their true values', () => {
   const found = ranked(maps, 1, 0.99, 0.99)
-  assert.deepEqual(found.map(({ label }) => label), ['dog', 'cat', '0.5 0.5'])
+  assert.deepEqual(found.map(({ label }) => label), ['0.5 0.5', 'dog', 'cat'])
   const byte = values[23] / 255
-  assert.ok(Math.abs(found[0].value - (0.1 + 0.2 * byte)) < 1e-12)
-  assert.ok(Math.abs(found[1].value - (0.5 * values[11]) / 255) < 1e-12)
-  assert.deepEqual(ranked(maps, 0, 0, 0).map(({ index }) => index), [1, 0, 2])
+  assert.ok(Math.abs(found[1].value - (0.1 + 0.2 * byte)) < 1e-12)
+  assert.ok(Math.abs(found[2].value - (0.5 * values[11]) / 255) < 1e-12)
+  assert.deepEqual(ranked(maps, 0, 0, 0).map(({ index }) => index), [2, 1, 0])
   assert.equal(ranked(maps, 0, 1, 1).length, 3) // the edge belongs to the picture
 })
 
@@ -52,5 +52,5 @@ test('other words of the prompt have maps of their own size, and are words', () 
   assert.deepEqual(span(all, 3, 0, false), [0.2, 0.2])
   assert.deepEqual(span(all, 0, 0, true), [0, 2])
   assert.deepEqual(rescaled(all, 4, 0, [0, 2]), [255])
-  assert.deepEqual(ranked(all, 0, 0, 0).map(({ label }) => label), ['on', 'a', 'dog', 'cat', '0.5 0.5'])
+  assert.deepEqual(ranked(all, 0, 0, 0).map(({ label }) => label), ['0.5 0.5', 'on', 'a', 'dog', 'cat'])
 })

@@ -13,18 +13,18 @@ const over = (text, blocks = SMALL) =>
 for (const [text, rules] of right)
   test(`${JSON.stringify(text)} is read as the node reads it`, () => {
     const found = read(text)
-    assert.equal(found.fault, null)
+    assert.deepEqual(found.faults, [])
     assert.deepEqual(found.rules.map(({ address, window, strength }) => [address, window, strength]), rules)
   })
 
 for (const [text, line, column] of wrong)
   test(`${JSON.stringify(text)} is refused where the node refuses it`, () => {
-    const { fault } = read(text)
+    const { faults: [fault] } = read(text)
     assert.deepEqual([fault?.line, fault?.column], [line, column])
   })
 
 test('a block that the model lacks is told', () => {
-  const { rules, fault } = read('middle -> 1; input:9 -> 1', { blocks: SMALL, kinds: ['self', 'cross'] })
+  const { rules, faults: [fault] } = read('middle -> 1; input:9 -> 1', { blocks: SMALL, kinds: ['self', 'cross'] })
   assert.equal(rules.length, 1)
   assert.match(fault.reason, /no block 'input:9'/)
 })
@@ -64,7 +64,7 @@ test('every ready-made rule fits its model', () => {
   for (const [name, blocks] of Object.entries(MODELS)) {
     const made = presets(blocks)
     assert.equal(new Set(made.map((preset) => preset.name)).size, made.length)
-    for (const { text } of made) assert.equal(read(text, blocks.length ? { blocks, kinds: ['self', 'cross'] } : null).fault, null, `${name}: ${text}`)
+    for (const { text } of made) assert.deepEqual(read(text, blocks.length ? { blocks, kinds: ['self', 'cross'] } : null).faults, [], `${name}: ${text}`)
   }
   const names = (model) => presets(MODELS[model]).map(({ name }) => name)
   assert.ok(names('sd1').includes('OUTS') && names('sdxl').includes('style') && names('flux').includes('single'))

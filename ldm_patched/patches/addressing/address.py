@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from .refused import Refused, readable
@@ -158,7 +159,10 @@ def _term(text: str, column: int, word: str) -> Term:
         return Term(None, exclude=exclude, column=column)
     type = SHORT.get(match["type"], match["type"])
     if type not in BLOCK_TYPES:
-        raise address_error(text, column, f"unknown block {match['type']!r}; there are {', '.join(BLOCK_TYPES)}")
+        there = f"there are {', '.join(BLOCK_TYPES)}"
+        is_kind = get_close_matches(match["type"], ("self", "cross"))  # mistyped
+        hint = "the kinds of attention are self and cross" if is_kind else there
+        raise address_error(text, column, f"unknown block {match['type']!r}; {hint}")
     index = int(match["index"]) if match["index"] else None
     if type == "middle":
         if match["dash"] or int(match["first"] or 0):

@@ -48,7 +48,9 @@ def test_the_caret_stands_under_the_fault_behind_a_line_break() -> None:
     ("text", "column", "part"),
     [
         ("", 1, "empty"),
-        ("input:4, inptu:5", 10, "unknown block 'inptu'"),
+        ("input:4, inptu:5", 10, "unknown block 'inptu'; there are input, middle"),
+        ("output !sefl", 8, "unknown block 'sefl'; the kinds of attention are self and cross"),
+        ("output corss", 8, "unknown block 'corss'; the kinds of attention are self and cross"),
         ("input:8-4", 1, "write 4-8"),
         ("self cross", 6, "exclude each other"),
         ("input:", 1, "cannot read 'input:'"),
