@@ -279,7 +279,7 @@ export class BlockMapView {
       const overRun = stretches && scale && drawn(stretches, scale)
       const looks = lora ? { ...plain, background: 'transparent', ...overRun?.block } : hot === undefined ? plain : painted(hot)
       Object.assign(button.style, { opacity: attends || stretches ? '1' : '0.7' }, looks)
-      button.replaceChildren(element('span', overRun?.name ?? {}, MARKS[taken] + button.dataset.label))
+      button.replaceChildren(element('span', { pointerEvents: 'none', ...overRun?.name }, MARKS[taken] + button.dataset.label))
       button.title = [button.dataset.about, lora?.told.get(name)].filter(Boolean).join('\n')
       const others = chosenBy.get(name) ?? []
       button.style.paddingBottom = others.length ? '3px' : '0'

@@ -62,7 +62,7 @@ export function stripe(some) {
 export function legend(others) {
   return others.map(({ title, addresses, fault }, index) => {
     const line = element('div', { display: 'flex', gap: '6px', alignItems: 'center', overflow: 'hidden', whiteSpace: 'nowrap' })
-    const wrong = fault ? [say('\u26a0 line $1, column $2 cannot be read', fault.line, fault.column)] : []
+    const wrong = fault ? [`\u26a0 ${say('line $1, column $2 cannot be read', fault.line, fault.column)}`] : []
     const told = element('span', { overflow: 'hidden', textOverflow: 'ellipsis' }, `${title}: ${[...wrong, ...addresses].join('; ')}`)
     line.title = told.textContent ?? ''
     line.append(element('span', { flex: 'none', width: '10px', height: '10px', borderRadius: '2px', background: colourOf(index) }), told)

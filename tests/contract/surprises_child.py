@@ -3,7 +3,7 @@
 It runs in ComfyUI's environment, for its playwright, with this pack to import, and prints as JSON what was seen:
 `maps` (clicks on a heatmap, undone), `blocks` (a drag, keys, wheel and middle button on the Block Map), `panel` (undo
 in an open one), `kept` (results after the page was loaded anew, the tab and its jump), `cached` (the live map of a run
-that did not sample), `search` (the place of our first node), `refused` (a wrong widget), `mended` and the `errors` of the
+that did not sample), `search` (the place of our first node), `refused` (a wrong widget), `mended` and `errors` of the
 console.
 """
 

@@ -17,6 +17,7 @@ PAGE = FOLDER.parent / "web"
 SAID = {one for path in PAGE.glob("*.js") for one in re.findall(r"\bsay\('([^']+)'", path.read_text(encoding="utf-8"))}
 SAID |= {"without", "block", "kind", "patches", "blocks", "map", "steps", "text", "slot", "owner", "when", "state"}
 SAID |= {"by owner", "by slot", "all", "none", "invert", "choice", "change", "entropy"}
+SAID |= {"rise", "hill", "late", "early"}
 # Faults of a text are told as the node tells them when it runs, in English.
 FAULTS = {"address.js", "areas.js", "curve.js", "faults.js", "fault_line.js", "lora_rules.js", "points.js", "rules.js"}
 LABELS = {"Choose blocks", "Draw the curve"}  # said where they are shown, named in commands.json
