@@ -55,6 +55,7 @@ LENGTHS, BESIDE_THE_TEXT = (9, 17, 40), ("pooled_output", SIGNS[0][0])
 # Those that get the length of the text, or let the image's positions count from its end
 WITH_REFERENCES = ("Flux", "Wan 2.1", "LongCat", "Lumina 2", "Z-Image", "Omnigen2", "Boogu", "Mochi")
 MASKED = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "PixelDiT", "Cosmos", "HunyuanVideo")  # whose texts have masks
+TOWARDS = ("LTX-Video", "PixelDiT", "Qwen-Image", "Flux", "Lumina 2", "Z-Image")
 WITH_HOLES = ("LTX-Video", "Qwen-Image", "Mochi", "Lens", "Mage-Flow", "PixelDiT")
 STEPS, FRAMES = 4, 4
 Node = Callable[[Any], Any]
@@ -273,14 +274,17 @@ def hidden(name: str, hides: str) -> float:
     return max(float((x - plain).abs().max()) for x in found) / float(plain.abs().max())
 
 
-def to_masked(name: str) -> dict[str, float]:
-    """Return how far a run towards its own masked prompt is from one without, and a call from one with another prompt.
+def to_another(name: str) -> dict[str, float]:
+    """Return how far a run towards its own prompt is from one without, and one towards another from one with that.
 
-    The mask of the other one hides as many tokens in front as that of the own one at the end.
+    The mask of the other one, where they have masks, hides as many tokens in front as that of the own one at the end.
     """
-    tiny = FAMILIES[name]
+    tiny = TEXTS.get(name) or FAMILIES[name]
     model, noise = load(tiny), torch.randn((1, *tiny.latent[1:]), generator=torch.Generator().manual_seed(7))
-    own, other, negative = masked(prompt(tiny, 1), "end"), masked(prompt(tiny, 3), "front"), prompt(tiny, 2)
+    own, other, negative = prompt(tiny, 1), prompt(tiny, 3), prompt(tiny, 2)
+    other[0][1].update({key: given for key, given in own[0][1].items() if key in BESIDE_THE_TEXT})
+    if name in MASKED:
+        own, other = masked(own, "end"), masked(other, "front")
 
     def towards(given: Any) -> Tensor:
         patched = model
@@ -341,7 +345,7 @@ def beside() -> dict[str, Any]:
     }
     found["towards"] = {name: [weak(name, made), weak(name, made, 2)] for name, made in towards.items()}
     found["beside towards"] = {name: weak(name, made, 2, 0.5) for name, made in towards.items()}
-    found["towards masked"] = {name: to_masked(name) for name in ("LTX-Video", "Qwen-Image", "PixelDiT")}
+    found["towards another"] = {name: to_another(name) for name in TOWARDS}
     found["gated"] = {name: weak(name, [GatePatches(side="positive")], 1) for name in ("Flux", "LTX-Video")}
     listed = [AttentionPatch("attn2.k", "shuffle", 1.0)]
     found["listed"] = {name: weak(name, listed, 1) for name in ("Cosmos-Predict2", "Wan 2.1")}

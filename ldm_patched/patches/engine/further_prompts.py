@@ -181,12 +181,12 @@ def _seen(text: Mapping[str, Tensor], call: Call) -> int:
 
 
 def _seen_by_positive(own: Mapping[str, Tensor], call: Call) -> list[Sequence[int]]:
-    """Return for each positive chunk of a call the places of the tokens of its text that attention looks at."""
+    """Return for each positive chunk of a call the places of the tokens that its mask shows; none: all."""
     made, mask, chunks = call.options.get(TOKENS), own.get(MASK), chunks_of(call.options)
     rows = [i * len(call.x) // len(chunks) for i, chunk in enumerate(chunks) if chunk == COND]
     family = None if made is None else made.family
     if mask is None or mask.shape != own[CONTEXT].shape[:2] or (family and (family.whole_text or family.crops)):
-        return [range(_seen(own, call))] * len(rows)
+        return []
     return [mask[row].nonzero()[:, 0].tolist() for row in rows]
 
 
@@ -200,7 +200,7 @@ def _check_alike(
     made: Tokens | None = call.options.get(TOKENS)
     filling = Filling(0, multiple=1 if made is None else made.multiple)
     size = len(text[SHOWN]) if SHOWN in text else _seen(text, call)
-    for tokens in map(len, seen):
+    for tokens in map(len, seen) if seen else (_seen(own, call),):
         parts = own[CONTEXT].split(size, dim=1)
         repeated = tokens % size == 0 and MASK not in own and all(torch.equal(parts[0], part) for part in parts)
         if filling.size(tokens) == filling.size(size) or repeated:
