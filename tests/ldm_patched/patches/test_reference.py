@@ -161,7 +161,7 @@ def test_wrong_settings_are_refused() -> None:
         Reference(LATENT, strength=math.nan)
     with pytest.raises(ValueError, match="says cross, but this is for self-attention"):
         Reference(LATENT, where=Where(parse("middle cross")))
-    with pytest.raises(ValueError, match="has 3 latent channels and this model's pictures 4; encode it with the VAE"):
+    with pytest.raises(ValueError, match="has 3 latent channels and the picture 4; encode it with the VAE"):
         attach(patcher(), Reference(LATENT[:, :3]))
 
 
