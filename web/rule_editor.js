@@ -29,6 +29,7 @@ export class RuleEditor {
     this.backends = []
     /** @type {import('./faults.js').Known | null} */
     this.model = null
+    this.offered = ''
     this.element = document.createElement('div')
     Object.assign(this.element.style, BOX)
     this.status = document.createElement('div')
@@ -60,7 +61,18 @@ export class RuleEditor {
     const wrong = faults.map(({ number, line, column, reason }) => ({ number, told: `\u26a0 line ${line}, column ${column}: ${reason}` }))
     this.status.replaceChildren(...[...right, ...wrong].sort((one, other) => one.number - other.number).map(({ told }) => line(told)))
     this.status.style.whiteSpace = 'pre-wrap'
-    this.chips.replaceChildren(...complete(this.text().slice(0, this.caret()), this.possible()).map((one) => this.chip(one)))
+    this.suggest(complete(this.text().slice(0, this.caret()), this.possible()))
+  }
+
+  /**
+   * Offer words; the same ones keep their buttons, or a click that has begun on one would be lost.
+   * @param {{ word: string, typed: number }[]} suggestions
+   */
+  suggest(suggestions) {
+    const offered = JSON.stringify(suggestions)
+    if (offered === this.offered) return
+    this.offered = offered
+    this.chips.replaceChildren(...suggestions.map((one) => this.chip(one)))
   }
 
   /** @returns {{ rules: import('./rules.js').Part[], faults: import('./rules.js').Fault[] }} */
