@@ -108,8 +108,8 @@ class Reference(Method):
         wanted = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
         if wanted not in (None, self.latent.shape[1]):
             raise ValueError(
-                f"the reference has {self.latent.shape[1]} latent channels and the picture {wanted}; encode it with the "
-                "VAE of this model"
+                f"the reference has {self.latent.shape[1]} latent channels and the picture {wanted}; encode it with "
+                "the VAE of this model"
             )
 
     def seen_by(self, chunks: Sequence[int]) -> list[int]:

@@ -23,6 +23,7 @@ SOURCE = Path(__file__).with_name("cpu_tiles.cpp")
 FLAGS = (
     "-std=c++17",
     "-O3",
+    "-fopenmp",  # else at::parallel_for runs on one thread
     "-march=native",
     "-ffp-contract=fast",
     "-fno-math-errno",
