@@ -53,6 +53,10 @@ class Address:
         """Return the address of the websocket, without its query."""
         return "ws" + self.url.removeprefix("http") + "/ws"
 
+    def certificates(self, insecure: bool) -> ssl.SSLContext | None:
+        """Return what certificates are checked against; None for this machine without any, as reading takes a while."""
+        return None if self.is_here and self.url.startswith("http:") else certificates(insecure)
+
     def query(self, **more: str) -> str:
         """Return the query with more in it."""
         return urlencode([*self.params, *more.items()])

@@ -22,10 +22,10 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(missing(error.name), name=error.name) from None
 
-from .address import Address, WrongAddress, certificates
+from .address import Address, WrongAddress
 from .answers import as_dict, as_list
 from .job import ServerUnreachable, refused
-from .service import DONE, ENDED, PATIENCE, PAUSE, QUEUED, RUNNING, UNKNOWN, NotAnswered, State, patiently
+from .service import DONE, ENDED, NOT_TAKEN, PATIENCE, PAUSE, QUEUED, RUNNING, UNKNOWN, NotAnswered, State, patiently
 
 KEY = "COMFY_API_KEY"  # in the environment
 LATEST = 20  # jobs that are looked through for one whose answer was lost
@@ -34,7 +34,6 @@ REFUSED = (400, 409, 413, 422)  # of a workflow; asking again gives the same
 REUSED = "idempotency_key_reuse"
 WORDS = {"succeeded": DONE, "failed": ENDED, "canceled": ENDED, "expired": UNKNOWN, "queued": QUEUED}
 PREVIEW = "_temp_"  # in the names of files that ComfyUI only shows; the API says nothing else of it
-NOT_TAKEN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # the request never left
 
 T = TypeVar("T")
 
@@ -55,8 +54,7 @@ class ComfyApi:
         self.url = self.address.url
         if self.address.params:
             raise WrongAddress(f"{self.url}: the Comfy API takes no query; give the key in {KEY} in the environment")
-        plain = self.address.is_here and self.url.startswith("http:")
-        verify = False if plain else certificates(insecure)
+        verify = self.address.certificates(insecure) or False
         here = self.address.is_here
         self._http = httpx.Client(timeout=timeout, verify=verify, trust_env=not here, follow_redirects=True)
         self._low = ComfyLow(url if "://" in url else self.url, key or None, client=self._http)

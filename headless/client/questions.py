@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from ..engine.workflow import one_line, short
-from .address import DEFAULT, Address, WrongAddress, certificates
+from .address import DEFAULT, Address, WrongAddress
 from .answers import as_dict, place_in, sizes_of
 from .job import ServerUnreachable
 
@@ -49,8 +49,7 @@ class Questions:
         self.client_id = uuid.uuid4().hex
         self.patience = patience
         self._timeout = timeout
-        plain = self.address.is_here and self.url.startswith("http:")  # reading certificates takes a while
-        self._certificates = None if plain else certificates(insecure)
+        self._certificates = self.address.certificates(insecure)
         try:
             self._http = httpx.AsyncClient(
                 base_url=self.url,

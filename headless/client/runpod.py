@@ -21,6 +21,7 @@ from .job import ServerUnreachable
 from .service import (
     DONE,
     ENDED,
+    NOT_TAKEN,
     PATIENCE,
     PAUSE,
     QUEUED,
@@ -37,7 +38,6 @@ MOST = 2**31  # the most bytes that are read
 SHORTEST = 5.0  # seconds, the least that an endpoint takes as a limit
 REFUSED = (400, 413, 422)  # of a job; the next one may be taken
 WORDS = {"IN_QUEUE": QUEUED, "IN_PROGRESS": RUNNING, "RUNNING": RUNNING, "COMPLETED": DONE}
-NOT_TAKEN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # the request never left
 
 
 class RunPod:
@@ -54,8 +54,7 @@ class RunPod:
         key = os.environ.get(KEY, "").strip()
         self.address = Address.of(url, {"Authorization": f"Bearer {key}"} if key else {})
         self.url = self.address.url
-        plain = self.address.is_here and self.url.startswith("http:")
-        verify = False if plain else certificates(insecure)
+        verify = self.address.certificates(insecure) or False
         self._files: dict[str, Path] = {}
         self._met = False  # whether the endpoint ever answered
         here = self.address.is_here

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import httpx
+
 from ..engine.workflow import Prompt
 from .job import ServerUnreachable
 
@@ -17,6 +19,7 @@ FIRST, LAST = 0.25, 3.0  # seconds between two questions: at least, at most
 SHARE = 0.05  # of the time so far, between: times by our own clock are that exact
 PATIENCE = 60.0  # seconds that a service may be unreachable during a job
 PAUSE = 0.5  # seconds between two tries
+NOT_TAKEN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # the request never left
 
 T = TypeVar("T")
 

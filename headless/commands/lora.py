@@ -21,7 +21,7 @@ from ..sweep.away import at_hand
 from ..sweep.messages import Messages
 from ..sweep.store import opened
 from ..sweep.study import Study
-from .lora_influence import influence, influence_cells, influence_text
+from .lora_influence import OTHER, influence, influence_cells, influence_text
 from .lora_info import lora_info, lora_text
 from .service import check_service
 from .sweep import add_running, check_cells, infos_of, run_cells
@@ -70,7 +70,7 @@ def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
     prompt, all = influence_cells(load(args.workflow, lambda: infos), args.file.name, info["blocks"], infos)
     check_cells(all, args, infos)
     messages = Messages(args.on_cell, args.webhook, args.folder)
-    with at_hand(args.folder) as (folder, away), opened(folder, all, Study(), away) as store:
+    with at_hand(args.folder) as (folder, away), opened(folder, all, Study(floor=OTHER), away) as store:
         rows, _ = run_cells(args, prompt, infos, store, messages)
     found = influence(info["blocks"], rows)
     print(json.dumps(found, indent=1) if args.json else influence_text(found))

@@ -10,13 +10,12 @@ from typing import Any
 from ...ldm_patched.patches.reading.lora_blocks import OUTSIDE, TEXT
 from ...ldm_patched.patches.reading.report import layout
 from ..engine.errors import Failure
-from ..engine.validate import is_link
 from ..engine.workflow import Prompt, title
 from ..pages.page_widgets import Infos
 from ..sweep.cells import Cell, cells
 from ..sweep.repeats import Choice
 
-RULES, BACKEND = "PatchbayLoraRules", "PatchbayAttentionBackend"
+RULES = "PatchbayLoraRules"
 LOADERS = ("LoraLoader", "LoraLoaderModelOnly", RULES)
 OTHER = "split"  # an exact attention function that is nobody's first choice
 MEASURES = ("mean", "ssim", "lpips")
@@ -39,14 +38,11 @@ def influence_cells(
         strength = node["inputs"].get("strength_model", 1.0)
         clip = {"strength_clip": 0.0} | inputs  # the loader of a model only has none
         node |= {"class_type": RULES, "inputs": {**clip, "rules": "* -> 1", "strength": strength}}
-    rules, backend = f"{id}.rules", f"{_with_backend(prompt, id)}.backend"
-    base = node["inputs"].get("rules", "* -> 1")
+    rules, base = f"{id}.rules", node["inputs"].get("rules", "* -> 1")
     if not isinstance(base, str):
         raise Failure(f"{title(prompt, id)} gets its rules from another node; write them into it")
-    plain: Choice = {rules: base, backend: "auto"}
-    found = [plain, *({**plain, rules: f"{block} -> 0\n{base}"} for block in addressed(blocks))]
-    found += [{**plain, rules: "* -> 0"}, {**plain, backend: OTHER}]
-    return prompt, cells(prompt, found, infos, plain)
+    found: list[Choice] = [{rules: base}, *({rules: f"{block} -> 0\n{base}"} for block in addressed(blocks))]
+    return prompt, cells(prompt, [*found, {rules: "* -> 0"}], infos, {rules: base}, floor=OTHER)
 
 
 def addressed(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -65,18 +61,6 @@ def _loader(prompt: Prompt, name: str) -> str:
     raise Failure(f"no {', '.join(LOADERS)} of this workflow loads {name}; it has {there or 'none of them'}")
 
 
-def _with_backend(prompt: Prompt, id: str) -> str:
-    """Put a node that chooses the attention function behind a loader, and return its id."""
-    new = f"{id}_attention"
-    for node in prompt.values():
-        for name, value in node["inputs"].items():
-            if is_link(value) and value == [id, 0]:
-                node["inputs"][name] = [new, 0]
-    inputs = {"model": [id, 0], "backend": "auto", "blocks": "all", "kind": "all"}
-    prompt[new] = {"class_type": BACKEND, "inputs": {**inputs, "start_percent": 0.0, "end_percent": 1.0}}
-    return new
-
-
 def influence(blocks: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return for each block how far the pictures move without it: `mean` in levels of 255, `ssim`, perhaps `lpips`.
 
@@ -84,14 +68,14 @@ def influence(blocks: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, A
     much. The last two rows are those of all blocks and of that function.
     """
     plain = next(row for row in rows if row["baseline"])
-    rules, backend = (next(name for name in plain if name.endswith(end)) for end in (".rules", "_attention.backend"))
+    rules = next(name for name in plain if name.endswith(".rules"))
     base, found = plain[rules], []
-    by_rules = {row[rules]: row for row in rows if row[backend] == plain[backend]}
+    by_rules = {row[rules]: row for row in rows if not row["floor"]}
     names = {block: f"{block} -> 0\n{base}" for block in addressed(blocks)} | {WHOLE: "* -> 0"}
     given = {row["block"]: row for row in blocks}
     for name, text in names.items():
         found.append(_row(name, by_rules.get(text), given.get(name, {}).get("relative")))
-    found.append(_row(NOISE, next((row for row in rows if row[backend] == OTHER), None), None))
+    found.append(_row(NOISE, next((row for row in rows if row["floor"]), None), None))
     whole, noise = found[-2]["mean"], found[-1]["mean"]
     for row in found:
         known = row["mean"] is not None and bool(whole)
