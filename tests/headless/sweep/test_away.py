@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from attention_patchbay.headless.sweep.runner import Outcome
 from attention_patchbay.headless.sweep.store import opened
 from PIL import Image
 
+from .killed import killed_and_again
 from .test_sweep import DEMO
 
 QUICK = ["--axis", "KSampler.seed=1,2", "--axis", "KSampler.steps=1", "--baseline", "KSampler.steps=1", "--quiet"]
@@ -122,19 +119,7 @@ def test_a_killed_process_goes_on_from_there(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attention_patchbay.headless.commands.cli", "sweep", str(DEMO), "--quiet"]
     command += ["--folder", address, "--axis", "KSampler.seed=1..5", "--axis", "KSampler.steps=20"]
     command += ["--baseline", "KSampler.steps=20"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while len(list(tmp_path.glob("s/cells/*.json"))) < 2 and time.monotonic() < end:
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/cells/*.json")}
-    assert 2 <= len(done) < 5
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/cells/*.json")}
-    assert len(files) == 5 and {name: files[name] for name in done} == done
-    assert len(list(tmp_path.glob("s/cells/*/*.png"))) == 5
+    killed_and_again(command, tmp_path / "s", 5)
 
 
 def test_what_cannot_be_reached_says_so(tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +30,8 @@ from attention_patchbay.headless.sweep.workers import run_all
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from PIL import Image
 from pyarrow import parquet
+
+from .killed import killed_and_again
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
@@ -426,19 +425,8 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
         "--axis",
         "KSampler.steps=20",
     ]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while len(list(tmp_path.glob("s/cells/*.json"))) < 2 and time.monotonic() < end:
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/cells/*.json")}
-    assert 2 <= len(done) < 7
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/cells/*.json")}
-    assert len(files) == 7 and {name: files[name] for name in done} == done
-    assert len(list(tmp_path.glob("s/cells/*/*.png"))) == 7 and not list(tmp_path.glob("s/cells/*.part"))
+    killed_and_again(command, tmp_path / "s", 7)
+    assert not list(tmp_path.glob("s/cells/*.part"))
 
 
 class Fake:
