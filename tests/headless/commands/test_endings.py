@@ -112,7 +112,7 @@ def test_a_closed_folder_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_output_that_cannot_be_is_said_before_the_first_node(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "_execute", lambda *args: pytest.fail("it ran"))
+    monkeypatch.setattr(run, "execute", lambda *args: pytest.fail("it ran"))
     for folder in ("file", "file/below"):
         assert main(["run", "save.json", "--output", folder]) == 2
         assert "file: Not a directory" in capsys.readouterr().err
