@@ -24,7 +24,8 @@ from attention_patchbay.ldm_patched.patches.engine.host import Host
 from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile, lora_on
 from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
+from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.tests.contract.lora_demo import random_lora
@@ -80,7 +81,7 @@ def contenders(patcher: Callable[[], Any], side: int) -> dict[str, Any]:
 
     def rules(file: dict[str, Tensor], text: str) -> Any:
         lora = lora_on(patcher(), LoraFile.of("style", file), Host().weights(patcher()))
-        return attach(patcher(), LoraRules(lora, parse_lora_rules(text), 1.0, Where()))
+        return attach(patcher(), LoraRules(lora, parse_strengths(text), 1.0, Where()))
 
     def regions(count: int, *loras: RegionLora) -> Any:
         masks = [torch.zeros(1, side, side) for _ in range(count)]

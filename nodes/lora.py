@@ -12,8 +12,9 @@ from ..ldm_patched.patches.engine.lora import LoraFile, lora_on
 from ..ldm_patched.patches.methods.region_lora import SIDES, RegionLora
 from ..ldm_patched.patches.methods.regional_prompt import Region
 from ..ldm_patched.patches.patcher import Patcher
-from ..ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+from ..ldm_patched.patches.routing.lora_rules import LoraRules
 from ..ldm_patched.patches.routing.rules import RuleError
+from ..ldm_patched.patches.routing.strengths import parse_strengths
 from ._host import HOST, clip_with_lora, io, lora_files, read_lora
 from .derived import CATEGORY, model, patched
 from .region import Regions
@@ -78,7 +79,7 @@ class LoadLoraByRules(io.ComfyNode):
     def validate_inputs(cls, rules: str | None = None) -> bool | str:
         """Check the text before anything runs; a missing input is the host's to report."""
         try:
-            parse_lora_rules(rules or "")
+            parse_strengths(rules or "")
         except RuleError as error:
             return str(error)
         return True
@@ -92,7 +93,7 @@ class LoadLoraByRules(io.ComfyNode):
             return io.NodeOutput(model.clone(), clip)
         entries = read_lora(lora_name)
         lora = lora_on(model, LoraFile.of(PurePath(lora_name).stem, entries), HOST.weights(model))
-        clone = attach(model, LoraRules(lora, parse_lora_rules(rules), strength, Where()), HOST)
+        clone = attach(model, LoraRules(lora, parse_strengths(rules), strength, Where()), HOST)
         return io.NodeOutput(clone, clip and clip_with_lora(clip, entries, strength_clip))
 
 

@@ -14,7 +14,7 @@ from ...ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from ...ldm_patched.files.whole import replacing
 from ...ldm_patched.patches.reading.lora_baked import baked, idle
 from ...ldm_patched.patches.reading.lora_layers import lora_layers
-from ...ldm_patched.patches.routing.lora_rules import parse_lora_rules
+from ...ldm_patched.patches.routing.strengths import parse_strengths
 from ..engine.errors import FAILED, Failure, require
 from ..pages.workflow_file import WORKFLOW, load
 from ..sweep.away import at_hand
@@ -82,7 +82,7 @@ def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
 def _bake(args: argparse.Namespace, out: Path, text: str) -> int:
     if out.exists() and not args.force:
         raise Failure(f"{out} is there already; give another name, or --force to replace it")
-    file, rules = Checkpoint(args.file), parse_lora_rules(text)
+    file, rules = Checkpoint(args.file), parse_strengths(text)
     entries = dict(file)
     kept = baked(entries, rules)
     for rule in idle(rules, lora_layers(entries)[0]):

@@ -5,6 +5,7 @@ Shapes: b batch, h heads, n tokens, d channels of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from ..patches.engine.positions import POSITIONS, TURNS
 from ..patches.engine.router import SLOT
 from ..patches.patcher import TransformerOptions
 
+IMAGE_LAYERS, TEXT_LAYERS = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
 OWN = "patchbay_function"  # in the options of a call: the function that the layer would run
 
 
@@ -181,11 +183,10 @@ class FluxProcessor(TransformerProcessor):
         called = CALLED.get()
         if called is None:
             return self.own(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        q, k, v = (_by_head(to(hidden_states), attn.head_dim) for to in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = _projected(attn, IMAGE_LAYERS, hidden_states, attn.head_dim)
         q, k, text = attn.norm_q(q), attn.norm_k(k), 0
         if encoder_hidden_states is not None:
-            project = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-            text_q, text_k, text_v = (_by_head(to(encoder_hidden_states), attn.head_dim) for to in project)
+            text_q, text_k, text_v = _projected(attn, TEXT_LAYERS, encoder_hidden_states, attn.head_dim)
             text_q, text_k, text = attn.norm_added_q(text_q), attn.norm_added_k(text_k), text_q.shape[1]
             q, k, v = (torch.cat(pair, dim=1) for pair in ((text_q, q), (text_k, k), (text_v, v)))
         turns = None
@@ -220,9 +221,8 @@ class QwenProcessor(TransformerProcessor):
             masks = encoder_hidden_states_mask, attention_mask
             return self.own(attn, hidden_states, encoder_hidden_states, *masks, image_rotary_emb)
         dim_head, text = attn.inner_dim // attn.heads, encoder_hidden_states.shape[1]
-        image_q, image_k, v = (_by_head(to(hidden_states), dim_head) for to in (attn.to_q, attn.to_k, attn.to_v))
-        project = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-        text_q, text_k, text_v = (_by_head(to(encoder_hidden_states), dim_head) for to in project)
+        image_q, image_k, v = _projected(attn, IMAGE_LAYERS, hidden_states, dim_head)
+        text_q, text_k, text_v = _projected(attn, TEXT_LAYERS, encoder_hidden_states, dim_head)
         normed = ((attn.norm_added_q, text_q), (attn.norm_added_k, text_k), (attn.norm_q, image_q))
         text_q, text_k, image_q, image_k = (
             x if norm is None else norm(x) for norm, x in (*normed, (attn.norm_k, image_k))
@@ -271,6 +271,10 @@ class WanProcessor(TransformerProcessor):
             turns = rotations(cos[0, :, 0], sin[0, :, 0])
         made = self._attend(q, k, v, attention_mask, turns, called).type_as(q)
         return cast(Tensor, attn.to_out[1](attn.to_out[0](made)))
+
+
+def _projected(attn: Any, layers: Sequence[str], x: Tensor, dim_head: int) -> tuple[Tensor, ...]:
+    return tuple(_by_head(getattr(attn, layer)(x), dim_head) for layer in layers)
 
 
 def _by_head(x: Tensor, dim_head: int) -> Tensor:

@@ -11,7 +11,8 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile, lora_on
 from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
+from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from attention_patchbay.nodes._host import HOST, load_demo_model
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def pictures(sample: Sample) -> dict[str, Tensor]:
     lora = lora_on(model, LoraFile.of("style", entries), HOST.weights(model))
 
     def ruled(text: str) -> Any:
-        return attach(model, LoraRules(lora, parse_lora_rules(text), 1.0, Where()), HOST)
+        return attach(model, LoraRules(lora, parse_strengths(text), 1.0, Where()), HOST)
 
     def regional(mask: Tensor, prompt: Any, some: dict[str, Tensor]) -> Any:
         loras = (RegionLora(LoraFile.of("style", some), 0.7),)

@@ -40,7 +40,8 @@ def family(tiny: Any) -> dict[str, Any]:
     from attention_patchbay.ldm_patched.patches.addressing.where import Where
     from attention_patchbay.ldm_patched.patches.engine.attach import attach
     from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile, lora_on
-    from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+    from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
+    from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
     from attention_patchbay.nodes._host import HOST
     from attention_patchbay.tests.contract.family_trials import Bench
     from attention_patchbay.tests.contract.lora_demo import random_lora
@@ -53,7 +54,7 @@ def family(tiny: Any) -> dict[str, Any]:
         return bench.run(comfy.sd.load_lora_for_models(bench.model, None, some, STRENGTH, 0.0)[0])
 
     def ours(text: str) -> torch.Tensor:
-        return bench.run(attach(bench.model, LoraRules(lora, parse_lora_rules(text), 1.0, Where()), HOST))
+        return bench.run(attach(bench.model, LoraRules(lora, parse_strengths(text), 1.0, Where()), HOST))
 
     def apart(one: torch.Tensor, other: torch.Tensor) -> float:
         return float((one - other).abs().max() / other.abs().max())
@@ -98,7 +99,8 @@ def regional(bench: Any) -> dict[str, Any] | str:
     from attention_patchbay.ldm_patched.patches.engine.prompts import prompt_of
     from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
     from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
-    from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+    from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
+    from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
     from attention_patchbay.nodes._host import HOST
     from attention_patchbay.tests.contract.lora_demo import random_lora
 
@@ -118,7 +120,7 @@ def regional(bench: Any) -> dict[str, Any] | str:
         return float((one - other).abs().max() / other.abs().max())
 
     lora, mine = lora_on(model, file, HOST.weights(model)), RegionLora(file, STRENGTH)
-    rules = LoraRules(lora, parse_lora_rules(f"* -> {STRENGTH}"), 1.0, Where())
+    rules = LoraRules(lora, parse_strengths(f"* -> {STRENGTH}"), 1.0, Where())
     try:
         whole = run(region(everywhere, mine), here)
     except AddressError as error:

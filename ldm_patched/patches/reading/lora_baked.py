@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ...modules.weight_adapters import GLORA, LOHA, LOKR, LORA, Adapter
 from ..addressing.blocks import UNET_TYPES
-from ..routing.lora_rules import LoraRule
+from ..routing.strengths import StrengthRule
 from .lora_layers import DORA, LoraLayer, lora_layers
 
 # The parts that are multiplied by a strength: what is added to a weight is linear in each
 SCALED = {LORA: ("up",), LOHA: ("w1_a",), LOKR: ("w1", "w1_a"), GLORA: ("a1", "b1")}
 
 
-def baked(entries: Mapping[str, Tensor], rules: Sequence[LoraRule]) -> dict[str, Tensor]:
+def baked(entries: Mapping[str, Tensor], rules: Sequence[StrengthRule]) -> dict[str, Tensor]:
     """Return a LoRA that gives at strength 1 what `entries` give by rules; text encoders keep theirs.
 
     A layer of strength 0 is left out. Raises ValueError for rules that a file cannot hold, and for kinds that cannot be
@@ -36,17 +36,17 @@ def baked(entries: Mapping[str, Tensor], rules: Sequence[LoraRule]) -> dict[str,
     return kept
 
 
-def idle(rules: Sequence[LoraRule], layers: Sequence[LoraLayer]) -> list[LoraRule]:
+def idle(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> list[StrengthRule]:
     """Return the rules that take no layer of a file."""
     places = [layer.place for layer in layers if not layer.text]
     return [rule for rule in rules if not any(place.lies_in(rule.where.address) for place in places)]
 
 
-def _strength(layer: LoraLayer, rules: Sequence[LoraRule]) -> float:
+def _strength(layer: LoraLayer, rules: Sequence[StrengthRule]) -> float:
     return next((rule.strength for rule in rules if layer.place.lies_in(rule.where.address)), 0.0)
 
 
-def _check(rules: Sequence[LoraRule], layers: Sequence[LoraLayer]) -> None:
+def _check(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> None:
     types = sorted({layer.place.block.type for layer in layers if layer.place.block is not None})
     for rule in rules:
         if not rule.where.schedule.always:

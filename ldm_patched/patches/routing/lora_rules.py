@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,39 +9,27 @@ from torch import Tensor
 
 from ..addressing.address import Address, BlockId
 from ..addressing.blocks import check_address, meant_in
-from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.declaration import acts, hidden, method
-from ..engine.gate import Gate, curve_weight
+from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.layer_forward import LORA, Added, AtLayers
 from ..engine.lora import Found, Lora
 from ..engine.method import Method
 from ..engine.place import Place
 from ..patcher import Patcher, TransformerOptions
-from .rules import Grammar, read_rules
-
-
-@dataclass(frozen=True)
-class LoraRule:
-    """A strength, and where it holds."""
-
-    strength: float
-    where: Where = Where()
+from .strengths import StrengthRule, Timed, strength_now
 
 
 @dataclass(frozen=True)
 class ByRules:
-    """The strength of the first of some rules whose window a call lies in, times a factor; 0 where none does."""
+    """The strength that some rules give a call, times a factor."""
 
-    rules: tuple[tuple[Schedule, float], ...]
+    rules: Timed
     factor: float
 
     def __call__(self, options: TransformerOptions, x: Tensor, out: Tensor) -> tuple[float, None]:
-        for schedule, strength in self.rules:
-            if curve_weight(schedule, options):
-                return strength * self.factor, None
-        return 0.0, None
+        return strength_now(self.rules, options) * self.factor, None
 
 
 @method(title="LoRA by rules")
@@ -54,7 +41,7 @@ class LoraRules(Method):
     """
 
     lora: Lora = hidden()
-    rules: tuple[LoraRule, ...] = hidden((LoraRule(1.0),))
+    rules: tuple[StrengthRule, ...] = hidden((StrengthRule(1.0),))
     strength: float = hidden(1.0)
     where: Where = acts(end=None, curve=False)
 
@@ -104,7 +91,7 @@ class LoraRules(Method):
             )
         )
 
-    def _chosen(self, model: Patcher) -> list[tuple[Found, tuple[tuple[Schedule, float], ...]]]:
+    def _chosen(self, model: Patcher) -> list[tuple[Found, Timed]]:
         """Return the branches that some rule gives a strength, each with the rules that can take it, in order."""
         rules = [(meant_in(rule.where.address, model), rule) for rule in self.rules]
         everywhere = meant_in(self.address, model)
@@ -114,24 +101,3 @@ class LoraRules(Method):
             if any(rule.strength for rule in mine):
                 chosen.append((one, tuple((rule.where.schedule, rule.strength) for rule in mine)))
         return chosen
-
-
-def parse_lora_rules(text: str) -> tuple[LoraRule, ...]:
-    """Read rules, the first match first: an address, perhaps a window in percent, `->` and a strength.
-
-    Raises RuleError with the line, the column and the ways to write it.
-    """
-    return read_rules(text, STRENGTH)
-
-
-def _rule(given: str, where: Where) -> LoraRule:
-    try:
-        strength = float(given)
-    except ValueError:
-        raise ValueError(f"cannot read the strength {given!r}; write a number such as 0.8") from None
-    if not math.isfinite(strength):
-        raise ValueError(f"the strength is {given}; give a finite number")
-    return LoraRule(strength, where)
-
-
-STRENGTH = Grammar("a strength", "* -> 1", lambda: "write a number such as 0.8", _rule)

@@ -16,7 +16,7 @@ from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.at_tokens import at_tokens
 from ..engine.declaration import Widget, acts, choice, hidden, method, socket, switch
-from ..engine.gate import Gate, curve_weight
+from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.place import Place, Wrap, WrapModel
 from ..engine.site import RECORDING, Site
@@ -24,8 +24,8 @@ from ..engine.stack import Inner
 from ..methods.reference_attention import Kept, Reference, ReferencePass, kept_of, rows_of
 from ..methods.style_aligned import attend_also, normalised
 from ..patcher import Patcher
-from .lora_rules import LoraRule, parse_lora_rules
 from .rules import RuleError
+from .strengths import StrengthRule, parse_strengths, strength_now
 
 INSTEAD, BESIDE = "instead", "beside"
 
@@ -77,7 +77,7 @@ class StyleTransfer(Reference):
         tip="Give the results the mean and deviation of the reference's own attention: makes beside bring colours too.",
     )
     mask: Tensor | None = socket("MASK", tip="Where the style holds, of any size; everywhere without.", optional=True)
-    rules: tuple[LoraRule, ...] = hidden((LoraRule(1.0),))
+    rules: tuple[StrengthRule, ...] = hidden((StrengthRule(1.0),))
     weights: tuple[float, ...] = hidden(())
 
     @classmethod
@@ -107,7 +107,7 @@ class StyleTransfer(Reference):
     def label(self) -> str:
         """Describe it."""
         count, adain = len(self.latent), " with AdaIN" if self.adain else ""
-        strengths = "" if self.rules == (LoraRule(1.0),) else f", {len(self.rules)} strengths"
+        strengths = "" if self.rules == (StrengthRule(1.0),) else f", {len(self.rules)} strengths"
         return f"style of {count} reference{'s' * (count > 1)} {self.how}{adain}{strengths}{self.times}"
 
     def targets(self, address: Address, model: Patcher) -> Targets:
@@ -172,10 +172,8 @@ class Strengths:
 
     def now(self, site: Site) -> float:
         """Return the strength of the block of a call."""
-        for address, schedule, strength in self.rules:
-            if _takes(address, site.block) and curve_weight(schedule, site.options):
-                return strength
-        return 0.0
+        mine = tuple((schedule, strength) for address, schedule, strength in self.rules if _takes(address, site.block))
+        return strength_now(mine, site.options)
 
 
 def _takes(address: Address, block: BlockId | None) -> bool:
@@ -206,7 +204,7 @@ def _read(asked: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if asked.get("strengths") is not None:
         try:
-            found["rules"] = parse_lora_rules(asked["strengths"])
+            found["rules"] = parse_strengths(asked["strengths"])
         except RuleError as error:
             raise Refused(f"strengths: {error}", "strengths") from None
         _check(found["rules"])
@@ -215,7 +213,7 @@ def _read(asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check(rules: Sequence[LoraRule]) -> None:
+def _check(rules: Sequence[StrengthRule]) -> None:
     wrong = next((rule.strength for rule in rules if not 0.0 <= rule.strength <= 1.0), None)
     if wrong is not None:
         raise Refused(f"strengths: {wrong:g} is out of range; give strengths from 0 to 1", "strengths")

@@ -12,7 +12,8 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.reading.lora_baked import baked, idle
 from attention_patchbay.ldm_patched.patches.reading.lora_layers import lora_layers
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
+from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from torch import Tensor
 
 from .loras import entries, lora, patched
@@ -35,7 +36,7 @@ TEXT |= {"lora_te_text_model_encoder_layers_1_mlp_fc1.lora_down.weight": torch.o
     ],
 )
 def test_a_baked_file_gives_what_the_rules_give(text: str) -> None:
-    rules = parse_lora_rules(text)
+    rules = parse_strengths(text)
     got = run(patched(baked(ALL, rules)))
     wanted = run(attach(patcher(), LoraRules(lora(ALL), rules, 1.0, Where())))
     assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
@@ -43,7 +44,7 @@ def test_a_baked_file_gives_what_the_rules_give(text: str) -> None:
 
 
 def test_blocks_at_0_are_left_out_and_text_stays() -> None:
-    kept = baked({**ALL, **TEXT}, parse_lora_rules("middle -> 1"))
+    kept = baked({**ALL, **TEXT}, parse_strengths("middle -> 1"))
     assert set(TEXT) <= set(kept) and all("middle" in key for key in set(kept) - set(TEXT))
     assert all(torch.equal(kept[key], {**ALL, **TEXT}[key]) for key in kept)
 
@@ -63,14 +64,14 @@ SHAPES |= {"glora": (torch.Size((32, 24)), GLORA), "early glora": (torch.Size((3
 def test_every_kind_is_scaled(case: str) -> None:
     shape, shapes = SHAPES[case]
     file, weight = filled(shapes, 1.5), draw(9, *shape).double()
-    got = changed(baked(file, parse_lora_rules("* -> 0.3")), weight, 1.0)
+    got = changed(baked(file, parse_strengths("* -> 0.3")), weight, 1.0)
     wanted = changed(file, weight, 0.3)
     moved = (wanted - weight).abs().max()
     assert (got - wanted).abs().max() < 1e-6 * moved and moved > 1e-3
 
 
 def test_numbers_keep_their_dtype() -> None:
-    kept = baked({key: value.half() for key, value in ALL.items()}, parse_lora_rules("* -> 0.3"))
+    kept = baked({key: value.half() for key, value in ALL.items()}, parse_strengths("* -> 0.3"))
     assert {value.dtype for value in kept.values()} == {torch.float16}
 
 
@@ -84,9 +85,9 @@ def test_what_cannot_be_scaled_is_refused(shapes: dict[str, tuple[int, ...]], ki
     file = {**ALL, **filled(shapes, None)}
     file = {key: value for key, value in file.items() if not key.startswith(NAME) or key in filled(shapes, None)}
     with pytest.raises(ValueError, match=f"{NAME}: {kind} cannot be scaled in the file; .* 0 or 1, not 0.3"):
-        baked(file, parse_lora_rules("* -> 0.3"))
-    assert baked(file, parse_lora_rules("* -> 1")).keys() == file.keys()
-    assert not any(key.startswith(NAME) for key in baked(file, parse_lora_rules("middle -> 0; * -> 1")))
+        baked(file, parse_strengths("* -> 0.3"))
+    assert baked(file, parse_strengths("* -> 1")).keys() == file.keys()
+    assert not any(key.startswith(NAME) for key in baked(file, parse_strengths("middle -> 0; * -> 1")))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_what_cannot_be_scaled_is_refused(shapes: dict[str, tuple[int, ...]], ki
 )
 def test_what_a_file_cannot_hold_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
-        baked(ALL, parse_lora_rules(text))
+        baked(ALL, parse_strengths(text))
 
 
 def test_a_part_of_a_transformer_is_refused_by_names_alone() -> None:
@@ -110,9 +111,9 @@ def test_a_part_of_a_transformer_is_refused_by_names_alone() -> None:
         for end in ("up", "down")
     }
     with pytest.raises(ValueError, match="no blocks 'middle'; it has double"):
-        baked(file, parse_lora_rules("middle -> 0.5; * -> 1"))
+        baked(file, parse_strengths("middle -> 0.5; * -> 1"))
 
 
 def test_rules_that_take_nothing_are_told() -> None:
-    rules = parse_lora_rules("input:9 -> 1; middle -> 1")
+    rules = parse_strengths("input:9 -> 1; middle -> 1")
     assert idle(rules, lora_layers(ALL)[0]) == [rules[0]]

@@ -18,7 +18,7 @@ from attention_patchbay.ldm_patched.patches.reading.lora_baked import baked
 from attention_patchbay.ldm_patched.patches.reading.lora_blocks import block_rows
 from attention_patchbay.ldm_patched.patches.reading.lora_layers import lora_layers
 from attention_patchbay.ldm_patched.patches.reading.lora_names import Names
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -122,7 +122,7 @@ def test_files_of_strangers_are_read_or_refused(shapes: dict[str, tuple[int, ...
         layers, _ = lora_layers(file)
         rows = block_rows(layers)
         assert sum(row["layers"] for row in rows) == len(layers)
-        baked(file, parse_lora_rules("* -> 0.5"))
+        baked(file, parse_strengths("* -> 0.5"))
 
 
 def test_a_file_without_a_lora_is_refused() -> None:

@@ -17,8 +17,9 @@ from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.lora import kind_of
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRule, LoraRules, parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
 from attention_patchbay.ldm_patched.patches.routing.rules import RuleError
+from attention_patchbay.ldm_patched.patches.routing.strengths import StrengthRule, parse_strengths
 from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def close(got: Tensor, wanted: Tensor) -> bool:
 
 
 def by_rules(text: str, file: dict[str, Tensor] = ALL) -> LoraRules:
-    return LoraRules(lora(file), parse_lora_rules(text), 1.0, Where())
+    return LoraRules(lora(file), parse_strengths(text), 1.0, Where())
 
 
 def ruled(text: str, file: dict[str, Tensor] = ALL) -> Any:
@@ -46,7 +47,7 @@ def test_one_strength_everywhere_is_a_model_with_patched_weights(strength: float
     base, got = run(patcher()), run(ruled(f"* -> {strength}"))
     assert close(got, run(patched(ALL, strength)))
     assert (got - base).abs().max() > 0.1 * base.abs().max()
-    halved = attach(patcher(), LoraRules(lora(ALL), parse_lora_rules(f"* -> {2 * strength}"), 0.5, Where()))
+    halved = attach(patcher(), LoraRules(lora(ALL), parse_strengths(f"* -> {2 * strength}"), 0.5, Where()))
     assert close(run(halved), got)
 
 
@@ -183,12 +184,12 @@ def test_a_rule_for_blocks_that_the_model_lacks_is_refused() -> None:
 )
 def test_an_error_points_at_its_column(text: str, place: tuple[int, int], reason: str) -> None:
     with pytest.raises(RuleError, match=f"rules, line {place[0]}, column {place[1]}: .*{reason}"):
-        parse_lora_rules(text)
+        parse_strengths(text)
 
 
 @pytest.mark.parametrize(("text", "wanted"), SHARED["right"])
 def test_the_page_reads_rules_as_here(text: str, wanted: list[list[Any]]) -> None:
-    rules = parse_lora_rules(text)
+    rules = parse_strengths(text)
     assert [rule.strength for rule in rules] == [strength for _, _, strength in wanted]
     assert [rule.where.address for rule in rules] == [parse(address) for address, _, _ in wanted]
     assert [rule.where.schedule.always for rule in rules] == [not window for _, window, _ in wanted]
@@ -197,14 +198,14 @@ def test_the_page_reads_rules_as_here(text: str, wanted: list[list[Any]]) -> Non
 @pytest.mark.parametrize(("text", "line", "column"), SHARED["wrong"])
 def test_the_page_refuses_where_the_node_does(text: str, line: int, column: int) -> None:
     with pytest.raises(RuleError, match=f"rules, line {line}, column {column}: "):
-        parse_lora_rules(text)
+        parse_strengths(text)
 
 
 def test_rules_are_read_in_order() -> None:
-    assert parse_lora_rules("input:7-8 -> 0.3; output:0 0-50% -> 1.2; * -> -1  # rest") == (
-        LoraRule(0.3, Where.of("input:7-8")),
-        LoraRule(1.2, Where.of("output:0", 0.0, 0.5)),
-        LoraRule(-1.0, Where.of("all")),
+    assert parse_strengths("input:7-8 -> 0.3; output:0 0-50% -> 1.2; * -> -1  # rest") == (
+        StrengthRule(0.3, Where.of("input:7-8")),
+        StrengthRule(1.2, Where.of("output:0", 0.0, 0.5)),
+        StrengthRule(-1.0, Where.of("all")),
     )
 
 

@@ -17,7 +17,8 @@ from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLor
 from attention_patchbay.ldm_patched.patches.methods.region_mask import grid_of
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules, parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
+from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def regional(*regions: Region, **settings: Any) -> Any:
 
 
 def everywhere(file: dict[str, Tensor], strength: float = 0.8) -> Any:
-    return attach(patcher(), LoraRules(lora(file), parse_lora_rules(f"* -> {strength}"), 1.0, Where()))
+    return attach(patcher(), LoraRules(lora(file), parse_strengths(f"* -> {strength}"), 1.0, Where()))
 
 
 def sampled(model: Any, tokens: Tensor, cfg: float = 1.0) -> Tensor:

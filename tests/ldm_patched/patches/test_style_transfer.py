@@ -19,7 +19,7 @@ from attention_patchbay.ldm_patched.patches.engine import declaration
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.routing.lora_rules import parse_lora_rules
+from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from attention_patchbay.ldm_patched.patches.routing.style_transfer import StyleTransfer
 from attention_patchbay.tools.demo.evaluate import Pictures, paint
 from attention_patchbay.tools.demo.picture import RGB
@@ -80,7 +80,7 @@ def by_hand(
 def test_it_sees_each_reference_by_itself_and_mixes_them(
     how: str, with_adain: bool, weights: tuple[float, ...]
 ) -> None:
-    rules = parse_lora_rules("output -> 0.2; middle 50-100% -> 0; middle -> 0.5")
+    rules = parse_strengths("output -> 0.2; middle 50-100% -> 0; middle -> 0.5")
     style = StyleTransfer(LATENT, 5, False, 0.8, MIDDLE, how, with_adain, rules=rules, weights=weights)
     x, contexts = draw(0, 4, 4, 8, 8), draw(1, 2, 7, 16).repeat_interleave(2, dim=0)
     out = call(attach(patcher(), style), x, contexts, [1, 0])
@@ -103,7 +103,7 @@ def test_a_mask_says_where() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"strength": 0.0}, {"rules": parse_lora_rules("* -> 0")}, {"rules": ()}],
+    [{"strength": 0.0}, {"rules": parse_strengths("* -> 0")}, {"rules": ()}],
     ids=["strength", "zero", "none"],
 )
 def test_without_a_strength_it_is_bit_equal(settings: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def test_without_a_strength_it_is_bit_equal(settings: dict[str, Any]) -> None:
 
 
 def test_the_report_names_the_blocks_that_have_a_strength() -> None:
-    model = attach(patcher(), StyleTransfer(LATENT, rules=parse_lora_rules("output:1 -> 1; output:2 -> 0")))
+    model = attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("output:1 -> 1; output:2 -> 0")))
     run(model)
     record = last_run(model)
     assert {str(block) for _, block in record.patched} == {"output:1", "output:1.1"}
@@ -160,7 +160,7 @@ def test_other_refusals() -> None:
     with pytest.raises(ValueError, match="3 numbers for 2 references"):
         made(weights="1, 1, 1")
     with pytest.raises(AddressError, match="output:99"):
-        attach(patcher(), StyleTransfer(LATENT, rules=parse_lora_rules("output:99 -> 1")))
+        attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("output:99 -> 1")))
 
 
 @pytest.fixture(scope="module")
