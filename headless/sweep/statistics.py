@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +15,20 @@ TIE = 0.5  # of a win for each side
 PRIOR = 0.5  # of a win, and of a loss, against a setting of mean strength: whoever won or lost all stays finite
 
 
+class Scale(NamedTuple):
+    """What a measure is where nothing differs, and the least and the most that it can be."""
+
+    neutral: float = 0.0
+    least: float = -math.inf
+    most: float = math.inf
+
+
+DIFFERENCE = Scale()  # of times, to either side
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval of `LEVEL`, and the chance `p` of one as far from 0 if the true mean were 0.
+    """A mean with its interval of `LEVEL`, and the chance `p` of one as far from neutral if the true mean were that.
 
     `low`, `high` and `p` are None for a single value, of which nothing is known beside itself.
     """
@@ -28,8 +40,8 @@ class Estimate:
     p: float | None = None
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return the mean of independent values, by Student's t; None without any."""
+def estimate(values: Sequence[float], scale: Scale = DIFFERENCE) -> Estimate | None:
+    """Return the mean of independent values, by Student's t, its interval within the scale; None without any."""
     n = len(values)
     if n == 0:
         return None
@@ -39,9 +51,10 @@ def estimate(values: Sequence[float]) -> Estimate | None:
         return Estimate(1, mean)
     error = float(x.std(ddof=1)) / math.sqrt(n)
     if error == 0.0:  # every value is the same
-        return Estimate(n, mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
+        return Estimate(n, mean, mean, mean, 1.0 if mean == scale.neutral else 0.0)
     reach = t_quantile(LEVEL, n - 1) * error
-    return Estimate(n, mean, mean - reach, mean + reach, 1.0 - t_within(abs(mean) / error, n - 1))
+    low, high = max(mean - reach, scale.least), min(mean + reach, scale.most)
+    return Estimate(n, mean, low, high, 1.0 - t_within(abs(mean - scale.neutral) / error, n - 1))
 
 
 def t_within(t: float, degrees: int) -> float:

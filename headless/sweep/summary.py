@@ -10,11 +10,13 @@ from typing import Any
 
 from .cells import COLUMNS, NUMBERS, PICTURES
 from .choices import Answer, scored, settings_of
-from .statistics import Estimate, estimate, holm, quartiles
+from .statistics import DIFFERENCE, Estimate, Scale, estimate, holm, quartiles
 from .study import Study
 
 Row = Mapping[str, Any]
-FAR = ("mean", "ssim", "lpips")  # of a picture to that of the baseline with the same seed and prompt
+# of a picture to that of the baseline with the same seed and prompt
+FAR = {"mean": Scale(0.0, 0.0, 255.0), "ssim": Scale(1.0, -1.0, 1.0), "lpips": Scale(0.0, 0.0)}
+TESTED = ("slower", *FAR, "above_floor")
 OWN = {*COLUMNS, *PICTURES, *NUMBERS}
 
 
@@ -29,10 +31,11 @@ def summary(rows: Sequence[Row], study: Study, answers: Sequence[Answer] = ()) -
     by_cell = {row["cell"]: row for row in rows}
     noise = {row["reference"]: row for row in rows if row.get("floor")}
     found = [_setting(some, by_cell, noise, study) for some in _settings(rows, study).values()]
-    for name in ("slower", "above_floor"):
-        chances = [None if one["baseline"] or one[name] is None else one[name].p for one in found]
-        for one, p in zip(found, holm(chances), strict=True):
-            one[name] = None if one["baseline"] or one[name] is None else replace(one[name], p=p)
+    others = [one for one in found if not one["baseline"]]  # which is compared with itself
+    for name in TESTED:
+        chances = [None if one[name] is None else one[name].p for one in others]
+        for one, p in zip(others, holm(chances), strict=True):
+            one[name] = one[name] and replace(one[name], p=p)
     for one, score in zip(found, scored(settings_of(found), answers), strict=True):
         one["score"] = score
     return [{name: _plain(value) for name, value in one.items()} for one in found]
@@ -65,9 +68,9 @@ def _setting(some: Sequence[Row], by_cell: Mapping[str, Row], noise: Mapping[str
         "failed": sum(bool(row["error"]) for row in some),
         "warm_ups": sum(bool(row.get("warm_up")) for row in some),
         "time": quartiles([time for row in some if (time := _time(row)) is not None]),
-        "slower": None if first.get("floor") else _estimated(slower, study),
-        **{name: _estimated([(row, row.get(name)) for row in some], study) for name in FAR},
-        "above_floor": None if first.get("floor") else _estimated(above, study),
+        "slower": None if first["baseline"] or first.get("floor") else _estimated(slower, study),
+        **{name: _estimated([(row, row.get(name)) for row in some], study, scale) for name, scale in FAR.items()},
+        "above_floor": None if first["baseline"] or first.get("floor") else _estimated(above, study),
     }
 
 
@@ -82,37 +85,45 @@ def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def _estimated(values: Iterable[tuple[Row, float | None]], study: Study) -> Estimate | None:
+def _estimated(values: Iterable[tuple[Row, float | None]], study: Study, scale: Scale = DIFFERENCE) -> Estimate | None:
     by_prompt: dict[Any, list[float]] = {}
     for row, value in values:
         if value is not None:
             by_prompt.setdefault(row.get(study.text), []).append(value)
     if len(by_prompt) > 1:
-        return estimate([sum(some) / len(some) for some in by_prompt.values()])
-    return estimate([value for some in by_prompt.values() for value in some])
+        return estimate([sum(some) / len(some) for some in by_prompt.values()], scale)
+    return estimate([value for some in by_prompt.values() for value in some], scale)
 
 
 def _plain(value: Any) -> Any:
     return asdict(value) if isinstance(value, Estimate) else value
 
 
+SAID = (
+    ("slower", "time against the baseline", "s"),
+    ("mean", "differs by", "levels"),
+    ("above_floor", "above the noise floor by", "levels"),
+)
+
+
 def as_text(one: Mapping[str, Any]) -> str:
     """Return a setting for reading in a line."""
     role = "noise floor" if one["floor"] else "baseline" if one["baseline"] else ""
     what = ", ".join(f"{name}={value}" for name, value in one["setting"].items()) or "the workflow as it is"
-    parts = [what, role, f"n {len(one['cells'])}"]
-    parts += [f"median {one['time'][1]:.3f} s [{one['time'][0]:.3f}, {one['time'][2]:.3f}]"] if one["time"] else []
-    for name, label in (("slower", "slower by"), ("mean", "differs by"), ("above_floor", "above the noise floor by")):
+    warm = f" ({one['warm_ups']} to warm up)" if one["warm_ups"] else ""
+    parts = [what, role, f"n {len(one['cells'])}{warm}"]
+    parts += ["median {1:.3f} s (quartiles {0:.3f}, {2:.3f})".format(*one["time"])] if one["time"] else []
+    for name, label, unit in SAID:
         if one[name] is not None and not one["baseline"]:
-            parts.append(f"{label} {_with_interval(one[name])}")
+            parts.append(f"{label} {_with_interval(one[name], unit)}")
     if one["score"] is not None:
         low, high = one["score"]["low"], one["score"]["high"]
         parts.append(f"score {one['score']['mean']:.2f} [{low:.2f}, {high:.2f}] of {one['score']['n']} choices")
     return "  ".join(filter(None, parts))
 
 
-def _with_interval(found: Mapping[str, Any]) -> str:
-    text = f"{found['mean']:.3g}"
+def _with_interval(found: Mapping[str, Any], unit: str) -> str:
+    text = f"{found['mean']:{'+' if unit == 's' else ''}.3g} {unit}"
     if found["low"] is None:
         return text
     return f"{text} [{found['low']:.3g}, {found['high']:.3g}] p {found['p']:.2g}"

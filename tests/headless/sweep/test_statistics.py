@@ -7,6 +7,7 @@ import pytest
 from attention_patchbay.headless.sweep.statistics import (
     LEVEL,
     PRIOR,
+    Scale,
     estimate,
     holm,
     quartiles,
@@ -54,6 +55,20 @@ def test_few_or_equal_values_say_what_can_be_said() -> None:
     none, same = estimate([0.0, 0.0, 0.0]), estimate([2.0, 2.0])
     assert none is not None and (none.low, none.high, none.p) == (0.0, 0.0, 1.0)
     assert same is not None and (same.low, same.high, same.p) == (2.0, 2.0, 0.0)
+
+
+def test_a_measure_is_held_against_what_it_is_where_nothing_differs() -> None:
+    ssim, random = Scale(1.0, -1.0, 1.0), np.random.default_rng(0)
+    values = [1.0 - float(x) for x in random.exponential(1e-6, 5)]
+    found, same = estimate(values, ssim), estimate([1.0, 1.0], ssim)
+    assert found is not None and found.p == pytest.approx(stats.ttest_1samp(values, 1.0).pvalue)
+    assert same is not None and (same.low, same.high, same.p) == (1.0, 1.0, 1.0)
+
+
+def test_an_interval_ends_where_the_measure_does() -> None:
+    high, low = estimate([0.9, 1.0], Scale(1.0, -1.0, 1.0)), estimate([0.0, 0.1], Scale(0.0, 0.0))
+    assert high is not None and high.high == 1.0 and low is not None and low.low == 0.0
+    assert high.p == pytest.approx(stats.ttest_1samp([0.9, 1.0], 1.0).pvalue)
 
 
 def test_holm_multiplies_by_how_many_are_left() -> None:

@@ -52,13 +52,30 @@ def test_differences_are_paired_by_seed_and_corrected(rows: list[dict[str, Any]]
         chances[setting] = [stats.ttest_rel(*times).pvalue, stats.ttest_rel(*above).pvalue]
         assert found["slower"]["mean"] == pytest.approx((times[0] - times[1]).mean()) and found["slower"]["n"] == 5
         low, high = stats.ttest_1samp(above[0], 0.0).confidence_interval()
-        assert (found["mean"]["low"], found["mean"]["high"]) == (pytest.approx(low), pytest.approx(high))
+        assert (found["mean"]["low"], found["mean"]["high"]) == (pytest.approx(max(low, 0.0)), pytest.approx(high))
     for place, name in enumerate(("slower", "above_floor")):
         small, large = sorted([(chances["x"][place], 0), (chances["y"][place], 1)])
         wanted = [0.0, 0.0]
         wanted[small[1]], wanted[large[1]] = min(1.0, 2 * small[0]), max(min(1.0, 2 * small[0]), large[0])
         assert [one[name]["p"], other[name]["p"]] == pytest.approx(wanted)
     assert other["above_floor"]["p"] < 0.05 < one["above_floor"]["p"]
+
+
+def test_each_chance_is_corrected_and_a_picture_like_the_baselines_is_no_finding(rows: list[dict[str, Any]]) -> None:
+    random = np.random.default_rng(1)
+    for one in rows:
+        one["ssim"] = 1.0 if one["baseline"] else 1.0 - float(random.exponential(1e-3))
+        one["lpips"] = 0.0 if one["baseline"] else float(random.exponential(1e-3))
+    base, *others = summary(rows, STUDY)
+    assert [base[name]["p"] for name in ("mean", "ssim", "lpips")] == [1.0, 1.0, 1.0]
+    for name, neutral in (("mean", 0.0), ("ssim", 1.0), ("lpips", 0.0)):
+        plain = [stats.ttest_1samp(of(rows, name, start), neutral).pvalue for start in ("noise", "x", "y")]
+        wanted, most = dict[int, float](), 0.0
+        for rank, place in enumerate(np.argsort(plain)):
+            most = max(most, min(1.0, plain[place] * (3 - rank)))
+            wanted[int(place)] = most
+        assert [one[name]["p"] for one in others] == pytest.approx([wanted[place] for place in range(3)]), name
+        assert all(one[name]["high"] <= 1.0 for one in others if name == "ssim")
 
 
 def test_the_first_cell_of_a_worker_has_no_part_in_times(rows: list[dict[str, Any]]) -> None:
@@ -93,6 +110,8 @@ def test_settings_are_a_table_and_lines(rows: list[dict[str, Any]]) -> None:
     assert float(table[3]["mean_low"]) == pytest.approx(found[3]["mean"]["low"])
     line = as_text(found[3])
     assert line.startswith("8.steps=y  n 6  median ") and "above the noise floor by" in line and " p " in line
+    assert "time against the baseline +0." in line and " s [" in line and " levels [" in line
+    assert "(quartiles " in line and "n 6 (1 to warm up)  median" in as_text(found[0])
 
 
 def test_a_repeated_sweep_says_how_sure_it_is(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
