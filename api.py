@@ -32,7 +32,7 @@ from .ldm_patched.patches.methods.words import locate
 from .ldm_patched.patches.reading import report as reports
 from .ldm_patched.patches.reading.declared import declared
 from .ldm_patched.patches.reading.manage import OURS, Selection, remove_patches
-from .ldm_patched.patches.reading.maps import gathered_in, heat
+from .ldm_patched.patches.reading.maps import Gathered, gathered_in, heat
 from .ldm_patched.patches.reading.report import Report, Row
 from .ldm_patched.patches.record.archive import ARCHIVE
 from .ldm_patched.patches.record.plan import plan_of
@@ -64,7 +64,8 @@ __all__ = [
 ]
 
 P = TypeVar("P")
-RULES = "BackendRules"  # the name of rules beside those of methods
+RULES, AUTO = "BackendRules", "* -> auto"  # the name of rules beside those of methods, and what they are at first
+LEAST = 16  # pixels of a side, as ComfyUI's empty latents
 PREFIX = "Patchbay"  # of the ids of nodes
 
 
@@ -127,7 +128,7 @@ def blocks(pipe: Any) -> list[Row]:
 
 def methods() -> list[Row]:
     """Return a row for each method: its name, what it does, and its settings with their defaults."""
-    rows = [{"method": RULES, "text": "Choose the attention function by rules.", "settings": {"rules": "* -> auto"}}]
+    rows = [{"method": RULES, "text": "Choose the attention function by rules.", "settings": {"rules": AUTO}}]
     for method in declared():
         name = method.declaration.node.removeprefix(PREFIX)
         widgets = {widget.name: dict(widget.settings).get("default") for widget in inputs_of(method)}
@@ -148,6 +149,7 @@ def patch(pipe: P, method: str | Method, /, **settings: Any) -> P:
 
     Raises ValueError, mostly AddressError or Refused, for a wrong setting or a method that the model has no place for.
     """
+    _check(pipe)
     values = [method] if isinstance(method, Method) else _named(pipe, method, settings)
     return _put(pipe, values)
 
@@ -161,6 +163,7 @@ def capture(pipe: P, prompt: str, words: str, blocks: str = "output", *, side: s
         side: `positive`, or `negative` where the prompt is that.
         window: start_percent, end_percent and curve.
     """
+    _check(pipe)
     clip = _clip(pipe)
     wanted = [part.strip() for part in words.split(",") if part.strip()]
     if not wanted:
@@ -195,16 +198,18 @@ def _put(pipe: P, values: Sequence[Method]) -> P:
 
 def _named(pipe: Any, name: str, settings: dict[str, Any]) -> Sequence[Method]:
     """Return the values of a method by its name."""
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no method: give a name of ap.methods(), or the value of a method")
     short = name.removeprefix(PREFIX)
-    if short == RULES:
-        return parse_rules(settings["rules"])
     known = {one.declaration.node.removeprefix(PREFIX): one for one in declared() if one.declaration.node}
-    if short not in known:
+    if short not in (RULES, *known):
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join([RULES, *known])}")
-    widgets = {widget.name: widget for widget in inputs_of(known[short])}
+    widgets = {widget.name: widget for widget in inputs_of(known[short])} if short in known else {"rules": None}
     odd = [one for one in settings if one not in widgets]
     if odd:
         raise ValueError(f"{short} has no setting {odd[0]!r}; it has {', '.join(widgets)}")
+    if short == RULES:
+        return parse_rules(settings.get("rules", AUTO))
     given = {one: _read(pipe, widgets[one].type, value) for one, value in settings.items()}
     if "clip" in widgets and "clip" not in given:
         given["clip"] = _clip(pipe)
@@ -235,6 +240,14 @@ def _clip(pipe: Any) -> Clip:
     return PipelineText(pipe)
 
 
+def _check(pipe: Any) -> None:
+    """Raise TypeError for what is no model of this library or of diffusers."""
+    if not isinstance(pipe, Loaded):
+        from .ldm_patched.on_diffusers.patched import denoiser_of
+
+        denoiser_of(pipe)
+
+
 # Runs
 
 
@@ -252,7 +265,16 @@ def sample(
     seed: int = 0,
     pictures: int = 1,
 ) -> Sampled:
-    """Sample pictures of width x height pixels with a model of this library, as a KSampler node does."""
+    """Sample pictures of width x height pixels with a model of this library, as a KSampler node does.
+
+    Raises TypeError for another model, ValueError for settings that are not possible.
+    """
+    _check(pipe)
+    if not isinstance(pipe, Loaded):
+        raise TypeError(f"ap.sample takes what ap.load gives; call {type(pipe).__name__} itself, inside ap.run")
+    for name, value, least in (("pictures", pictures, 1), ("width", width, LEAST), ("height", height, LEAST)):
+        if value < least:
+            raise ValueError(f"{name} {value}: give at least {least}")
     cond, uncond = (encode(pipe, text) if isinstance(text, str) else text for text in (positive, negative))
     empty = {"samples": torch.zeros(pictures, 4, height // 8, width // 8)}
     latent = common_ksampler(pipe.model, seed, steps, cfg, sampler, scheduler, cond, uncond, empty)["samples"]
@@ -274,6 +296,8 @@ def run(pipe: Any, scheduler: Any = None, guidance: float | None = None) -> Iter
     """
     from .ldm_patched.on_diffusers.patched import running
 
+    if isinstance(pipe, Loaded):
+        raise TypeError("ap.run is for models of diffusers; ap.sample gives the run of a model of this library")
     with running(pipe, scheduler, guidance) as record:
         yield record
 
@@ -285,13 +309,13 @@ def report(run: Run | None) -> Report:
     return Report(reports.text(run), reports.table(run), reports.steps(run), reports.fates(run))
 
 
-def maps(run: Run) -> list[Row]:
+def maps(run: Run | None) -> list[Row]:
     """Return a row for each captured word and block: its share of the attention, calls, tokens, entropy in nats.
 
     Raises ValueError where nothing was captured.
     """
     rows: list[Row] = []
-    for one in gathered_in(run):
+    for one in _gathered(run):
         for block, sums in one.blocks.items():
             shares = (sums.attention / sums.calls).mean(dim=(1, 2)).tolist()
             same = {"block": str(block), "calls": sums.calls, "height": sums.grid[0], "width": sums.grid[1]}
@@ -303,10 +327,19 @@ def maps(run: Run) -> list[Row]:
     return rows
 
 
-def heatmaps(run: Run, height: int = 128, width: int = 128) -> dict[str, Tensor]:
-    """Return the map of each captured word over all blocks, (b, height, width), each scaled to 0 to 1."""
+def _gathered(run: Run | None) -> list[Gathered]:
+    if run is None:
+        raise ValueError("nothing was captured: no patch was on the model; put a capture on it by ap.capture")
+    return gathered_in(run)
+
+
+def heatmaps(run: Run | None, height: int = 128, width: int = 128) -> dict[str, Tensor]:
+    """Return the map of each captured word over all blocks, (b, height, width), each scaled to 0 to 1.
+
+    Raises ValueError where nothing was captured.
+    """
     found: dict[str, Tensor] = {}
-    for one in gathered_in(run):
+    for one in _gathered(run):
         found |= zip(one.listener.labels, heat(one.blocks.values(), (height, width)), strict=True)
     return found
 

@@ -16,9 +16,10 @@ import torch
 from attention_patchbay import api
 from attention_patchbay.ldm_patched.patches.addressing.address import AddressError
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
-from diffusers import StableDiffusionPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
 from .ldm_patched.on_diffusers.pipelines import stable_diffusion
+from .ldm_patched.on_diffusers.tiny import BETAS
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "python.md").read_text()
@@ -60,16 +61,21 @@ def test_nothing_is_loaded_before_a_name_is_used(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_guide_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", lambda name: stable_diffusion())
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers, numpy 2
+@pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler(**BETAS, steps_offset=1)], ids=["DDIM", "Euler"])
+def test_the_guide_runs_as_it_stands(
+    scheduler: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", lambda name: stable_diffusion(scheduler))
     monkeypatch.setattr(StableDiffusionPipeline, "check_inputs", lambda *args, **kwargs: None)
-    found: dict[str, Any] = {"torch": torch}
+    found: dict[str, Any] = {}
     for example in EXAMPLES:
         exec(example, found)  # noqa: S102
     shown = capsys.readouterr().out
     assert "temperature 0.8 on output self 0-50%: ran" in shown and "word weight 1.5 of tokens" in shown
     assert found["picture"].shape == (1, 128, 128, 3) and found["fox"].shape == (1, 512, 512)
     assert {row["function"] for row in found["rows"]} >= {"diffusers"}
+    assert getattr(scheduler, "is_scale_input_called", True)  # else it says at each step that the result is wrong
     assert all(
         type(value) in (str, int, float, bool) for row in [*found["rows"], *found["times"]] for value in row.values()
     )
@@ -132,3 +138,42 @@ def test_what_is_wrong_is_named() -> None:
         ap.capture(pipe, "a red circle", " , ")
     with pytest.raises(ValueError, match="has no 'green'"):
         ap.capture(pipe, "a red circle", "green")
+
+
+@pytest.mark.parametrize("name", ["blocks", "capture", "patch", "sample", "tune", "unpatch"])
+@pytest.mark.parametrize("model", [object(), None, "model.safetensors"], ids=["object", "None", "text"])
+def test_what_is_no_model_is_refused_in_words(name: str, model: Any) -> None:
+    more: dict[str, list[Any]] = {"capture": ["a", "a"], "patch": ["WordWeight"], "sample": ["a"]}
+    function = getattr(ap, name)
+    with pytest.raises(TypeError, match=rf"{type(model).__name__} is no model: give what ap\.load gives"):
+        function(model, *(more | {"tune": [print]}).get(name, []))
+
+
+def test_a_model_of_the_other_kind_is_refused_in_words() -> None:
+    pipe = stable_diffusion()
+    for model in (pipe, pipe.unet):
+        with pytest.raises(TypeError, match=r"ap\.sample takes what ap\.load gives; call .* inside ap\.run"):
+            ap.sample(model, "a red circle")
+    for other in (pipe.unet, object(), None):
+        with pytest.raises(TypeError, match=f"{type(other).__name__} encodes no text; give a pipeline"):
+            ap.encode(other, "a red circle")
+    with (
+        pytest.raises(TypeError, match=r"ap\.run is for models of diffusers; ap\.sample gives the run"),
+        ap.run(ap.load()),
+    ):
+        pass
+
+
+def test_what_is_no_method_run_or_size_is_refused_in_words() -> None:
+    pipe: Any = ap.load()
+    with pytest.raises(TypeError, match="3 is no method: give a name of ap.methods"):
+        ap.patch(pipe, 3)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="BackendRules has no setting 'rulez'; it has rules"):
+        ap.patch(pipe, "BackendRules", rulez="* -> basic")
+    assert ap.sample(ap.patch(pipe, "BackendRules"), "a red circle", steps=1).latent.shape == (1, 4, 16, 16)
+    for read in (ap.maps, ap.heatmaps):
+        with pytest.raises(ValueError, match="nothing was captured: no patch was on the model"):
+            read(ap.sample(pipe, "a red circle", steps=1).run)
+    for name, value in (("pictures", 0), ("width", 8), ("height", 0)):
+        with pytest.raises(ValueError, match=f"{name} {value}: give at least "):
+            ap.sample(pipe, "a red circle", steps=1, **{name: value})

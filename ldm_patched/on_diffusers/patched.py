@@ -106,7 +106,10 @@ def denoiser_of(model: Any) -> Any:
     if isinstance(model, torch.nn.Module):
         return model
     found = [one for one in (getattr(model, name, None) for name in DENOISERS) if one is not None]
-    if len(found) != 1:
+    if not found:
+        what = "give what ap.load gives, a pipeline of diffusers, or its network"
+        raise TypeError(f"{type(model).__name__} is no model: {what}")
+    if len(found) > 1:
         raise TypeError(
             f"{type(model).__name__} has {len(found)} networks that denoise; give one of {', '.join(DENOISERS)}, and "
             "ap.run the scheduler too"

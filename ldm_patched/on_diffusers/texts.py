@@ -41,7 +41,12 @@ class PipelineText:
 
 @torch.no_grad()
 def encoded(pipe: Any, text: str) -> list[list[Any]]:
-    """Return the conditioning of a text: the tokens (1, n, c) that the pipeline gives its network."""
+    """Return the conditioning of a text: the tokens (1, n, c) that the pipeline gives its network.
+
+    Raises TypeError for what has no text encoder.
+    """
+    if not hasattr(pipe, "encode_prompt"):
+        raise TypeError(f"{type(pipe).__name__} encodes no text; give a pipeline, or the conditioning itself")
     asked = inspect.signature(pipe.encode_prompt).parameters
     settings = {name: value for name, value in ENCODING.items() if name in asked}
     if "device" in asked:
