@@ -12,7 +12,7 @@ from ...ldm_patched.ldm.modules.backends import hub, registry
 from ...ldm_patched.ldm.modules.backends.kernel import Backend
 from ..engine.errors import FAILED, Failure
 
-INSTALL = "fetching needs the package `kernels`: pip install attention-patchbay[kernels]"
+INSTALL = 'fetching needs the package `kernels`: pip install "attention-patchbay[kernels]"'
 
 
 def add_parser(commands: Any) -> None:

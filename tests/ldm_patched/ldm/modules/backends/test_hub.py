@@ -170,7 +170,7 @@ def test_the_list_says_what_runs_where(package: Path, capsys: pytest.CaptureFixt
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(hub, "installed", lambda: False)
     assert main(["kernels", "get", "flash"]) == 2
-    assert "pip install attention-patchbay[kernels]" in capsys.readouterr().err
+    assert 'pip install "attention-patchbay[kernels]"' in capsys.readouterr().err
     assert backend().missing() == "flash-attn is not installed"
 
 
