@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import *  # noqa: F403
 
-WEB_DIRECTORY = "./web"
+WEB_DIRECTORY, __version__ = "./web", "0.1.0"
 __all__ = ["blocks", "capture", "encode", "heatmaps", "load", "maps", "methods"]  # noqa: F405
 __all__ += ["__version__", "patch", "report", "run", "sample", "tune", "unpatch"]  # noqa: F405
 

@@ -45,9 +45,7 @@ from .ldm_patched.patches.routing.tuning import tune as measure
 from .ldm_patched.sampling.sample import common_ksampler
 from .ldm_patched.text.clip import CLIP
 
-__version__ = "0.1.0"
 __all__ = [
-    "__version__",
     "blocks",
     "capture",
     "encode",

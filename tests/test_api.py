@@ -35,8 +35,8 @@ assert "torch" in sys.modules and "diffusers" not in sys.modules
 
 
 def test_the_names_are_those_of_the_module() -> None:
-    assert sorted(ap.__all__) == sorted(api.__all__)
-    assert all(getattr(ap, name) is getattr(api, name) for name in ap.__all__)
+    assert sorted(ap.__all__) == sorted(["__version__", *api.__all__])
+    assert all(getattr(ap, name) is getattr(api, name) for name in api.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ap.nothing  # noqa: B018
 

@@ -14,7 +14,7 @@ TOKEN = "PATCHBAY_TOKEN"
 def add_access(command: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     header = f"send this header to the server; ${TOKEN} is sent as a bearer token, and the address may hold ?token="
-    command.add_argument("--header", action="append", default=[], metavar="NAME: VALUE", help=header)
+    command.add_argument("--header", action="append", default=[], metavar='"NAME: VALUE"', help=header)
     command.add_argument("--insecure", action="store_true", help="take any certificate of the server")
 
 

@@ -23,14 +23,14 @@ from ..pages.page_widgets import Infos
 from ..pages.server import server_infos
 from ..pages.workflow_file import WORKFLOW, embedded_infos, infos_in, load
 from .access import access_of, add_access
+from .places import OUTPUT, add_input, add_models
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("check", help="check a workflow without running it")
+def add_check(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay check`."""
     command.add_argument("workflow", type=Path, help=WORKFLOW)
-    for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
-        command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
+    add_models(command)
+    add_input(command)
     command.add_argument("--server", metavar="URL", help="the ComfyUI whose nodes to go by")
     command.add_argument("--nodes", type=Path, metavar="FILE", help="its nodes, as its /object_info gave them")
     command.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
 
 def check(args: argparse.Namespace) -> int:
     """Run `patchbay check`."""
-    folders = Folders(args.models, args.input, Path("output"))
+    folders = Folders(args.models, args.input, OUTPUT)
     infos = _infos(args)
     prompt = load(args.workflow, lambda: infos or embedded_infos(), unknown=True)
     errors, warnings = findings(prompt, folders) if infos is None else findings_there(prompt, infos, folders)

@@ -6,7 +6,6 @@ import argparse
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 from ..engine.errors import Failure, require
 from ..engine.workflow import one_line
@@ -17,10 +16,8 @@ from ..sweep.store import Store, opened_again
 from ..sweep.summary import as_text, summary
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    text = "ask people which of two pictures of a sweep is better, blind, and score the settings"
-    command = commands.add_parser("choose", help=text)
+def add_choose(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay choose`."""
     command.add_argument("folder", type=Path, help="the --folder of a sweep")
     command.add_argument("--port", type=int, default=0, help="of the page on this machine (default: a free one)")
     command.add_argument("--no-open", action="store_true", help="print the address and open no browser")

@@ -12,14 +12,33 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from importlib import import_module
 from typing import Any, TextIO, cast
 
+from ... import __version__
 from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError, missing
 from ..engine.workflow import PromptError, shown
+from .places import check_places
 
 # nobody's wrong input
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+# Each command's module, which has `add_NAME` for its arguments, and what it does
+COMMANDS = {
+    "run": ("run", "run a workflow without ComfyUI"),
+    "queue": ("queue", "run a workflow on a ComfyUI server, or a service"),
+    "sweep": ("sweep", "run a workflow with many settings, measure and compare them"),
+    "choose": ("choose", "ask people which of two pictures of a sweep is better, blind, and score the settings"),
+    "convert": ("convert", "convert a workflow between the page's and the API format"),
+    "check": ("check", "check a workflow without running it"),
+    "diff": ("diff", "tell what differs between two workflows"),
+    "info": ("info", "tell what a model file or a picture holds"),
+    "lora": ("lora", "tell what blocks a LoRA has, what each changes in a picture, or save it with rules in it"),
+    "tune": ("tune", "time the attention functions on the model of a workflow's sampler"),
+    "kernels": ("kernels", "list the attention functions, or fetch one from Hugging Face's hub"),
+    "nodes": ("run", "list every node with its inputs, defaults and tooltips"),
+}
 
 TERMINATING = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
@@ -39,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, args: argparse.Namespace) -> int:
     _open_streams()
     try:
-        args = parser().parse_args(argv, args)
+        words = sys.argv[1:] if argv is None else argv
+        args = parser(words[:1]).parse_args(words, args)
+        check_places(args)
         code = args.run(args)
         sys.stdout.flush()  # a full disk shows now
         return code
@@ -105,31 +126,20 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    with _interrupt_after():
-        from . import (  # torch comes with them, and takes a while
-            check,
-            choose,
-            convert,
-            diff,
-            info,
-            kernels,
-            lora,
-            queue,
-            run,
-            sweep,
-            tune,
-        )
-
+def parser(asked: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the arguments of the commands that are asked for."""
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(Plain("%(message)s"))
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
+    top.add_argument("--version", action="version", version=f"patchbay {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
-    run.add_parsers(commands)
-    for module in (tune, kernels, convert, queue, sweep, choose, check, diff, info, lora):
-        module.add_parser(commands)
+    for name, (module, help) in COMMANDS.items():
+        command = commands.add_parser(name, help=help)
+        if name in asked:
+            with _interrupt_after():
+                found = import_module(f".{module}", __package__)  # torch comes with most, and takes a while
+            getattr(found, f"add_{name}")(command)
     return top
 
 

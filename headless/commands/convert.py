@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ...ldm_patched.files.whole import replacing
 from ..engine.workflow import check
@@ -15,9 +14,8 @@ from ..pages.workflow_file import WORKFLOW, embedded_infos, read
 from .access import access_of, add_access
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("convert", help="convert a workflow between the page's and the API format")
+def add_convert(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay convert`."""
     command.add_argument("workflow", type=Path, help=WORKFLOW)
     command.add_argument("--to", choices=("api", "page"), help="the format wanted (default: the other one)")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it (default: print it)")

@@ -15,9 +15,8 @@ from ..pages.kept_values import PLACE
 from ..pages.workflow_file import STDIN, WORKFLOW, embedded_infos, load
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("diff", help="tell what differs between two workflows")
+def add_diff(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay diff`."""
     command.add_argument("first", type=Path, help=WORKFLOW)
     command.add_argument("second", type=Path, help=WORKFLOW)
     command.add_argument("--json", action="store_true", help="print the differences as JSON")

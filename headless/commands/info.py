@@ -14,9 +14,8 @@ from ..pages.convert import dumps
 from ..pages.workflow_file import PICTURES, STDIN, metadata, read_bytes
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("info", help="tell what a model file or a picture holds")
+def add_info(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay info`."""
     command.add_argument("file", type=Path, help="a .safetensors file, or a picture made by ComfyUI or patchbay")
     command.add_argument("--prompt", action="store_true", help="print the API format that a picture was made from")
     command.add_argument("--workflow", action="store_true", help="print the page format that a picture was made from")

@@ -15,9 +15,8 @@ from ..engine.errors import FAILED, Failure
 INSTALL = 'fetching needs the package `kernels`: pip install "attention-patchbay[kernels]"'
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("kernels", help="list the attention functions, or fetch one from Hugging Face's hub")
+def add_kernels(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay kernels`."""
     actions = command.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="list every function: whether it runs here, or why not")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")

@@ -31,10 +31,8 @@ from .sweep_results import report_in
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    what = "tell what blocks a LoRA has, what each changes in a picture, or save it with rules in it"
-    command = commands.add_parser("lora", help=what)
+def add_lora(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay lora`."""
     command.add_argument("file", type=Path, help="a .safetensors file")
     measured = "measure what each block changes in the pictures of this workflow, which loads the LoRA; "
     command.add_argument("workflow", type=Path, nargs="?", help=measured + WORKFLOW)

@@ -18,6 +18,7 @@ from ..pages.server import connected, download, is_service, upload
 from ..pages.workflow_file import WORKFLOW, infos_in, load
 from .access import access_of, add_access
 from .compare import add_compare, compare
+from .places import add_input, add_output
 from .run import say_refused
 from .run_files import saves
 from .service import add_service, check_service
@@ -26,17 +27,16 @@ from .service_queue import queue_on_service
 DEFAULT = "http://127.0.0.1:8188"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("queue", help="run a workflow on a ComfyUI server, or a service")
+def add_queue(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay queue`."""
     command.add_argument("workflow", type=Path, help=WORKFLOW)
     command.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="set an input")
     add_compare(command)
     server = f"a ComfyUI, or a service: sdk+URL (Comfy API v2), runpod+URL (an endpoint) (default {DEFAULT})"
     command.add_argument("--server", default=DEFAULT, metavar="URL", help=server)
     add_service(command)
-    command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
-    command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    add_input(command)
+    add_output(command)
     command.add_argument("--no-wait", action="store_true", help="print the id of the job and leave it to the server")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")

@@ -24,13 +24,13 @@ from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from .compare import add_compare, compare
 from .coverage import coverage
+from .places import add_input, add_models, add_output
 from .run_files import files_of, saves
 from .serve import serve
 
 
-def add_parsers(commands: Any) -> None:
-    """Add the commands."""
-    run = commands.add_parser("run", help="run a workflow without ComfyUI")
+def add_run(run: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay run`."""
     run.add_argument("workflow", type=Path, nargs="?", help=WORKFLOW)
     served = (
         "run workflows that come as lines of JSON on standard input, and keep the models; events go out as such lines"
@@ -44,9 +44,13 @@ def add_parsers(commands: Any) -> None:
         help="set an input; NODE is an id, or a class or title that only one node has",
     )
     add_compare(run)
+    add_output(run)
     add_surroundings(run)
     run.set_defaults(run=run_workflow)
-    nodes = commands.add_parser("nodes", help="list every node with its inputs, defaults and tooltips")
+
+
+def add_nodes(nodes: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay nodes`."""
     nodes.add_argument("--json", action="store_true", help="print them as ComfyUI's /object_info")
     nodes.add_argument(
         "--coverage", action="store_true", help="say which of the most used core nodes of image workflows run here"
@@ -56,9 +60,8 @@ def add_parsers(commands: Any) -> None:
 
 def add_surroundings(command: argparse.ArgumentParser) -> None:
     """Add what the embedded host needs to know."""
-    for name, what in (("models", "models folder, as ComfyUI's"), ("input", "folder of input pictures")):
-        command.add_argument(f"--{name}", type=Path, default=Path(name), metavar="DIR", help=what)
-    command.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the pictures")
+    add_models(command)
+    add_input(command)
     command.add_argument(
         "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
     )

@@ -28,13 +28,13 @@ from ..sweep.store import Store, opened
 from ..sweep.study import Study
 from ..sweep.workers import Told, run_all
 from .access import access_of, add_access
+from .places import add_input, add_models
 from .service import add_service, check_known, check_service, on_service
 from .sweep_results import count_drifts, expected_of, print_results
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    command = commands.add_parser("sweep", help="run a workflow with many settings, measure and compare them")
+def add_sweep(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay sweep`."""
     command.add_argument("workflow", type=Path, help=WORKFLOW)
     axis = "NODE.input=a,b or =1..4 or =0:1:0.25 or =@file or =each(output), or NODE=on,bypass"
     command.add_argument("--axis", action="append", default=[], metavar="AXIS", help=axis)
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--sweep-seed", type=int, default=0, help="of --random (default 0)")
     baseline = "compare with the cell that has this value and is otherwise the same (default: the workflow as it is)"
     command.add_argument("--baseline", action="append", default=[], metavar="NODE.input=value", help=baseline)
-    repeat = "run every cell with so many seeds, counted up from the workflow's own, and say how sure differences are"
+    repeat = "run every cell with so many seeds, counted up from the workflow's, and say how sure it is (default 1)"
     command.add_argument("--repeat", type=int, default=1, metavar="N", help=repeat)
     prompts = "run every cell with each prompt of a file, one in a line; NODE.input= names the text they are for"
     command.add_argument("--prompts", default="", metavar="[NODE.input=]FILE", help=prompts)
@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
 
 def add_running(command: argparse.ArgumentParser, folder: str) -> None:
     """Add what says where cells run, who is told of them, and to which folder their results go."""
-    where = "of the results; an address of fsspec too, such as s3://bucket/sweep"
+    where = f"of the results; an address of fsspec too, such as s3://bucket/sweep (default {folder})"
     command.add_argument("--folder", default=folder, metavar="DIR", help=where)
     on_cell = "run this for each finished cell, which it gets as JSON on standard input"
     command.add_argument("--on-cell", default="", metavar="COMMAND", help=on_cell)
@@ -72,8 +72,8 @@ def add_running(command: argparse.ArgumentParser, folder: str) -> None:
     command.add_argument(
         "--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or its address); with --server by actors"
     )
-    command.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder")
-    command.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    add_models(command)
+    add_input(command)
     command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")

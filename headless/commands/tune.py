@@ -21,14 +21,14 @@ from ..engine import workflow
 from ..engine.errors import Failure
 from ..engine.models import loader_of, model_path
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
+from .places import OUTPUT
 from .run import add_surroundings, execute
 
 MODEL = ".safetensors"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    tune = commands.add_parser("tune", help="time the attention functions on the model of a workflow's sampler")
+def add_tune(tune: argparse.ArgumentParser) -> None:
+    """Add the arguments of `patchbay tune`."""
     tune.add_argument("source", type=Path, metavar="workflow", help=f"{WORKFLOW}, with one KSampler; or a {MODEL} file")
     tune.add_argument("--max-error", type=float, default=0.001, help="largest error against float64 (default 0.001)")
     tune.add_argument("--seconds", type=float, default=30.0, help="about how long to measure (default 30)")
@@ -83,7 +83,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _choice(args: argparse.Namespace) -> tuple[Path | None, Sequence[Rule], str]:
     """Return the model file, its rules, and what was measured for reading."""
-    folders = Folders(args.models, args.input, args.output)
+    folders = Folders(args.models, args.input, OUTPUT)
     given = None if args.rules is None else _given(args.rules)
     if args.source.suffix == MODEL:
         return args.source, given or (), rules_text(given or ())

@@ -202,7 +202,7 @@ def test_a_second_ctrl_c_at_the_end_is_not_heard() -> None:
         "import atexit, signal, sys\n"
         "import attention_patchbay.headless.commands.cli as cli\n"
         "atexit.register(signal.raise_signal, signal.SIGINT)\n"  # as torch's own end, in which one may come
-        "cli.parser = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "cli.parser = lambda *_: signal.raise_signal(signal.SIGINT)\n"
         "sys.exit(cli.main(['nodes']))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -264,7 +264,7 @@ def test_a_picture_comes_from_standard_input(
 def test_a_terminal_that_is_closed_ends_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "parser", lambda: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr(cli, "parser", lambda *_: signal.raise_signal(signal.SIGHUP))
     assert main(["nodes"]) == 143 and capsys.readouterr().err == "patchbay: terminated\n"
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
@@ -284,3 +284,18 @@ def test_a_terminal_gets_no_control_characters(
     assert "?[2J" in shown.getvalue() and not any(char in shown.getvalue() for char in "\x1b\x9b")
     assert main(["run", "odd.json"]) == 2
     assert "?[2J" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "check", "sweep", "tune", "queue", "lora"])
+@pytest.mark.parametrize("option", ["--models", "--input"])
+def test_a_folder_that_is_not_there_is_said_before_anything_runs(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (command, option) == ("queue", "--models"):
+        return
+    assert main([command, "workflow.json", option, "/nope"]) == 2
+    assert capsys.readouterr().err == "patchbay: no such folder: /nope\n"
+    Path("models").touch()  # no folder; a name that was written is meant
+    assert main([command, "workflow.json", option, "models", "--json"]) == 2
+    out, error = capsys.readouterr()
+    assert error == "patchbay: no such folder: models\n" and "no such folder: models" in out
