@@ -129,7 +129,7 @@ def _backends(prompt: Prompt, order: list[str]) -> list[str]:
             names += [rule.backend for rule in parse_rules(inputs["rules"])]
         for name in dict.fromkeys(names):
             declared = registry.get(name)
-            reason = declared.missing() if declared is not None else None
+            reason = declared.absent() if declared is not None else None
             if reason is not None:
                 found.append(f"{title(prompt, id)}: {name} cannot run on this machine and falls back: {reason}")
     return found

@@ -6,8 +6,6 @@ import argparse
 import json
 from typing import Any
 
-import torch
-
 from ...ldm_patched.ldm.modules.backends import hub, registry
 from ...ldm_patched.ldm.modules.backends.kernel import Backend
 from ..engine.errors import FAILED, Failure
@@ -45,21 +43,15 @@ def list_kernels(args: argparse.Namespace) -> int:
 
 def _about(name: str, backend: Backend) -> dict[str, Any]:
     source, devices = hub.HUB.get(name), backend.devices
-    absent = devices is not None and not devices & _devices()
     return {
         "name": name,
-        "missing": backend.missing() or (f"runs on {', '.join(sorted(devices or ()))} only" if absent else None),
+        "missing": backend.absent(),
         "devices": None if devices is None else sorted(devices),
         "exact": backend.exact,
         "proven": backend.proven,
         "hub": None if source is None else f"{source.repo} version {source.version}",
         "commit": hub.commit(name) if source is not None else None,
     }
-
-
-def _devices() -> set[str]:
-    """Return the types of devices that this machine has."""
-    return {"cpu"} | ({"cuda"} if torch.cuda.is_available() else set())
 
 
 def get_kernels(args: argparse.Namespace) -> int:

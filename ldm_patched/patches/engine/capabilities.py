@@ -19,7 +19,7 @@ class Capabilities:
         containers: whether an override gets q, k and v in the containers that the model made of them.
         preferences: whether the function runs that a checkpoint keeps for a layer.
         compiler: whether there is a memory compiler that can be told to pause.
-        functions: the names of its attention functions.
+        functions: the names of its attention functions, those that run on this machine.
         call: what wrappers of a call of the model get.
         sample: what wrappers of a sampling get.
     """

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from attention_patchbay.headless.commands.cli import main
 from attention_patchbay.headless.commands.diff import differences
 from attention_patchbay.headless.engine.catalog import catalog
@@ -66,6 +67,14 @@ def test_warnings_leave_the_exit_code_alone(tmp_path: Path, capsys: pytest.Captu
     assert code == 0 and found["errors"] == []
     assert any("sage3 cannot run on this machine" in line for line in found["warnings"])
     assert any("node 99 EmptyLatentImage leads to no output" in line for line in found["warnings"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="sdpa_flash runs here")
+def test_a_function_for_another_device_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = copy.deepcopy(PROMPT)
+    prompt[node_of("PatchbayAttentionBackend")]["inputs"]["backend"] = "sdpa_flash"
+    warnings = checked(tmp_path, capsys, prompt)[1]["warnings"]
+    assert any("sdpa_flash cannot run on this machine and falls back: runs on cuda only" in line for line in warnings)
 
 
 def test_an_address_is_held_against_the_file_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

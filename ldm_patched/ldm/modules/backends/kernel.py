@@ -75,6 +75,12 @@ class Backend:
     proven: bool = True
     hosted: bool = False
 
+    def absent(self) -> str | None:
+        """Return why this function runs no call on this machine; None if it runs some."""
+        if self.devices is None or "cpu" in self.devices or ("cuda" in self.devices and torch.cuda.is_available()):
+            return self.missing()
+        return self.missing() or f"runs on {_names(self.devices)} only"
+
     def reasons(self, call: AttentionCall) -> list[str]:
         """Return why this function cannot run a call; an empty list if it can."""
         found = [self.missing()]

@@ -85,8 +85,8 @@ def names() -> tuple[str, ...]:
 
 
 def usable() -> tuple[str, ...]:
-    """Return the names of the backends that this machine has."""
-    return tuple(name for name, backend in _registry.items() if backend.missing() is None)
+    """Return the names of the backends that run on this machine."""
+    return tuple(name for name, backend in _registry.items() if backend.absent() is None)
 
 
 def available(call: AttentionCall) -> tuple[Backend, ...]:

@@ -20,6 +20,7 @@ from attention_patchbay.headless.commands.cli import main
 from attention_patchbay.ldm_patched.ldm.modules.backends import hub, limits, registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall
 from attention_patchbay.ldm_patched.patches.routing.tuning_store import machine
+from attention_patchbay.nodes._embedded import able
 
 from .conftest import float64_attention
 
@@ -161,6 +162,10 @@ def test_the_list_says_what_runs_where(package: Path, capsys: pytest.CaptureFixt
     assert found.keys() == set(registry.names()) and found["pytorch"]["missing"] is None
     assert found["sage"]["commit"] == COMMIT and not found["sage"]["exact"]
     assert not found["flash4"]["proven"] and found["flash"]["proven"]
+    here = [name for name in found if found[name]["missing"] is None]
+    assert set(able().functions) == set(here) == set(registry.usable())
+    if not torch.cuda.is_available():
+        assert found["sdpa_flash"]["missing"] == "runs on cuda only" and "sdpa_flash" not in here
     assert main(["kernels", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "never run on its hardware by us" in next(line for line in lines if line.startswith("flash4"))
