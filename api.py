@@ -202,10 +202,11 @@ def _named(pipe: Any, name: str, settings: dict[str, Any]) -> Sequence[Method]:
     known = {one.declaration.node.removeprefix(PREFIX): one for one in declared() if one.declaration.node}
     if short not in (RULES, *known):
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join([RULES, *known])}")
-    widgets = {widget.name: widget for widget in inputs_of(known[short])} if short in known else {"rules": None}
-    odd = [one for one in settings if one not in widgets]
+    widgets = {} if short == RULES else {widget.name: widget for widget in inputs_of(known[short])}
+    names = ("rules",) if short == RULES else tuple(widgets)
+    odd = [one for one in settings if one not in names]
     if odd:
-        raise ValueError(f"{short} has no setting {odd[0]!r}; it has {', '.join(widgets)}")
+        raise ValueError(f"{short} has no setting {odd[0]!r}; it has {', '.join(names)}")
     if short == RULES:
         return parse_rules(settings.get("rules", AUTO))
     given = {one: _read(pipe, widgets[one].type, value) for one, value in settings.items()}

@@ -10,9 +10,16 @@ from typing import Any
 
 from ...ldm_patched.files.checkpoint import CheckpointError
 from ...ldm_patched.files.whole import this_name, write_new
+from ...ldm_patched.ldm.modules.backends import registry
 from ...ldm_patched.patches.addressing.address import AddressError
 from ...ldm_patched.patches.reading.file_header import model_of
-from ...ldm_patched.patches.routing.kept_choices import kept_file, kept_rules, write_choices, write_without_choices
+from ...ldm_patched.patches.routing.kept_choices import (
+    check_keeps,
+    kept_file,
+    kept_rules,
+    write_choices,
+    write_without_choices,
+)
 from ...ldm_patched.patches.routing.layer_choices import layer_choices
 from ...ldm_patched.patches.routing.rule import Rule
 from ...ldm_patched.patches.routing.rules import RuleError, parse_rules, rules_text
@@ -25,6 +32,7 @@ from .places import OUTPUT
 from .run import add_surroundings, execute
 
 MODEL = ".safetensors"
+LABEL = "rules, as Attention Backend Rules and --rules take them:"
 
 
 def add_tune(tune: argparse.ArgumentParser) -> None:
@@ -91,6 +99,10 @@ def _choice(args: argparse.Namespace) -> tuple[Path | None, Sequence[Rule], str]
     path = _model(prompt, folders)
     if given is not None:
         return path, given, rules_text(given)
+    if args.write is not None or args.side is not None:
+        path, model = _known(path)
+        if args.write is not None:
+            check_keeps(path, model, registry.usable())
     widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
     run = execute(args, folders, workflow.tuning(prompt, {**widgets, "recorded_steps": args.recorded_steps}))
     (ui,) = run.ui.values()
@@ -113,14 +125,10 @@ def _keep(args: argparse.Namespace, path: Path | None, rules: Sequence[Rule], te
     """Write the files that are asked for, and tell what is in them."""
     about: dict[str, Any] = {"rules": rules_text(rules), "text": text}
     if args.write is None and args.side is None:
-        return _tell(args, about, [text])
+        return _tell(args, about, [LABEL, text])
     if not args.json:
-        print(text, end="\n\n")  # whatever becomes of the files
-    if path is None:
-        raise Failure("no model file can be found behind the sampler of this workflow; give the file and --rules")
-    model = model_of(path)
-    if model is None:
-        raise Failure(f"{path} holds no model whose blocks are known by its header")
+        print(LABEL, text, sep="\n", end="\n\n")  # whatever becomes of the files
+    path, model = _known(path)
     found = layer_choices(rules, model)
     if args.side is not None:
         write_new(this_name(args.side), lambda file: file.write(kept_file(rules, found)))
@@ -129,6 +137,16 @@ def _keep(args: argparse.Namespace, path: Path | None, rules: Sequence[Rule], te
     written = [str(target) for target in (args.side, args.write) if target is not None]
     about |= {"written": written, "layers": found.functions, "left": found.left}
     return _tell(args, about, [*written, *found.lines()])
+
+
+def _known(path: Path | None) -> tuple[Path, Any]:
+    """Return a file that choices are kept for, and its model without weights. Raises Failure where there is none."""
+    if path is None:
+        raise Failure("no model file can be found behind the sampler of this workflow; give the file and --rules")
+    model = model_of(path)
+    if model is None:
+        raise Failure(f"{path} holds no model whose blocks are known by its header")
+    return path, model
 
 
 def _tell(args: argparse.Namespace, about: dict[str, Any], lines: list[str]) -> int:

@@ -7,21 +7,23 @@ that the keys cannot say.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
 
 from ...files.checkpoint import Checkpoint, CheckpointError
 from ...files.edited import write_edited
-from ...files.preferences import KEY, encoded
-from .layer_choices import LayerChoices
+from ...files.preferences import KEY, NAMES, encoded, preferred_layers
+from ..addressing.families import family_of
+from .layer_choices import LAYERS, NO_LAYERS, NO_NAME, LayerChoices, layers
 from .rule import Rule
 from .rules import RuleError, parse_rules, rules_text
 
 KEPT = "patchbay.attention"
+NOTHING = "nothing to write into a checkpoint: {}"
 PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "model.", "net.", "")
 
 
@@ -53,6 +55,24 @@ class Kept(NamedTuple):
         return json.dumps({"rules": self.rules, "before": before, "added": self.added})
 
 
+def check_keeps(source: Path, model: Any, functions: Collection[str]) -> None:
+    """Raise CheckpointError where a copy of a checkpoint could keep no choice between these functions."""
+    file = Checkpoint(source)
+    _check_unwritten(file)
+    paths = [path for _, path in layers(model)]
+    if not paths:
+        raise CheckpointError(NOTHING.format(NO_LAYERS.format(family_of(model).name, ", ".join(LAYERS))))
+    _prefix(file, paths[0])
+    if not set(NAMES) & set(functions) and not preferred_layers(file):  # else `auto` takes one out
+        how = "which does not run on this machine; keep the choice in a file (--side)"
+        raise CheckpointError(NOTHING.format(f"{NO_NAME}, {how}"))
+
+
+def _check_unwritten(file: Checkpoint) -> None:
+    if KEPT in file.metadata:
+        raise CheckpointError(f"{file.path}: it has choices that were written here; write a copy without them first")
+
+
 def write_choices(source: Path, target: Path, rules: Sequence[Rule], found: LayerChoices) -> None:
     """Write a copy of a checkpoint whose layers ask for the functions that were found; `auto` takes a choice out.
 
@@ -60,15 +80,14 @@ def write_choices(source: Path, target: Path, rules: Sequence[Rule], found: Laye
     the place of a file.
     """
     file = Checkpoint(source)
-    if KEPT in file.metadata:
-        raise CheckpointError(f"{source}: it has choices that were written here; write a copy without them first")
+    _check_unwritten(file)
     prefix = _prefix(file, next(iter(found.functions))) if found.functions else ""
     keys = {f"{prefix}{path}{KEY}": function for path, function in found.functions.items()}
     before = {key: file[key].numpy().tobytes() for key in keys if key in file}
     added = {key: encoded(function) for key, function in keys.items() if function != "auto"}
     if not added and not before:
         why = "; ".join(f"{rule}: {reason}" for rule, reason in found.left.items()) or "auto is best in every layer"
-        raise CheckpointError(f"nothing to write into a checkpoint: {why}")
+        raise CheckpointError(NOTHING.format(why))
     kept = Kept(rules_text(rules), before, tuple(added))
     write_edited(file, target, added, before, {**file.metadata, KEPT: kept.text()})
 

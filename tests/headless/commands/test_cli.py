@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_patchbay.headless.commands.cli import main
+from attention_patchbay.headless.commands.tune import LABEL
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
@@ -204,10 +205,12 @@ def test_tuning_prints_rules_for_the_model_of_the_sampler(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     demo = str(ROOT / "example_workflows" / "api" / "demo.json")
-    assert main(["tune", demo, "--seconds", "1", "--output", str(tmp_path / "out"), "--json"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", demo, "--seconds", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["rules"].endswith("all -> auto") and "batch 2, 8 heads of 12" in result["text"]
-    assert not (tmp_path / "out").exists()
+    assert not Path("output").exists() and main(["tune", demo, "--seconds", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{LABEL}\n{result['rules']}\n\nbatch 2, ")
 
 
 def test_a_workflow_without_one_sampler_cannot_be_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,31 @@ def test_a_machine_without_such_a_function_writes_no_copy(tmp_path: Path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_copy_that_could_hold_nothing_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("attention_patchbay.headless.commands.tune.execute", lambda *_: pytest.fail("it measured"))
+    copy, source = tmp_path / "copy.safetensors", tmp_path / "checkpoints" / "source.safetensors"
+    monkeypatch.setattr(registry, "_registry", {name: registry._registry[name] for name in ("pytorch", "basic")})
+    assert tune(DEMO, "--write", str(copy)) == 2
+    error = capsys.readouterr().err
+    assert f"can name {INT8} only, which does not run on this machine; keep the choice in a file (--side)" in error
+    source.parent.mkdir()
+    assert tune(str(CHECKPOINT), "--rules", f"all -> {INT8}", "--write", str(source)) == 0
+    prompt = json.loads(Path(DEMO).read_text())
+    (loader,) = [node for node in prompt.values() if node["class_type"] == "PatchbayLoadDemoModel"]
+    loader |= {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": source.name}}
+    (tmp_path / "w.json").write_text(json.dumps(prompt))
+    assert tune(str(tmp_path / "w.json"), "--models", str(tmp_path), "--write", str(copy)) == 2
+    assert "it has choices that were written here; write a copy without them first" in capsys.readouterr().err
+    loader["inputs"]["ckpt_name"] = "absent.safetensors"
+    (tmp_path / "w.json").write_text(json.dumps(prompt))
+    for option in ("--write", "--side"):
+        assert tune(str(tmp_path / "w.json"), "--models", str(tmp_path), option, str(copy)) == 2
+        assert "no model file can be found behind the sampler" in capsys.readouterr().err
+    assert not copy.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
