@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..pages.workflow_file import WORKFLOW, embedded_infos, infos_in, load
 from ..sweep.away import at_hand
 from ..sweep.axes import Axis, IsText, parse_axis
 from ..sweep.blocks import Map, each_block
-from ..sweep.cells import Cell, cells, choices, in_running_order, listed, some, texts_of
+from ..sweep.cells import Cell, cells, choices, in_running_order, listed, named, some, texts_of
 from ..sweep.embedded import Embedded
 from ..sweep.expect import DEFAULT
 from ..sweep.messages import Messages, Progress
@@ -114,6 +115,10 @@ def run_cells(
 
     try:
         _run(args, waiting, infos, store, told)
+    except KeyboardInterrupt:
+        kept = f"{progress.done} of {total} cells are kept in {args.folder}; the same command goes on"
+        print(f"patchbay: {kept}", file=sys.stderr)
+        raise
     finally:
         progress.close()
         rows = report.write()
@@ -187,7 +192,7 @@ def check_cells(all: Sequence[Cell], args: argparse.Namespace, infos: Infos) -> 
             with entered(Session(_folders(args))):
                 validate(cell.prompt, nodes, strict=not args.server)
         except PromptError as error:
-            raise Failure(f"the cell {cell.choice} cannot run: {error}") from None
+            raise Failure(f"the cell {named(cell.choice)} cannot run: {error}") from None
 
 
 def infos_of(args: argparse.Namespace) -> Infos:

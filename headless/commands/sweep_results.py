@@ -12,7 +12,7 @@ from typing import Any
 from ..engine.errors import Failure
 from ..engine.workflow import one_line
 from ..sweep.away import is_address
-from ..sweep.cells import Cell
+from ..sweep.cells import Cell, named
 from ..sweep.expect import DEFAULT, Bound, Expected, drift, parse_bound
 from ..sweep.store import Store
 from ..sweep.summary import as_text
@@ -44,7 +44,7 @@ def count_drifts(
         images = [store.folder / image for image in row["images"]]
         row["drifted"], row["drift"] = drift(images, expected.of(choice, floor), bound)
         if row["drifted"]:
-            print(one_line(f"drifted: {choice}: {row['drifted']}"), file=sys.stderr)
+            print(one_line(f"drifted: {named(choice)}: {row['drifted']}"), file=sys.stderr)
     return sum(bool(row["drifted"]) for row in rows)
 
 

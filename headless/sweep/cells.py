@@ -49,6 +49,11 @@ COLUMNS = (
 PICTURES = ("image", "images")
 
 
+def named(values: Mapping[str, Any]) -> str:
+    """Return the values of axes for reading."""
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "the workflow as it is"
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """A workflow to run. Two cells with the same workflow are one: the id is made from it.

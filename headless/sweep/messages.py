@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..engine.errors import Failure
 from ..engine.workflow import one_line, short
-from .cells import Cell
+from .cells import Cell, named
 from .runner import Outcome
 
 TRIES, PAUSE = 3, 1.0  # of a webhook, and seconds between two
@@ -136,7 +136,7 @@ class Progress:
         self.done += 1
         if outcome.error:
             self.failed += 1
-            self._write(one_line(f"{cell.choice}: {outcome.error}"))
+            self._write(one_line(f"{named(cell.choice)}: {outcome.error}"))
         if self.bar is not None:
             self.bar.update()
         elif not self.quiet and (self.clock() >= self.next or self.done == self.total):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from .cells import COLUMNS, NUMBERS, PICTURES
+from .cells import COLUMNS, NUMBERS, PICTURES, named
 from .choices import Answer, scored, settings_of
 from .statistics import DIFFERENCE, Estimate, Scale, estimate, holm, quartiles
 from .study import Study
@@ -109,7 +109,7 @@ SAID = (
 def as_text(one: Mapping[str, Any]) -> str:
     """Return a setting for reading in a line."""
     role = "noise floor" if one["floor"] else "baseline" if one["baseline"] else ""
-    what = ", ".join(f"{name}={value}" for name, value in one["setting"].items()) or "the workflow as it is"
+    what = named(one["setting"])
     warm = f" ({one['warm_ups']} to warm up)" if one["warm_ups"] else ""
     parts = [what, role, f"n {len(one['cells'])}{warm}"]
     parts += ["median {1:.3f} s (quartiles {0:.3f}, {2:.3f})".format(*one["time"])] if one["time"] else []

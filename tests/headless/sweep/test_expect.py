@@ -42,7 +42,11 @@ def test_a_picture_that_drifts_past_the_bound_ends_in_3(
     capsys.readouterr()
     assert main(again) == 3
     said = capsys.readouterr().err
-    assert said.count("drifted:") == 1 and "'KSampler.seed': 2" in said and "mean 3.0 is above 1.0" in said
+    assert (
+        said.count("drifted:") == 1
+        and "drifted: KSampler.seed=2, KSampler.steps=1: " in said
+        and "mean 3.0 is above 1.0" in said
+    )
     assert main([*again, "--bound", "3"]) == 0 and main([*again, "--bound", "max=2.5"]) == 3
     picture.unlink()
     assert main([*again, "--bound", "255"]) == 3 and "cannot be compared" in capsys.readouterr().err

@@ -124,14 +124,14 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.splitlines() == [
         "11 of 40 cells, 1.00 s a cell, about 29 s left",
         "21 of 40 cells, 1.00 s a cell, about 19 s left",
-        "{'a.b': 1}: no memory",
+        "a.b=1: no memory",
         "31 of 40 cells, 1 failed, 1.00 s a cell, about 9 s left",
         "40 of 40 cells, 1 failed, 1.00 s a cell",
     ]
     quiet = Progress(0, 2, True)
     quiet.cell(CELL, Outcome())
     quiet.cell(CELL, Outcome(error="broken"))
-    assert capsys.readouterr().err == "{'a.b': 1}: broken\n"
+    assert capsys.readouterr().err == "a.b=1: broken\n"
 
 
 @pytest.mark.parametrize(("pace", "words"), [(100.0, "25 min"), (1000.0, "4.2 h"), (6.0, "90 s")])

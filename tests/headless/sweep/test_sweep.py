@@ -223,7 +223,7 @@ def test_only_what_a_cell_left_unfinished_is_removed(tmp_path: Path) -> None:
 
 def test_every_cell_is_checked_before_any_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--axis", "KSampler.steps=1,0") == 2
-    assert "the cell {'KSampler.steps': 0} cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "the cell KSampler.steps=0 cannot run" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_cells_for_a_server_are_checked_before_it_gets_any(
@@ -427,6 +427,23 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     ]
     killed_and_again(command, tmp_path / "s", 7)
     assert not list(tmp_path.glob("s/cells/*.part"))
+
+
+def test_an_interrupted_sweep_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(waiting: list[Cell], *others: Any) -> None:
+        run_all(waiting[:1], *others)
+        raise KeyboardInterrupt
+
+    arguments = ["--axis", "KSampler.seed=1,2", "--axis", "KSampler.steps=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr("attention_patchbay.headless.commands.sweep.run_all", interrupted)
+        assert run(tmp_path, *arguments) == 130
+    error = capsys.readouterr().err.splitlines()
+    kept = f"patchbay: 1 of 3 cells are kept in {tmp_path}; the same command goes on"
+    assert error[-2:] == [kept, "patchbay: interrupted"]
+    assert run(tmp_path, *arguments) == 0
 
 
 class Fake:
