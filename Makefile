@@ -69,7 +69,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/unet_step.py
 
 $(VENV)/.torch: Makefile
-	@echo "Setting up $(VENV) with torch $(TORCH)$(if $(CPU_ONLY), (CPU build)) ..."
+	@echo "Setting up $(VENV) with torch $(TORCH)$(if $(CPU_ONLY), (CPU build)): some minutes, without a word; warnings of an index that cannot be reached do no harm ..."
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(if $(CPU_ONLY),$(PIP) $(CPU_INDEX) "torch==$(TORCH)+cpu",$(PIP) "torch==$(TORCH)")
 	@touch $@

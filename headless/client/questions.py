@@ -88,7 +88,7 @@ class Questions:
         why = self.address.plain(f"({type(error).__name__}: {error})")
         if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError, httpx.DecodingError)):
             return ServerUnreachable(f"{self.url}{path}: the answer broke off {why}")
-        where = f"no server answers at {self.url}; start ComfyUI there, or give its address with --server"
+        where = f"no server answers at {self.url}; start ComfyUI there, or give its address (commands: --server)"
         return ServerUnreachable(f"{where} {why}", isinstance(error, httpx.ProxyError))
 
     async def _ask_patiently(self, method: str, path: str, begun: bool = True, **more: Any) -> Answer:

@@ -42,7 +42,8 @@ def info(args: argparse.Namespace) -> int:
     try:
         about = model_info(args.file)
     except CheckpointError as error:
-        raise Failure(str(error)) from None
+        other = "" if args.file.suffix == ".safetensors" else "; it is no PNG, WebP or JPEG either"
+        raise Failure(f"{error}{other}") from None
     print(json.dumps(about, indent=1) if args.json else info_text(about))
     return 0
 

@@ -157,7 +157,7 @@ def list_nodes(args: argparse.Namespace) -> int:
 def _describe(type: str, settings: dict[str, Any]) -> str:
     parts = [type]
     if "options" in settings:
-        parts.append("one of " + " ".join(map(str, settings["options"])))
+        parts.append(f"one of {' '.join(map(str, settings['options']))}" if settings["options"] else "no file here")
     if "min" in settings:
         parts.append(f"{settings['min']} to {settings['max']}" if "max" in settings else f"{settings['min']} or more")
     if "default" in settings:

@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SLOW = 1.0  # seconds of the processor: other work of the machine does not count
 LONGEST = 20_000
+REPORT = 10_000  # inputs between two lines
 CALL = {"b": 2, "heads": 4, "kv_heads": 4, "n_q": 64, "n_k": 77, "dim_head": 8, "dtype": "float32", "device": "cpu"}
 TUNED = {
     "call": {**CALL, "mask": None, "precision": "float32"},
@@ -206,6 +207,8 @@ def main(inputs: int, seed: int, targets: Sequence[str]) -> int:
     counts: Counter[str] = Counter()
     broken, longest = 0, 0.0
     for number in range(inputs):
+        if number % REPORT == 0:
+            print(f"{number} of {inputs} inputs", flush=True)  # noqa: T201
         target = rng.choice(targets)
         data = mutated(rng.choice(start[target]), rng)
         begin = time.process_time()

@@ -116,6 +116,8 @@ def evaluate(checkpoint: Path, count: int, seed: int) -> dict[str, Any]:
     model = load_checkpoint(checkpoint)
     captions = draw_captions(count, seed)
     paint(model, captions[:1])
+    words = f"{count // 2} pictures at weight 1 and at weight 0 for colour, shape and place words"
+    log.info("%d captions, then %s; some minutes", count, words)
     return {
         "threads": torch.get_num_threads(),
         "seconds for one picture of 20 steps": round(seconds(lambda: paint(model, captions[:1])), 2),

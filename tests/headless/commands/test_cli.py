@@ -72,6 +72,7 @@ def write(folder: Path, prompt: Any) -> str:
 
 def patchbay(folder: Path, *arguments: str, prompt: Any = None) -> int:
     file = write(folder, demo() if prompt is None else prompt)
+    (folder / "models").mkdir(exist_ok=True)
     folders = ["--models", str(folder / "models"), "--input", str(folder), "--output", str(folder / "out")]
     return main(["run", file, *folders, "--quiet", *arguments])
 
@@ -170,6 +171,7 @@ def test_nodes_are_listed_with_inputs_defaults_and_tooltips(capsys: pytest.Captu
     assert "PatchbayAttentionPatch - Attention Patch" in shown
     assert "strength (FLOAT, 0.0 to 1.0, default 1.0): How much" in shown
     assert main(["nodes", "--json"]) == 0
+    assert "one of )" not in shown and "lora_name (COMBO, no file here" in shown
     infos = json.loads(capsys.readouterr().out)
     core = {"CheckpointLoaderSimple", "UNETLoader", "CLIPTextEncode", "EmptyLatentImage", "KSampler", "VAEDecode"}
     core |= {"KSamplerAdvanced", "VAEEncode", "LoadImage", "SaveImage", "PreviewImage", "ModelSamplingDiscrete"}

@@ -225,6 +225,10 @@ def test_info_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" + bytes(30))
     assert main(["info", str(tmp_path / "bad.safetensors")]) == 2
     assert "not a safetensors file" in capsys.readouterr().err
+    (tmp_path / "bad.txt").write_text("a text")
+    assert main(["info", str(tmp_path / "bad.txt")]) == 2
+    error = capsys.readouterr().err
+    assert "not a safetensors file" in error and error.endswith("; it is no PNG, WebP or JPEG either\n")
 
 
 def write_header(path: Path, shapes: dict[str, list[int]]) -> None:
