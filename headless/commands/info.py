@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...ldm_patched.files.checkpoint import CheckpointError
 from ..engine.errors import Failure
 from ..engine.workflow import shown
 from ..pages.convert import dumps
@@ -37,6 +36,7 @@ def info(args: argparse.Namespace) -> int:
     if found is not None:
         print(json.dumps(found) if args.json else _summary(args.file, found))
         return 0
+    from ...ldm_patched.files.checkpoint import CheckpointError  # torch comes with it, which a picture does not need
     from .model_info import info_text, model_info
 
     try:
