@@ -157,6 +157,18 @@ def test_what_takes_less_time_runs_in_bfloat16_and_is_kept(
     assert len(list(fresh.iterdir())) == 2  # the library and what was measured
 
 
+@needs_compiler
+def test_what_takes_less_time_in_float32_is_measured_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_tiled, "_quicker_than_sdpa", cpu_tiled._quicker_than_sdpa.__wrapped__)
+    found = cpu_tiled._quicker_than_sdpa()
+    (kept,) = fresh.glob("*.float32.json")
+    seconds = json.loads(kept.read_text())
+    assert all(0.0 < taken < 60.0 for taken in seconds.values())
+    assert found is (seconds["compiled"] < seconds["sdpa"])
+    monkeypatch.setattr(cpu_tiled, "_seconds_float32", lambda: pytest.fail("is measured again"))
+    assert cpu_tiled._quicker_than_sdpa() is found
+
+
 def test_torchs_compiler_gets_the_eager_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not cpu_tiled._compiled()
