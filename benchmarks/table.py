@@ -112,9 +112,13 @@ class Table:
         known |= {"dtype": self.dtype or row.dtype(self.device), "on": self.on, "steps": self.steps}
         return known | {"picture_steps": row.steps}
 
+    def place(self, name: str, of_column: str, measure: str = "step") -> tuple[Any, ...]:
+        """Return the place of a cell that may not be there yet."""
+        return place(self.about(name, of_column, measure))
+
     def missing(self, name: str, columns: list[str], measure: str) -> list[str]:
         """Return the columns of a row that are not in the file."""
-        return [one for one in columns if place(self.about(name, one, measure)) not in self.done]
+        return [one for one in columns if self.place(name, one, measure) not in self.done]
 
     def keep(self, name: str, of_column: str, measure: str, found: dict[str, Any]) -> None:
         """Append a line."""
@@ -143,9 +147,9 @@ class Table:
         while missing := self.missing(name, columns, "step"):
             at, failure, doing = None, None, "loading"
             for line in lines_of(self.job(name, columns=missing)):
-                at, doing = line.get("begin", at), line.get("begin", line.get("doing", doing))
-                failure = line.get("failed", failure)
-                self.say(f"{name}: {doing}")
+                at, failure = line.get("begin", at), line.get("failed", failure)
+                doing = line.get("doing", doing)
+                self.say(" ".join(filter(None, [name, at])) + f": {doing}")
                 if "cell" in line:
                     self.keep(name, line["cell"]["column"], "step", line["cell"])
                     at = None
@@ -157,8 +161,9 @@ class Table:
 
     def measure_peaks(self, name: str, columns: list[str]) -> None:
         """Measure the resident peak of each column in a process of its own."""
-        rules = {line["column"]: line["rules"] for line in read_lines(self.raw) if place(line)[1] == name and "rules" in line}
-        for one in self.missing(name, [c for c in columns if c in rules], "peak"):
+        measured = [line for line in read_lines(self.raw) if "rules" in line]
+        rules = {line["column"]: line["rules"] for line in measured if place(line) == self.place(name, line["column"])}
+        for one in self.missing(name, [one for one in columns if one in rules], "peak"):
             found: dict[str, Any] = {}
             for line in lines_of(self.job(name, peak=one, rules=rules[one])):
                 self.say(f"{name} {one}: peak memory")
@@ -187,7 +192,8 @@ def main() -> int:
     parser.add_argument("raw", type=Path, metavar="RAW.jsonl")
     parser.add_argument("--table", action="store_true", help="measure nothing: print the table of what is there")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(USUAL), metavar="NAME")
-    parser.add_argument("--columns", nargs="+", choices=(*COLUMNS, *registry.names()), default=list(COLUMNS), metavar="NAME")
+    known = (*COLUMNS, *registry.names())
+    parser.add_argument("--columns", nargs="+", choices=known, default=list(COLUMNS), metavar="NAME")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each cell (default 20)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as people run the row")

@@ -1,6 +1,7 @@
 """Measure cells of one row of the table: `python table_child.py JOB`, a job in JSON; results are lines on stdout.
 
-A line is {"cell": {...}}, or {"begin": COLUMN} before one. With "peak" in the job it is the resident peak of one step.
+A line is {"cell": {...}}, {"begin": COLUMN} before one, or {"doing": ...} to show. With "peak" in the job the cell is
+the resident peak of one step.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
+SHARES = 3  # steps of which the share of attention is the median
 STEPS_AT_ONCE = 4  # on a GPU: between two steps alone it would wait for the processor
 EXACT_PAIR = ("pytorch", "sub_quad")
 
@@ -22,18 +26,19 @@ EXACT_PAIR = ("pytorch", "sub_quad")
 class Bench:
     """A row's model in this process."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], say: Callable[[str], None]) -> None:
         from attention_patchbay.ldm_patched.patches.routing.tuning_store import TuningStore, machine
         from attention_patchbay.nodes._host import register_host_backends
         from table_columns import Columns
         from table_rows import ROWS, build
 
         register_host_backends()
+        self.say = say
         self.row, self.steps, self.cuda = ROWS[job["row"]], job["steps"], job["device"] == "cuda"
         device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
         self.model = build(self.row, job["full"], dtype, device)
-        self.columns = Columns(self.row, self.model, dtype, TuningStore(Path(job["tuning"]), machine(job["device"])))
         self.machine = machine(job["device"])
+        self.columns = Columns(self.row, self.model, dtype, TuningStore(Path(job["tuning"]), self.machine), say)
 
     def output(self, model: Any) -> torch.Tensor:
         """Return what a step gives."""
@@ -51,24 +56,21 @@ class Bench:
 
     def base(self) -> None:
         """Measure what every cell is compared with: the default's output, and how far two exact functions are apart."""
+        self.say("the default and two exact functions")
         self.default = self.output(self.model)
         one, other = (self.output(self.columns.put(name)[0]) for name in EXACT_PAIR)
         self.floor = distance(one, other)
 
     def cell(self, name: str) -> dict[str, Any]:
         """Measure one column beside the default, step by step in turn."""
-        from table_listener import seconds_of
-
         model, rules = self.columns.put(name)
         heard, out, _ = self.heard(model, errors=True)  # this is the warm-up too
-        timed, _, whole = self.heard(model, errors=False)
-        share = sum(map(seconds_of, timed.spans)) / whole
         mine, base = self.in_turn(model)
         return {
             "rules": rules,
             "ms": mine["ms"],
             "default_ms": base["ms"],
-            "share": share,
+            "share": median(self.share(model) for _ in range(min(self.steps, SHARES))),
             "peak": mine["peak"],
             "default_peak": base["peak"],
             "error": heard.worst.error,
@@ -78,13 +80,23 @@ class Bench:
             "functions": functions_of(out, model),
         }
 
+    def share(self, model: Any) -> float:
+        """Return the share of attention in a step; nothing waits for a GPU in between."""
+        from table_listener import seconds_of
+
+        heard, _, whole = self.heard(model, errors=False)
+        return sum(map(seconds_of, heard.spans)) / whole
+
     def in_turn(self, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Time a model and the default in turn."""
+        """Time a model and the default in turn, each as often in front of the other."""
         found: tuple[dict[str, Any], ...] = ({"ms": [], "peak": 0}, {"ms": [], "peak": 0})
         at_once = STEPS_AT_ONCE if self.cuda else 1
-        for _ in range(-(-self.steps // at_once)):
-            for one, contender in zip(found, (model, self.model), strict=True):
+        turn = [(found[0], model), (found[1], self.model)]
+        for done in range(0, self.steps, at_once):
+            self.say(f"step {done + 1} of {self.steps}")
+            for one, contender in turn:
                 self.some_steps(contender, at_once, one)
+            turn.reverse()
         return found[0], found[1]
 
     def some_steps(self, model: Any, steps: int, found: dict[str, Any]) -> None:
@@ -143,9 +155,9 @@ def words(error: BaseException) -> str:
 
 
 @torch.inference_mode()
-def work(job: dict[str, Any], tell: Any) -> None:
+def work(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
     """Measure the cells of a job; one that fails is told with its words, and does not end the others."""
-    bench = Bench(job)
+    bench = Bench(job, lambda doing: tell({"doing": doing}))
     if "peak" in job:
         tell({"cell": {"peak": bench.resident_peak(job["peak"], job["rules"])}})
         return

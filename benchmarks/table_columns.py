@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,6 +82,7 @@ class Columns:
     model: Any
     dtype: torch.dtype
     store: TuningStore
+    say: Callable[[str], None]
 
     def put(self, name: str) -> tuple[Any, str]:
         """Return a clone of the model with what a column puts on it, and the rules among that as text.
@@ -116,6 +117,7 @@ class Columns:
         known = self.store.load()
         for call in dict.fromkeys(calls.calls.values()):
             if call not in known:
+                self.say(f"tuning {call}")
                 known[call] = tune(call, TUNING_SECONDS, lambda: None)
                 self.store.save([known[call]])
         return {call: known[call] for call in calls.calls.values()}

@@ -59,7 +59,9 @@ def heading(line: Line) -> str:
     machine = ", ".join(filter(None, [line["on"], f"{facts['threads']} threads" if "threads" in facts else ""]))
     torch = f"; torch {facts['torch']}" if "torch" in facts else ""
     title = f"### {line['title']}, in {HOSTS[line['host']]}"
-    return f"{title}\n\n{line['blocks']}, random weights, {line['dtype']}. {machine}{torch}; {line['when'][:10]}."
+    weights = "its own weights" if line["row"].endswith("demo") else "random weights"
+    model = f"{line['blocks'].capitalize()}, {weights}, {line['dtype']}; {line['steps']} timed steps a cell."
+    return f"{title}\n\n{model} {machine}{torch}; {line['when'][:10]}."
 
 
 def ceiling(done: Mapping[str, Line]) -> list[str]:
