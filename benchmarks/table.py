@@ -55,7 +55,8 @@ def lines_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
         (Path(folder) / "attention_patchbay").symlink_to(PACK)
         command, env = [python, str(CHILD), json.dumps(job)], environment(job["host"], job["device"], folder)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=env) as child:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": said, "text": True}
+        with subprocess.Popen(command, env=env, start_new_session=True, **pipes) as child:  # Ctrl-C is for this process
             lines: queue.Queue[str] = queue.Queue()
             threading.Thread(target=_hand_on, args=(child, lines), daemon=True).start()
             told = False
@@ -199,6 +200,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as people run the row")
     parser.add_argument("--full", action="store_true", help="all blocks of transformers, not a few")
     args = parser.parse_args()
+    for ending in (signal.SIGINT, signal.SIGTERM):  # whoever started this may have let it ignore them
+        signal.signal(ending, signal.default_int_handler)
     if not args.table:
         table = Table(args.raw, args.steps, args.device, args.dtype, args.full)
         try:

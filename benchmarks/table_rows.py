@@ -104,14 +104,15 @@ def _rows() -> dict[str, Row]:
 
 
 def small(row: Row) -> Row:
-    """Return a row with a quarter of the sides, of frames too, and one block of each kind: to see that it runs."""
-    *front, height, width = row.latent
-    sides = [max(2, side // 8 * 2) for side in (height, width)]
-    if len(front) == 3 or row.model == "svd":  # a video
-        front[2 if len(front) == 3 else 0] = -(-front[2 if len(front) == 3 else 0] // 4)
+    """Return a row with an eighth of the sides, the frames and the text, and one block of each kind: to see it run."""
+    channels = 1
+    eighth = tuple(n if i == channels else max(1, n // 8) for i, n in enumerate(row.latent))
+    sides = tuple(2 * -(-side // 16) for side in row.latent[-2:])  # patches of 2x2
+    latent = (*eighth[:-2], *sides)
     more = {name: (*shape[:-2], *sides) for name, shape in row.more.items()}
-    title = f"{row.title.partition(',')[0]}, a small latent of {'x'.join(map(str, (*front, *sides)))}"
-    return replace(row, title=title, latent=(*front, *sides), more=more, cut=dict.fromkeys(row.cut, 1))
+    text = (max(1, row.text[0] // 8), row.text[1]) if row.config else row.text
+    title = f"{row.title.partition(',')[0]}, a small latent of {'x'.join(map(str, latent))}"
+    return replace(row, title=title, latent=latent, text=text, more=more, cut=dict.fromkeys(row.cut, 1))
 
 
 USUAL = _rows()
