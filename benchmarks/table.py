@@ -127,7 +127,7 @@ class Table:
         line = {**self.about(name, of_column, measure), **found, "when": when}
         append_line(self.raw, line)
         self.done.add(place(line))
-        self.say(f"{name} {of_column}: {found.get('failed', 'kept')}", end="\n")
+        self.say(f"{name} {of_column}, {measure}: {found.get('failed', 'kept')}", end="\n")
 
     def say(self, text: str, end: str = "") -> None:
         """Show how far it is; between two lines only where somebody looks."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.kernel import EXACT
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.router import Arguments, Choice
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
@@ -99,7 +100,8 @@ class Columns:
         """Return a clone of the model with the methods of a column alone."""
         model = self.model
         for method in column(name).methods:
-            model = attach(model, method, HOST)
+            # by default they leave out a middle that transformers have not
+            model = attach(model, replace(method, where=Where.of("all")) if self.row.config else method, HOST)
         return model
 
     def _rules(self, model: Any, functions: str) -> tuple[Rule, ...]:

@@ -91,7 +91,7 @@ def _rows() -> dict[str, Row]:
             cut={"num_layers": 2},
         ),
         "comfyui-z-image": Row(
-            *(comfy, "ZImage", "Z-Image Turbo, 1024x1024", (1, 16, 128, 128), (100, 2560), 8, 1.0),
+            *(comfy, "ZImage", "Z-Image Turbo with its 4 refiners, 1024x1024", (1, 16, 128, 128), (100, 2560), 8, 1.0),
             config=Z_IMAGE,
             cut={"n_layers": 2},
         ),

@@ -60,7 +60,7 @@ def heading(line: Line) -> str:
     torch = f"; torch {facts['torch']}" if "torch" in facts else ""
     title = f"### {line['title']}, in {HOSTS[line['host']]}"
     weights = "its own weights" if line["row"].endswith("demo") else "random weights"
-    model = f"{line['blocks'].capitalize()}, {weights}, {line['dtype']}; {line['steps']} timed steps a cell."
+    model = f"{line['blocks'].capitalize()}, {weights}, {line['dtype']}; timed steps of a cell: {line['steps']}."
     return f"{title}\n\n{model} {machine}{torch}; {line['when'][:10]}."
 
 
@@ -68,11 +68,17 @@ def ceiling(done: Mapping[str, Line]) -> list[str]:
     """Return what attention can change at most."""
     if "default" not in done:
         return []
-    share = done["default"]["share"]
+    line = done["default"]
     return [
-        f"Attention is {share:.0%} of the default's step, so no choice of attention makes a step more than "
-        f"**{gain(share):.2f} times** as fast (1 / (1 - share))."
+        f"Attention is {line['share']:.0%} of the default's step, so no choice of attention makes a step more than "
+        f"**{gain(line['share']):.2f} times** as fast (1 / (1 - share)). The default beside itself comes out "
+        f"{speed(line):.2f} times as fast: as far from 1 as that is noise here."
     ]
+
+
+def speed(line: Line) -> float:
+    """Return the default's median over that of a column, of steps in turn."""
+    return median(line["default_ms"]) / median(line["ms"])
 
 
 def neutral(done: Mapping[str, Line], peaks: Mapping[str, Any]) -> list[str]:
@@ -101,7 +107,7 @@ def cells_of(line: Line, peak: int | None) -> list[str]:
         line["text"],
         f"{middle:.4g}",
         spread(line["ms"]),
-        f"{median(line['default_ms']) / middle:.2f}",
+        f"{speed(line):.2f}",
         f"{line['picture_steps'] * middle / 1e3:.3g}" if whole else "-",
         f"{line['share']:.0%}",
         f"{held / 1e9:.2f}" if held else "-",

@@ -50,7 +50,8 @@ def test_a_cell_says_what_was_measured() -> None:
         ["tuned", "50", "0.15", "2.00", "1", "25%", "5.00", "1.0e-03 at middle", "3.0e-04", "2.0e-04"]
     )
     assert row_of(text, "the default")[8] == "0 (bit-equal)"
-    assert "**1.33 times**" in text and "s a picture (20 steps)" in text
+    assert "**1.33 times**" in text and "The default beside itself comes out 2.00 times as fast" in text
+    assert "s a picture (20 steps)" in text
 
 
 def test_the_later_of_two_lines_holds() -> None:
