@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -76,9 +77,11 @@ class Listener:
         return {**x, SLOT: self._around(x.get(SLOT)), "patches_replace": replaced}
 
     def _around(self, inner: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-        def override(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-            run = func if inner is None else lambda *a, **k: inner(func, *a, **k)
-            return self._heard(run, args, kwargs, args, kwargs)
+        def override(
+            func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *more: Any, **kwargs: Any
+        ) -> Tensor:
+            args = (q, k, v, heads, *more)
+            return self._heard(func if inner is None else partial(inner, func), args, kwargs, args, kwargs)
 
         return override
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import table_rows
 import torch
+from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.routing.tuning import Timing, Tuned
 from table_columns import best_single
-from table_listener import error_of
+from table_listener import Listener, error_of
 
 WRONG = 0.25
 
@@ -36,6 +40,36 @@ def test_the_error_is_that_against_float64_in_units_of_the_values(split: bool, m
     assert error_of((*given, 3), settings, result) == pytest.approx(WRONG)
     result[0, 0] = torch.nan
     assert error_of((*given, 3), settings, result) == float("inf")
+
+
+@pytest.mark.parametrize("overridden", [False, True])
+def test_the_listener_hears_a_call_once_however_its_heads_are_given(overridden: bool) -> None:
+    def again(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return func(*args, **kwargs)
+
+    listener = Listener(errors=True)
+    x = torch.randn(2, 20, 24, generator=torch.Generator().manual_seed(0))
+    plain = {"sigmas": torch.ones(1), "block": ("input", 1), **({SLOT: again} if overridden else {})}
+
+    def network(x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        half = optimized_attention(x, x, x, 3, transformer_options=transformer_options)
+        return half + optimized_attention(x, x, x, heads=3, transformer_options=transformer_options)
+
+    model = Patched()
+    listener.on(model)
+    out = model.wrapper(network, x, transformer_options=plain)
+    assert torch.equal(out, network(x, plain))
+    assert len(listener.spans) == 2 and listener.worst.block == "input:1" and 0 < listener.worst.error < 1e-5
+
+
+class Patched:
+    """A patcher that keeps its wrapper."""
+
+    def clone(self) -> Patched:
+        return self
+
+    def add_wrapper_with_key(self, place: str, key: str, wrapper: Any) -> None:
+        self.wrapper = wrapper
 
 
 def call(tokens: int) -> AttentionCall:
