@@ -150,7 +150,9 @@ def built_unet(row: Row, dtype: torch.dtype) -> Any:
         return sd.build_unet(found, sd.config_of(found, weights), dtype)
     from comfy.sd import load_diffusion_model_state_dict
 
-    return load_diffusion_model_state_dict(dict(weights), model_options={"dtype": dtype})
+    model = load_diffusion_model_state_dict(dict(weights), model_options={"dtype": dtype})
+    model.model.manual_cast_dtype = None  # ComfyUI would compute in float32 on a processor
+    return model
 
 
 def transformer(row: Row, full: bool, dtype: torch.dtype, device: torch.device) -> Any:
