@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,23 +22,23 @@ STRETCHED = (
 )
 
 
-def at_tokens(site: Site, mask: Tensor) -> Tensor:
-    """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
+def at_tokens(site: Site, mask: Tensor, scale: Callable[[Tensor, tuple[int, int]], Tensor] = on_grid) -> Tensor:
+    """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n), by `scale` to its grid.
 
     Several masks go round the images of a chunk in turn. Where an image is a video in the tokens of a row, as many
     as there are videos are one for each; any other number are masks of its frames. Raises ValueError like
     `Site.image_grid`.
     """
     if site.over_time:
-        return _by_pixel(site, at_tokens(site.by_frame, mask))
+        return _by_pixel(site, at_tokens(site.by_frame, mask, scale))
     grid, pixels, size = site.image_grid, site.options.get(PIXELS), None if site.run is None else site.run.size
     if pixels is not None and size is not None:
-        return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
+        return scale(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
     if site.partial and site.run is not None:
         site.run.notes.add(PARTS)
     if size is not None and site.run is not None and stretched(mask, size):
         site.run.notes.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
-    shares = on_grid(mask, grid)
+    shares = scale(mask, grid)
     if len(mask) == 1:
         return shares.repeat(site.batch, site.frames)
     if site.frames > 1 and len(mask) != site.batch // site.parts:
