@@ -57,7 +57,8 @@ def test_the_frozen_mask_is_what_a_capture_of_the_same_steps_makes_and_lies_on_t
     listening = attach(model, Capture(words, len(token_ids(clip, PROMPT)), where))
     (found,) = captured(listening, sample(listening, clip)["samples"])
     blocks = [(one.attention[:, 0] / one.calls).unflatten(-1, one.grid) for one in found.blocks.values()]
-    mean = torch.stack([F.interpolate(one[None], (16, 16), mode="bicubic")[0] for one in blocks]).mean(0).double()
+    large = [F.interpolate(one[None], (16, 16), mode="bicubic")[0].double() * len(one[0]) for one in blocks]
+    mean = torch.stack(large).sum(0) / sum(len(one[0]) for one in blocks)
     own, other = mean.clamp(min=0.0)
     weighted = mean[0] * own / (own + other)
     expected = ((weighted - weighted.min()) / (weighted.max() - weighted.min())).float()
@@ -66,9 +67,9 @@ def test_the_frozen_mask_is_what_a_capture_of_the_same_steps_makes_and_lies_on_t
     latent = sample(patched, clip)
     picture = vae.decode(latent["samples"])
     masks, previews, about = NODES["PatchbayLiveMasks"].execute(model=patched, latent=latent, images=picture).result
-    large = F.interpolate(expected[None, None], (128, 128), mode="bicubic")[0, 0]
-    unsure = (large - 0.6).abs() < 1e-4
-    assert torch.equal(masks[0][~unsure], (large > 0.6).float()[~unsure])
+    shown = F.interpolate(expected[None, None], (128, 128), mode="bicubic")[0, 0]
+    unsure = (shown - 0.6).abs() < 1e-4
+    assert torch.equal(masks[0][~unsure], (shown > 0.6).float()[~unsure])
     assert masks.shape == (1, 128, 128) and about.startswith("circle: its mask, frozen at step 3, covers")
     assert torch.allclose(previews, picture * (0.25 + 0.75 * masks[..., None]), atol=1e-6)
     there = ((picture[0] - 1.0).abs().amax(-1) > 0.3) & (torch.arange(128) < 64)  # not white

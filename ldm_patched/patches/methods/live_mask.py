@@ -30,8 +30,9 @@ class LiveMask(Capture):
     """Gather the attention to a word, and make a mask of it for other methods in the same run; changes nothing itself.
 
     The map is the mean of the softmax weights of the word's columns over heads, blocks, and all steps so far, scaled
-    to the latent's pixels, smoothed, and then from its least to its highest value to 0..1 (as in DAAM, Tang et al.
-    2022, arXiv 2210.04885). What lies above `threshold` is the mask; 0 gives the map itself.
+    to the latent's pixels (as in DAAM, Tang et al. 2022, arXiv 2210.04885); blocks count by the side of their grid. It
+    is multiplied by the share that the word has there of all that it and the `others` get, smoothed, and scaled from
+    its least to its highest value to 0..1. What lies above `threshold` is the mask; 0 gives the map itself.
 
     The mask holds from the first step at or behind `after` (a part of the noise schedule) that has a step before it.
     With `freeze` it then stays as it is; with `grow` it is made anew in each step, of all steps before. All calls of a
@@ -169,10 +170,14 @@ def share(attention: Tensor, rest: Tensor) -> Tensor:
 
 
 def _mean(some: Sequence[Sums], size: tuple[int, ...]) -> Tensor:
-    """Return the mean map (b, h, w) of some sums of one label."""
+    """Return the mean map (b, h, w) of some sums of one label, in which a call counts by the longer side of its grid.
+
+    The finer the tokens, the better a map tells the place.
+    """
     maps = [one.attention.unflatten(-1, one.grid).to(some[0].attention.device) for one in some]
     large = [F.interpolate(one, size, mode="bicubic", align_corners=False)[0] for one in maps]
-    return torch.stack(large).sum(0) / sum(one.calls for one in some)
+    weighted = [one * max(sums.grid) for one, sums in zip(large, some, strict=True)]
+    return torch.stack(weighted).sum(0) / sum(sums.calls * max(sums.grid) for sums in some)
 
 
 def _fields(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,13 +86,14 @@ def recorded(positions: Sequence[int] = WORD.positions) -> list[dict[str, Tensor
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> Tensor:
-    """Return the mean map (1, 8, 8): one transformer block in the middle, two in output:0."""
+    """Return the mean map (1, 8, 8): one block in the middle, two in output:0, each counting by its side."""
+    calls = {"middle": 1, "output": 2}
     large = [
-        F.interpolate(one[None, None], (8, 8), mode="bicubic")[0] * {"middle": 1, "output": 2}[name]
+        F.interpolate(one[None, None], (8, 8), mode="bicubic")[0] * calls[name] * len(one)
         for step in steps
         for name, one in step.items()
     ]
-    return torch.stack(large).sum(0) / (3 * len(steps))
+    return torch.stack(large).sum(0) / sum(calls[name] * len(one) for step in steps for name, one in step.items())
 
 
 def to_one(heat: Tensor) -> Tensor:
