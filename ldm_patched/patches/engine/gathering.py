@@ -97,7 +97,8 @@ def gather_shares(site: Site, shares: Tensor, brought: Tensor) -> None:
 
 
 def _by_frame(site: Site, attention: Tensor) -> Tensor:
-    return attention.unflatten(-1, (site.frames, -1)).flatten(1, 2)
+    by_frame: Tensor = attention.unflatten(-1, (site.frames, -1))
+    return by_frame.flatten(1, 2)
 
 
 def _keep_at(site: Site, place: Hashable, sums: Sums) -> None:

@@ -159,12 +159,13 @@ def test_it_is_blurred_before_it_is_scaled() -> None:
     assert (LiveMask((WORD,), 7, smooth=0.1).smoothed(sharp).double() - expected).abs().max() < 1e-5
 
 
-def at_grids(mask: Tensor) -> list[tuple[Tensor, Where]]:
+def at_grids(
+    mask: Tensor, fine: str = "input:1, output:2-3", coarse: str = "input:3, middle, output:0-1"
+) -> list[tuple[Tensor, Where]]:
     """Return the mask (1, 8, 8) for blocks of 8x8 tokens, and what those of 4x4 touch of it, in the window."""
-    coarse = mask.view(1, 4, 2, 4, 2).amax(dim=(2, 4)).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert not torch.equal(mask, coarse)
-    blocks = ((mask, "input:1, output:2-3"), (coarse, "input:3, middle, output:0-1"))
-    return [(one, Where(parse(some), LATE.schedule)) for one, some in blocks]
+    touched = mask.view(1, 4, 2, 4, 2).amax(dim=(2, 4)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert not torch.equal(mask, touched)
+    return [(one, Where(parse(some), LATE.schedule)) for one, some in ((mask, fine), (touched, coarse))]
 
 
 def test_a_region_holds_from_then_on_as_with_the_mask_given() -> None:
