@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..addressing.frames import Frames
-from ..addressing.grid import on_grid
+from ..addressing.grid import on_grid, touched
 from .coordinates import PIXELS, at_pixels
 from .site import Site
 from .tokens import TOKENS
@@ -22,15 +20,16 @@ STRETCHED = (
 )
 
 
-def at_tokens(site: Site, mask: Tensor, scale: Callable[[Tensor, tuple[int, int]], Tensor] = on_grid) -> Tensor:
-    """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n), by `scale` to its grid.
+def at_tokens(site: Site, mask: Tensor, touching: bool = False) -> Tensor:
+    """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
 
-    Several masks go round the images of a chunk in turn. Where an image is a video in the tokens of a row, as many
-    as there are videos are one for each; any other number are masks of its frames. Raises ValueError like
-    `Site.image_grid`.
+    That is its mean over the token's area, or where `touching` its highest value there. Several masks go round the
+    images of a chunk in turn. Where an image is a video in the tokens of a row, as many as there are videos are one for
+    each; any other number are masks of its frames. Raises ValueError like `Site.image_grid`.
     """
     if site.over_time:
-        return _by_pixel(site, at_tokens(site.by_frame, mask, scale))
+        return _by_pixel(site, at_tokens(site.by_frame, mask, touching))
+    scale = touched if touching else on_grid
     grid, pixels, size = site.image_grid, site.options.get(PIXELS), None if site.run is None else site.run.size
     if pixels is not None and size is not None:
         return scale(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..addressing.grid import blurred, touched
+from ..addressing.grid import blurred
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.at_tokens import at_tokens
@@ -238,7 +238,8 @@ def placed(mask: Tensor | LiveMask, site: Site, device: torch.device) -> Tensor:
     if used is None:
         return torch.zeros(site.batch, site.tokens, device=device)
     frames = used.mask.to(device).unflatten(0, (-1, site.frames))  # (b, frames, h, w)
-    each = [at_tokens(site, frames[:, i], touched).unflatten(1, (site.frames, -1))[:, i] for i in range(site.frames)]
+    each = [at_tokens(site, frames[:, i], touching=True) for i in range(site.frames)]
+    each = [one.unflatten(1, (site.frames, -1))[:, i] for i, one in enumerate(each)]
     return torch.cat(each, 1)
 
 
