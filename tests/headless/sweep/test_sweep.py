@@ -414,6 +414,19 @@ def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
     assert text not in page and page.count("</script>") == 1
 
 
+def test_a_sweep_takes_the_texts_that_another_left(tmp_path: Path) -> None:
+    axes = ["--axis", "KSampler.steps=2", "--cache", str(tmp_path / "cache")]
+    assert run(tmp_path / "one", *axes) == 0
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")}
+    assert run(tmp_path / "other", *axes) == 0
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")} == kept
+    assert len(kept) == 2 and not (tmp_path / "one" / "cache").exists()
+    pictures = [
+        [path.read_bytes() for path in sorted(tmp_path.glob(f"{name}/cells/*/*.png"))] for name in ("one", "other")
+    ]
+    assert pictures[0] == pictures[1] != []
+
+
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attention_patchbay.headless.commands.cli", "sweep", str(DEMO)]
     command += [
