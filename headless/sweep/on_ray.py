@@ -21,6 +21,7 @@ from .runner import Outcome
 from .store import Store
 from .workers import Told
 
+CORES = 1  # of a cell
 RETRIES = 3  # of a cell whose worker dies
 PAUSE = 5.0  # seconds between two looks at the nodes
 AGAIN = "start again to go on"
@@ -101,6 +102,9 @@ def run_cell(prompt: Prompt, folders: Folders, cache: Path) -> tuple[Outcome, di
 @functools.cache
 def _embedded(folders: Folders, cache: Path) -> Embedded:
     """Return the host of this worker; its models stay for the next cell."""
+    import torch
+
+    torch.set_num_threads(CORES)  # the environment may say more, and workers would be in each other's way
     return Embedded(folders, cache=cache)
 
 
@@ -162,7 +166,7 @@ def placement(need: int, nodes: Sequence[Node]) -> dict[str, Any]:
         raise Failure(f"no node of the cluster has a core to run cells on; add one and {AGAIN}", FAILED)
     need = min(need, max(node.memory for node in nodes))
     fits = [node.id for node in nodes if node.memory >= need]
-    options: dict[str, Any] = {"num_cpus": 1}
+    options: dict[str, Any] = {"num_cpus": CORES}
     if nodes[0].gpus:
         options["num_gpus"] = 1  # alone on it: cells are timed
     elif need:
