@@ -385,6 +385,7 @@ def test_every_seed_can_be_reported(tmp_path: Path) -> None:
             store.keep(cell, Outcome(), "here")
         write_report(tmp_path, store.tables())
     table = parquet.read_table(tmp_path / "table.parquet")
+    assert str(table["lpips"].type) == "double" and table["lpips"].null_count == len(seeds)  # nothing was measured
     assert table["3.seed"].to_pylist() == seeds and str(2**64 - 1) in (tmp_path / "table.csv").read_text()
     assert [json.loads(text) for text in table["3.cfg"].to_pylist()] == mixed
     assert f'"{2**64 - 1}"' in (tmp_path / "report.html").read_text()
