@@ -74,7 +74,7 @@ class Executor:
         self._results: dict[str, NodeOutput] = {}
         self._older = OlderResults()
         self._stored = None if folder is None else StoredResults(folder)
-        self._contents = None if folder is None else Contents(catalog, FileDigests(folder))
+        self._contents = None if folder is None else Contents(catalog, FileDigests())
 
     def run(
         self,

@@ -20,6 +20,7 @@ import torch
 from attention_patchbay.headless.api import comfy_io as io
 from attention_patchbay.headless.api.folders import KINDS, Folders
 from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.engine import file_digests
 from attention_patchbay.headless.engine.api_graph import Executor, Run
 from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.engine.contents import Contents
@@ -171,7 +172,7 @@ def test_what_a_result_depends_on_is_in_its_name(place: Path, what: str, monkeyp
             contents.machine.cache_clear()
         host = executor(place, place / "cache")
         with entered(host.session):
-            names[changed] = Contents(host.catalog, FileDigests(place)).key(PROMPT, "positive", {})
+            names[changed] = Contents(host.catalog, FileDigests()).key(PROMPT, "positive", {})
     assert names[False] and names[True] and names[False] != names[True]
     monkeypatch.undo()
     contents.machine.cache_clear()
@@ -183,14 +184,14 @@ def test_an_embedding_that_a_prompt_may_name_is_in_its_name(place: Path) -> None
     for number in range(2):
         save_file({"emb_params": torch.full((1, 64), float(number))}, place / "embeddings" / "word.safetensors")
         with entered(executor(place, None).session):
-            names.append(Contents(catalog(), FileDigests(place)).key(PROMPT, "positive", {}))
+            names.append(Contents(catalog(), FileDigests()).key(PROMPT, "positive", {}))
     assert names[0] != names[1]
 
 
 def test_what_was_sampled_has_no_name(place: Path) -> None:
     known: dict[str, str | None] = {}
     with entered(executor(place, None).session):
-        assert Contents(catalog(), FileDigests(place)).key(PROMPT, "decoded", known) is None
+        assert Contents(catalog(), FileDigests()).key(PROMPT, "decoded", known) is None
     assert {id for id, name in known.items() if name is None} == {"sampler", "decoded"}
 
 
@@ -215,6 +216,24 @@ def test_every_node_that_lists_files_says_that_it_reads_them(tmp_path: Path) -> 
     nodes = catalog()
     assert len(changed) > 25
     assert not [(node, input) for node, input, _ in changed if input not in nodes[node].reads]
+
+
+def test_a_large_file_is_known_by_its_time_and_by_some_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_digests, "LARGE", 2**17)
+    path = tmp_path / "a"
+    data = bytearray(np.random.default_rng(0).integers(0, 255, 40 * 2**20, dtype=np.uint8))
+
+    def digest(second: int) -> str:
+        path.write_bytes(data)
+        os.utime(path, (second, second))
+        return FileDigests().of(path)
+
+    first = digest(1_000_000_000)
+    assert digest(1_000_000_000) == first != digest(1_000_000_001)
+    for place in (0, len(data) - 1):  # the ends are read whatever the time says
+        data[place] ^= 1
+        assert digest(1_000_000_000) != first
+        data[place] ^= 1
 
 
 # The folder
