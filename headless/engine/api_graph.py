@@ -141,7 +141,16 @@ class Executor:
         if found is not None:
             state.run.cached.append(id)
             self._take(state, id, name, found)
+            self._keep_behind(state)
         return found is not None
+
+    def _keep_behind(self, state: _State) -> None:
+        """Keep what the last run had of the nodes behind recalled ones: the next may need their text encoder again."""
+        for id in state.contents:  # sources come first
+            if id not in state.signatures:
+                signature = state.signatures[id] = self._content(state, id) or self._signature(state, id)
+                if signature in self._results:
+                    state.kept[signature] = self._results[signature]
 
     def _store(self, state: _State, id: str, result: NodeOutput) -> None:
         """Store the result of a node, unless a file behind it was changed since its name was made."""

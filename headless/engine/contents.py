@@ -36,9 +36,9 @@ class Contents:
         """Return the name of a node's result; None where something behind it was sampled, or depends on more.
 
         Args:
-            known: the names of nodes that were asked for, which grows.
+            known: the names of nodes that were asked for, sources first; it grows.
         """
-        waiting = [id]
+        waiting = [] if id in known else [id]
         while waiting:
             node = nodes[waiting[-1]]
             given = declared(self.catalog[node["class_type"]], node)

@@ -117,6 +117,17 @@ def test_within_a_process_a_stored_result_stays_for_the_next_run(place: Path) ->
     assert set(host.run(json.loads(json.dumps(PROMPT))).cached) >= STORED and not folder.exists()
 
 
+def test_a_text_encoder_stays_loaded_while_known_texts_run(place: Path) -> None:
+    host = executor(place, place / "cache")
+    ran = {}
+    for text in ("a", "b", "a", "a", "c"):
+        prompt = json.loads(json.dumps(PROMPT))
+        prompt["positive"]["inputs"]["text"] = text
+        ran[text] = host.run(prompt).ran
+    assert "texts" not in ran["a"] and "positive" not in ran["a"]
+    assert "positive" in ran["c"] and not {"texts", "picture", "latent"} & set(ran["c"])
+
+
 def test_another_text_encoder_under_the_same_name_and_size_is_another_result(place: Path) -> None:
     folder, path = place / "cache", place / "text_encoders" / "a.safetensors"
     host = executor(place, folder)
