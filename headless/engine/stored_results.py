@@ -66,7 +66,7 @@ class StoredResults:
         if len(data) > self.most:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)  # a worker elsewhere that lacks the sweep's folder makes none
             with replacing(self.folder / (key + ENDING)) as file:
                 file.write(data)
             self._trim()

@@ -350,14 +350,16 @@ def test_what_a_dead_writer_left_goes_and_that_of_one_who_writes_stays(tmp_path:
     assert [path.name for path in tmp_path.glob(".*.tmp")] == [".young.tmp"]
 
 
+@pytest.mark.parametrize("place", ["file", "nothing/cache"])
 def test_a_folder_that_cannot_be_written_is_said_once_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
-        results = kept(tmp_path / "file", 1)
+        results = kept(tmp_path / place, 1)
         results.keep("b", io.NodeOutput(1))
     assert results.get("a") is None and len(caplog.records) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_several_processes_share_a_folder_and_one_may_be_killed(tmp_path: Path) -> None:
