@@ -30,9 +30,9 @@ from .ldm_patched.patches.methods.capture import Capture, Word
 from .ldm_patched.patches.methods.regional_prompt import Region
 from .ldm_patched.patches.methods.words import locate
 from .ldm_patched.patches.reading import report as reports
-from .ldm_patched.patches.reading.declared import declared
+from .ldm_patched.patches.reading.declared import PREFIX, about, by_name
 from .ldm_patched.patches.reading.manage import OURS, Selection, remove_patches
-from .ldm_patched.patches.reading.maps import gathered_in, heat
+from .ldm_patched.patches.reading.maps import gathered_in, heat, map_rows
 from .ldm_patched.patches.reading.report import Report, Row
 from .ldm_patched.patches.record.archive import ARCHIVE
 from .ldm_patched.patches.record.plan import plan_of
@@ -65,7 +65,6 @@ __all__ = [
 
 P = TypeVar("P")
 RULES = "BackendRules"  # the name of rules beside those of methods
-PREFIX = "Patchbay"  # of the ids of nodes
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,8 @@ def blocks(pipe: Any) -> list[Row]:
 
 def methods() -> list[Row]:
     """Return a row for each method: its name, what it does, and its settings with their defaults."""
-    rows = [{"method": RULES, "text": "Choose the attention function by rules.", "settings": {"rules": "* -> auto"}}]
-    for method in declared():
-        name = method.declaration.node.removeprefix(PREFIX)
-        widgets = {widget.name: dict(widget.settings).get("default") for widget in inputs_of(method)}
-        rows += [{"method": name, "text": method.declaration.text, "settings": widgets}] if name else []
-    return rows
+    rules = {"method": RULES, "text": "Choose the attention function by rules.", "settings": {"rules": "* -> auto"}}
+    return [rules, *(about(name, method) for name, method in by_name().items())]
 
 
 def patch(pipe: P, method: str | Method, /, **settings: Any) -> P:
@@ -195,10 +190,9 @@ def _put(pipe: P, values: Sequence[Method]) -> P:
 
 def _named(pipe: Any, name: str, settings: dict[str, Any]) -> Sequence[Method]:
     """Return the values of a method by its name."""
-    short = name.removeprefix(PREFIX)
+    short, known = name.removeprefix(PREFIX), by_name()
     if short == RULES:
         return parse_rules(settings["rules"])
-    known = {one.declaration.node.removeprefix(PREFIX): one for one in declared() if one.declaration.node}
     if short not in known:
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join([RULES, *known])}")
     widgets = {widget.name: widget for widget in inputs_of(known[short])}
@@ -290,17 +284,7 @@ def maps(run: Run) -> list[Row]:
 
     Raises ValueError where nothing was captured.
     """
-    rows: list[Row] = []
-    for one in gathered_in(run):
-        for block, sums in one.blocks.items():
-            shares = (sums.attention / sums.calls).mean(dim=(1, 2)).tolist()
-            same = {"block": str(block), "calls": sums.calls, "height": sums.grid[0], "width": sums.grid[1]}
-            entropy = float((sums.entropy / sums.calls).mean())
-            rows += [
-                {"word": word, **same, "attention": share, "entropy": entropy}
-                for word, share in zip(one.listener.labels, shares, strict=True)
-            ]
-    return rows
+    return [row for one in gathered_in(run) for row in map_rows(one)]
 
 
 def heatmaps(run: Run, height: int = 128, width: int = 128) -> dict[str, Tensor]:
@@ -322,12 +306,7 @@ def tune(pipe: P, call: Callable[[P], object], *, max_error: float = 0.001, seco
     calls = _observed(pipe, call)
     each = list(dict.fromkeys(calls.values()))
     results = [measure(one, seconds / len(each), lambda: None) for one in each]
-    rows: list[Row] = [
-        {"call": str(one.call), "function": timing.backend, "seconds": timing.seconds, "error": timing.error}
-        for one in results
-        for timing in one.timings
-    ]
-    return Tuning(rules_text(write_rules(calls, results, max_error)), rows)
+    return Tuning(rules_text(write_rules(calls, results, max_error)), [row for one in results for row in one.rows()])
 
 
 def _observed(pipe: Any, call: Callable[[Any], object]) -> Mapping[AttentionId, AttentionCall]:
