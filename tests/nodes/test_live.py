@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_patchbay.ldm_patched.patches.addressing.frames import parse_frames
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
@@ -111,6 +112,18 @@ def test_wrong_settings_are_told_at_their_widget(node: str) -> None:
     for name, value in wrong.items():
         answer = NODES[node].validate_inputs(**given | {name: value})
         assert answer.widget == name, (name, answer)
+
+
+def test_frames_are_those_of_the_region_and_wrong_ones_are_told_at_their_widget(demo: Any) -> None:
+    _, clip, _ = demo
+    asked = {"conditioning": encoded(clip, "a green circle"), "clip": clip, "prompt": PROMPT, "word": "circle", **MASK}
+    (always,) = NODES["PatchbayLiveRegion"].execute(**asked, weight=1.0).result
+    (chain,) = NODES["PatchbayLiveRegion"].execute(**asked, weight=1.0, regions=always, frames="0-50% fade 2").result
+    assert [region.frames for region in chain] == [None, parse_frames("0-50% fade 2")]
+    given = {"word": "circle", **MASK}
+    assert NODES["PatchbayLiveRegion"].validate_inputs(**given, frames="8-") is True
+    answer = NODES["PatchbayLiveRegion"].validate_inputs(**given, frames="12-5")
+    assert answer.widget == "frames" and "'12-5' holds no frame" in answer
 
 
 def test_a_chain_of_regions_can_have_both_kinds(demo: Any) -> None:
