@@ -30,9 +30,9 @@ from .ldm_patched.patches.methods.capture import Capture, Word
 from .ldm_patched.patches.methods.regional_prompt import Region
 from .ldm_patched.patches.methods.words import locate
 from .ldm_patched.patches.reading import report as reports
-from .ldm_patched.patches.reading.declared import declared
+from .ldm_patched.patches.reading.declared import PREFIX, about, by_name
 from .ldm_patched.patches.reading.manage import OURS, Selection, remove_patches
-from .ldm_patched.patches.reading.maps import Gathered, gathered_in, heat
+from .ldm_patched.patches.reading.maps import Gathered, gathered_in, heat, map_rows
 from .ldm_patched.patches.reading.report import Report, Row
 from .ldm_patched.patches.record.archive import ARCHIVE
 from .ldm_patched.patches.record.plan import plan_of
@@ -64,7 +64,6 @@ __all__ = [
 P = TypeVar("P")
 RULES, AUTO = "BackendRules", "* -> auto"  # the name of rules beside those of methods, and what they are at first
 LEAST = 16  # pixels of a side, as ComfyUI's empty latents
-PREFIX = "Patchbay"  # of the ids of nodes
 
 
 @dataclass(frozen=True)
@@ -126,12 +125,8 @@ def blocks(pipe: Any) -> list[Row]:
 
 def methods() -> list[Row]:
     """Return a row for each method: its name, what it does, and its settings with their defaults."""
-    rows = [{"method": RULES, "text": "Choose the attention function by rules.", "settings": {"rules": AUTO}}]
-    for method in declared():
-        name = method.declaration.node.removeprefix(PREFIX)
-        widgets = {widget.name: dict(widget.settings).get("default") for widget in inputs_of(method)}
-        rows += [{"method": name, "text": method.declaration.text, "settings": widgets}] if name else []
-    return rows
+    rules = {"method": RULES, "text": "Choose the attention function by rules.", "settings": {"rules": AUTO}}
+    return [rules, *(about(name, method) for name, method in by_name().items())]
 
 
 def patch(pipe: P, method: str | Method, /, **settings: Any) -> P:
@@ -198,8 +193,7 @@ def _named(pipe: Any, name: str, settings: dict[str, Any]) -> Sequence[Method]:
     """Return the values of a method by its name."""
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is no method: give a name of ap.methods(), or the value of a method")
-    short = name.removeprefix(PREFIX)
-    known = {one.declaration.node.removeprefix(PREFIX): one for one in declared() if one.declaration.node}
+    short, known = name.removeprefix(PREFIX), by_name()
     if short not in (RULES, *known):
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join([RULES, *known])}")
     widgets = {} if short == RULES else {widget.name: widget for widget in inputs_of(known[short])}
@@ -313,17 +307,7 @@ def maps(run: Run | None) -> list[Row]:
 
     Raises ValueError where nothing was captured.
     """
-    rows: list[Row] = []
-    for one in _gathered(run):
-        for block, sums in one.blocks.items():
-            shares = (sums.attention / sums.calls).mean(dim=(1, 2)).tolist()
-            same = {"block": str(block), "calls": sums.calls, "height": sums.grid[0], "width": sums.grid[1]}
-            entropy = float((sums.entropy / sums.calls).mean())
-            rows += [
-                {"word": word, **same, "attention": share, "entropy": entropy}
-                for word, share in zip(one.listener.labels, shares, strict=True)
-            ]
-    return rows
+    return [row for one in _gathered(run) for row in map_rows(one)]
 
 
 def _gathered(run: Run | None) -> list[Gathered]:
@@ -354,12 +338,7 @@ def tune(pipe: P, call: Callable[[P], object], *, max_error: float = 0.001, seco
     calls = _observed(pipe, call)
     each = list(dict.fromkeys(calls.values()))
     results = [measure(one, seconds / len(each), lambda: None) for one in each]
-    rows: list[Row] = [
-        {"call": str(one.call), "function": timing.backend, "seconds": timing.seconds, "error": timing.error}
-        for one in results
-        for timing in one.timings
-    ]
-    return Tuning(rules_text(write_rules(calls, results, max_error)), rows)
+    return Tuning(rules_text(write_rules(calls, results, max_error)), [row for one in results for row in one.rows()])
 
 
 def _observed(pipe: Any, call: Callable[[Any], object]) -> Mapping[AttentionId, AttentionCall]:

@@ -3,7 +3,8 @@
     python benchmarks/live_masks.py overlap|two-colours|one-colour [--pictures N] [--steps N] [--json FILE]
 
 `overlap`: intersection over union of the mask of an object's word, as it froze in the run, with the object in the
-finished picture of the same run (the mask that Live Masks gives). The others: how many pictures are right,
+finished picture of the same run (the mask that Live Masks gives); beside it masks of the object itself in 8x8 tokens,
+cut from its share in each at the best place for each object. The others: how many pictures are right,
 judged by their pixels, without a mask, with given ones and with live ones. `two-colours`: the prompt names none, and
 each object's region has one; right is each object in its own. `one-colour`: the prompt colours one of the objects, and
 Word Mask keeps that word to it; right is any other colour on the other.
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from attention_patchbay.ldm_patched.demo import CHECKPOINT, LATENT_SIZE, SIZE
@@ -32,10 +34,12 @@ from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.patches.reading.live_masks import live_masks
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
-from attention_patchbay.tools.demo.judge import components, judge, segments, shape_of
+from attention_patchbay.tools.demo.judge import SMALLEST, components, judge, segments, shape_of
 from results import write_json
 
 BATCH = 4
+TOKENS = (8, 8)  # of the finest blocks with attention
+BOUNDS = {"the object itself in such tokens": "nearest", "the same, drawn smoothly": "bicubic"}
 LIVES = tuple({"after": after, "threshold": part} for after in (0.01, 0.2) for part in (0.5, 0.6, 0.7))
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
@@ -81,25 +85,29 @@ def mask_of(model: Model, word: str, prompt: str, **settings: Any) -> LiveMask:
 
 
 def overlap(model: Model, pictures: int, steps: int) -> Iterator[dict[str, Any]]:
-    """Yield the mean overlap for some settings."""
-    cases = [{"after": after, "threshold": part} for after in (0.01, 0.1, 0.2, 0.3) for part in (0.5, 0.6, 0.7)]
-    tight: dict[str, Any] = {"after": 0.3, "threshold": 0.7}
-    more = ({"map_blocks": "all"}, {"map_blocks": "output:2-3"}, {"smooth": 0.0}, {"then": "grow"})
-    cases += [{**tight, **changed} for changed in more]
-    found: list[list[float]] = [[] for _ in cases]
+    """Yield the mean overlap for the defaults, some other settings, and the object itself in tokens."""
+    changes: list[dict[str, Any]] = [{}, *({"threshold": part} for part in (0.5, 0.55, 0.65, 0.7))]
+    changes += [{"after": after} for after in (0.01, 0.1, 0.3)]
+    changes += [{"map_blocks": "all"}, {"map_blocks": "output:2-3"}, {"smooth": 0.0}, {"then": "grow"}]
+    names = [told(changed) or "the defaults" for changed in changes]
+    found: dict[str, list[float]] = {name: [] for name in (*names, *BOUNDS)}
     for scene in scenes(pictures):
         patched, prompt = model[0], scene.caption()
-        for settings in cases:
+        for changed in changes:
             for thing in scene.things:
-                patched = attach(patched, mask_of(model, thing.shape, prompt, **settings))
+                patched = attach(patched, mask_of(model, thing.shape, prompt, **changed))
         latents, drawn = sample(model, (patched, prompt), scene.seed, steps)
         masks = iter([mask for _, mask in live_masks(patched, latents, (SIZE, SIZE))])
-        for some in found:
-            for thing in scene.things:
-                some += overlaps(next(masks) > 0.0, drawn, str(thing.colour))
-    for settings, some in zip(cases, found, strict=True):
+        objects = [there(drawn, str(thing.colour)) for thing in scene.things]
+        for name in names:
+            for some in objects:
+                pairs = zip(next(masks) > 0.0, some, strict=True)
+                found[name] += [overlap_of(mask, one) for mask, one in pairs if one.any()]
+        for name, mode in BOUNDS.items():
+            found[name] += [bound(one, mode) for some in objects for one in some if one.any()]
+    for name, some in found.items():
         mean, half = round(sum(some) / len(some), 3), sum(one > 0.5 for one in some)
-        yield {"settings": told(settings), "objects": len(some), "mean overlap": mean, "above 0.5": half}
+        yield {"settings": name, "objects": len(some), "mean overlap": mean, "above 0.5": half}
 
 
 def told(settings: dict[str, Any]) -> str:
@@ -107,11 +115,23 @@ def told(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def overlaps(masks: torch.Tensor, pictures: Any, colour: str) -> list[float]:
-    """Return the intersection over union of masks and objects of a colour, where a picture has such an object."""
-    there = [torch.from_numpy(segments(picture)[colour]) for picture in pictures]
-    pairs = [(mask & one, mask | one) for mask, one in zip(masks, there, strict=True) if one.any()]
-    return [float(both.sum() / any_.sum()) for both, any_ in pairs]
+def overlap_of(mask: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the intersection over union of two masks."""
+    return float((mask & other).sum() / (mask | other).sum())
+
+
+def bound(one: torch.Tensor, mode: str) -> float:
+    """Return the overlap of an object with the best cut of its share in each token, scaled to the picture by a mode."""
+    share = F.interpolate(one[None, None].float(), TOKENS, mode="area")
+    large = F.interpolate(share / share.max(), one.shape, mode=mode)[0, 0]
+    return max(overlap_of(large > part / 20, one) for part in range(1, 20))
+
+
+def there(pictures: Any, colour: str) -> list[torch.Tensor]:
+    """Return what of each picture (h, w, 3) is an object of a colour: no part smaller than the judge's smallest."""
+    found = [components(segments(picture)[colour]) for picture in pictures]
+    large = [[part for part in parts if part.sum() >= SMALLEST * part.size] for parts in found]
+    return [torch.from_numpy(np.any([np.zeros((SIZE, SIZE), bool), *parts], axis=0)) for parts in large]
 
 
 # Colours on their objects

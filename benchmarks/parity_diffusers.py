@@ -9,7 +9,7 @@ import torch
 from attention_patchbay.ldm_patched.loading import controlnet_loader, sd
 from attention_patchbay.ldm_patched.text.text_encoders import build_clip, short_name, text_model
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNetSpatioTemporalConditionModel
-from random_checkpoint import draw, shapes_of
+from random_checkpoint import Tensors, draw, shapes_of
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -53,15 +53,6 @@ TEXTS: dict[str, dict[str, Any]] = {  # six layers each; the public models have 
 PROMPT = "a photo of a (fox, detailed fur), 8k"
 
 Result = tuple[str, float, float]  # case, error, bound
-
-
-class Tensors(dict[str, Tensor]):
-    """A state dict with its shapes."""
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor."""
-        return {key: tuple(value.shape) for key, value in self.items()}
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -57,6 +57,23 @@ UNETS: dict[str, dict[str, Any]] = {
         "num_classes": "sequential",
         "adm_in_channels": 2816,
     },
+    "svd": SHARED
+    | LINEAR
+    | {
+        "in_channels": 8,
+        "context_dim": 1024,
+        "num_heads": -1,
+        "num_classes": "sequential",
+        "adm_in_channels": 768,
+        "use_temporal_resblock": True,
+        "use_temporal_attention": True,
+        "use_spatial_context": True,
+        "disable_temporal_crossattention": False,
+        "extra_ff_mix_layer": True,
+        "merge_strategy": "learned_with_images",
+        "merge_factor": 0.0,
+        "video_kernel_size": [3, 1, 1],
+    },
     "sdxl_refiner": SHARED
     | LINEAR
     | {
@@ -88,6 +105,15 @@ TEXTS = {  # short name of a text model and where it lies
     "sdxl_refiner": {"conditioner.embedders.0.model.": "g"},
 }
 VELOCITY_KEY = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+class Tensors(dict[str, Tensor]):
+    """A state dict with its shapes."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor."""
+        return {key: tuple(value.shape) for key, value in self.items()}
 
 
 def shapes_of(module: torch.nn.Module) -> Shapes:

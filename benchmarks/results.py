@@ -1,4 +1,4 @@
-"""Keep what a benchmark measured."""
+"""Keep what a benchmark measured: a whole file at once, or a line of JSON for each result."""
 
 from __future__ import annotations
 
@@ -14,3 +14,34 @@ def write_json(path: Path, data: Any) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
         json.dump(data, file, indent=1)
     os.replace(file.name, path)
+
+
+def append_line(path: Path, entry: dict[str, Any]) -> None:
+    """Add a line; it is on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(json.dumps(entry).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut off what a killed writer left behind the last whole line."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the results in a file, without a half line at its end; none where there is no file.
+
+    Raises ValueError, naming the line, for a whole one that is no JSON object.
+    """
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}, line {number}: not a result") from None
+    return found

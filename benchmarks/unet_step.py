@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.loading import sd
 from diffusers import UNet2DConditionModel
-from parity_diffusers import UNETS, Tensors, filled, normal
+from parity_diffusers import UNETS, filled, normal
+from random_checkpoint import Tensors
 from results import write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn

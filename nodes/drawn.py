@@ -46,7 +46,7 @@ class DrawnRegions(io.ComfyNode):
                     tooltip="A line for each area: where -> prompt. Where is left, right, top, bottom, all, a box (x y "
                     "width height, such as 0 0 0.5 1), brush 0.1: 0.2 0.3, 0.4 0.3; several joined by +, of which "
                     "erase 0.1: 0.2 0.3 takes off; or columns 1:2, rows 1/2, a grid 2x2 whose prompts are parted by "
-                    "bars.",
+                    "bars. In a video frames 0-50%, 0-12 or 25- behind it says when, with fade 8 for soft edges.",
                     multiline=True,
                 ),
                 io.Float.Input(
@@ -97,7 +97,10 @@ class DrawnRegions(io.ComfyNode):
         def encode(text: str) -> Any:
             return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-        found = tuple(Region(prompt_of(encode(area.prompt)), mask) for area, mask in zip(areas, masks, strict=True))
+        found = tuple(
+            Region(prompt_of(encode(area.prompt)), mask, frames=area.frames)
+            for area, mask in zip(areas, masks, strict=True)
+        )
         method = made(RegionalPrompt, {"regions": found, "base": base, "overlap": "last on top"})
         drawn = torch.cat(masks) if masks else torch.zeros(1, height, width)
         return io.NodeOutput(attach(model, method, HOST), encode(prompt), encode(negative), found, drawn)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..ldm_patched.patches.addressing.frames import WIDGET, parse_frames
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_of
@@ -16,7 +17,7 @@ from ..ldm_patched.patches.reading.live_masks import live_masks
 from ._host import io
 from .captured import image_size
 from .derived import CATEGORY, checking, shown
-from .region import Regions
+from .region import Regions, frames_input
 
 DARK = 0.25  # of the light that the preview leaves outside of a mask
 
@@ -49,25 +50,35 @@ class LiveRegion(io.ComfyNode):
                     "weight", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Its weight where regions overlap."
                 ),
                 Regions.Input("regions", optional=True, tooltip="The regions before this one."),
+                frames_input(),
             ],
             outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
         )
 
-    validate_inputs = checking(["word", *(widget.name for widget in SETTINGS)], lambda widgets: refused(widgets))
+    validate_inputs = checking(
+        ["word", *(widget.name for widget in SETTINGS), WIDGET], lambda widgets: refused(widgets)
+    )
 
     @classmethod
     def execute(
-        cls, conditioning: Conditioning, weight: float, regions: tuple[Region, ...] = (), **asked: Any
+        cls,
+        conditioning: Conditioning,
+        weight: float,
+        regions: tuple[Region, ...] = (),
+        frames: str = "",
+        **asked: Any,
     ) -> io.NodeOutput:
         """Return the longer chain."""
-        return io.NodeOutput((*(regions or ()), Region(prompt_of(conditioning), LiveMask.asked(asked), weight)))
+        found = Region(prompt_of(conditioning), LiveMask.asked(asked), weight, frames=parse_frames(frames))
+        return io.NodeOutput((*(regions or ()), found))
 
 
 def refused(widgets: dict[str, Any]) -> Refused | None:
-    """Return why the settings of a live mask are wrong, None if they are not."""
+    """Return why the settings of a live region are wrong, None if they are not."""
     try:
         LiveMask.check_settings(widgets)
         check_word("word", widgets["word"])
+        parse_frames(widgets.get(WIDGET) or "")
     except Refused as error:
         return error
     return None

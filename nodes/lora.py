@@ -31,6 +31,8 @@ def lora_name() -> Any:
 class LoadLoraByRules(io.ComfyNode):
     """Load a LoRA with a strength for each block and part of the run."""
 
+    reads = {"lora_name": "loras"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -99,6 +101,8 @@ class LoadLoraByRules(io.ComfyNode):
 
 class LoraOfRegion(io.ComfyNode):
     """Give a region of Regional Prompt a LoRA."""
+
+    reads = {"lora_name": "loras"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..ldm_patched.patches.addressing.frames import WIDGET, parse_frames
@@ -11,6 +13,17 @@ from ._host import io
 from .derived import CATEGORY, checking_text
 
 Regions = io.Custom("PATCHBAY_REGIONS")
+
+
+def frames_input() -> Any:
+    """Return the input for when in a video a region holds."""
+    return io.String.Input(
+        WIDGET,
+        default="",
+        optional=True,
+        tooltip="When in a video the prompt holds: 0-50%, 0-12 or 25- of its frames, several with commas, fade 8 "
+        "behind them for soft edges; empty: always.",
+    )
 
 
 class PromptRegion(io.ComfyNode):
@@ -34,13 +47,7 @@ class PromptRegion(io.ComfyNode):
                     "weight", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Its weight where regions overlap."
                 ),
                 Regions.Input("regions", optional=True, tooltip="The regions before this one."),
-                io.String.Input(
-                    WIDGET,
-                    default="",
-                    optional=True,
-                    tooltip="When in a video the prompt holds: 0-50%, 0-12 or 25- of its frames, several with commas, "
-                    "fade 8 behind them for soft edges; empty: always.",
-                ),
+                frames_input(),
             ],
             outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
         )

@@ -14,6 +14,8 @@ NONE = "none"
 class TunedAttention(io.ComfyNode):
     """Put the rules that a file keeps on a model."""
 
+    reads = {"tuned_file": "loras"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""

@@ -3,7 +3,8 @@
 /**
  * @typedef {{ x: number, y: number, width: number, height: number }} Box in parts of the picture
  * @typedef {{ width: number, points: [number, number][], erases?: boolean }} Brush one that erases takes off what the shapes before it hold
- * @typedef {{ shapes: (Box | Brush)[], prompt: string, line: number }} Area
+ * @typedef {{ shapes: (Box | Brush)[], prompt: string, frames?: string }} Drawn with the frames of a video in which it holds; empty or none: in all
+ * @typedef {Drawn & { line: number }} Area
  */
 
 /** @type {Record<string, Box>} */
@@ -14,7 +15,10 @@ const HALVES = {
   bottom: { x: 0, y: 0.5, width: 1, height: 0.5 },
   all: { x: 0, y: 0, width: 1, height: 1 }
 }
-const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, several of them and erase 0.1: 0.2 0.3 joined by +, or 1:1, 1/1, 2x2 with prompts between |'
+const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, several of them and erase 0.1: 0.2 0.3 joined by +, or 1:1, 1/1, 2x2 with prompts between |; in a video perhaps with frames 0-50% behind'
+const TIMED = ' frames '
+const RANGE = '\\d+(\\.\\d+)?%?(\\s*-(\\s*\\d+(\\.\\d+)?%?)?)?'
+const FRAMES = new RegExp(`^\\s*${RANGE}(\\s*,\\s*${RANGE})*(\\s+fade\\s+\\d+(\\.\\d+)?)?\\s*$`)
 export const LEAST = 0.02 // of the picture, below which a drag is a click
 const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i
 
@@ -50,12 +54,15 @@ export function read(text) {
 function areasOf(code) {
   const arrow = code.indexOf('->')
   if (arrow < 0) throw new Wrong("'->' and a prompt are missing; write left -> a red circle")
-  const [left, prompt] = [code.slice(0, arrow), code.slice(arrow + 2)]
+  const [where, prompt] = [code.slice(0, arrow), code.slice(arrow + 2)]
+  const timed = where.indexOf(TIMED)
+  const [left, frames] = timed < 0 ? [where, ''] : [where.slice(0, timed), where.slice(timed + TIMED.length).trim()]
+  if (timed >= 0 && !FRAMES.test(frames)) throw new Wrong(`'${frames}' are no frames; write 0-50%, 0-12, 25- or several with commas, and perhaps fade 8 behind them`)
   const boxes = split(left.trim())
-  if (!boxes) return [{ shapes: shapesOf(left), prompt: prompt.trim() }]
+  if (!boxes) return [{ shapes: shapesOf(left), prompt: prompt.trim(), frames }]
   const prompts = prompt.split('|').map((part) => part.trim())
   if (prompts.length !== boxes.length) throw new Wrong(`${left.trim()} has ${boxes.length} parts, and ${prompts.length} prompts stand behind ->; put | between them`)
-  return boxes.map((box, i) => ({ shapes: [box], prompt: prompts[i] }))
+  return boxes.map((box, i) => ({ shapes: [box], prompt: prompts[i], frames }))
 }
 
 /** @param {string} text */
@@ -129,14 +136,14 @@ function written(shape) {
   return half ? half[0] : [shape.x, shape.y, shape.width, shape.height].map(short).join(' ')
 }
 
-/** @param {{ shapes: (Box | Brush)[], prompt: string }} area */
-const lineOf = ({ shapes, prompt }) => `${shapes.map(written).join(' + ')} -> ${prompt}`
+/** @param {Drawn} area */
+const lineOf = ({ shapes, prompt, frames }) => `${shapes.map(written).join(' + ')}${frames ? TIMED + frames : ''} -> ${prompt}`
 
 /**
  * Put another area in the place of one, or take it off; a line that holds several is written as a line for each.
  * @param {string} text
  * @param {number} index of the area
- * @param {{ shapes: (Box | Brush)[], prompt: string } | null} area
+ * @param {Drawn | null} area
  * @returns {string}
  */
 export function changed(text, index, area) {
@@ -150,7 +157,7 @@ export function changed(text, index, area) {
 /**
  * Write one more area at the end.
  * @param {string} text
- * @param {{ shapes: (Box | Brush)[], prompt: string }} area
+ * @param {Drawn} area
  * @returns {string}
  */
 export const added = (text, area) => [text.replace(/\s+$/, ''), lineOf(area)].filter(Boolean).join('\n')

@@ -121,11 +121,12 @@ export class AreasView {
 
   /** @param {Area[]} areas */
   buttons(areas) {
-    const asked = JSON.stringify([areas.map(({ prompt }) => named(prompt)), this.state])
+    const asked = JSON.stringify([areas.map(({ prompt, frames }) => [named(prompt), frames]), this.state])
     if (asked === this.shown) return // a click ends what is written, and must find its button still there
     this.shown = asked
     const chips = areas.map((area, index) => {
-      const button = chip(named(area.prompt) || say('area $1', index + 1), () => this.choose(index), { borderColor: colourOf(index) })
+      const name = [named(area.prompt) || say('area $1', index + 1), area.frames].filter(Boolean).join(' ')
+      const button = chip(name, () => this.choose(index), { borderColor: colourOf(index) })
       return press(button, index === this.state.chosen && (this.state.goesOn || this.state.tool !== 'brush'))
     })
     const [brush, erase] = [this.toolChip('brush', say('brush'), say('Paint areas in the place of boxes')), this.toolChip('erase', say('erase'), say('Take off from the chosen area'))]

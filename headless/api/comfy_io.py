@@ -6,7 +6,7 @@ TypeError, so that a node cannot come to depend on what only one host knows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import SimpleNamespace
@@ -296,9 +296,15 @@ class ComfyNode:
 
     A subclass defines `define_schema` and `execute`, and may define `validate_inputs`, `fingerprint_inputs`, and, where
     it has lazy inputs, `check_lazy_status`.
+
+    Attributes:
+        reads: the inputs that name files, and the kind of each (`Folders.files`).
+        stored: whether other processes take the result from the disk: tensors that take longer to make than to read.
     """
 
     hidden: Any = None
+    reads: Mapping[str, str] = {}
+    stored = False
 
     @classmethod
     def define_schema(cls) -> Schema:

@@ -125,6 +125,17 @@ class Folders:
                 return path
         return self.input_file(name.removesuffix("[input]").rstrip())
 
+    def files(self, kind: str, name: str) -> list[Path]:
+        """Return the files behind a name of a workflow: a kind of models, `diffusers`, `input` or `output`.
+
+        Raises FileNotFoundError and ValueError as the methods that look for one.
+        """
+        if kind == "diffusers":
+            return sorted(path for path in self.diffusers(name).rglob("*") if path.is_file())
+        if kind in ("input", "output"):
+            return [self.annotated_file(name if kind == "input" or name.endswith("]") else f"{name} [output]")]
+        return [self.model(kind, name)]
+
     def _model_folders(self, kind: str) -> list[Path]:
         return [self.models / name for name in KINDS[kind]]
 

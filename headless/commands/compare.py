@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from ...nodes.compare import NODE, patched
+from ...nodes.compare import NODE, patched, patching
 from ..engine.errors import USER_ERROR, Failure
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt
@@ -29,6 +30,7 @@ def compare(prompt: Prompt, strengths: str | None) -> None:
         return
     saving = [(id, node["inputs"]) for id, node in prompt.items() if node["class_type"] == "SaveImage"]
     found = [(id, inputs) for id, inputs in saving if is_link(inputs.get("images"))]
+    found = [(id, inputs) for id, inputs in found if not _of_patches(prompt, inputs["images"])]
     found = [(id, inputs) for id, inputs in found if patched(prompt, str(inputs["images"][0]))]
     if not found:
         text = "no Save Image of this workflow gets pictures of a model with patches: there is nothing to compare"
@@ -43,3 +45,13 @@ def compare(prompt: Prompt, strengths: str | None) -> None:
                 "filename_prefix": f"{inputs.get('filename_prefix', '')}_{name}",
             }
             prompt[f"{id} {name}"] = {"class_type": "SaveImage", "inputs": saved}
+
+
+def _of_patches(prompt: Prompt, link: Any) -> bool:
+    """Return whether pictures show what the patches did (masks, maps, differences): without them there are none."""
+    for _ in prompt:  # a circle is told when the workflow is checked
+        node = prompt.get(str(link[0])) if is_link(link) else None
+        if node is None or node["class_type"].startswith("Patchbay"):
+            return node is not None and node["class_type"] not in patching()
+        link = node["inputs"].get("images", node["inputs"].get("image"))
+    return False

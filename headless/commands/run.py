@@ -65,6 +65,8 @@ def add_surroundings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
     )
+    cache = "keep encoded texts and references in this folder, up to 2 GiB, and take what another process left there"
+    command.add_argument("--cache", type=Path, metavar="DIR", help=cache)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -113,7 +115,7 @@ def execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt)
     progress = Progress(args.quiet or args.json)
     try:
         session = Session(folders, progress.step, torch.bfloat16 if args.bf16_unet else None)
-        return Executor(catalog(), session).run(prompt, on_node=progress.node)
+        return Executor(catalog(), session, args.cache).run(prompt, on_node=progress.node)
     except InterruptProcessingException:
         raise KeyboardInterrupt from None
     finally:

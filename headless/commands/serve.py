@@ -148,7 +148,7 @@ def serve(args: argparse.Namespace) -> int:
     dtype = torch.bfloat16 if args.bf16_unet else None
     folders = Folders(args.models, args.input, args.output)
     try:
-        executor = Executor(catalog(), Session(folders, events.step, dtype))
+        executor = Executor(catalog(), Session(folders, events.step, dtype), args.cache)
         events.tell("ready")
         jobs = Jobs(sys.stdin)
         for job in jobs:

@@ -75,6 +75,8 @@ def add_running(command: argparse.ArgumentParser, folder: str) -> None:
     )
     add_models(command)
     add_input(command)
+    cache = "where processes find each other's texts and references (default: cache, in the folder of the sweep)"
+    command.add_argument("--cache", type=Path, metavar="DIR", help=cache)
     command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
@@ -211,19 +213,20 @@ def infos_of(args: argparse.Namespace) -> Infos:
 def _run(args: argparse.Namespace, waiting: list[Cell], infos: Infos, store: Store, told: Told) -> None:
     if not waiting:
         return
+    cache = (args.cache or store.folder / "cache").resolve()
     with contextlib.ExitStack() as stack:
         if args.ray:
             from ..sweep.on_ray import cluster, run_tasks
 
             ray = stack.enter_context(cluster(args.ray))
             if not args.server:
-                run_tasks(ray, waiting, _folders(args), store, told)
+                run_tasks(ray, waiting, _folders(args), cache, store, told)
                 return
         runners: list[Runner] = []
         for url in args.server:
             runner = _runner(args, url, infos, ray if args.ray else None)
             runners.append(stack.enter_context(contextlib.closing(runner)))
-        run_all(waiting, runners or [Embedded(_folders(args))], store, told)
+        run_all(waiting, runners or [Embedded(_folders(args), cache=cache)], store, told)
 
 
 def _runner(args: argparse.Namespace, url: str, infos: Infos, ray: Any) -> Any:

@@ -6,15 +6,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ...ldm_patched.modules.model_management import throw_exception_if_processing_interrupted
 from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
 from ..api.session import Session, entered
-from .brought import brought, gathered
+from .brought import declared, entries, gathered
+from .contents import Contents, prints
 from .errors import NodeError
+from .file_digests import FileDigests
 from .older_results import OlderResults
+from .stored_results import StoredResults
 from .tracing import span
 from .validate import Catalog, is_link, validate_outputs
 from .workflow import Prompt, title
@@ -41,6 +45,8 @@ class _State:
     Args:
         nodes: those of the prompt, and those that nodes put in their place.
         kept: the outputs by signature, for the next run.
+        contents: names by content, of which those of stored results are their signatures.
+        asked: the nodes whose stored results were looked for.
     """
 
     prompt: Prompt
@@ -51,16 +57,24 @@ class _State:
     outputs: dict[str, NodeOutput] = field(default_factory=dict)
     signatures: dict[str, str] = field(default_factory=dict)
     kept: dict[str, NodeOutput] = field(default_factory=dict)
+    contents: dict[str, str | None] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
 
 
 class Executor:
-    """Runs workflows one after the other. Results of the last one stay for the next, those without weights longer."""
+    """Runs workflows one after the other. Results of the last one stay for the next, those without weights longer.
 
-    def __init__(self, catalog: Catalog, session: Session) -> None:
+    Args:
+        folder: where results of nodes that say so are kept for other processes; None for nowhere.
+    """
+
+    def __init__(self, catalog: Catalog, session: Session, folder: Path | None = None) -> None:
         self.catalog = catalog
         self.session = session
         self._results: dict[str, NodeOutput] = {}
         self._older = OlderResults()
+        self._stored = None if folder is None else StoredResults(folder)
+        self._contents = None if folder is None else Contents(catalog, FileDigests())
 
     def run(
         self,
@@ -87,24 +101,64 @@ class Executor:
 
     def _finish(self, state: _State, wanted: list[str]) -> None:
         """Run what the wanted nodes need and has not run yet."""
-        for id in self._needed(state.nodes, wanted, state.outputs):
+        for id in self._needed(state, wanted):
             throw_exception_if_processing_interrupted()
-            signature = state.signatures[id] = self._signature(state, id)
-            known = state.kept.get(signature) or self._results.get(signature) or self._older.get(signature)
+            signature = self._content(state, id) or self._signature(state, id)
+            known = self._known(state, signature)
             if known is not None:
                 state.run.cached.append(id)
-                state.kept[signature] = known
             else:
                 if state.on_node is not None:
                     state.on_node(title(state.nodes, id))
                 answer = self._execute(state, id)
-                result = answer if answer.expand is None else self._expanded(state, id, answer)
-                state.kept[signature] = result
-                self._older.keep(signature, result, self.catalog[state.nodes[id]["class_type"]].GET_SCHEMA())
+                known = answer if answer.expand is None else self._expanded(state, id, answer)
+                self._store(state, id, known)
                 state.run.ran.append(id)
-            state.outputs[id] = state.kept[signature]
-            if state.outputs[id].ui:
-                state.run.ui[id] = state.outputs[id].ui or {}
+            self._take(state, id, signature, known)
+
+    def _known(self, state: _State, signature: str) -> NodeOutput | None:
+        return state.kept.get(signature) or self._results.get(signature) or self._older.get(signature)
+
+    def _take(self, state: _State, id: str, signature: str, result: NodeOutput) -> None:
+        """Note the result of a node, and keep it for later runs."""
+        state.signatures[id], state.kept[signature], state.outputs[id] = signature, result, result
+        self._older.keep(signature, result, self.catalog[state.nodes[id]["class_type"]].GET_SCHEMA())
+        if result.ui:
+            state.run.ui[id] = result.ui
+
+    def _content(self, state: _State, id: str) -> str | None:
+        """Return under which name the result of a node is stored; None where it is not."""
+        if self._contents is None or not self.catalog[state.nodes[id]["class_type"]].stored:
+            return None
+        return self._contents.key(state.nodes, id, state.contents)
+
+    def _recalled(self, state: _State, id: str) -> bool:
+        """Take the stored result of a node, so that nothing behind it has to run; return whether there was one."""
+        if id in state.asked or self._stored is None or (name := self._content(state, id)) is None:
+            return False
+        state.asked.add(id)
+        found = self._known(state, name) or self._stored.get(name)
+        if found is not None:
+            state.run.cached.append(id)
+            self._take(state, id, name, found)
+            self._keep_behind(state)
+        return found is not None
+
+    def _keep_behind(self, state: _State) -> None:
+        """Keep what the last run had of the nodes behind recalled ones: the next may need their text encoder again."""
+        for id in state.contents:  # sources come first
+            if id not in state.signatures:
+                signature = state.signatures[id] = self._content(state, id) or self._signature(state, id)
+                if signature in self._results:
+                    state.kept[signature] = self._results[signature]
+
+    def _store(self, state: _State, id: str, result: NodeOutput) -> None:
+        """Store the result of a node, unless a file behind it was changed since its name was made."""
+        name = self._content(state, id)
+        if self._stored is None or self._contents is None or name is None:
+            return
+        if self._contents.key(state.nodes, id, {}) == name:
+            self._stored.keep(name, result)
 
     def _expanded(self, state: _State, id: str, answer: NodeOutput) -> NodeOutput:
         """Run the nodes that a node put in its place, and return what they give; one of them shows for it."""
@@ -115,27 +169,30 @@ class Executor:
         ui = state.outputs[shows[-1]].ui if shows else answer.ui
         return NodeOutput(*(_value(value, state.outputs) for value in answer.args), ui=ui)
 
-    def _needed(self, prompt: Prompt, wanted: list[str], outputs: Mapping[str, NodeOutput]) -> Iterator[str]:
-        """Yield the nodes to run, each when those that it needs have run; `outputs` are what there is so far.
+    def _needed(self, state: _State, wanted: list[str]) -> Iterator[str]:
+        """Yield the nodes to run, each when those that it needs have run.
 
         What only a lazy input leads to is needed when its node asks for it.
         """
+        prompt, outputs = state.nodes, state.outputs
         for last in wanted:
             waiting = [last]
             while waiting:
                 id = waiting[-1]
+                if id in outputs or self._recalled(state, id):
+                    waiting.pop()
+                    continue
                 missing = [source for source in self._sources(prompt, id, outputs) if source not in outputs]
                 if missing:
                     waiting += missing[:1]
                     continue
-                if id not in outputs:
-                    yield id
+                yield id
                 waiting.pop()
 
     def _sources(self, prompt: Prompt, id: str, outputs: Mapping[str, NodeOutput]) -> list[str]:
         """Return the nodes that a node needs, of which lazy inputs lead to those that it asks for."""
         cls = self.catalog[prompt[id]["class_type"]]
-        given = _declared(cls, prompt[id])
+        given = declared(cls, prompt[id])
         linked = {name: value[0] for name, value in given.items() if is_link(value)}
         lazy = {entry.id for entry in cls.GET_SCHEMA().inputs if entry.entries.get("lazy")}
         sources = [source for name, source in linked.items() if name not in lazy]
@@ -148,11 +205,11 @@ class Executor:
         """Return what the result of a node depends on: its class, its constants, and the signatures of its sources."""
         node = state.nodes[id]
         cls = self.catalog[node["class_type"]]
-        given = _declared(cls, node)
+        given = declared(cls, node)
         constants = {name: value for name, value in given.items() if not is_link(value)}
         sources = {name: [state.signatures.get(v[0]), v[1]] for name, v in given.items() if is_link(v)}
         fingerprint = getattr(cls, "fingerprint_inputs", None)
-        outside = None if fingerprint is None else repr(fingerprint(**constants))
+        outside = [prints(cls, constants), None if fingerprint is None else repr(fingerprint(**constants))]
         schema = cls.GET_SCHEMA()
         itself = id if schema.not_idempotent or schema.hidden else None
         # it is written into the files that the node makes
@@ -165,7 +222,7 @@ class Executor:
     def _execute(self, state: _State, id: str) -> NodeOutput:
         node = state.nodes[id]
         cls = self.catalog[node["class_type"]]
-        values = gathered(_entries(cls), {n: _value(v, state.outputs) for n, v in _declared(cls, node).items()})
+        values = gathered(entries(cls), {n: _value(v, state.outputs) for n, v in declared(cls, node).items()})
         hidden = {Hidden.unique_id: id, Hidden.prompt: state.prompt, Hidden.extra_pnginfo: state.extra_pnginfo}
         try:
             with span(f"patchbay.node {node['class_type']}", node=id):
@@ -181,18 +238,6 @@ def _value(given: Any, outputs: Mapping[str, NodeOutput]) -> Any:
         return given
     source = outputs.get(given[0])
     return None if source is None else source.args[given[1]]
-
-
-def _entries(cls: type[ComfyNode]) -> list[tuple[str, bool, Any]]:
-    return [(entry.id, entry.optional, entry.info()) for entry in cls.GET_SCHEMA().inputs]
-
-
-def _declared(cls: type[ComfyNode], node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs that a class declares; what else is given for it is nobody's."""
-    if cls.GET_SCHEMA().accept_all_inputs:
-        return dict(node["inputs"])
-    names = {name for name, _, _ in brought(_entries(cls), node["inputs"])}
-    return {name: value for name, value in node["inputs"].items() if name in names}
 
 
 def _with_hidden(cls: type[ComfyNode], hidden: Mapping[Hidden, Any]) -> type[ComfyNode]:

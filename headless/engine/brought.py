@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..api.comfy_io import ComfyNode
 from ..api.dynamic_io import CHOICE, GROWING
 
 Config = tuple[str, dict[str, Any]]  # type and settings of an input
@@ -23,6 +24,19 @@ def brought(inputs: Iterable[Entry], given: Mapping[str, Any]) -> Iterator[Entry
             yield from brought(_entries(f"{name}.", chosen[0] if chosen else {}), given)
         else:
             yield name, optional, (kind, settings)
+
+
+def entries(cls: type[ComfyNode]) -> list[Entry]:
+    """Return the inputs of a class."""
+    return [(entry.id, entry.optional, entry.info()) for entry in cls.GET_SCHEMA().inputs]
+
+
+def declared(cls: type[ComfyNode], node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a node that its class declares; what else is given for it is nobody's."""
+    if cls.GET_SCHEMA().accept_all_inputs:
+        return dict(node["inputs"])
+    names = {name for name, _, _ in brought(entries(cls), node["inputs"])}
+    return {name: value for name, value in node["inputs"].items() if name in names}
 
 
 def gathered(inputs: Iterable[Entry], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def _file() -> io.Input:
 class ControlNetLoader(io.ComfyNode):
     """Load a ControlNet."""
 
+    reads = {"control_net_name": "controlnet"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -51,6 +53,8 @@ class ControlNetLoader(io.ComfyNode):
 
 class DiffControlNetLoader(io.ComfyNode):
     """Load a ControlNet that may be the difference to a model."""
+
+    reads = {"control_net_name": "controlnet"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -26,12 +26,15 @@ class Nodes(list[type[io.ComfyNode]]):
         *outputs: Any,
         category: str | None = None,
         methods: Mapping[str, Function] | None = None,
+        reads: Mapping[str, str] | None = None,
+        stored: bool = False,
         **schema: Any,
     ) -> Callable[[Function], type[io.ComfyNode]]:
         """Return a decorator that makes a node of a function and lists it.
 
         The function gets the inputs by name and returns the only output, a tuple of several, or a NodeOutput. An output
-        is a type (`io.Image`) or an `Output` of one; `methods` are static ones of the node beside `execute`.
+        is a type (`io.Image`) or an `Output` of one; `methods` are static ones of the node beside `execute`. What
+        `reads` and `stored` are, `ComfyNode` says.
         """
 
         def declare(function: Function) -> type[io.ComfyNode]:
@@ -57,7 +60,8 @@ class Nodes(list[type[io.ComfyNode]]):
             own = {name: staticmethod(method) for name, method in (methods or {}).items()}
             made = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
             about = {"__doc__": function.__doc__, "__module__": function.__module__}
-            self.append(type(function.__name__, (io.ComfyNode,), {**made, **own, **about}))
+            kept = {"reads": reads or {}, "stored": stored}
+            self.append(type(function.__name__, (io.ComfyNode,), {**made, **own, **about, **kept}))
             return self[-1]
 
         return declare

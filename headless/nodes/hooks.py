@@ -23,6 +23,7 @@ from .lora import lora_file
 NODES = Nodes("advanced/hooks/create")
 Names = Callable[[Iterable[str]], dict[str, str]]
 Decorator = Callable[[Function], type[io.ComfyNode]]
+LORA, CHECKPOINT = {"lora_name": "loras"}, {"ckpt_name": "checkpoints"}
 
 
 def previous(name: str = "prev_hooks", tooltip: str = "Hooks that act too.") -> io.Input:
@@ -35,7 +36,7 @@ def _strength(name: str, what: str) -> io.Input:
     return io.Float.Input(name, default=1.0, min=-20.0, max=20.0, step=0.01, tooltip=tooltip)
 
 
-def _create(id: str, title: str, file: Callable[[], io.Input], clip: bool) -> Decorator:
+def _create(id: str, title: str, file: Callable[[], io.Input], reads: Mapping[str, str], clip: bool) -> Decorator:
     """Return the declaration of a node that makes a hook of a file."""
 
     def inputs() -> list[io.Input]:
@@ -43,7 +44,7 @@ def _create(id: str, title: str, file: Callable[[], io.Input], clip: bool) -> De
         strengths += [_strength("strength_clip", "the text encoder")] if clip else []
         return [file(), *strengths, previous()]
 
-    return NODES.add(id, title, inputs, io.Hooks, is_experimental=True)
+    return NODES.add(id, title, inputs, io.Hooks, reads=reads, is_experimental=True)
 
 
 # LoRA files
@@ -63,7 +64,7 @@ def _with_lora(name: str, strength_model: float, strength_clip: float, prev_hook
     return before.joined(Hooks((Hook(change, Keyframes()),)))
 
 
-@_create("CreateHookLora", "Create Hook LoRA", lora_file, clip=True)
+@_create("CreateHookLora", "Create Hook LoRA", lora_file, LORA, clip=True)
 def create_hook_lora(
     lora_name: str, strength_model: float, strength_clip: float, prev_hooks: Hooks | None = None
 ) -> Hooks:
@@ -71,7 +72,7 @@ def create_hook_lora(
     return _with_lora(lora_name, strength_model, strength_clip, prev_hooks)
 
 
-@_create("CreateHookLoraModelOnly", "Create Hook LoRA (MO)", lora_file, clip=False)
+@_create("CreateHookLoraModelOnly", "Create Hook LoRA (MO)", lora_file, LORA, clip=False)
 def create_hook_lora_model_only(lora_name: str, strength_model: float, prev_hooks: Hooks | None = None) -> Hooks:
     """Make a hook of what a LoRA holds for the model."""
     return _with_lora(lora_name, strength_model, 0.0, prev_hooks)
@@ -112,7 +113,7 @@ def _with_checkpoint(name: str, strength_model: float, strength_clip: float, pre
     return (prev_hooks or Hooks()).joined(Hooks((Hook(change, Keyframes()),)))
 
 
-@_create("CreateHookModelAsLora", "Create Hook Model as LoRA", _checkpoint_file, clip=True)
+@_create("CreateHookModelAsLora", "Create Hook Model as LoRA", _checkpoint_file, CHECKPOINT, clip=True)
 def create_hook_model_as_lora(
     ckpt_name: str, strength_model: float, strength_clip: float, prev_hooks: Hooks | None = None
 ) -> Hooks:
@@ -120,7 +121,7 @@ def create_hook_model_as_lora(
     return _with_checkpoint(ckpt_name, strength_model, strength_clip, prev_hooks)
 
 
-@_create("CreateHookModelAsLoraModelOnly", "Create Hook Model as LoRA (MO)", _checkpoint_file, clip=False)
+@_create("CreateHookModelAsLoraModelOnly", "Create Hook Model as LoRA (MO)", _checkpoint_file, CHECKPOINT, clip=False)
 def create_hook_model_as_lora_model_only(
     ckpt_name: str, strength_model: float, prev_hooks: Hooks | None = None
 ) -> Hooks:

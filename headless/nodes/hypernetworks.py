@@ -103,6 +103,7 @@ def _filled(layer: nn.Module, weights: Mapping[str, Tensor], name: str) -> nn.Mo
         io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="How strongly."),
     ],
     io.Model,
+    reads={"hypernetwork_name": "hypernetworks"},
 )
 def hypernetwork_loader(model: Any, hypernetwork_name: str, strength: float) -> Any:
     """Put a hypernetwork on a model."""

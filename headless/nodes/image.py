@@ -48,6 +48,8 @@ class VAEDecode(io.ComfyNode):
 class VAEEncode(io.ComfyNode):
     """Encode images to latents."""
 
+    stored = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -71,6 +73,8 @@ class VAEEncode(io.ComfyNode):
 
 class LoadImage(io.ComfyNode):
     """Load an image from the input folder."""
+
+    reads = {"image": "input"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -100,14 +104,6 @@ class LoadImage(io.ComfyNode):
         except (OSError, ValueError) as error:
             return str(error)
         return True
-
-    @classmethod
-    def fingerprint_inputs(cls, image: str | None = None) -> Any:
-        """Return size and time of the file, so that a new one under the same name is loaded again."""
-        if image is None:
-            return None
-        status = current().folders.annotated_file(image).stat()
-        return status.st_size, status.st_mtime_ns
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ..api import comfy_io as io
@@ -25,20 +23,13 @@ def _check_output(image: str | None = None) -> bool | str:
     return LoadImage.validate_inputs(None if image is None else _output_name(image))
 
 
-def _print_output(image: str | None = None) -> Any:
-    return LoadImage.fingerprint_inputs(None if image is None else _output_name(image))
-
-
-def _mask_print(image: str | None = None, channel: str = "") -> Any:
-    return LoadImage.fingerprint_inputs(image)
-
-
 @NODES.add(
     "LoadImageMask",
     "Load Image (as Mask)",
     lambda: [*LoadImage.GET_SCHEMA().inputs, io.Combo.Input("channel", options=CHANNELS, tooltip="What of it.")],
     io.Mask,
-    methods={"validate_inputs": LoadImage.validate_inputs, "fingerprint_inputs": _mask_print},
+    methods={"validate_inputs": LoadImage.validate_inputs},
+    reads=LoadImage.reads,
 )
 def load_image_mask(image: str, channel: str) -> Tensor:
     """Load a mask from a channel of a picture in the input folder."""
@@ -59,7 +50,8 @@ def load_image_mask(image: str, channel: str) -> Tensor:
     ],
     io.Image,
     io.Mask,
-    methods={"validate_inputs": _check_output, "fingerprint_inputs": _print_output},
+    methods={"validate_inputs": _check_output},
+    reads={"image": "output"},
     is_experimental=True,
 )
 def load_image_output(image: str) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ def whole_latent_pixels(image: Tensor) -> Tensor:
 class InpaintModelConditioning(io.ComfyNode):
     """Prepare an image for an inpainting model."""
 
+    stored = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -72,6 +74,8 @@ class InpaintModelConditioning(io.ComfyNode):
 
 class InstructPixToPixConditioning(io.ComfyNode):
     """Give an instruct-pix2pix model the image to edit."""
+
+    stored = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -68,13 +68,6 @@ def _found(latent: str | None = None) -> bool | str:
     return True
 
 
-def _changed(latent: str | None = None) -> Any:
-    if latent is None:
-        return None
-    status = current().folders.annotated_file(latent).stat()
-    return status.st_size, status.st_mtime_ns
-
-
 @NODES.add(
     "LoadLatent",
     "Load Latent",
@@ -84,7 +77,8 @@ def _changed(latent: str | None = None) -> Any:
         )
     ],
     io.Latent,
-    methods={"validate_inputs": _found, "fingerprint_inputs": _changed},
+    methods={"validate_inputs": _found},
+    reads={"latent": "input"},
 )
 def load_latent(latent: str) -> Latent:
     """Load latents from a file of the input folder."""

@@ -13,6 +13,8 @@ from ..api.session import current
 class CheckpointLoaderSimple(io.ComfyNode):
     """Load UNet, text encoder and VAE from one file."""
 
+    reads = {"ckpt_name": "checkpoints"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -42,6 +44,8 @@ class CheckpointLoaderSimple(io.ComfyNode):
 class DiffusersLoader(io.ComfyNode):
     """Load UNet, text encoder and VAE from a folder in diffusers' layout."""
 
+    reads = {"model_path": "diffusers"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -70,6 +74,8 @@ class DiffusersLoader(io.ComfyNode):
 
 class UNETLoader(io.ComfyNode):
     """Load a UNet alone."""
+
+    reads = {"unet_name": "diffusion_models"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -106,6 +112,8 @@ class UNETLoader(io.ComfyNode):
 
 class CLIPTextEncode(io.ComfyNode):
     """Encode a prompt."""
+
+    stored = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -53,6 +53,8 @@ def with_lora(model: Any, clip: Any, name: str, strength_model: float, strength_
 class LoraLoader(io.ComfyNode):
     """Put a LoRA on a model and its text encoder."""
 
+    reads = {"lora_name": "loras"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -81,6 +83,8 @@ class LoraLoader(io.ComfyNode):
 
 class LoraLoaderModelOnly(io.ComfyNode):
     """Put a LoRA on a model alone."""
+
+    reads = {"lora_name": "loras"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -51,6 +51,7 @@ def _clip(*names: str) -> Any:
         _device(),
     ],
     io.Clip,
+    reads={"clip_name": "text_encoders"},
 )
 def clip_loader(clip_name: str, type: str, device: str = "default") -> Any:
     """Load a text encoder of CLIP alone."""
@@ -67,6 +68,7 @@ def clip_loader(clip_name: str, type: str, device: str = "default") -> Any:
         _device(),
     ],
     io.Clip,
+    reads={"clip_name1": "text_encoders", "clip_name2": "text_encoders"},
 )
 def dual_clip_loader(clip_name1: str, clip_name2: str, type: str, device: str = "default") -> Any:
     """Load both text encoders of SDXL."""
@@ -85,6 +87,7 @@ def dual_clip_loader(clip_name1: str, clip_name2: str, type: str, device: str = 
     io.Model,
     io.Clip,
     io.Vae,
+    reads={"config_name": "configs", "ckpt_name": "checkpoints"},
     is_deprecated=True,
 )
 def checkpoint_loader(config_name: str, ckpt_name: str) -> tuple[Any, Any, Any]:
@@ -110,6 +113,7 @@ def checkpoint_loader(config_name: str, ckpt_name: str) -> tuple[Any, Any, Any]:
         io.Combo.Input("crop", options=["center", "none"], tooltip="Whether pictures are cut or squeezed to a square."),
     ],
     io.ClipVisionOutput,
+    stored=True,
     category="model/conditioning",
 )
 def clip_vision_encode(clip_vision: Any, image: Tensor, crop: str) -> Any:
@@ -120,7 +124,13 @@ def clip_vision_encode(clip_vision: Any, image: Tensor, crop: str) -> Any:
 # GLIGEN
 
 
-@NODES.add("GLIGENLoader", "Load GLIGEN Model", lambda: [_file("gligen_name", "gligen")], io.Gligen)
+@NODES.add(
+    "GLIGENLoader",
+    "Load GLIGEN Model",
+    lambda: [_file("gligen_name", "gligen")],
+    io.Gligen,
+    reads={"gligen_name": "gligen"},
+)
 def gligen_loader(gligen_name: str) -> ModelPatcher:
     """Load a GLIGEN model, which puts phrases at places."""
     with model_file(current().folders.model("gligen", gligen_name)) as file:
@@ -168,7 +178,13 @@ def gligen_text_box_apply(
 # Upscale models
 
 
-@NODES.add("UpscaleModelLoader", "Load Upscale Model", lambda: [_file("model_name", "upscale_models")], io.UpscaleModel)
+@NODES.add(
+    "UpscaleModelLoader",
+    "Load Upscale Model",
+    lambda: [_file("model_name", "upscale_models")],
+    io.UpscaleModel,
+    reads={"model_name": "upscale_models"},
+)
 def upscale_model_loader(model_name: str) -> Any:
     """Load an upscale model; this needs spandrel."""
     return load_upscale_model(current().folders.model("upscale_models", model_name))
@@ -201,6 +217,7 @@ def load_upscale_model(path: Path) -> Any:
     "Upscale Image (using Model)",
     [io.UpscaleModel.Input("upscale_model", tooltip="The upscale model."), image()],
     io.Image,
+    stored=True,
     category="image/upscaling",
 )
 def image_upscale_with_model(upscale_model: Any, image: Tensor) -> Tensor:

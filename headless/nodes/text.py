@@ -13,6 +13,8 @@ SIZE = {"min": 0, "max": 16384}
 class CLIPTextEncodeSDXL(io.ComfyNode):
     """Encode a prompt for SDXL."""
 
+    stored = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -49,6 +51,8 @@ class CLIPTextEncodeSDXL(io.ComfyNode):
 
 class CLIPTextEncodeSDXLRefiner(io.ComfyNode):
     """Encode a prompt for the SDXL refiner."""
+
+    stored = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -31,6 +31,8 @@ def _tiny() -> dict[str, dict[str, str]]:
 class VAELoader(io.ComfyNode):
     """Load a VAE alone."""
 
+    reads = {"vae_name": "vae"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -104,6 +106,8 @@ class VAEDecodeTiled(io.ComfyNode):
 class VAEEncodeTiled(io.ComfyNode):
     """Encode images in tiles."""
 
+    stored = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -130,6 +134,8 @@ class VAEEncodeTiled(io.ComfyNode):
 
 class VAEEncodeForInpaint(io.ComfyNode):
     """Encode images with a part taken out."""
+
+    stored = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -26,6 +26,8 @@ EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F
 class ImageOnlyCheckpointLoader(io.ComfyNode):
     """Load UNet, image encoder and VAE from one file."""
 
+    reads = {"ckpt_name": "checkpoints"}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
@@ -53,6 +55,8 @@ class ImageOnlyCheckpointLoader(io.ComfyNode):
 
 class CLIPVisionLoader(io.ComfyNode):
     """Load an image encoder alone."""
+
+    reads = {"clip_name": "clip_vision"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -20,13 +20,13 @@ class Embedded:
     name = "embedded"
     memory: int | None = None
 
-    def __init__(self, folders: Folders, unet_dtype: Any = None) -> None:
+    def __init__(self, folders: Folders, unet_dtype: Any = None, cache: Path | None = None) -> None:
         from ..api.session import Session
         from ..engine.api_graph import Executor
         from ..engine.catalog import catalog
 
         self.folders, self.times, self.fresh = folders, Times(), True
-        self.executor = Executor(catalog(), Session(folders, self.times.step, unet_dtype))
+        self.executor = Executor(catalog(), Session(folders, self.times.step, unet_dtype), cache)
 
     def need(self, prompt: Prompt) -> int:
         """Return nothing: there is no other worker to choose."""

@@ -21,6 +21,7 @@ from .runner import Outcome
 from .store import Store
 from .workers import Told
 
+CORES = 1  # of a cell
 RETRIES = 3  # of a cell whose worker dies
 PAUSE = 5.0  # seconds between two looks at the nodes
 AGAIN = "start again to go on"
@@ -52,15 +53,20 @@ def cluster(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, store: Store, told: Told) -> None:
+def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, cache: Path, store: Store, told: Told) -> None:
     """Run cells as tasks. What arrives is kept at once, so that a driver that comes back runs only the rest.
 
     Raises Failure.
+
+    Args:
+        cache: where the workers find each other's texts and references, those of one machine or one file system.
     """
     needs = {cell.id: need(cell.prompt, functools.partial(size_here, folders)) for cell in waiting}
     nodes = nodes_of(ray)
     task = ray.remote(max_retries=RETRIES)(run_cell)
-    running = {task.options(**placement(needs[cell.id], nodes)).remote(cell.prompt, folders): cell for cell in waiting}
+    running = {
+        task.options(**placement(needs[cell.id], nodes)).remote(cell.prompt, folders, cache): cell for cell in waiting
+    }
     try:
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=PAUSE)
@@ -82,21 +88,24 @@ def run_tasks(ray: Any, waiting: Sequence[Cell], folders: Folders, store: Store,
             ray.cancel(left, force=True)
 
 
-def run_cell(prompt: Prompt, folders: Folders) -> tuple[Outcome, dict[str, bytes], str]:
+def run_cell(prompt: Prompt, folders: Folders, cache: Path) -> tuple[Outcome, dict[str, bytes], str]:
     """Run a cell on a worker; return the outcome, its images by name, and the worker."""
     import ray
 
     with tempfile.TemporaryDirectory() as folder:
-        outcome = _embedded(folders).run(prompt, Path(folder))
+        outcome = _embedded(folders, cache).run(prompt, Path(folder))
         files = {name: (Path(folder) / name).read_bytes() for name in outcome.images}
     context = ray.get_runtime_context()
     return outcome, files, f"ray {context.get_node_id()[:8]} {context.get_worker_id()[:8]}"
 
 
 @functools.cache
-def _embedded(folders: Folders) -> Embedded:
+def _embedded(folders: Folders, cache: Path) -> Embedded:
     """Return the host of this worker; its models stay for the next cell."""
-    return Embedded(folders)
+    import torch
+
+    torch.set_num_threads(CORES)  # the environment may say more, and workers would be in each other's way
+    return Embedded(folders, cache=cache)
 
 
 def unpack(files: dict[str, bytes], folder: Path) -> None:
@@ -157,7 +166,7 @@ def placement(need: int, nodes: Sequence[Node]) -> dict[str, Any]:
         raise Failure(f"no node of the cluster has a core to run cells on; add one and {AGAIN}", FAILED)
     need = min(need, max(node.memory for node in nodes))
     fits = [node.id for node in nodes if node.memory >= need]
-    options: dict[str, Any] = {"num_cpus": 1}
+    options: dict[str, Any] = {"num_cpus": CORES}
     if nodes[0].gpus:
         options["num_gpus"] = 1  # alone on it: cells are timed
     elif need:

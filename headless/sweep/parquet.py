@@ -22,6 +22,8 @@ def _column(pyarrow: Any, values: list[Any]) -> Any:
     """Return a column of numbers, texts or lists of texts; values of several kinds are written as JSON."""
     known = [value for value in values if value is not None]
     kinds = {type(value) for value in known}
+    if not known:  # what may be missing everywhere are numbers, lpips for one
+        return pyarrow.array(values, pyarrow.float64())
     if kinds == {int} and max(known) >= 2**63 and all(0 <= value < 2**64 for value in known):
         return pyarrow.array(values, pyarrow.uint64())
     plain = any(kinds <= same for same in ({bool}, {int, float}, {str}, {list}))

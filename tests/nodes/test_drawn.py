@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.areas import parse_areas
+from attention_patchbay.ldm_patched.patches.addressing.frames import parse_frames
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
 from .conftest import NODES
@@ -50,6 +51,15 @@ def test_it_is_the_chain_of_regions_with_these_masks(demo: Any) -> None:
     out = sample(patched, positive, negative)
     assert torch.equal(out, sample(by_hand, positive, negative))
     assert not torch.equal(out, sample(model, positive, negative)) and len(regions) == 2
+
+
+def test_frames_behind_an_area_are_those_of_its_region(demo: Any) -> None:
+    text = "left frames 0-50% fade 2 -> a red circle on the left\n1:1 frames 8- -> a | b\ntop -> c"
+    model, positive, negative, regions, masks = drawn(demo, regions=text)
+    assert [region.frames for region in regions] == [*map(parse_frames, ("0-50% fade 2", "8-", "8-", ""))]
+    assert torch.equal(masks, drawn(demo, regions="left -> a\n1:1 -> a | b\ntop -> c")[4])
+    with pytest.raises(ValueError, match="frames 0-50% fade 2: there is one picture and no video"):
+        sample(model, positive, negative)
 
 
 def test_the_masks_have_the_size_of_the_latent_and_soft_edges(demo: Any) -> None:

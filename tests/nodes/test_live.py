@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_patchbay.ldm_patched.patches.addressing.frames import parse_frames
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask
-from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.patches.reading.maps import captured
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
@@ -52,21 +52,25 @@ def regional(demo: Any, word: str, **given: Any) -> Any:
 
 def test_the_frozen_mask_is_what_a_capture_of_the_same_steps_makes_and_lies_on_the_object(demo: Any) -> None:
     model, clip, vae = demo
-    word = Word("circle", locate(clip, PROMPT, "circle"))
+    others = [place for place in range(1, 14) if place != 3]  # behind the start, each of its 13 words is a token
+    words = (Word("circle", (3,)), Word("the others", tuple(others)))
     where = Where.of("output", 0.0, 0.3, kind="cross")
-    listening = attach(model, Capture((word,), len(token_ids(clip, PROMPT)), where))
+    listening = attach(model, Capture(words, len(token_ids(clip, PROMPT)), where))
     (found,) = captured(listening, sample(listening, clip)["samples"])
     blocks = [(one.attention[:, 0] / one.calls).unflatten(-1, one.grid) for one in found.blocks.values()]
-    mean = torch.stack([F.interpolate(one[None], (16, 16), mode="bicubic")[0, 0] for one in blocks]).mean(0)
-    expected = (mean - mean.min()) / (mean.max() - mean.min())
+    large = [F.interpolate(one[None], (16, 16), mode="bicubic")[0].double() * len(one[0]) for one in blocks]
+    mean = torch.stack(large).sum(0) / sum(len(one[0]) for one in blocks)
+    own, other = mean.clamp(min=0.0)
+    weighted = mean[0] * own / (own + other)
+    expected = ((weighted - weighted.min()) / (weighted.max() - weighted.min())).float()
 
     patched = regional(demo, "circle")
     latent = sample(patched, clip)
     picture = vae.decode(latent["samples"])
     masks, previews, about = NODES["PatchbayLiveMasks"].execute(model=patched, latent=latent, images=picture).result
-    large = F.interpolate(expected[None, None], (128, 128), mode="bicubic")[0, 0]
-    unsure = (large - 0.6).abs() < 1e-4
-    assert torch.equal(masks[0][~unsure], (large > 0.6).float()[~unsure])
+    shown = F.interpolate(expected[None, None], (128, 128), mode="bicubic")[0, 0]
+    unsure = (shown - 0.6).abs() < 1e-4
+    assert torch.equal(masks[0][~unsure], (shown > 0.6).float()[~unsure])
     assert masks.shape == (1, 128, 128) and about.startswith("circle: its mask, frozen at step 3, covers")
     assert torch.allclose(previews, picture * (0.25 + 0.75 * masks[..., None]), atol=1e-6)
     there = ((picture[0] - 1.0).abs().amax(-1) > 0.3) & (torch.arange(128) < 64)  # not white
@@ -108,6 +112,18 @@ def test_wrong_settings_are_told_at_their_widget(node: str) -> None:
     for name, value in wrong.items():
         answer = NODES[node].validate_inputs(**given | {name: value})
         assert answer.widget == name, (name, answer)
+
+
+def test_frames_are_those_of_the_region_and_wrong_ones_are_told_at_their_widget(demo: Any) -> None:
+    _, clip, _ = demo
+    asked = {"conditioning": encoded(clip, "a green circle"), "clip": clip, "prompt": PROMPT, "word": "circle", **MASK}
+    (always,) = NODES["PatchbayLiveRegion"].execute(**asked, weight=1.0).result
+    (chain,) = NODES["PatchbayLiveRegion"].execute(**asked, weight=1.0, regions=always, frames="0-50% fade 2").result
+    assert [region.frames for region in chain] == [None, parse_frames("0-50% fade 2")]
+    given = {"word": "circle", **MASK}
+    assert NODES["PatchbayLiveRegion"].validate_inputs(**given, frames="8-") is True
+    answer = NODES["PatchbayLiveRegion"].validate_inputs(**given, frames="12-5")
+    assert answer.widget == "frames" and "'12-5' holds no frame" in answer
 
 
 def test_a_chain_of_regions_can_have_both_kinds(demo: Any) -> None:

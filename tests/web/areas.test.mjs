@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { holds, paint, shares, thinned } from '../../web/area_masks.js'
 import { added, changed, moved, read, resized } from '../../web/areas.js'
 
-const { cases, wrong, painted } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
+const { cases, timed, wrong, painted } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
 const plain = (shape) => ('points' in shape ? shape : [shape.x, shape.y, shape.width, shape.height])
 
 test('texts are read as the nodes read them', () => {
@@ -13,6 +13,17 @@ test('texts are read as the nodes read them', () => {
     assert.equal(fault, '', text)
     assert.deepEqual(areas.map(({ prompt, shapes }) => [prompt, shapes.map(plain)]), wanted, text)
   }
+})
+
+test('frames of a video are read, and stay with an area that is changed', () => {
+  for (const [text, wanted] of timed) {
+    const { areas, fault } = read(text)
+    assert.equal(fault, '', text)
+    assert.deepEqual(areas.map(({ prompt, shapes, frames }) => [prompt, shapes.map(plain), frames]), wanted, text)
+  }
+  const text = 'left frames 0-50% fade 2 -> a\n1:1 frames 8- -> b | c'
+  assert.equal(changed(text, 0, moved(read(text).areas[0], 0.1, 0)), '0.1 0 0.5 1 frames 0-50% fade 2 -> a\n1:1 frames 8- -> b | c')
+  assert.equal(changed(text, 2, null), 'left frames 0-50% fade 2 -> a\nleft frames 8- -> b')
 })
 
 test('wrong texts are told with their line', () => {

@@ -1,4 +1,7 @@
-"""Parts of a picture as text, each with its prompt: `0 0 0.5 1 -> a red circle`, and their masks."""
+"""Parts of a picture as text, each with its prompt: `0 0 0.5 1 -> a red circle`, and their masks.
+
+In a video a part may hold for some frames: `left frames 0-50% -> a red circle`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .frames import HOW, Frames, parse_frames
 from .refused import Refused, readable
 
 WIDGET = "regions"
@@ -24,7 +28,7 @@ HALVES = {
 WAYS = (
     "write left, right, top, bottom, all, a box (x y width height, such as 0 0 0.5 1), brush 0.1: 0.2 0.3, 0.4 0.3, "
     "several of them and erase 0.1: 0.2 0.3 joined by +, or columns 1:1, rows 1/1 or a grid 2x2 with as many prompts "
-    "between |"
+    "between |; in a video perhaps with frames 0-50% behind"
 )
 
 
@@ -52,10 +56,14 @@ class Brush:
 
 @dataclass(frozen=True)
 class Area:
-    """Where a prompt holds: in each of the shapes, without what one erases of those before it."""
+    """Where a prompt holds: in each of the shapes, without what one erases of those before it.
+
+    `frames` says when in a video it holds; None: always.
+    """
 
     shapes: tuple[Box | Brush, ...]
     prompt: str
+    frames: Frames | None = None
 
 
 def parse_areas(text: str) -> tuple[Area, ...]:
@@ -76,14 +84,26 @@ def _line(line: str, number: int) -> list[Area]:
     left, arrow, prompt = line.partition("->")
     if not arrow:
         raise _wrong(number, "'->' and a prompt are missing; write left -> a red circle")
-    split = _split(left.strip(), number)
+    place, timed, when = left.partition(" frames ")
+    frames = _frames(when, number) if timed else None
+    split = _split(place.strip(), number)
     if split is None:
-        return [Area(_shapes(left, number), prompt.strip())]
+        return [Area(_shapes(place, number), prompt.strip(), frames)]
     prompts = [part.strip() for part in prompt.split("|")]
     if len(prompts) != len(split):
-        told = f"{left.strip()} has {len(split)} parts, and {len(prompts)} prompts stand behind ->"
+        told = f"{place.strip()} has {len(split)} parts, and {len(prompts)} prompts stand behind ->"
         raise _wrong(number, f"{told}; put | between them")
-    return [Area((box,), part) for box, part in zip(split, prompts, strict=True)]
+    return [Area((box,), part, frames) for box, part in zip(split, prompts, strict=True)]
+
+
+def _frames(text: str, number: int) -> Frames:
+    try:
+        found = parse_frames(text)
+    except Refused as error:
+        raise _wrong(number, str(error)) from None
+    if found is None:
+        raise _wrong(number, f"there is nothing behind frames; {HOW}")
+    return found
 
 
 def _shapes(text: str, number: int) -> tuple[Box | Brush, ...]:

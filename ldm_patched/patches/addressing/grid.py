@@ -14,6 +14,11 @@ def on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(mask[:, None], size=grid, mode="area").flatten(1)
 
 
+def touched(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Scale a mask (b, height, width) to the tokens of a block by the highest value in each one's area: (b, h * w)."""
+    return F.adaptive_max_pool2d(mask, grid).flatten(1)
+
+
 def blurred(x: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
     """Blur tokens (b, h * w, c) with a Gaussian over their grid; edges are mirrored."""
     image: Tensor = x.transpose(1, 2).unflatten(2, grid)  # (b, c, h, w)

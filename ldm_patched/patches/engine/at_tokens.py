@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..addressing.frames import Frames
-from ..addressing.grid import on_grid
+from ..addressing.grid import on_grid, touched
 from .coordinates import PIXELS, at_pixels
 from .site import Site
 from .tokens import TOKENS
@@ -20,23 +20,24 @@ STRETCHED = (
 )
 
 
-def at_tokens(site: Site, mask: Tensor) -> Tensor:
+def at_tokens(site: Site, mask: Tensor, touching: bool = False) -> Tensor:
     """Return what a mask (m, y, x) of 0 to 1 over the whole image is at each token: (b, n).
 
-    Several masks go round the images of a chunk in turn. Where an image is a video in the tokens of a row, as many
-    as there are videos are one for each; any other number are masks of its frames. Raises ValueError like
-    `Site.image_grid`.
+    That is its mean over the token's area, or where `touching` its highest value there. Several masks go round the
+    images of a chunk in turn. Where an image is a video in the tokens of a row, as many as there are videos are one for
+    each; any other number are masks of its frames. Raises ValueError like `Site.image_grid`.
     """
     if site.over_time:
-        return _by_pixel(site, at_tokens(site.by_frame, mask))
+        return _by_pixel(site, at_tokens(site.by_frame, mask, touching))
+    scale = touched if touching else on_grid
     grid, pixels, size = site.image_grid, site.options.get(PIXELS), None if site.run is None else site.run.size
     if pixels is not None and size is not None:
-        return on_grid(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
+        return scale(at_pixels(mask, pixels, size), grid)  # (b, h * w); only images have such a note
     if site.partial and site.run is not None:
         site.run.notes.add(PARTS)
     if size is not None and site.run is not None and stretched(mask, size):
         site.run.notes.add(STRETCHED.format(*reversed(mask.shape[-2:]), *reversed(size)))
-    shares = on_grid(mask, grid)
+    shares = scale(mask, grid)
     if len(mask) == 1:
         return shares.repeat(site.batch, site.frames)
     if site.frames > 1 and len(mask) != site.batch // site.parts:

@@ -22,6 +22,7 @@ from .site import Site
 Grid = tuple[int, int]
 SMALL = 16  # tokens on the longest side of the maps that nobody asked for
 OTHERS = "others"  # the place of those: no block and no step, they are of the whole run so far
+REST = "rest"  # with a step: of what all of them together got in it
 SHARES = "shares"  # and of what each label gets and brings, of all calls
 
 
@@ -66,8 +67,7 @@ def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
 
     The frames of a video become images of the batch.
     """
-    attention = attention.unflatten(-1, (site.frames, -1)).flatten(1, 2)
-    one = Sums(attention, entropy, grid, 1, site.frames)
+    one = Sums(_by_frame(site, attention), entropy, grid, 1, site.frames)
     _keep_at(site, site.block, one)
     _keep_at(site, site.step, one._replace(entropy=entropy.mean(0, keepdim=True)))
 
@@ -81,6 +81,12 @@ def gather_others(site: Site, attention: Tensor, grid: Grid) -> None:
     _keep_at(site, OTHERS, Sums(small, small.new_zeros(1), (height, width), 1, site.frames))
 
 
+def gather_rest(site: Site, attention: Tensor, grid: Grid) -> None:
+    """Add one call's attention (others, b, h * w) to one sum of its step for all of them together."""
+    together = _by_frame(site, attention.sum(0, keepdim=True))
+    _keep_at(site, (REST, site.step), Sums(together, together.new_zeros(1), grid, 1, site.frames))
+
+
 def gather_shares(site: Site, shares: Tensor, brought: Tensor) -> None:
     """Add what each label got of one call's attention and brought to its result, both (labels, b), to those of the run.
 
@@ -88,6 +94,11 @@ def gather_shares(site: Site, shares: Tensor, brought: Tensor) -> None:
     """
     both = torch.stack([shares, brought], -1)  # (labels, b, 2)
     _keep_at(site, SHARES, Sums(both, both.new_zeros(1), (1, 2), 1))
+
+
+def _by_frame(site: Site, attention: Tensor) -> Tensor:
+    by_frame: Tensor = attention.unflatten(-1, (site.frames, -1))
+    return by_frame.flatten(1, 2)
 
 
 def _keep_at(site: Site, place: Hashable, sums: Sums) -> None:
@@ -123,9 +134,11 @@ def keep(run: Run) -> None:
         run.masks[number] = UsedMask(step, heat.cpu(), mask.cpu())
 
 
-def before(step: int, kept: Mapping[Any, Sums]) -> list[Sums]:
-    """Return what an entry gathered in the steps before one, by grid and device."""
-    return [sums for ((place, _), _), sums in list(kept.items()) if isinstance(place, int) and place < step]
+def before(step: int, kept: Mapping[Any, Sums]) -> tuple[list[Sums], list[Sums]]:
+    """Return what an entry gathered in the steps before one, by grid and device: for its labels, and for the rest."""
+    places = [(place, sums) for ((place, _), _), sums in list(kept.items())]
+    named = [sums for place, sums in places if isinstance(place, int) and place < step]
+    return named, [sums for place, sums in places if isinstance(place, tuple) and place[0] == REST and place[1] < step]
 
 
 def scaled(maps: Tensor) -> Tensor:

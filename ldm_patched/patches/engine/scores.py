@@ -30,6 +30,13 @@ def with_beside(k: Tensor, beside: Sequence[Beside]) -> Tensor:
     return torch.cat([k, *(one.k for one in beside)], dim=2) if beside else k
 
 
+def bias_of(keys: Sequence[Beside]) -> Tensor:
+    """Return what is added to the scores of keys of one softmax, in float32: (b or 1, h or 1, 1, m)."""
+    found = [one.bias if one.bias is not None else one.k.new_zeros(1, 1, 1, one.k.shape[2]) for one in keys]
+    rows, heads = (max(bias.shape[i] for bias in found) for i in (0, 1))
+    return torch.cat([one.float().expand(rows, heads, *one.shape[2:]) for one in found], dim=-1)
+
+
 def to_itself(q: Tensor, k: Tensor, v: Tensor, beside: Sequence[Beside]) -> Tensor:
     """Return what attention gives in which each of the tokens attends to itself alone among them: (b, h, n, d).
 
@@ -39,9 +46,7 @@ def to_itself(q: Tensor, k: Tensor, v: Tensor, beside: Sequence[Beside]) -> Tens
     if not beside:
         return v
     own = (q.float() * k[:, :, : q.shape[2]].float()).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
-    biases = [one.bias if one.bias is not None else one.k.new_zeros(1, 1, 1, one.k.shape[2]) for one in beside]
-    rows = max(len(bias) for bias in biases)
-    bias = torch.cat([one.float().expand(rows, *one.shape[1:]) for one in biases], dim=-1)
+    bias = bias_of(beside)
     keys, values = with_beside(beside[0].k, beside[1:]), torch.cat([one.v for one in beside], dim=2).float()
     found, start = [], 0
     for scores in sliced_scores(q, keys):

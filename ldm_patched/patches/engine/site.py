@@ -66,6 +66,7 @@ class Site:
         left_out: positions in the context whose keys and values a layer further out took away.
         fewer: height and width of the image's tokens among the keys, where a layer further out made them fewer.
         changed_by: the name of the method further out that last changed the number of tokens or keys.
+        bias: what a mask of the call adds to the scores of its own keys (b or 1, h or 1, 1, m); None: nothing.
         beside: the keys and values of the same softmax that the method does not get.
         appended: by number of the entry, tokens of each of its further prompts where the model made others of them.
     """
@@ -86,6 +87,7 @@ class Site:
     left_out: frozenset[int] = frozenset()
     fewer: tuple[int, int] | None = None
     changed_by: str = ""
+    bias: Tensor | None = None
     beside: tuple[Beside, ...] = ()
     appended: Mapping[int, Sequence[int]] = field(default_factory=dict)
 

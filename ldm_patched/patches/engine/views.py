@@ -144,14 +144,16 @@ class View:
             return self._run(attend, depth - 1, {**below, slot: site}, new_q, {**others, part: (k, v)})
 
         beside = tuple(self._beside(name, pair, sites["attn2"]) for name, pair in keys.items() if name != part)
-        return layer(here.but(beside=beside), q, own_k, own_v, inner)
+        bias = self._beside(part, (own_k, own_v), sites["attn2"]).bias
+        return layer(here.but(bias=bias, beside=beside), q, own_k, own_v, inner)
 
     def _beside(self, name: str, pair: tuple[Tensor, Tensor], text: Site) -> Beside:
         mask, size = self.call.mask, self.parts[name].stop - self.parts[name].start
         k, v = (x[:, :, : text.length] if name == TEXT else x for x in pair)  # without those of further prompts
         if mask is None or mask.shape[-1] == 1 or k.shape[2] != size or (name == TEXT and text.swapped):
             return Beside(k, v)
-        return Beside(k, v, to_bias(mask[..., self.parts[name]], k.dtype))
+        bias = to_bias(mask[..., self.parts[name]], k.dtype)
+        return Beside(k, v, bias if len(bias) == 1 else bias.repeat_interleave(len(k) // len(bias), 0))
 
     def _attended(self, attend: Attend, sites: dict[str, Site], q: Tensor, keys: Keys) -> Tensor:
         k, v = (torch.cat([pair[i] for pair in keys.values()], dim=2) for i in (0, 1))

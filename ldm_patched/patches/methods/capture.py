@@ -186,7 +186,11 @@ class Capture(Listener):
         if found.brought is not None:
             gather_shares(site, found.attention.mean(-1), found.brought)
         if others:
-            gather_others(site, rest, site.image_grid)
+            self.keep_others(site, rest)
+
+    def keep_others(self, site: Site, rest: Tensor) -> None:
+        """Add up one call's attention (others, b, n) to the rest of the prompt's words."""
+        gather_others(site, rest, site.image_grid)
 
 
 def word_weights(

@@ -15,12 +15,12 @@ from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.at_tokens import at_tokens
 from ..engine.declaration import Refused, Widget, acts, choice, fields_of, inputs_of, method, number
-from ..engine.gathering import Sums, before, scaled
+from ..engine.gathering import Sums, before, gather_rest, scaled
 from ..engine.site import Site
 from ..record.run import Run, UsedMask
 from .alignment import token_ids
 from .capture import Capture, Word
-from .words import locate
+from .words import locate, spoken
 
 THEN = ("freeze", "grow")
 
@@ -30,8 +30,9 @@ class LiveMask(Capture):
     """Gather the attention to a word, and make a mask of it for other methods in the same run; changes nothing itself.
 
     The map is the mean of the softmax weights of the word's columns over heads, blocks, and all steps so far, scaled
-    to the latent's pixels, smoothed, and then from its least to its highest value to 0..1 (as in DAAM, Tang et al.
-    2022, arXiv 2210.04885). What lies above `threshold` is the mask; 0 gives the map itself.
+    to the latent's pixels (as in DAAM, Tang et al. 2022, arXiv 2210.04885); blocks count by the side of their grid. It
+    is multiplied by the share that the word has there of all that it and the `others` get, smoothed, and scaled from
+    its least to its highest value to 0..1. What lies above `threshold` is the mask; 0 gives the map itself.
 
     The mask holds from the first step at or behind `after` (a part of the noise schedule) that has a step before it.
     With `freeze` it then stays as it is; with `grow` it is made anew in each step, of all steps before. All calls of a
@@ -72,8 +73,10 @@ class LiveMask(Capture):
     def asked(cls, asked: Mapping[str, Any]) -> LiveMask:
         """Return the mask for a CLIP, a prompt, a word and the settings of a node; missing ones have their defaults."""
         clip, prompt, word = asked["clip"], asked["prompt"], asked["word"]
-        found = Word(word, locate(clip, prompt, word))
-        return cls((found,), len(token_ids(clip, prompt)), **_fields(asked))
+        found, length = Word(word, locate(clip, prompt, word)), len(token_ids(clip, prompt))
+        rest = tuple(one for one in spoken(clip, prompt) if one < length and one not in found.positions)
+        others = (Word("the other words", rest),) if rest else ()
+        return cls((found,), length, others=others, **_fields(asked))
 
     @classmethod
     def check_settings(cls, asked: Mapping[str, Any]) -> None:
@@ -101,6 +104,10 @@ class LiveMask(Capture):
         there = reason is None and self.used(site) is not None
         return "" if there and self.then == "freeze" else reason
 
+    def keep_others(self, site: Site, rest: Tensor) -> None:
+        """Add up one call's attention (others, b, n) to the other words, in each step."""
+        gather_rest(site, rest, site.image_grid)
+
     # The mask, for other methods
 
     def used(self, site: Site) -> UsedMask | None:
@@ -116,9 +123,9 @@ class LiveMask(Capture):
         if early or memory.get("waiting") == step:
             memory["waiting"] = step  # a second call of the step may be at the sigma of the next
             return None
-        gathered = before(step, run.gathered.get(number, {}))
-        if gathered:
-            run.masks[number] = site.lasting(lambda: self._made(step, gathered, run.size))
+        named, rest = before(step, run.gathered.get(number, {}))
+        if named:
+            run.masks[number] = site.lasting(lambda: self._made(step, named, rest, run.size))
         return run.masks.get(number)
 
     def lacking(self, site: Site) -> str | None:
@@ -135,12 +142,12 @@ class LiveMask(Capture):
         like = (e.number for e in all_live if dataclasses.replace(e.value, where=self.where) == self)
         return exact[0] if exact else next(like, None)
 
-    def _made(self, step: int, gathered: Sequence[Sums], size: tuple[int, ...] | None) -> UsedMask:
-        height, width = size or max((sums.grid for sums in gathered), key=lambda grid: grid[0] * grid[1])
-        maps = [one.attention.unflatten(-1, one.grid).to(gathered[0].attention.device) for one in gathered]
-        large = [F.interpolate(one, (height, width), mode="bicubic", align_corners=False)[0] for one in maps]
-        mean = torch.stack(large).sum(0) / sum(one.calls for one in gathered)
-        heat = scaled(self.smoothed(mean))
+    def _made(self, step: int, named: Sequence[Sums], rest: Sequence[Sums], size: tuple[int, ...] | None) -> UsedMask:
+        grid = size or max((sums.grid for sums in named), key=lambda grid: grid[0] * grid[1])
+        attention = _mean(named, grid)
+        if rest:
+            attention = attention * share(attention, _mean(rest, grid))
+        heat = scaled(self.smoothed(attention))
         return UsedMask(step, heat, self.cut(heat))
 
     def smoothed(self, maps: Tensor) -> Tensor:
@@ -154,6 +161,23 @@ class LiveMask(Capture):
     def cut(self, heat: Tensor) -> Tensor:
         """Return the mask of a map of 0 to 1."""
         return heat if self.threshold == 0.0 else (heat > self.threshold).to(heat.dtype)
+
+
+def share(attention: Tensor, rest: Tensor) -> Tensor:
+    """Return which part of the attention to a word and to the rest of the prompt's is the word's, for maps of both."""
+    own, other = attention.clamp(min=0.0), rest.clamp(min=0.0)  # maps are drawn smoothly and can overshoot
+    return own / (own + other).clamp(min=1e-12)
+
+
+def _mean(some: Sequence[Sums], size: tuple[int, ...]) -> Tensor:
+    """Return the mean map (b, h, w) of some sums of one label, in which a call counts by the longer side of its grid.
+
+    The finer the tokens, the better a map tells the place.
+    """
+    maps = [one.attention.unflatten(-1, one.grid).to(some[0].attention.device) for one in some]
+    large = [F.interpolate(one, size, mode="bicubic", align_corners=False)[0] for one in maps]
+    weighted = [one * max(sums.grid) for one, sums in zip(large, some, strict=True)]
+    return torch.stack(weighted).sum(0) / sum(sums.calls * max(sums.grid) for sums in some)
 
 
 def _fields(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,14 +227,19 @@ SETTINGS = (
 
 
 def placed(mask: Tensor | LiveMask, site: Site, device: torch.device) -> Tensor:
-    """Return what a mask is at each token of a call, (b, n) of 0 to 1; zero while a live one is not there yet."""
+    """Return what a mask is at each token of a call, (b, n) of 0 to 1; zero while a live one is not there yet.
+
+    A live one is as tight as its object, which would get the half of many a token that it lies on: it holds wholly on
+    each of them.
+    """
     if isinstance(mask, Tensor):
         return at_tokens(site, mask.to(device, torch.float32).clamp(0.0, 1.0))
     used = mask.used(site)
     if used is None:
         return torch.zeros(site.batch, site.tokens, device=device)
     frames = used.mask.to(device).unflatten(0, (-1, site.frames))  # (b, frames, h, w)
-    each = [at_tokens(site, frames[:, i]).unflatten(1, (site.frames, -1))[:, i] for i in range(site.frames)]
+    each = [at_tokens(site, frames[:, i], touching=True) for i in range(site.frames)]
+    each = [one.unflatten(1, (site.frames, -1))[:, i] for i, one in enumerate(each)]
     return torch.cat(each, 1)
 
 

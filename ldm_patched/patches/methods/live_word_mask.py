@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..addressing.frames import parse_frames
 from ..addressing.where import Where
-from ..engine.declaration import Widget, acts, amount, hidden, method
+from ..engine.declaration import Widget, acts, amount, hidden, method, words
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .live_mask import SETTINGS, SOURCE, LiveMask, check_word, placed, stage
-from .word_mask import limited
+from .word_mask import FRAMES, limited, timed, told
 from .words import check_positions, positions_of
 
 
@@ -43,6 +44,7 @@ class LiveWordMask(Method):
     length: int = hidden(77)
     strength: float = amount(effect="the limit is applied")
     where: Where = acts(kind="cross")
+    frames: str = words("", optional=True, tip=FRAMES)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> LiveWordMask:
@@ -58,7 +60,8 @@ class LiveWordMask(Method):
         check_word("words", asked["words"])
 
     def check(self) -> None:
-        """Refuse positions outside the prompt."""
+        """Refuse frames that cannot be read, and positions outside the prompt."""
+        parse_frames(self.frames)
         check_positions(self.positions, self.length)
 
     @property
@@ -79,7 +82,9 @@ class LiveWordMask(Method):
     @property
     def label(self) -> str:
         """Describe the method."""
-        return f"words {', '.join(map(str, self.positions))} where {self.mask.word} draws{self.times}"
+        return (
+            f"words {', '.join(map(str, self.positions))} where {self.mask.word} draws{told(self.frames)}{self.times}"
+        )
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt, or there is no mask yet."""
@@ -94,6 +99,6 @@ class LiveWordMask(Method):
 
         def make() -> Tensor:
             mask = placed(self.mask, site, device)
-            return ((1.0 - mask) * (mask > 0.0).any(-1, keepdim=True))[:, None, :, None]
+            return ((1.0 - timed(mask, self.frames, site)) * (mask > 0.0).any(-1, keepdim=True))[:, None, :, None]
 
         return site.once(f"outside {site.layout} {device} {stage((self.mask,), site)}", make)

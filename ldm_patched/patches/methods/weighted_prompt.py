@@ -15,6 +15,7 @@ from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .alignment import Clip, Tokenized, ids_of
+from .calibration import WRITTEN, acting, means
 from .streams import between, letters, stream_of
 from .word_weight import weighted
 from .words import check_positions
@@ -49,6 +50,7 @@ class WeightedPrompt(Method):
         factors: the weight of each.
         length: tokens of the whole prompt with its padding.
         strength: from 0 (all 1) to 1 (all of the weights), times the curve of the schedule.
+        meaning: whether the weights are calibrated by what the text gets of the attention; see `calibration.py`.
     """
 
     positions: tuple[int, ...] = hidden(blank=())
@@ -56,6 +58,7 @@ class WeightedPrompt(Method):
     length: int = hidden(77)
     strength: float = amount(effect="the weights is applied")
     where: Where = acts(kind="cross")
+    meaning: str = means()
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WeightedPrompt:
@@ -87,7 +90,9 @@ class WeightedPrompt(Method):
     @property
     def label(self) -> str:
         """Describe the weights."""
-        return f"weights {', '.join(f'{factor:g}' for factor in dict.fromkeys(self.factors)) or 'of 1'}{self.times}"
+        how = "" if self.meaning == WRITTEN else f" {self.meaning}"
+        weights = ", ".join(f"{factor:g}" for factor in dict.fromkeys(self.factors)) or "of 1"
+        return f"weights {weights}{how}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt."""
@@ -98,8 +103,8 @@ class WeightedPrompt(Method):
         places: dict[float, list[int]] = {}
         for position, factor in zip(self.positions, self.factors, strict=True):
             places.setdefault(factor, []).append(position)
-        weights = [(positions, factor) for factor, positions in places.items()]
-        return inner(q, k, weighted(v, site, self.length, weights))
+        factors = acting(self.meaning, list(places), site, (q, k, v))
+        return inner(q, k, weighted(v, site, self.length, zip(places.values(), factors, strict=True)))
 
 
 def read(clip: Clip, prompt: str) -> tuple[Tokenized, dict[int, float]]:

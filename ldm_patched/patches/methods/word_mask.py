@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..addressing.frames import parse_frames
 from ..addressing.where import Where
-from ..engine.at_tokens import at_tokens
-from ..engine.declaration import Widget, acts, amount, hidden, method
+from ..engine.at_tokens import at_tokens, during
+from ..engine.declaration import Widget, acts, amount, hidden, method, words
 from ..engine.method import Method
 from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .words import check_positions, positions_of
+
+FRAMES = (
+    "When in a video the words may act: 0-50%, 0-12 or 25- of its frames, several with commas, fade 8 behind them for "
+    "soft edges; empty: always."
+)
 
 
 @method(
@@ -42,7 +48,8 @@ class WordMask(Method):
     `positions` are those of the words in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
     act; b is 1, the number of images, or that of a video's frames. A token at mask m gets m times its usual result and
     1 - m times that of attention in which the words' keys are missing, which is the softmax with their scores at -inf.
-    `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is changed.
+    `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is changed. In a video
+    the mask is nothing outside of the `frames`.
     """
 
     positions: tuple[int, ...] = hidden(blank=())
@@ -50,6 +57,7 @@ class WordMask(Method):
     length: int = hidden(77)
     strength: float = amount(effect="the limit is applied")
     where: Where = acts(kind="cross")
+    frames: str = words("", optional=True, tip=FRAMES)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordMask:
@@ -61,7 +69,8 @@ class WordMask(Method):
         return cls(**fields | found)
 
     def check(self) -> None:
-        """Refuse a mask that is none, and positions outside the prompt."""
+        """Refuse a mask that is none, frames that cannot be read, and positions outside the prompt."""
+        parse_frames(self.frames)
         if self.mask.ndim != 3:
             raise ValueError(f"the mask has the shape {tuple(self.mask.shape)}; give (pictures, height, width)")
         check_positions(self.positions, self.length)
@@ -69,7 +78,8 @@ class WordMask(Method):
     @property
     def neutral(self) -> bool:
         """Return whether the method can never change anything."""
-        return self.strength == 0.0 or not self.positions or bool((self.mask >= 1.0).all())
+        everywhere = bool((self.mask >= 1.0).all()) and not self.frames.strip()
+        return self.strength == 0.0 or not self.positions or everywhere
 
     @property
     def pictured(self) -> bool:
@@ -79,7 +89,7 @@ class WordMask(Method):
     @property
     def label(self) -> str:
         """Describe the method."""
-        return f"words {', '.join(map(str, self.positions))} within a mask{self.times}"
+        return f"words {', '.join(map(str, self.positions))} within a mask{told(self.frames)}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt."""
@@ -93,9 +103,21 @@ class WordMask(Method):
         """Return what of each token (b, 1, n, 1) lies outside the mask; made once a run for each grid."""
 
         def make() -> Tensor:
-            return 1.0 - at_tokens(site, self.mask.to(device, torch.float32).clamp(0.0, 1.0))[:, None, :, None]
+            mask = at_tokens(site, self.mask.to(device, torch.float32).clamp(0.0, 1.0))
+            return 1.0 - timed(mask, self.frames, site)[:, None, :, None]
 
         return site.once(f"outside {site.layout} {device}", make)
+
+
+def timed(mask: Tensor, frames: str, site: Site) -> Tensor:
+    """Return a mask at tokens (b, n) that is nothing outside of some frames, where any are named."""
+    found = parse_frames(frames)
+    return mask if found is None else mask * during(site, found, mask.device)
+
+
+def told(frames: str) -> str:
+    """Return how to name frames behind a mask."""
+    return f" in frames {frames.strip()}" if frames.strip() else ""
 
 
 def limited(

@@ -13,6 +13,7 @@ from ..engine.method import Method
 from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
+from .calibration import WRITTEN, acting, means
 from .words import check_positions, positions_of
 
 
@@ -40,6 +41,7 @@ class WordWeight(Method):
         positions: where the tokens stand in the prompt.
         length: tokens of the whole prompt with its padding.
         strength: from 0 (weight 1) to 1 (all of `weight`), times the curve of the schedule.
+        meaning: whether the weight is calibrated by what the text gets of the attention; see `calibration.py`.
     """
 
     positions: tuple[int, ...] = hidden(blank=())
@@ -52,6 +54,7 @@ class WordWeight(Method):
     length: int = hidden(77)
     strength: float = amount(effect="the weight is applied")
     where: Where = acts(kind="cross")
+    meaning: str = means()
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordWeight:
@@ -77,7 +80,8 @@ class WordWeight(Method):
     @property
     def label(self) -> str:
         """Describe the method."""
-        return f"word weight {self.weight:g} of tokens {', '.join(map(str, self.positions))}{self.times}"
+        how = "" if self.meaning == WRITTEN else f" {self.meaning}"
+        return f"word weight {self.weight:g}{how} of tokens {', '.join(map(str, self.positions))}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt."""
@@ -85,7 +89,8 @@ class WordWeight(Method):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend with scaled values of the words."""
-        return inner(q, k, weighted(v, site, self.length, ((self.positions, self.weight),)))
+        (weight,) = acting(self.meaning, [self.weight], site, (q, k, v))
+        return inner(q, k, weighted(v, site, self.length, ((self.positions, weight),)))
 
 
 def weighted(v: Tensor, site: Site, length: int, weights: Iterable[tuple[Sequence[int], float]]) -> Tensor:

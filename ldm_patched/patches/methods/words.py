@@ -40,6 +40,16 @@ def locate(clip: Clip, prompt: str, words: str) -> tuple[int, ...]:
     return _some(found)
 
 
+def spoken(clip: Clip, prompt: str) -> tuple[int, ...]:
+    """Return the positions of all of a prompt's own tokens, without start, end, padding and template; see `locate`."""
+    tokenized = clip.tokenize(prompt)
+    tokens, empty = _tokens(tokenized), _tokens(clip.tokenize(""))
+    if is_language_model(tokenized):
+        return tuple(range(*between(tokens, empty)))
+    special = set(empty)
+    return tuple(place for place, token in enumerate(tokens) if token not in special)
+
+
 def _parts(words: str) -> list[str]:
     return [word for word in dict.fromkeys(part.strip() for part in re.split(r"[,\n]", words)) if word]
 

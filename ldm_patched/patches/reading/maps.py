@@ -17,7 +17,7 @@ from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
 from ..record.run import Run
-from .report import layout
+from .report import Row, layout
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,20 @@ def _table(one: Gathered) -> list[list[str]]:
         spread = ", ".join(f"{float(value):.2f}" for value in (heads.min(), heads.mean(), heads.max()))
         lines.append([str(block), str(sums.calls), "x".join(map(str, sums.grid)), *shares, spread])
     return lines
+
+
+def map_rows(found: Gathered) -> list[Row]:
+    """Return a row for each label and block: its share of the attention, calls, tokens, entropy in nats."""
+    rows: list[Row] = []
+    for block, sums in found.blocks.items():
+        shares = (sums.attention / sums.calls).mean(dim=(1, 2)).tolist()
+        same = {"block": str(block), "calls": sums.calls, "height": sums.grid[0], "width": sums.grid[1]}
+        entropy = float((sums.entropy / sums.calls).mean())
+        rows += [
+            {"word": word, **same, "attention": share, "entropy": entropy}
+            for word, share in zip(found.listener.labels, shares, strict=True)
+        ]
+    return rows
 
 
 def contents(found: Sequence[Gathered]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -270,7 +270,7 @@ def _why_not(run: Run, entry: Entry) -> str:
         if entry.slot == SLOT:
             return f"{run.behind or run.in_front or 'another node'} took the attention override after it"
         return "another patch took its place after it"
-    if run.percents and not any(entry.schedule.weight(percent) for percent in run.percents.values()):
+    if run.percents and not any(entry.schedule.weight(percent) for percent in run.percents):
         return "no step of the run lay in its window with a strength above 0"
     if entry.slot == SLOT:
         return "no call was left for it: rules of later nodes or patches that replace the attention came first"

@@ -118,7 +118,7 @@ class Run:
         reads: (slot, block, foreign patch) -> whether the patch looks at the keys and values that it gets.
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         notes: what methods had to assume, and what further prompts cost, as lines of the report.
-        percents: sigma -> how far the run is there.
+        sigmas: those of its calls.
         choices: the function chosen for each kind of call, and why it is not the one asked for.
         memories: entry number -> what it keeps during the run.
     """
@@ -155,7 +155,7 @@ class Run:
     reads: dict[Hashable, bool] = field(default_factory=dict)
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
-    percents: dict[float, float] = field(default_factory=dict)
+    sigmas: set[float] = field(default_factory=set)
     choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
     dropped: bool = False  # what was gathered had to make room for later runs
@@ -163,6 +163,7 @@ class Run:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._thread = threading.local()
+        self._percents: dict[float, float] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> Run:
         """Stay one object in options that are copied through and through."""
@@ -310,16 +311,32 @@ class Run:
 
     def percent(self, options: TransformerOptions) -> float:
         """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
-        return self._now(options)[0]
+        now = self._now(options)
+        return 0.0 if now is None else self._percent_at(now[0])
 
     def step(self, options: TransformerOptions) -> int:
         """Return the step of the current call, from 1; 0 where the options do not say."""
-        return self._now(options)[1]
+        now = self._now(options)
+        return 0 if now is None else now[1]
 
-    def _now(self, options: TransformerOptions) -> tuple[float, int]:
+    @property
+    def percents(self) -> tuple[float, ...]:
+        """Return how far the run was at each of its sigmas."""
+        return tuple(self._percent_at(sigma) for sigma in self.sigmas)
+
+    def _percent_at(self, sigma: float) -> float:
+        """Return how far the run is at a sigma: dozens of questions to the sampling of the model, kept."""
+        if self.percent_to_sigma is None:
+            return 0.0
+        if sigma not in self._percents:
+            self._percents[sigma] = percent_of(sigma, self.percent_to_sigma)
+        return self._percents[sigma]
+
+    def _now(self, options: TransformerOptions) -> tuple[float, int] | None:
+        """Return sigma and step of the current call."""
         sigmas: Tensor | None = options.get("sigmas")
         if sigmas is None:
-            return 0.0, 0
+            return None
         cached = getattr(self._thread, "now", None)
         if cached is not None and cached[0] is sigmas:
             now: tuple[float, int] = cached[1]
@@ -331,9 +348,8 @@ class Run:
 
     def _read(self, sigmas: Tensor, schedule: Tensor | None) -> tuple[float, int]:
         sigma = float(sigmas.flatten()[0])
-        if sigma not in self.percents:
-            self.percents[sigma] = 0.0 if self.percent_to_sigma is None else percent_of(sigma, self.percent_to_sigma)
-        return self.percents[sigma], self.steps.of(sigmas, sigma, schedule)
+        self.sigmas.add(sigma)
+        return sigma, self.steps.of(sigmas, sigma, schedule)
 
 
 def run_of(options: TransformerOptions) -> Run | None:

@@ -41,6 +41,14 @@ class Tuned:
         """Return the fastest function whose error keeps the bound, None if there is none."""
         return next((timing for timing in self.timings if timing.error <= bound), None)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of plain values for each function, with its call."""
+        call = str(self.call)
+        return [
+            {"call": call, "function": timing.backend, "seconds": timing.seconds, "error": timing.error}
+            for timing in self.timings
+        ]
+
 
 def candidates(call: AttentionCall) -> list[Backend]:
     """Return the functions to time on a call: all that can run it but `basic`, by which errors are measured."""

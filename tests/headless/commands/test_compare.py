@@ -10,7 +10,8 @@ import pytest
 from attention_patchbay.headless.commands.cli import main
 from PIL import Image
 
-DEMO = Path(__file__).parents[3] / "example_workflows" / "api" / "demo.json"
+EXAMPLES = Path(__file__).parents[3] / "example_workflows" / "api"
+DEMO = EXAMPLES / "demo.json"
 FEW = ["--set", "KSampler.steps=2", "--quiet"]
 
 
@@ -54,3 +55,44 @@ def test_a_workflow_without_patches_has_nothing_to_compare(tmp_path: Path, capsy
 def test_a_wrong_strength_is_said_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", str(DEMO), "--compare", "half", "--output", str(tmp_path), *FEW])
     assert "strengths: 'half' is no number" in capsys.readouterr().err
+
+
+def test_regions_of_live_masks_are_drawn_at_each_strength(tmp_path: Path) -> None:
+    """The masks of a weaker run are its own."""
+    live, steps = EXAMPLES / "region_by_word.json", ["--set", "KSampler.steps=3", "--quiet"]
+    compared, half, without = (tmp_path / name for name in ("compared", "half", "without"))
+    prompt = json.loads(live.read_text())
+    prompt["8"]["inputs"]["model"] = ["1", 0]
+    for id in ("11", "12", "13", "18"):
+        del prompt[id]
+    (tmp_path / "plain.json").write_text(json.dumps(prompt))
+    assert main(["run", str(live), "--compare", "0, 0.5", "--output", str(compared), *steps]) == 0
+    weaker = ["--set", "PatchbayRegionalPrompt.strength=0.5"]
+    assert main(["run", str(live), *weaker, "--output", str(half), *steps]) == 0
+    assert main(["run", str(tmp_path / "plain.json"), "--output", str(without), *steps]) == 0
+    first, second = (pixels(compared / f"patchbay_region_by_word_others_0000{i}_.png") for i in (1, 2))
+    alone = "patchbay_region_by_word_00001_.png"
+    assert (first == pixels(without / alone)).all() and (second == pixels(half / alone)).all()
+    assert (second != pixels(compared / alone)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "reader", "output"),
+    [("region_by_word", "PatchbayLiveMasks", 1), ("attention_maps_heatmap", "PatchbayAttentionMaps", 0)],
+)
+def test_saved_pictures_of_the_patches_themselves_are_not_compared(
+    tmp_path: Path, name: str, reader: str, output: int
+) -> None:
+    """Masks and maps are read off the run of the patches; without them there are none."""
+    prompt = json.loads((EXAMPLES / f"{name}.json").read_text())
+    (id,) = (id for id, node in prompt.items() if node["class_type"] == reader)
+    pictures = prompt[id]["inputs"]["images"]
+    scale = {"image": [id, output], "upscale_method": "area", "scale_by": 0.5}
+    prompt["scaled"] = {"class_type": "ImageScaleBy", "inputs": scale}
+    for prefix, link in (("kept", ["scaled", 0]), ("picture", pictures)):
+        prompt[prefix] = {"class_type": "SaveImage", "inputs": {"images": link, "filename_prefix": prefix}}
+    (tmp_path / "kept.json").write_text(json.dumps(prompt))
+    assert main(["run", str(tmp_path / "kept.json"), "--compare", "0", "--output", str(tmp_path), *FEW]) == 0
+    saved = {path.name for path in tmp_path.glob("*.png")}
+    assert {"kept_00001_.png", "picture_00001_.png", "picture_others_00001_.png"} <= saved
+    assert not [one for one in saved if one.startswith("kept_others")]

@@ -1,13 +1,15 @@
-"""Start a local Ray cluster as `--ray local` does; print a task's answer and the addresses that listen since."""
+"""Start a local Ray cluster as `--ray local` does; print a cell's threads and the addresses that listen since."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
+from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.sweep.on_ray import cluster
 
 LISTENS = "0A"
@@ -27,12 +29,22 @@ def listening() -> Counter[str]:
     return found
 
 
+def threads_of_a_cell() -> int:
+    """Return on how many threads a worker computes a cell, which has a core."""
+    import torch
+    from attention_patchbay.headless.sweep.on_ray import run_cell
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_cell({}, Folders(), Path(folder))
+    return torch.get_num_threads()
+
+
 def main() -> None:
     """Run a task on the cluster."""
     before = listening()
     with cluster("local") as ray:
-        answer = ray.get(ray.remote(lambda: 42).remote())
-        json.dump({"answer": answer, "listening": list((listening() - before).elements())}, sys.stdout)
+        threads = ray.get(ray.remote(num_cpus=1)(threads_of_a_cell).remote())
+        json.dump({"threads": threads, "listening": list((listening() - before).elements())}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_every_cell_arrives_once_from_nodes_that_have_the_memory_whoever_dies(tm
     assert len(nodes) == 2 and seen["small"][:8] not in nodes
     pictures = list((tmp_path / "s" / "cells").glob("*/*.png"))
     assert len(pictures) == CELLS + 1 and not list((tmp_path / "s" / "cells").glob("*.part"))
+    assert list((tmp_path / "s" / "cache").glob("*.safetensors"))  # what the workers find of each other
     assert seen["code without"] == 1
     assert "no node of the cluster with 0.01 GiB is left; start again to go on" in seen["errors without"]
 
@@ -69,9 +71,10 @@ def test_models_weigh_what_their_files_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net")
-def test_a_local_cluster_listens_on_loopback_only() -> None:
-    ran = subprocess.run([sys.executable, str(LOCAL)], capture_output=True, text=True, timeout=200)
+def test_a_local_cluster_listens_on_loopback_only_and_a_cell_takes_the_core_that_it_has() -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    ran = subprocess.run([sys.executable, str(LOCAL)], capture_output=True, text=True, timeout=200, env=env)
     assert ran.returncode == 0, ran.stderr[-3000:]
     seen = json.loads(ran.stdout[ran.stdout.index("{") :])
-    assert seen["answer"] == 42 and len(seen["listening"]) >= 4
+    assert seen["threads"] == 1 and len(seen["listening"]) >= 4
     assert set(seen["listening"]) <= {"127.0.0.1", "::1"}

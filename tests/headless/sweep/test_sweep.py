@@ -385,6 +385,7 @@ def test_every_seed_can_be_reported(tmp_path: Path) -> None:
             store.keep(cell, Outcome(), "here")
         write_report(tmp_path, store.tables())
     table = parquet.read_table(tmp_path / "table.parquet")
+    assert str(table["lpips"].type) == "double" and table["lpips"].null_count == len(seeds)  # nothing was measured
     assert table["3.seed"].to_pylist() == seeds and str(2**64 - 1) in (tmp_path / "table.csv").read_text()
     assert [json.loads(text) for text in table["3.cfg"].to_pylist()] == mixed
     assert f'"{2**64 - 1}"' in (tmp_path / "report.html").read_text()
@@ -412,6 +413,19 @@ def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
     write_report(tmp_path, [{"cell": "a", "2.text": text, "images": []}])
     page = (tmp_path / "report.html").read_text()
     assert text not in page and page.count("</script>") == 1
+
+
+def test_a_sweep_takes_the_texts_that_another_left(tmp_path: Path) -> None:
+    axes = ["--axis", "KSampler.steps=2", "--cache", str(tmp_path / "cache")]
+    assert run(tmp_path / "one", *axes) == 0
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")}
+    assert run(tmp_path / "other", *axes) == 0
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")} == kept
+    assert len(kept) == 2 and not (tmp_path / "one" / "cache").exists()
+    pictures = [
+        [path.read_bytes() for path in sorted(tmp_path.glob(f"{name}/cells/*/*.png"))] for name in ("one", "other")
+    ]
+    assert pictures[0] == pictures[1] != []
 
 
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:

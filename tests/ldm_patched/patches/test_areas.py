@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from attention_patchbay.ldm_patched.patches.addressing.areas import Area, Box, Brush, names, paint, parse_areas
+from attention_patchbay.ldm_patched.patches.addressing.frames import parse_frames
 from attention_patchbay.ldm_patched.patches.addressing.refused import Refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,26 @@ def plain(shape: Box | Brush) -> object:
 @pytest.mark.parametrize(("text", "wanted"), DATA["cases"])
 def test_texts_are_read(text: str, wanted: list) -> None:
     assert [[area.prompt, [plain(shape) for shape in area.shapes]] for area in parse_areas(text)] == wanted
+
+
+@pytest.mark.parametrize(("text", "wanted"), DATA["timed"])
+def test_frames_of_a_video_are_read(text: str, wanted: list) -> None:
+    found = [
+        [area.prompt, [plain(shape) for shape in area.shapes], area.frames.text if area.frames else ""]
+        for area in parse_areas(text)
+    ]
+    assert found == wanted
+
+
+@pytest.mark.parametrize("when", ["5-2", "1.5", "0-50", "0-120%"])
+def test_frames_say_what_prompt_region_says_of_them(when: str) -> None:
+    try:
+        parse_frames(when)
+    except Refused as error:
+        with pytest.raises(Refused, match=f"^regions, line 1: {re.escape(str(error))}$"):
+            parse_areas(f"left frames {when} -> a")
+    else:
+        assert parse_areas(f"left frames {when} -> a")[0].frames == parse_frames(when)
 
 
 @pytest.mark.parametrize("text", DATA["wrong"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.capture import Word
-from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask
+from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask, share
 from attention_patchbay.ldm_patched.patches.methods.live_word_mask import LiveWordMask
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
@@ -57,8 +59,8 @@ def used(model: Any) -> UsedMask:
     return found
 
 
-def recorded() -> list[dict[str, Tensor]]:
-    """Return what each step's attention of the middle and of output:0 gives the word, by block: (h, w) in float64."""
+def recorded(positions: Sequence[int] = WORD.positions) -> list[dict[str, Tensor]]:
+    """Return what each step's attention of the middle and of output:0 gives some tokens, by block: (h, w), float64."""
     found: list[dict[str, list[Tensor]]] = []
     model = patcher()
 
@@ -71,7 +73,7 @@ def recorded() -> list[dict[str, Tensor]]:
                 (q[row, :, s].double() @ k[row, :, s].double().T / 4.0).softmax(-1)
                 for s in (slice(h * 16, h * 16 + 16) for h in range(q.shape[-1] // 16))
             ]
-            here = torch.stack(weights).mean(0)[:, list(WORD.positions)].sum(-1).view(side, side)
+            here = torch.stack(weights).mean(0)[:, list(positions)].sum(-1).view(side, side)
             found[-1].setdefault(name, []).append(here)
             return attention_pytorch(q, k, v, q.shape[-1] // 16)
 
@@ -83,15 +85,25 @@ def recorded() -> list[dict[str, Tensor]]:
     return [{name: torch.stack(some).mean(0) for name, some in step.items()} for step in found]
 
 
-def by_hand(steps: list[dict[str, Tensor]]) -> Tensor:
-    """Return the map (1, 8, 8) of 0 to 1: one transformer block in the middle, two in output:0."""
+def mean_of(steps: list[dict[str, Tensor]]) -> Tensor:
+    """Return the mean map (1, 8, 8): one block in the middle, two in output:0, each counting by its side."""
+    calls = {"middle": 1, "output": 2}
     large = [
-        F.interpolate(one[None, None], (8, 8), mode="bicubic")[0] * {"middle": 1, "output": 2}[name]
+        F.interpolate(one[None, None], (8, 8), mode="bicubic")[0] * calls[name] * len(one)
         for step in steps
         for name, one in step.items()
     ]
-    mean = torch.stack(large).sum(0) / (3 * len(steps))
-    return (mean - mean.min()) / (mean.max() - mean.min())
+    return torch.stack(large).sum(0) / sum(calls[name] * len(one) for step in steps for name, one in step.items())
+
+
+def to_one(heat: Tensor) -> Tensor:
+    """Scale a map to 0..1."""
+    return (heat - heat.min()) / (heat.max() - heat.min())
+
+
+def by_hand(steps: list[dict[str, Tensor]]) -> Tensor:
+    """Return the map (1, 8, 8) of 0 to 1."""
+    return to_one(mean_of(steps))
 
 
 def test_the_map_is_the_mean_of_the_words_softmax_weights_and_gathering_changes_nothing() -> None:
@@ -116,6 +128,28 @@ def test_a_growing_mask_is_of_all_steps_before_and_a_threshold_of_0_is_the_map()
     assert torch.equal(mask, heat) and "its mask, last made at step 4" in report.text(last_run(model))
 
 
+@pytest.mark.parametrize("then", ["freeze", "grow"])
+def test_the_map_is_weighted_by_what_the_word_gets_of_all_the_prompts_words(then: str) -> None:
+    """Of steps before the one in which it is made alone, though calls of that step were gathered already."""
+    others = (0, 1, 4, 6)
+    own, rest = recorded(), recorded(others)
+    live = dataclasses.replace(LIVE, others=(Word("a", others[:2]), Word("b", others[2:])), then=then)
+    model = attach(patcher(), live)
+    assert torch.equal(sample(model), sample(patcher()))
+    made = READY if then == "freeze" else STEPS
+    word, other = (mean_of(steps[: made - 1]) for steps in (own, rest))
+    expected = to_one(word * word.clamp(min=0.0) / (word.clamp(min=0.0) + other.clamp(min=0.0)))
+    step, heat, _ = used(model)
+    assert step == made and (heat.double() - expected).abs().max() < 1e-5
+    assert (heat.double() - to_one(word)).abs().max() > 1e-2
+
+
+def test_where_no_word_gets_anything_the_share_is_nothing() -> None:
+    nothing = torch.zeros(1, 2, 2)
+    assert torch.equal(share(nothing, nothing), nothing)
+    assert torch.equal(share(nothing + 0.25, nothing), nothing + 1.0)
+
+
 def test_it_is_blurred_before_it_is_scaled() -> None:
     sharp = draw(3, 1, 5, 5)
     x = torch.arange(-2, 3, dtype=torch.float64)
@@ -123,6 +157,15 @@ def test_it_is_blurred_before_it_is_scaled() -> None:
     kernel = torch.outer(weights, weights) / weights.sum() ** 2
     expected = F.conv2d(F.pad(sharp[None].double(), (2, 2, 2, 2), mode="reflect"), kernel[None, None])[0]
     assert (LiveMask((WORD,), 7, smooth=0.1).smoothed(sharp).double() - expected).abs().max() < 1e-5
+
+
+def at_grids(
+    mask: Tensor, fine: str = "input:1, output:2-3", coarse: str = "input:3, middle, output:0-1"
+) -> list[tuple[Tensor, Where]]:
+    """Return the mask (1, 8, 8) for blocks of 8x8 tokens, and what those of 4x4 touch of it, in the window."""
+    touched = mask.view(1, 4, 2, 4, 2).amax(dim=(2, 4)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert not torch.equal(mask, touched)
+    return [(one, Where(parse(some), LATE.schedule)) for one, some in ((mask, fine), (touched, coarse))]
 
 
 def test_a_region_holds_from_then_on_as_with_the_mask_given() -> None:
@@ -133,14 +176,18 @@ def test_a_region_holds_from_then_on_as_with_the_mask_given() -> None:
     plain = sample(patcher(), callback=lambda step, x0, x, total: seen["plain"].append(x0.clone()))
     same = [torch.equal(*pair) for pair in zip(*seen.values(), strict=True)]
     assert same == [True] * (READY - 1) + [False] * (STEPS - READY + 1)
-    given = attach(patcher(), RegionalPrompt((Region(OTHER, used(ours).mask),), where=LATE))
+    given = patcher()
+    for mask, where in at_grids(used(ours).mask):
+        given = attach(given, RegionalPrompt((Region(OTHER, mask),), where=where))
     assert torch.allclose(out, sample(given), atol=1e-4) and (out - plain).abs().max() > 1e-2
     assert [type(entry.value).__name__ for entry in entries(ours)] == ["LiveMask", "RegionalPrompt"]
 
 
 def test_a_word_mask_holds_from_then_on_as_with_the_mask_given() -> None:
     ours = attach(patcher(), LiveWordMask((5,), LIVE, 7))
-    given = attach(patcher(), WordMask((5,), used_after(ours), 7, where=LATE))
+    given = patcher()
+    for mask, where in at_grids(used_after(ours)):
+        given = attach(given, WordMask((5,), mask, 7, where=where))
     assert torch.allclose(sample(ours), sample(given), atol=1e-4)
     assert (sample(ours) - sample(patcher())).abs().max() > 1e-3
     assert "words 5 where cat draws on all: ran" in report.text(last_run(ours))

@@ -89,6 +89,13 @@ def test_the_sigma_of_a_step_is_read_once() -> None:
         assert sigmas.reads == 1
 
 
+def test_a_run_without_windows_never_asks_how_far_it_is() -> None:
+    recorder = Run(percent_to_sigma=lambda percent: pytest.fail("it asked"))
+    schedule = torch.tensor([0.75, 0.5, 0.25, 0.0])
+    calls = ({"sigmas": schedule[step, None], "sample_sigmas": schedule} for step in range(3))
+    assert [recorder.step(options) for options in calls] == [1, 2, 3]
+
+
 def test_without_a_noise_level_it_is_the_first_step() -> None:
     assert Run(percent_to_sigma=lambda percent: 1.0 - percent).percent({}) == 0.0
     assert Run().percent({"sigmas": torch.tensor([0.5])}) == 0.0
@@ -134,7 +141,7 @@ def test_the_percent_follows_the_model_that_samples() -> None:
     late.percent_to_sigma = lambda percent: 0.0 if percent > 0.1 else 100.0
     model.add_object_patch("model_sampling", late)
     run(model)
-    assert list(last_run(model).percents.values()) == pytest.approx([0.1] * STEPS)
+    assert last_run(model).percents == pytest.approx((0.1,) * STEPS)
 
 
 @pytest.mark.parametrize(

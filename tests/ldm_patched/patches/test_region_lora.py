@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .loras import entries, layers, lora, patched
 from .models import STEPS, conditioning, draw, last_run, patcher, run
-from .test_live_mask import LATE, LIVE, sample, used
+from .test_live_mask import LIVE, at_grids, sample, used
 
 ONES, ZEROS = torch.ones(1, 8, 8), torch.zeros(1, 8, 8)
 LEFT = torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], 2)
@@ -218,8 +218,12 @@ def test_grids_are_those_of_the_levels() -> None:
 
 def test_a_region_that_a_word_makes_has_its_lora_from_when_it_is_there() -> None:
     file = entries(has_tokens)
-    live = regional(Region(OTHER, LIVE, loras=(made(file),)))
+    fine, coarse = "input:1, output:2-3", "input:3, middle, output:0"  # output:1 has layers of both grids
+    both = Where(parse(f"{fine}, {coarse}"))
+    live = regional(Region(OTHER, LIVE, loras=(made(file),)), where=both)
     got = sample(live)
-    given = regional(Region(OTHER, used(live).mask, loras=(made(file),)), where=LATE)
+    given = patcher()
+    for mask, where in at_grids(used(live).mask, fine, coarse):
+        given = attach(given, RegionalPrompt((Region(OTHER, mask, loras=(made(file),)),), where=where))
     assert torch.allclose(got, sample(given), rtol=1e-5, atol=1e-4)
-    assert not torch.allclose(got, sample(regional(Region(OTHER, LIVE))), rtol=1e-3, atol=1e-2)
+    assert not torch.allclose(got, sample(regional(Region(OTHER, LIVE), where=both)), rtol=1e-3, atol=1e-2)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.methods.streams import between, letters, places_of, stream_of
-from attention_patchbay.ldm_patched.patches.methods.words import locate
+from attention_patchbay.ldm_patched.patches.methods.words import locate, spoken
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_words_are_found_behind_blanks_and_at_the_start() -> None:
 
 
 def test_a_word_of_the_template_or_a_part_of_another_is_none_of_the_prompt() -> None:
-    assert locate(Qwen(), "Red image \u00fc", "image") == (5,)
+    assert locate(Qwen(), "Red image \u00fc", "image") == (5,) and spoken(Qwen(), "Red image \u00fc") == (4, 5, 6)
     for prompt, word in (("A red fox", "image"), ("A red foxglove", "fox")):
         with pytest.raises(ValueError, match=f"has no '{word}'"):
             locate(Qwen(), prompt, word)

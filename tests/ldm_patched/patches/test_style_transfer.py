@@ -18,14 +18,16 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine import declaration
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
+from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from attention_patchbay.ldm_patched.patches.routing.style_transfer import StyleTransfer
+from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.tools.demo.evaluate import Pictures, paint
 from attention_patchbay.tools.demo.picture import RGB
 from attention_patchbay.tools.demo.picture import draw as drawn
 
-from .models import draw, last_run, patcher, run, unchanged
+from .models import conditioning, draw, last_run, patcher, run, unchanged
 from .test_reference import SIGMA, attend, call
 
 LATENT = draw(9, 2, 4, 6, 8)
@@ -181,3 +183,25 @@ def test_colours_come_from_the_reference_and_shapes_from_the_prompt(demo: Any) -
 
     plain, styled = (np.mean([distance(colour, strength) for colour in ("red", "green")]) for strength in (0.0, 1.0))
     assert styled < 0.7 * plain, (styled, plain)
+
+
+def sampled(model: Any, prompt: int) -> torch.Tensor:
+    prompts = conditioning(prompt), conditioning(2)
+    return samplers.sample(model, draw(0, 1, 4, 8, 8), *prompts, 4.0, 2, "euler", "normal", 1.0, seed=0)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 8)])
+def test_it_works_with_regions_in_either_order(size: tuple[int, int]) -> None:
+    """A region of all of the picture is the sampler's prompt, for the references too, to the bit."""
+    style, other = StyleTransfer(draw(9, 2, 4, *size)), conditioning(5)[0][0]
+    left = torch.zeros(1, 8, 8)
+    left[..., :4] = 1.0
+    whole, half = (RegionalPrompt((Region(other, mask),)) for mask in (torch.ones(1, 8, 8), left))
+    for regions in (whole, half):
+        first, last = attach(attach(patcher(), style), regions), attach(attach(patcher(), regions), style)
+        out = sampled(first, 1)
+        assert torch.equal(out, sampled(last, 1))
+        assert (out - sampled(attach(patcher(), style), 1)).abs().max() > 0.1 * out.abs().max()
+        assert (out - sampled(attach(patcher(), regions), 1)).abs().max() > 0.01 * out.abs().max()
+        if regions is whole:
+            assert torch.equal(out, sampled(attach(patcher(), style), 5))

@@ -11,6 +11,8 @@ from attention_patchbay.ldm_patched.ldm.modules.backends.pytorch import attentio
 from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 from attention_patchbay.ldm_patched.patches.addressing.frames import Frames, parse_frames
+from attention_patchbay.ldm_patched.patches.addressing.refused import Refused
+from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.at_tokens import at_tokens, during
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.lora import LoraFile
@@ -21,12 +23,14 @@ from attention_patchbay.ldm_patched.patches.engine.stack import CONTEXT
 from attention_patchbay.ldm_patched.patches.engine.timeline import WINDOW, Timeline
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
+from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask
+from attention_patchbay.ldm_patched.patches.methods.live_word_mask import LiveWordMask
 from attention_patchbay.ldm_patched.patches.methods.reference_attention import Reference
 from attention_patchbay.ldm_patched.patches.methods.region_lora import RegionLora
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
-from attention_patchbay.ldm_patched.patches.record.run import Run
+from attention_patchbay.ldm_patched.patches.record.run import Run, UsedMask
 from attention_patchbay.ldm_patched.sampling import samplers
 from torch import Tensor
 
@@ -60,6 +64,7 @@ def called(method: Any, text: int, further: Any = None, rows: int = 2, **options
     """Make one cross-attention call of Wan with positive rows, then as many negative ones, through the override."""
     model = patched(method, "WanModel")
     run = Run(plan_of(model))
+    run.masks |= options.pop("masks", {})
     run.enter_model()
     count = options.pop("images", GRID[0])
     now = {
@@ -102,7 +107,8 @@ def two(first: str, last: str, masks: tuple[Tensor, Tensor] = (EVERYWHERE, EVERY
 
 
 def regions_in_wan(method: RegionalPrompt, **options: Any) -> tuple[Tensor, Run]:
-    return called(method, OWN + FIRST + SECOND, Columns(OWN, ((1, FIRST), (1, SECOND))), **options)
+    number = 1 + len(method.needs)
+    return called(method, OWN + FIRST + SECOND, Columns(OWN, ((number, FIRST), (number, SECOND))), **options)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +131,17 @@ def test_time_and_place_multiply() -> None:
     left = torch.cat([LEFT.flatten(), LEFT.flatten(), torch.zeros(PIXELS)])
     right = torch.cat([1.0 - LEFT.flatten(), 1.0 - LEFT.flatten(), torch.zeros(PIXELS)])
     close(out, mixed(2, torch.stack([left, right])))
+
+
+def test_time_and_the_place_where_a_word_draws_multiply() -> None:
+    """A live mask has a picture for each frame of the latent."""
+    drawn = torch.rand(3, *GRID[1:], generator=torch.Generator().manual_seed(4))
+    word = LiveMask((Word("one", (1,)),), OWN, Where.of("all", kind="cross"))
+    regions = [Region(torch.zeros(1, n, 3), word, frames=frames(text)) for n, text in ((FIRST, "0-4"), (SECOND, "5-"))]
+    out, _ = regions_in_wan(RegionalPrompt(tuple(regions)), masks={1: UsedMask(1, drawn, drawn)})
+    first, second = drawn.clone(), drawn.clone()
+    first[2], second[:2] = 0.0, 0.0
+    close(out, mixed(2, torch.stack([first.flatten(), second.flatten()])))
 
 
 @pytest.mark.parametrize("count", [3, SHOWN])
@@ -159,6 +176,49 @@ def test_a_mask_of_words_may_have_a_picture_for_each_frame() -> None:
     share = masks.flatten().double()[:, None]
     wanted[:1] = share * wanted[:1] + (1 - share) * softmax(q[:1], k[:1, :, left], v[:1, :, left])
     close(out, wanted)
+
+
+WORD = LiveMask((Word("one", (2,)),), OWN, Where.of("all", kind="cross"))
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_words_act_in_some_frames_of_a_mask(live: bool) -> None:
+    masks = torch.rand(3, *GRID[1:], generator=torch.Generator().manual_seed(2))
+    if live:
+        out, _ = called(LiveWordMask((1,), WORD, OWN, frames="0-4 fade 4"), OWN, masks={1: UsedMask(1, masks, masks)})
+    else:
+        out, _ = called(WordMask((1,), masks, OWN, frames="0-4 fade 4"), OWN)
+    q, k, v = given(OWN)
+    left = [0, 2, 3, 4]
+    wanted = softmax(q, k, v)
+    share = (masks * torch.tensor([1.0, 1.0 - 1 / 8, 1 / 8])[:, None, None]).flatten().double()[:, None]
+    wanted[:1] = share * wanted[:1] + (1 - share) * softmax(q[:1], k[:1, :, left], v[:1, :, left])
+    close(out, wanted)
+
+
+def test_a_mask_of_all_limits_words_to_frames_and_to_all_of_them_not_at_all() -> None:
+    some = WordMask((1,), EVERYWHERE, OWN, frames="5-")
+    assert not some.neutral and WordMask((1,), EVERYWHERE, OWN, frames=" ").neutral
+    assert some.name == "words 1 within a mask in frames 5- on all"
+    out, _ = called(some, OWN)
+    q, k, v = given(OWN)
+    wanted = softmax(q, k, v)
+    early = slice(0, 2 * PIXELS)
+    wanted[:1, :, early] = softmax(q[:1, :, early], k[:1, :, [0, 2, 3, 4]], v[:1, :, [0, 2, 3, 4]])
+    close(out, wanted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: WordMask((1,), EVERYWHERE, OWN, frames=text),
+        lambda text: LiveWordMask((1,), WORD, OWN, frames=text),
+    ],
+)
+def test_frames_of_words_that_cannot_be_read_are_told_at_their_widget(make: Any) -> None:
+    with pytest.raises(Refused, match="'12-5' holds no frame") as error:
+        make("12-5")
+    assert error.value.widgets == ("frames",)
 
 
 def test_maps_of_words_are_those_of_each_frame() -> None:

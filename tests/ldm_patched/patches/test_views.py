@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,7 @@ def attended(
     context: Tensor | None = None,
     inside: bool = True,
     run: Run | None = None,
+    options: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """Make one attention call in the first block, or in front of it, through the override; q, k, v as arguments say."""
@@ -79,6 +81,7 @@ def attended(
         KEY: run,
         TOKENS: Tokens(FAMILIES[family], GRID, references=references),
         "cond_or_uncond": [0, 1],
+        **(options or {}),
     }
     if inside:
         now |= {"block_type": FAMILIES[family].blocks[0][0], "block_index": 0}
@@ -194,6 +197,18 @@ def test_tiles_of_the_image_all_see_the_text() -> None:
             columns = torch.cat([torch.arange(TOKENS_OF_TEXT), tile])
             wanted[:, :, tile] = softmax(q[:, :, tile], k[:, :, columns], v[:, :, columns])
     close(out, wanted)
+
+
+def test_a_mask_of_each_picture_holds_in_its_tiles() -> None:
+    """A token that attends to itself and the text does so in a tile too."""
+    given, mask = joint(), torch.zeros(B, 1, 1, TOKENS_OF_TEXT + IMAGE_TOKENS)
+    mask[0, ..., 3:5] = -10000.0
+    plain = patched(AttentionPatch("attn1.out", "identity"))
+    outs = [
+        attended(model, given, mask=mask, skip_reshape=True)
+        for model in (plain, attach(plain, TiledAttention(16, swap=1)))
+    ]
+    close(*outs)
 
 
 @pytest.mark.parametrize("first", ["tiles", "mask"])

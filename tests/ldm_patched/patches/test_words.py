@@ -8,7 +8,7 @@ import pytest
 import torch
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
-from attention_patchbay.ldm_patched.patches.methods.words import locate
+from attention_patchbay.ldm_patched.patches.methods.words import locate, spoken
 from attention_patchbay.ldm_patched.text.clip_tokenizer import clip_tokenizer
 from attention_patchbay.ldm_patched.text.prompt import PromptTokenizer
 
@@ -64,6 +64,12 @@ def test_embeddings_have_places_and_no_name(demo: Any) -> None:
     for words in ("embedding", "a red"):
         with pytest.raises(ValueError, match=f"has no '{words}'"):
             locate(clip, "a embedding embedding red circle", words)
+
+
+def test_a_prompts_own_tokens_are_all_but_start_end_and_padding(demo: Any) -> None:
+    assert spoken(demo, "a red circle on the left") == (1, 2, 3, 4, 5, 6) and spoken(demo, "") == ()
+    assert spoken(Embedded(demo), "a embedding red circle") == (1, 2, 3, 4)
+    assert spoken(TwoEncoders(), "tree " * 80) == (*range(1, 76), *range(78, 83))
 
 
 MISSING = [("green", "the prompt 'a red circle' has no 'green'"), (" , ", "no words are given")]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from . import compiled_tiles, eager_tiles
 from .call import AttentionCall
@@ -23,7 +25,8 @@ from .shapes import additive_bias
 
 LOG2_E = math.log2(math.e)
 LEAST_TOKENS, LEAST_SCORES = 64, 2**15  # for each thread; below these one fused call takes less time
-ROUNDS, TRIED = 5, (1, 4, 1024, 64)  # (b, h, n, d) of the call that tells which tiles take less time here
+LEAST_TOKENS_FLOAT32 = 1024
+ROUNDS, TRIED = 5, (1, 4, 1024, 64)  # (b, h, n, d) of the call that tells what takes less time here
 LOWEST = torch.finfo(torch.bfloat16).min / 4.0  # of a bias; only what is -inf already shuts a key out
 
 
@@ -46,8 +49,10 @@ def _limit_of_both(call: AttentionCall) -> str | None:
     return no_gradients(call) if reason is None else f"takes float32 in compiled tiles only, which {reason}"
 
 
-def _pays(batch_heads: int, n_q: int, n_k: int) -> bool:
-    """Return whether tiles beat torch's fused kernel in bfloat16."""
+def _pays(batch_heads: int, n_q: int, n_k: int, dtype: torch.dtype) -> bool:
+    """Return whether tiles beat torch's fused kernel."""
+    if dtype is torch.float32:
+        return min(n_q, n_k) >= LEAST_TOKENS_FLOAT32 and _missing() is None and _quicker_than_sdpa()
     scores = batch_heads * n_q * n_k
     return min(n_q, n_k) >= LEAST_TOKENS and scores >= LEAST_SCORES * torch.get_num_threads()
 
@@ -100,18 +105,39 @@ def _compiled() -> bool:
 
 @functools.cache
 def _quicker() -> bool:
-    """Return whether compiled tiles take less time than eager ones on this machine."""
+    """Return whether compiled tiles take less time than eager ones on this machine, in bfloat16."""
     seconds = compiled_tiles.kept("seconds", _seconds)
     return seconds["compiled"] < seconds["eager"]
 
 
+@functools.cache
+def _quicker_than_sdpa() -> bool:
+    """Return whether compiled tiles take less time than torch's fused kernel on this machine, in float32."""
+    seconds = compiled_tiles.kept("float32", _seconds_float32)
+    return seconds["compiled"] < seconds["sdpa"]
+
+
 def _seconds() -> dict[str, float]:
-    """Time both on one call in bfloat16, in turns."""
-    x = torch.randn(TRIED, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    taken: dict[str, list[float]] = {"compiled": [], "eager": []}
+    return _timed(torch.bfloat16, {"compiled": _of(compiled_tiles), "eager": _of(eager_tiles)})
+
+
+def _seconds_float32() -> dict[str, float]:
+    return _timed(
+        torch.float32, {"compiled": _of(compiled_tiles), "sdpa": lambda x: scaled_dot_product_attention(x, x, x)}
+    )
+
+
+def _of(tiles: Tiles) -> Callable[[Tensor], Tensor]:
+    return lambda x: tiles.attend(x, x, x, None, 1.0)
+
+
+def _timed(dtype: torch.dtype, contenders: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, float]:
+    """Time some functions on one call, in turns."""
+    x = torch.randn(TRIED, generator=torch.Generator().manual_seed(0)).to(dtype)
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
-        for name, tiles in (("compiled", compiled_tiles), ("eager", eager_tiles)):
+        for name, function in contenders.items():
             start = time.perf_counter()
-            tiles.attend(x, x, x, None, 1.0)
+            function(x)
             taken[name].append(time.perf_counter() - start)
     return {name: min(some) for name, some in taken.items()}

@@ -30,6 +30,7 @@ constexpr float INF = INFINITY;
 
 typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int64_t Longs __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Unit;
 
 static inline Vec load(const float* x) { return *reinterpret_cast<const Vec*>(x); }
@@ -146,19 +147,38 @@ static inline float largest(const float* scores, int64_t keys) {
 }
 
 template <bool PAIRS>
-static inline void add_values(const Unit* p, int64_t depth, const Unit* v, int64_t columns, float* out) {
+static inline void add_values(const Unit* p, int64_t depth, const Unit* v, int64_t columns, float* out,
+                              int64_t next_out) {
   int64_t left = columns / LANES;
   for (int64_t c = 0; left > 0;) {
     int64_t wide = (left + (left + WIDE - 1) / WIDE - 1) / ((left + WIDE - 1) / WIDE);
     const Unit* b = v + c;
-    if (wide == 1) product<PAIRS, 1>(p, KEYS, b, columns, depth, out + c, columns, true);
-    if (wide == 2) product<PAIRS, 2>(p, KEYS, b, columns, depth, out + c, columns, true);
+    if (wide == 1) product<PAIRS, 1>(p, KEYS, b, columns, depth, out + c, next_out, true);
+    if (wide == 2) product<PAIRS, 2>(p, KEYS, b, columns, depth, out + c, next_out, true);
     if constexpr (WIDE > 2) {
-      if (wide == 3) product<PAIRS, 3>(p, KEYS, b, columns, depth, out + c, columns, true);
-      if (wide == 4) product<PAIRS, 4>(p, KEYS, b, columns, depth, out + c, columns, true);
+      if (wide == 3) product<PAIRS, 3>(p, KEYS, b, columns, depth, out + c, next_out, true);
+      if (wide == 4) product<PAIRS, 4>(p, KEYS, b, columns, depth, out + c, next_out, true);
     }
     left -= wide, c += wide * LANES;
   }
+}
+
+// The same for half a vector of columns: out (ROWS, LANES / 2, 2) are sums over the even and the odd keys, v is
+// (pairs of keys, LANES / 2, 2).
+static inline void add_halves(const Unit* p, int64_t depth, const Unit* v, float* out, int64_t next_out) {
+  Vec sums[2][ROWS];  // of every other pair: else each product waits for the one before
+  for (int r = 0; r < ROWS; r++) sums[0][r] = load(out + r * next_out), sums[1][r] = Vec{};
+  for (int64_t k = 0; k < depth; k += 4)
+    for (int i = 0; i < 2; i++) {
+      Vec column = load(reinterpret_cast<const float*>(v + (k / 2 + i) * LANES));
+#pragma GCC unroll 6
+      for (int r = 0; r < ROWS; r++) {
+        int64_t two;
+        std::memcpy(&two, p + r * KEYS + k + 2 * i, 8);
+        sums[i][r] += (Vec)(Longs{} + two) * column;
+      }
+    }
+  for (int r = 0; r < ROWS; r++) store(out + r * next_out, sums[0][r] + sums[1][r]);
 }
 
 struct Layout {  // of (b, h, n, d) in elements; the last dimension is dense
@@ -178,13 +198,16 @@ struct Attention {
   const float* bias;  // in powers of two, or null
   T* out;
   int64_t depth, columns, tiles, padded;  // of a head
+  int64_t whole, halves;                  // columns in whole vectors, and units of the half of one behind them
 
   Attention(const Sizes& s, const T* q, const T* k, const T* v, const float* bias, T* out)
       : s(s), q(q), k(k), v(v), bias(bias), out(out) {
     constexpr int64_t per = PAIRS ? 2 : 1;
     depth = (s.d + per - 1) / per;
     columns = (s.d_v + LANES - 1) / LANES * LANES;
+    whole = !PAIRS && columns - s.d_v >= LANES / 2 ? columns - LANES : columns;
     tiles = (s.n_k + KEYS - 1) / KEYS, padded = (s.n_k + PANEL - 1) / PANEL * PANEL;
+    halves = whole < columns ? padded * LANES / 2 : 0;
   }
 
   template <typename X>
@@ -205,11 +228,13 @@ struct Attention {
     }
   }
 
-  // values as (keys, columns), or (pairs of keys, columns)
+  // halves as (pairs of keys, LANES / 2, 2), and behind them values as (keys, whole), or (pairs of keys, columns)
   void pack_values(int64_t head, Unit* to) const {
     const T* from = at(v, s.v, head);
     constexpr int64_t per = PAIRS ? 2 : 1;
-    for (int64_t j = 0; j < padded; j += per, to += columns) {
+    Unit* half = to;
+    to += halves;
+    for (int64_t j = 0; j < padded; j += per, to += whole) {  // the next row takes the place of this one's half
       const T* row = from + j * s.v.n;
       int64_t d = j < s.n_k ? s.d_v : 0;
       if constexpr (!PAIRS)
@@ -219,6 +244,7 @@ struct Attention {
       else
         for (int64_t c = 0; c < d; c++) to[c] = row[c];
       std::fill(to + d, to + columns, 0u);
+      for (int64_t c = whole; 2 * c < whole + columns; c++) half[j / 2 * LANES + 2 * (c - whole) + j % 2] = to[c];
     }
   }
 
@@ -252,12 +278,17 @@ struct Attention {
         for (int64_t i = 0; i < ROWS; i++)
           weigh_row(head, first + r + i, tile * KEYS, span, scores.floats() + i * KEYS, tops[r + i], totals[r + i],
                     sums.floats() + (r + i) * columns);
-        add_values<PAIRS>(scores.units, PAIRS ? span / 2 : span, values + tile * KEYS / (PAIRS ? 2 : 1) * columns, columns, sums.floats() + r * columns);
+        float* sum = sums.floats() + r * columns;
+        if (halves) add_halves(scores.units, span, values + tile * KEYS / 2 * LANES, sum + whole, columns);
+        add_values<PAIRS>(scores.units, PAIRS ? span / 2 : span, values + halves + tile * KEYS / (PAIRS ? 2 : 1) * whole,
+                          whole, sum, columns);
       }
     for (int64_t r = 0; r < rows; r++) {
       T* to = at(out, s.out, head) + (first + r) * s.out.n;
       float inverse = tops[r] == -INF ? 0.0f : 1.0f / totals[r];
-      for (int64_t c = 0; c < s.d_v; c++) put(to + c, sums.floats()[r * columns + c] * inverse);
+      float* sum = sums.floats() + r * columns;
+      for (int64_t c = whole; c < s.d_v; c++) sum[c] = sum[2 * c - whole] + sum[2 * c - whole + 1];
+      for (int64_t c = 0; c < s.d_v; c++) put(to + c, sum[c] * inverse);
     }
   }
 

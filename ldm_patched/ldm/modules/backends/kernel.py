@@ -52,8 +52,8 @@ class Backend:
         tolerance: largest absolute error against float64 on unit-normal inputs.
         missing: returns why the function cannot be used on this machine, None if it can.
         limit: returns why it cannot run a call for any other reason, None if it can.
-        pays: tells whether a call that leaves the choice open is large enough for it, by (b * h, n_q, n_k); None for
-            every call.
+        pays: tells whether a call that leaves the choice open is large enough for it, by (b * h, n_q, n_k) and dtype;
+            None for every call.
         proven: whether it has been run on the hardware that it is made for, and held against float64 there.
         hosted: where the host has found a function of this name for itself, that one runs.
     """
@@ -71,7 +71,7 @@ class Backend:
     tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: EXACT, hash=False)
     missing: Callable[[], str | None] = present
     limit: Callable[[AttentionCall], str | None] = _no_limit
-    pays: Callable[[int, int, int], bool] | None = None
+    pays: Callable[[int, int, int, torch.dtype], bool] | None = None
     proven: bool = True
     hosted: bool = False
 

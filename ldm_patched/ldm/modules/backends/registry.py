@@ -96,7 +96,7 @@ def available(call: AttentionCall) -> tuple[Backend, ...]:
 
 def preference(on_cpu: bool, dtype: torch.dtype) -> tuple[str, ...]:
     """Return the names that `auto` and the default try in turn; quantised kernels are chosen by name only."""
-    tiles = on_cpu and dtype is torch.bfloat16
+    tiles = on_cpu and dtype in (torch.bfloat16, torch.float32)
     return _order(tiles, model_management.xformers_enabled(), model_management.pytorch_attention_enabled())
 
 
@@ -110,7 +110,11 @@ def first(q: Tensor, k: Tensor, heads: int) -> Backend | None:
     """Return the backend that `auto` asks first for tensors in either layout, before it knows more of the call."""
     for name in preference(q.is_cpu, q.dtype):
         backend = _registry.get(name)
-        if backend is None or backend.pays is None or backend.pays(q.shape[0] * heads, q.shape[-2], k.shape[-2]):
+        if (
+            backend is None
+            or backend.pays is None
+            or backend.pays(q.shape[0] * heads, q.shape[-2], k.shape[-2], q.dtype)
+        ):
             return backend
     return None
 
@@ -134,7 +138,7 @@ def select(call: AttentionCall, wanted: str = "auto") -> Selection:
 
 def _pays(name: str, call: AttentionCall) -> bool:
     backend = _registry.get(name)
-    return backend is None or backend.pays is None or backend.pays(call.b * call.heads, call.n_q, call.n_k)
+    return backend is None or backend.pays is None or backend.pays(call.b * call.heads, call.n_q, call.n_k, call.dtype)
 
 
 def _reasons(name: str, call: AttentionCall) -> tuple[str, ...]:

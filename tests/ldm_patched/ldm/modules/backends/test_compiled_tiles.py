@@ -66,12 +66,14 @@ def test_large_scores_are_as_exact_as_small_ones(gain: float, dtype: torch.dtype
 
 
 @needs_compiler
-def test_what_is_no_number_stays_none() -> None:
-    q, k, v = draw(1, 1, 8, 300, 16, 16, torch.float32)
+@pytest.mark.parametrize("d", [16, 24])
+def test_what_is_no_number_stays_none(d: int) -> None:
+    q, k, v = draw(1, 1, 8, 300, d, d, torch.float32)
     q[0, 0, 3, 0] = math.nan
     assert attend(q, k, v)[0, 0, 3].isnan().all() and attend(q, k, v)[0, 0, 4].isfinite().all()
-    v[0, 0, 299, 2] = math.inf
-    assert attend(q, k, v)[0, 0, 4, 2] == math.inf
+    v[0, 0, 299, d - 3] = math.inf
+    seen = attend(q, k, v)[0, 0, 4]
+    assert seen[d - 3] == math.inf and seen.isfinite().sum() == d - 1
     k[0, 0, 7, 1] = math.nan
     assert attend(q, k, v).isnan().all()
 
@@ -155,6 +157,18 @@ def test_what_takes_less_time_runs_in_bfloat16_and_is_kept(
     monkeypatch.setattr(cpu_tiled, "_seconds", lambda: pytest.fail("is measured again"))
     assert cpu_tiled._compiled() is (quicker == "compiled")
     assert len(list(fresh.iterdir())) == 2  # the library and what was measured
+
+
+@needs_compiler
+def test_what_takes_less_time_in_float32_is_measured_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_tiled, "_quicker_than_sdpa", cpu_tiled._quicker_than_sdpa.__wrapped__)
+    found = cpu_tiled._quicker_than_sdpa()
+    (kept,) = fresh.glob("*.float32.json")
+    seconds = json.loads(kept.read_text())
+    assert all(0.0 < taken < 60.0 for taken in seconds.values())
+    assert found is (seconds["compiled"] < seconds["sdpa"])
+    monkeypatch.setattr(cpu_tiled, "_seconds_float32", lambda: pytest.fail("is measured again"))
+    assert cpu_tiled._quicker_than_sdpa() is found
 
 
 def test_torchs_compiler_gets_the_eager_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import types
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.ldm.modules.backends import dispatch, limits, registry, sage, xformers
+from attention_patchbay.ldm_patched.ldm.modules.backends import cpu_tiled, dispatch, limits, registry, sage, xformers
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall, Backend, NoBackendError
 from attention_patchbay.ldm_patched.modules import model_management
 
@@ -291,12 +291,32 @@ def test_tiles_come_first_in_bfloat16_on_a_cpu_but_for_little():
     for change in ({}, {"n_k": 77}, {"mask": torch.bool}):
         assert registry.select(dataclasses.replace(long, **change)).backend.name == "cpu_tiled"
     little = ({"n_k": 25}, {"n_q": 16}, {"b": 1, "heads": 1, "n_q": 64, "n_k": 64})
-    for change in ({"dtype": torch.float32}, {"precision": torch.float32}, {"grad": True}, *little):
+    for change in ({"precision": torch.float32}, {"grad": True}, *little):
         assert registry.select(dataclasses.replace(long, **change)).backend.name == "pytorch"
     assert registry.select(dataclasses.replace(long, device="cuda")).backend.name == "pytorch"
 
 
-def test_bfloat16_for_float32_is_chosen_by_name_only():
+@pytest.mark.parametrize("quicker", [True, False])
+def test_tiles_come_first_in_float32_where_they_take_less_time_here(monkeypatch, quicker):
+    monkeypatch.setattr(cpu_tiled, "_missing", lambda: None)
+    monkeypatch.setattr(cpu_tiled, "_quicker_than_sdpa", lambda: quicker)
+    long = dataclasses.replace(CPU, dtype=torch.float32, n_q=1024, n_k=1024)
+    for change in ({}, {"mask": torch.bool}, {"precision": torch.float32}):
+        found = registry.select(dataclasses.replace(long, **change)).backend.name
+        assert found == ("cpu_tiled" if quicker else "pytorch")
+    for change in ({"n_k": 77}, {"n_q": 1023}, {"grad": True}, {"device": "cuda"}):
+        assert registry.select(dataclasses.replace(long, **change)).backend.name == "pytorch"
+
+
+def test_tiles_that_cannot_be_had_are_not_chosen_in_float32(monkeypatch):
+    monkeypatch.setattr(cpu_tiled, "_missing", lambda: "are not here")
+    monkeypatch.setattr(cpu_tiled, "_quicker_than_sdpa", lambda: pytest.fail("nothing can be timed"))
+    long = dataclasses.replace(CPU, dtype=torch.float32, n_q=1024, n_k=1024)
+    assert registry.select(long) == (registry.get("pytorch"), ())
+
+
+def test_bfloat16_for_float32_is_chosen_by_name_only(monkeypatch):
+    monkeypatch.setattr(cpu_tiled, "_quicker_than_sdpa", lambda: False)
     long = dataclasses.replace(CPU, dtype=torch.float32, n_q=1024, n_k=1024)
     assert registry.select(long, "cpu_bf16").backend.name == "cpu_bf16"
     exact = registry.select(dataclasses.replace(long, low_precision=False), "cpu_bf16")

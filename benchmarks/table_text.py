@@ -1,0 +1,118 @@
+"""The table in Markdown, made of the raw lines alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median, quantiles
+from typing import Any
+
+Line = Mapping[str, Any]
+HOSTS = {"embedded": "the embedded host", "comfyui": "ComfyUI"}
+HEAD = "chosen,ms a step,spread,times as fast,s a picture,attention,peak GB,worst error,difference,noise floor,ran"
+
+
+def gain(share: float) -> float:
+    """Return by how much all of a step gets faster at most when a share of it takes no time at all (Amdahl 1967)."""
+    return float("inf") if share >= 1.0 else 1.0 / (1.0 - share)
+
+
+def spread(times: list[float]) -> str:
+    """Return the interquartile range over the median; of less than three times there is none."""
+    if len(times) < 3:
+        return "-"
+    low, middle, high = quantiles(times, n=4)
+    return f"{(high - low) / middle:.2f}"
+
+
+def tables(lines: Iterable[Line]) -> str:
+    """Return a table for each row on each machine; of two lines for one cell the later one holds."""
+    groups: dict[tuple[str, ...], dict[tuple[str, str], Line]] = {}
+    for line in lines:
+        place = (line["row"], line["blocks"], line["dtype"], line["device"], line["on"])
+        groups.setdefault(place, {})[line["column"], line["measure"]] = line
+    return "\n\n".join(map(table, groups.values()))
+
+
+def table(cells: Mapping[tuple[str, str], Line]) -> str:
+    """Return the table of one row."""
+    steps = {column: line for (column, measure), line in cells.items() if measure == "step"}
+    peaks = {column: line.get("peak") for (column, measure), line in cells.items() if measure == "peak"}
+    done = {column: line for column, line in steps.items() if "failed" not in line}
+    rows = [cells_of(line, peaks.get(column)) for column, line in done.items()]
+    text = [heading(next(iter(cells.values()))), *ceiling(done), *neutral(done, peaks)]
+    if rows:
+        head = HEAD.replace("s a picture", f"s a picture ({next(iter(done.values()))['picture_steps']} steps)")
+        text.append("\n".join(map(row, [head.split(","), ["---", *["--:"] * 9, "---"], *rows])))
+    failed = [line for line in cells.values() if "failed" in line]
+    text += ["\n".join(f"- {line['text']}, {line['measure']}: not measured: {line['failed']}" for line in failed)]
+    return "\n\n".join(filter(None, text))
+
+
+def row(values: Iterable[str]) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(values)} |"
+
+
+def heading(line: Line) -> str:
+    """Return what was measured where."""
+    facts = line.get("machine") or {}
+    machine = ", ".join(filter(None, [line["on"], f"{facts['threads']} threads" if "threads" in facts else ""]))
+    torch = f"; torch {facts['torch']}" if "torch" in facts else ""
+    title = f"### {line['title']}, in {HOSTS[line['host']]}"
+    weights = "its own weights" if line["row"].endswith("demo") else "random weights"
+    model = f"{line['blocks'].capitalize()}, {weights}, {line['dtype']}; timed steps of a cell: {line['steps']}."
+    return f"{title}\n\n{model} {machine}{torch}; {line['when'][:10]}."
+
+
+def ceiling(done: Mapping[str, Line]) -> list[str]:
+    """Return what attention can change at most."""
+    if "default" not in done:
+        return []
+    line = done["default"]
+    return [
+        f"Attention is {line['share']:.0%} of the default's step, so no choice of attention makes a step more than "
+        f"**{gain(line['share']):.2f} times** as fast (1 / (1 - share)). The default beside itself comes out "
+        f"{speed(line):.2f} times as fast: as far from 1 as that is noise here."
+    ]
+
+
+def speed(line: Line) -> float:
+    """Return the default's median over that of a column, of steps in turn."""
+    return median(line["default_ms"]) / median(line["ms"])
+
+
+def neutral(done: Mapping[str, Line], peaks: Mapping[str, Any]) -> list[str]:
+    """Return what a node that changes nothing costs."""
+    if "neutral" not in done:
+        return []
+    line = done["neutral"]
+    same = "gives the same to the bit" if line["difference"] == 0 else f"CHANGES the result by {line['difference']:.1e}"
+    if line["device"] == "cuda":
+        more = line["peak"] - line["default_peak"]
+        memory = "the same peak memory to the byte" if more == 0 else f"a peak memory that DIFFERS by {more} bytes"
+    elif peaks.get("neutral") and peaks.get("default"):
+        apart = (peaks["neutral"] - peaks["default"]) / 1e6
+        memory = f"a resident peak {apart:+.1f} MB from the default's, of two processes"
+    else:
+        memory = "a peak memory that was not measured"
+    return [f"A node that changes nothing {same}, with {memory}."]
+
+
+def cells_of(line: Line, peak: int | None) -> list[str]:
+    """Return the cells of one column."""
+    middle = median(line["ms"])
+    whole = line["blocks"].startswith("all")
+    held = line["peak"] or peak
+    return [
+        line["text"],
+        f"{middle:.4g}",
+        spread(line["ms"]),
+        f"{speed(line):.2f}",
+        f"{line['picture_steps'] * middle / 1e3:.3g}" if whole else "-",
+        f"{line['share']:.0%}",
+        f"{held / 1e9:.2f}" if held else "-",
+        f"{line['error']:.1e} at {line['worst']}",
+        "0 (bit-equal)" if line["difference"] == 0 else f"{line['difference']:.1e}",
+        f"{line['floor']:.1e}",
+        ", ".join(f"{name} {count}" for name, count in line["functions"].items()) or "-",
+    ]
