@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -9,10 +10,11 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ FLAGS = (
     "-fPIC",
 )
 CPU_INFO = Path("/proc/cpuinfo")
+CLEAR = 1.1  # of two times, the longer over the shorter, that are not taken again
 LONGEST = 300  # seconds; a compiler that takes more is stuck
 FUNCTIONS = {torch.float32: "attend_float32", torch.bfloat16: "attend_bfloat16"}
 log = logging.getLogger(__name__)
@@ -93,41 +96,63 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, factor: float) 
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     """Return the library, or why there is none."""
-    compiler = shutil.which(os.environ.get("CXX") or "c++")
-    if compiler is None:
-        return "needs a C++ compiler: install one (g++ or clang++), or name it in CXX"
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    if not compiler or shutil.which(compiler[0]) is None:
+        named = f"CXX={os.environ['CXX']} is none" if os.environ.get("CXX") else "there is no c++"
+        return f"needs a C++ compiler, and {named}: install one (g++ or clang++), or name it in CXX"
     try:
         return ctypes.CDLL(str(built(compiler, FLAGS)))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        return f"could not be compiled by {compiler}: {next(iter(said.splitlines()), type(error).__name__)}"
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or f"it ended with {type(error).__name__}"
+        return f"could not be compiled by {shlex.join(compiler)}: {said.splitlines()[0]}"
+    except OSError as error:
+        return f"could not be kept in {folder()} ({error}); name another folder in XDG_CACHE_HOME"
 
 
-def kept(name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Return what was measured of the library on this machine; where nothing was, measure and keep it."""
+def kept(name: str, contenders: Collection[str], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return the seconds of some contenders on this machine; where none were kept, measure, and keep what is clear."""
     library = _library()
     assert not isinstance(library, str)
     path = Path(library._name).with_suffix(f".{name}.json")
-    try:
-        found: dict[str, float] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        found = measure()
-        _write(path, lambda beside: Path(beside).write_text(json.dumps(found)))
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        if isinstance(found, dict) and all(isinstance(found.get(one), float) for one in contenders):
+            return found
+    found = measure()
+    if max(found.values()) > CLEAR * min(found.values()):
+        with contextlib.suppress(OSError):  # what cannot be kept is measured again
+            _write(path, lambda beside: Path(beside).write_text(json.dumps(found)))
     return found
 
 
-def built(compiler: str, flags: tuple[str, ...]) -> Path:
+def built(compiler: Sequence[str], flags: Sequence[str]) -> Path:
     """Return the library as compiled with some flags, made where the cache has none of this source, torch and CPU."""
     torch_folder = Path(torch.__path__[0])
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    command = [compiler, *flags, abi, f"-I{torch_folder / 'include'}", str(SOURCE), f"-L{torch_folder / 'lib'}"]
+    command = [*compiler, *flags, abi, f"-I{torch_folder / 'include'}", str(SOURCE), f"-L{torch_folder / 'lib'}"]
     command += [f"-Wl,-rpath,{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
     told = "\n".join([*command, torch.__version__, _cpu(), SOURCE.read_text()])
     library = folder() / f"cpu_tiles-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    if not library.exists():
+    if not _whole(library):
         log.info("Attention Patchbay: compiling attention for this CPU, once; this takes some seconds")
-        _write(library, lambda path: subprocess.run([*command, "-o", path], check=True, **QUIET))
+        _write(library, lambda path: _compile([*command, "-o", path], Path(path)))
     return library
+
+
+def _compile(command: Sequence[str], library: Path) -> None:
+    """Compile a library, and put its digest behind it: a cut one would end the process where it is loaded."""
+    subprocess.run(command, check=True, **QUIET)
+    made = library.read_bytes()
+    library.write_bytes(made + hashlib.sha256(made).digest())
+
+
+def _whole(library: Path) -> bool:
+    """Return whether a library is there, as it was compiled."""
+    with contextlib.suppress(FileNotFoundError):
+        kept = library.read_bytes()
+        size = hashlib.sha256().digest_size
+        return kept[-size:] == hashlib.sha256(kept[:-size]).digest()
+    return False
 
 
 QUIET: dict[str, Any] = {"capture_output": True, "text": True, "timeout": LONGEST}

@@ -26,7 +26,7 @@ from .shapes import additive_bias
 LOG2_E = math.log2(math.e)
 LEAST_TOKENS, LEAST_SCORES = 64, 2**15  # for each thread; below these one fused call takes less time
 LEAST_TOKENS_FLOAT32 = 1024
-ROUNDS, TRIED = 5, (1, 4, 1024, 64)  # (b, h, n, d) of the call that tells what takes less time here
+ROUNDS, TRIED = 15, (1, 4, 1024, 64)  # (b, h, n, d) of the call that tells what takes less time here
 LOWEST = torch.finfo(torch.bfloat16).min / 4.0  # of a bias; only what is -inf already shuts a key out
 
 
@@ -106,14 +106,14 @@ def _compiled() -> bool:
 @functools.cache
 def _quicker() -> bool:
     """Return whether compiled tiles take less time than eager ones on this machine, in bfloat16."""
-    seconds = compiled_tiles.kept("seconds", _seconds)
+    seconds = compiled_tiles.kept("seconds", ("compiled", "eager"), _seconds)
     return seconds["compiled"] < seconds["eager"]
 
 
 @functools.cache
 def _quicker_than_sdpa() -> bool:
     """Return whether compiled tiles take less time than torch's fused kernel on this machine, in float32."""
-    seconds = compiled_tiles.kept("float32", _seconds_float32)
+    seconds = compiled_tiles.kept("float32", ("compiled", "sdpa"), _seconds_float32)
     return seconds["compiled"] < seconds["sdpa"]
 
 

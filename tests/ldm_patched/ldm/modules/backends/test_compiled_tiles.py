@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import platform
-import shutil
 from pathlib import Path
 
 import pytest
@@ -98,8 +97,7 @@ def test_rows_that_are_not_dense() -> None:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86")
 @pytest.mark.parametrize("less", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2", "-mno-fma")], ids=["avx2", "sse"])
 def test_narrower_registers(less: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = shutil.which("c++") or ""
-    library = ctypes.CDLL(str(compiled_tiles.built(compiler, (*compiled_tiles.FLAGS, *less))))
+    library = ctypes.CDLL(str(compiled_tiles.built(["c++"], (*compiled_tiles.FLAGS, *less))))
     monkeypatch.setattr(compiled_tiles, "_library", lambda: library)
     for dtype, error in ERRORS.items():
         for sizes in ((2, 3, 100, 333, 40, 40), (1, 1, 7, 5, 3, 130)):
@@ -157,6 +155,61 @@ def test_what_takes_less_time_runs_in_bfloat16_and_is_kept(
     monkeypatch.setattr(cpu_tiled, "_seconds", lambda: pytest.fail("is measured again"))
     assert cpu_tiled._compiled() is (quicker == "compiled")
     assert len(list(fresh.iterdir())) == 2  # the library and what was measured
+
+
+@needs_compiler
+@pytest.mark.parametrize("text", ["", "{}", "[]", "5", "null", '{"compiled": 1.0}', '{"compiled": "x", "eager": null}'])
+def test_times_that_are_not_what_was_kept_are_measured_again(
+    fresh: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_tiled, "_seconds", lambda: {"compiled": 1.0, "eager": 2.0})
+    assert cpu_tiled._compiled()
+    (kept,) = fresh.glob("*.json")
+    whole = kept.read_text()
+    kept.write_text(text)
+    assert cpu_tiled._compiled() and kept.read_text() == whole
+
+
+@needs_compiler
+def test_times_that_are_nearly_the_same_are_not_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_tiled, "_seconds", lambda: {"compiled": 1.0, "eager": 1.05})
+    assert cpu_tiled._compiled() and not list(fresh.glob("*.json"))
+
+
+@needs_compiler
+def test_what_cannot_be_kept_is_measured_each_time(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_tiled, "_seconds", lambda: {"compiled": 1.0, "eager": 2.0})
+    assert compiled_tiles.missing() is None
+
+    def closed(*args: object) -> None:
+        raise PermissionError("closed")
+
+    monkeypatch.setattr(compiled_tiles, "_write", closed)
+    assert cpu_tiled._compiled() and not list(fresh.glob("*.json"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.999])
+def test_a_library_that_was_cut_is_compiled_anew(fresh: Path, part: float) -> None:
+    path = compiled_tiles.built(["c++"], compiled_tiles.FLAGS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    assert compiled_tiles.missing() is None and path.stat().st_size == len(whole)
+
+
+@needs_compiler
+def test_a_compiler_with_options(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "c++ -O2")
+    assert compiled_tiles.missing() is None
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    assert "CXX=no-such-compiler -O2 is none" in str(compiled_tiles.missing())
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_is_named(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh.write_text("a file")
+    assert f"could not be kept in {fresh}" in str(compiled_tiles.missing())
+    assert "XDG_CACHE_HOME" in str(compiled_tiles.missing())
 
 
 @needs_compiler
