@@ -191,7 +191,7 @@ def test_blocks_are_those_of_a_patch_limited_by_hand(slot: str, blocks: str) -> 
 def test_a_window_is_that_of_a_patch_limited_by_hand(slot: str) -> None:
     model = gated(patched(slot), end_percent=0.3)
     out = run(model)
-    first = max(last_run(model).percents)
+    first = max(last_run(model).sigmas)
     mine = limited(slot, THEIRS[slot][0], lambda options: float(options["sigmas"][0]) == first)
     truth = run(patched(slot, mine))
     assert near(out, truth) if slot in ("attn1", "attn2") else torch.equal(out, truth)
@@ -352,7 +352,7 @@ def test_functions_of_the_sampler_have_a_window(place: str) -> None:
         held = gated(model, end_percent=0.3)
     with unchanged(held):
         out = run(held)
-    first = max(last_run(held).percents)
+    first = max(last_run(held).sigmas)
 
     def mine(*args: Any) -> Any:
         now = float((args[-1].get("sigma", args[-1].get("timestep")))[0])
