@@ -50,7 +50,7 @@ def _create(id: str, title: str, file: Callable[[], io.Input], reads: Mapping[st
 # LoRA files
 
 
-def _of_file(file: Checkpoint, names: Names, patcher: ModelPatcher) -> Mapping[Any, Any]:
+def _of_file(file: Mapping[str, Tensor], names: Names, patcher: ModelPatcher) -> Mapping[Any, Any]:
     return load_lora(file, names(patcher.model.state_dict()))[0]
 
 
@@ -58,7 +58,7 @@ def _with_lora(name: str, strength_model: float, strength_clip: float, prev_hook
     before = prev_hooks or Hooks()
     if strength_model == 0.0 and strength_clip == 0.0:
         return before
-    file = Checkpoint(current().folders.model("loras", name))
+    file = Checkpoint(current().folders.model("loras", name)).loaded()
     patches = partial(_of_file, file, unet_names), partial(_of_file, file, clip_names)
     change = WeightChange(name, *patches, strength_model, strength_clip)
     return before.joined(Hooks((Hook(change, Keyframes()),)))

@@ -30,7 +30,7 @@ def with_lora(model: Any, clip: Any, name: str, strength_model: float, strength_
 
     Raises ValueError when the file holds nothing for either.
     """
-    file = Checkpoint(current().folders.model("loras", name))
+    file = Checkpoint(current().folders.model("loras", name)).loaded()
     targets = [(model, unet_names(model.model.state_dict()), strength_model)]
     has_clip = clip is not None and not isinstance(clip, Absent)
     if has_clip:

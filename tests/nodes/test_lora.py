@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.nodes.lora import LoraLoader
 from attention_patchbay.ldm_patched.loading.absent import Absent
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
@@ -50,6 +52,49 @@ def predicted(model: Any, clip: Any) -> torch.Tensor:
     """Return one prediction of a clone for a prompt, as a sampler asks for it."""
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
     return samplers.sample(model, draw(0, 1, 4, 16, 16), prompt, prompt, 1.0, 1, "euler", "normal", 1.0, seed=0)
+
+
+@pytest.fixture
+def few_handles() -> Iterator[None]:
+    """Let this process open 64 files more, and then fail as one does at its limit."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 64, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def every_layer(model: Any) -> dict[str, torch.Tensor]:
+    """Return a LoRA of rank 1 for each linear layer."""
+    file = {}
+    for key, weight in model.model.state_dict().items():
+        if key.endswith(".weight") and weight.ndim == 2:
+            name = key.removesuffix(".weight")
+            file[f"{name}.lora_up.weight"] = torch.ones(weight.shape[0], 1)
+            file[f"{name}.lora_down.weight"] = torch.ones(1, weight.shape[1])
+    return file
+
+
+def hook_patches(name: str, model: Any) -> Any:
+    (hooks,) = catalog()["CreateHookLora"].execute(lora_name=name, strength_model=1.0, strength_clip=1.0).args
+    return hooks.hooks[0].change.model_patches(model)
+
+
+@pytest.mark.parametrize("node", ["rules", "region", "loader", "hook"])
+def test_a_file_of_many_keys_keeps_no_handles(node: str, demo: Any, loras: Path, few_handles: None) -> None:
+    model, clip, _ = demo
+    file = every_layer(model)
+    assert len(file) > 128
+    save_file(file, loras / "many.safetensors")
+    regions = (Region(draw(1, 1, 7, 16), torch.ones(1, 8, 8)),)
+    execute = {
+        "rules": lambda: LoadLoraByRules.execute(model, "many.safetensors", "* -> 1", 1.0, 1.0, clip).args,
+        "region": lambda: LoraOfRegion.execute(regions, "many.safetensors", 1.0, 0, "both").args,
+        "loader": lambda: LoraLoader.execute(model, clip, "many.safetensors", 1.0, 1.0).args,
+        "hook": lambda: hook_patches("many.safetensors", model),
+    }[node]
+    assert len([execute() for _ in range(2)]) == 2
 
 
 def test_it_gives_what_load_lora_gives(demo: Any, loras: Path) -> None:
