@@ -66,6 +66,10 @@ class LoraLayer:
             shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())
             raise ValueError(f"{self.name}: its parts do not fit each other: {shapes}") from error
 
+    def check(self) -> None:
+        """Raise ValueError for parts that do not fit each other."""
+        _ = self.norm
+
 
 def lora_layers(entries: Mapping[str, Tensor]) -> tuple[list[LoraLayer], str]:
     """Return the layers of a file in the order of its keys, and what model their names are of.
