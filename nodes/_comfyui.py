@@ -351,7 +351,7 @@ def _lora_norms(path: Path, changed: int) -> dict[str, Any]:
     from ..ldm_patched.patches.reading.lora_layers import lora_layers
 
     try:
-        layers, _ = lora_layers(dict(Checkpoint(path)))
+        layers, _ = lora_layers(Checkpoint(path).loaded())
     except ValueError as error:
         return {"error": str(error).removeprefix(f"{path}: ")}
     return {"norms": {row["block"]: row["relative"] for row in block_rows(layers) if row["relative"] is not None}}

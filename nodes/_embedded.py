@@ -88,7 +88,7 @@ def read_lora(name: str) -> dict[str, Tensor]:
     """Return the entries of a LoRA file."""
     from ..ldm_patched.files.checkpoint import Checkpoint
 
-    return dict(Checkpoint(lora_path(name)))
+    return Checkpoint(lora_path(name)).loaded()
 
 
 def lora_path(name: str) -> Path:

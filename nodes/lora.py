@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from ..ldm_patched.files.lora import fault_of
 from ..ldm_patched.patches.addressing.where import Where
 from ..ldm_patched.patches.engine.attach import attach
 from ..ldm_patched.patches.engine.lora import LoraFile, lora_on
@@ -26,6 +27,14 @@ def lora_name() -> Any:
     """Return the input for a LoRA file; a node that was just made has none."""
     names = [NONE, *lora_files()]
     return io.Combo.Input("lora_name", options=names, default=NONE, tooltip="A file in models/loras; none: no LoRA.")
+
+
+def lora_file(name: str) -> LoraFile:
+    """Read a LoRA file. Raises ValueError where it is damaged."""
+    entries = read_lora(name)
+    if fault := fault_of(entries):
+        raise ValueError(f"{name}: {fault}")
+    return LoraFile.of(PurePath(name).stem, entries)
 
 
 class LoadLoraByRules(io.ComfyNode):
@@ -93,10 +102,10 @@ class LoadLoraByRules(io.ComfyNode):
         """Return the clones."""
         if lora_name == NONE:
             return io.NodeOutput(model.clone(), clip)
-        entries = read_lora(lora_name)
-        lora = lora_on(model, LoraFile.of(PurePath(lora_name).stem, entries), HOST.weights(model))
+        file = lora_file(lora_name)
+        lora = lora_on(model, file, HOST.weights(model))
         clone = attach(model, LoraRules(lora, parse_strengths(rules), strength, Where()), HOST)
-        return io.NodeOutput(clone, clip and clip_with_lora(clip, entries, strength_clip))
+        return io.NodeOutput(clone, clip and clip_with_lora(clip, dict(file.entries), strength_clip))
 
 
 class LoraOfRegion(io.ComfyNode):
@@ -159,6 +168,6 @@ class LoraOfRegion(io.ComfyNode):
         if lora_name == NONE:
             return io.NodeOutput(regions)
         place = (region or len(regions)) - 1
-        more = RegionLora(LoraFile.of(PurePath(lora_name).stem, read_lora(lora_name)), strength_model, side)
+        more = RegionLora(lora_file(lora_name), strength_model, side)
         one = replace(regions[place], loras=(*regions[place].loras, more))
         return io.NodeOutput((*regions[:place], one, *regions[place + 1 :]))

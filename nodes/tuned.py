@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..ldm_patched.patches.addressing.address import AddressError
 from ..ldm_patched.patches.patcher import Patcher
-from ..ldm_patched.patches.routing.kept_choices import kept_rules
+from ..ldm_patched.patches.routing.kept_choices import OTHER, kept_rules
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
 from ._host import HOST, io, lora_files, lora_path, register_host_backends
 from .derived import CATEGORY, model
@@ -50,4 +51,7 @@ class TunedAttention(io.ComfyNode):
             return io.NodeOutput(model.clone(), "")
         register_host_backends()
         rules = kept_rules(lora_path(tuned_file))
-        return io.NodeOutput(attach_rules(model, rules, HOST), rules_text(rules))
+        try:
+            return io.NodeOutput(attach_rules(model, rules, HOST), rules_text(rules))
+        except AddressError as error:
+            raise ValueError(OTHER.format(tuned_file, error.reason)) from None

@@ -8,13 +8,14 @@ import { readRules } from './rules.js'
  */
 
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/
+const LARGEST = 100 // as Load LoRA has it
 
 /** @type {import('./rules.js').Right} */
 const STRENGTH = {
   name: 'strength',
   example: '* -> 1',
   wrong: (given) => {
-    if (/^[+-]?(inf|infinity|nan)$/.test(given) || (NUMBER.test(given) && !Number.isFinite(Number(given)))) return `the strength is ${given}; give a finite number`
+    if (/^[+-]?(inf|infinity|nan)$/.test(given) || (NUMBER.test(given) && Math.abs(Number(given)) > LARGEST)) return `the strength is ${given}; give a number from -${LARGEST} to ${LARGEST}`
     return NUMBER.test(given) ? null : `cannot read the strength '${given}'; write a number such as 0.8`
   }
 }

@@ -81,7 +81,7 @@ def _bake(args: argparse.Namespace, out: Path, text: str) -> int:
     if out.exists() and not args.force:
         raise Failure(f"{out} is there already; give another name, or --force to replace it")
     file, rules = Checkpoint(args.file), parse_strengths(text)
-    entries = dict(file)
+    entries = file.loaded()
     kept = baked(entries, rules)
     for rule in idle(rules, lora_layers(entries)[0]):
         print(f"the rule for '{rule.where}' takes no layer of this file", file=sys.stderr)

@@ -35,7 +35,7 @@ def lora_info(path: Path) -> dict[str, Any]:
     Raises CheckpointError, and ValueError for a file that is no LoRA.
     """
     file = Checkpoint(path)
-    layers, model = lora_layers(dict(file))
+    layers, model = lora_layers(file.loaded())
     return {
         "file": str(path),
         "bytes": path.stat().st_size,

@@ -14,13 +14,14 @@ from ...ldm_patched.ldm.modules.backends import registry
 from ...ldm_patched.patches.addressing.address import AddressError
 from ...ldm_patched.patches.reading.file_header import model_of
 from ...ldm_patched.patches.routing.kept_choices import (
+    OTHER,
     check_keeps,
     kept_file,
     kept_rules,
     write_choices,
     write_without_choices,
 )
-from ...ldm_patched.patches.routing.layer_choices import layer_choices
+from ...ldm_patched.patches.routing.layer_choices import LayerChoices, layer_choices
 from ...ldm_patched.patches.routing.rule import Rule
 from ...ldm_patched.patches.routing.rules import RuleError, parse_rules, rules_text
 from ..api.folders import Folders
@@ -78,6 +79,9 @@ def _check(args: argparse.Namespace) -> None:
     is_model = args.source.suffix == MODEL
     if args.undo and not (is_model and args.write):
         raise Failure(f"--undo takes a {MODEL} file, and --write for the copy without its choice")
+    for option in ("rules", "side"):
+        if args.undo and getattr(args, option) is not None:
+            raise Failure(f"--undo takes no --{option}: it writes the copy as it was before the choice")
     if is_model and args.rules is None and not args.undo:
         raise Failure(f"{args.source} is measured by a workflow that loads it: give that, or --rules for this file")
     if is_model and not args.source.is_file():
@@ -129,7 +133,7 @@ def _keep(args: argparse.Namespace, path: Path | None, rules: Sequence[Rule], te
     if not args.json:
         print(LABEL, text, sep="\n", end="\n\n")  # whatever becomes of the files
     path, model = _known(path)
-    found = layer_choices(rules, model)
+    found = _fitting(rules, model, args.rules or "")
     if args.side is not None:
         write_new(this_name(args.side), lambda file: file.write(kept_file(rules, found)))
     if args.write is not None:
@@ -137,6 +141,14 @@ def _keep(args: argparse.Namespace, path: Path | None, rules: Sequence[Rule], te
     written = [str(target) for target in (args.side, args.write) if target is not None]
     about |= {"written": written, "layers": found.functions, "left": found.left}
     return _tell(args, about, [*written, *found.lines()])
+
+
+def _fitting(rules: Sequence[Rule], model: Any, given: str) -> LayerChoices:
+    """Return what a checkpoint can keep of rules. Raises Failure for those of a file for another model."""
+    try:
+        return layer_choices(rules, model)
+    except AddressError as error:
+        raise Failure(OTHER.format(given, error.reason) if given.endswith(MODEL) else str(error)) from None
 
 
 def _known(path: Path | None) -> tuple[Path, Any]:

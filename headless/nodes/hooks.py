@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...ldm_patched.files.checkpoint import Checkpoint
 from ...ldm_patched.files.lora import clip_names, load_lora, unet_names
 from ...ldm_patched.loading import sd
 from ...ldm_patched.loading.absent import Absent
@@ -18,7 +17,7 @@ from ...ldm_patched.modules.weight_patches import WeightPatch
 from ..api import comfy_io as io
 from ..api.session import current
 from .declared import Function, Nodes
-from .lora import lora_file
+from .lora import lora_file, read_lora
 
 NODES = Nodes("advanced/hooks/create")
 Names = Callable[[Iterable[str]], dict[str, str]]
@@ -50,7 +49,7 @@ def _create(id: str, title: str, file: Callable[[], io.Input], reads: Mapping[st
 # LoRA files
 
 
-def _of_file(file: Checkpoint, names: Names, patcher: ModelPatcher) -> Mapping[Any, Any]:
+def _of_file(file: Mapping[str, Tensor], names: Names, patcher: ModelPatcher) -> Mapping[Any, Any]:
     return load_lora(file, names(patcher.model.state_dict()))[0]
 
 
@@ -58,7 +57,7 @@ def _with_lora(name: str, strength_model: float, strength_clip: float, prev_hook
     before = prev_hooks or Hooks()
     if strength_model == 0.0 and strength_clip == 0.0:
         return before
-    file = Checkpoint(current().folders.model("loras", name))
+    file = read_lora(name)
     patches = partial(_of_file, file, unet_names), partial(_of_file, file, clip_names)
     change = WeightChange(name, *patches, strength_model, strength_clip)
     return before.joined(Hooks((Hook(change, Keyframes()),)))

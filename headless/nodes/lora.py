@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from torch import Tensor
+
 from ...ldm_patched.files.checkpoint import Checkpoint
-from ...ldm_patched.files.lora import clip_names, load_lora, unet_names
+from ...ldm_patched.files.lora import clip_names, fault_of, load_lora, unet_names
 from ...ldm_patched.loading.absent import Absent
 from ..api import comfy_io as io
 from ..api.session import current
@@ -25,12 +27,20 @@ def _strength(name: str, what: str) -> io.Input:
     return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
 
 
+def read_lora(name: str) -> dict[str, Tensor]:
+    """Return the entries of a LoRA file. Raises ValueError where it is damaged."""
+    entries = Checkpoint(current().folders.model("loras", name)).loaded()
+    if fault := fault_of(entries):
+        raise ValueError(f"{name}: {fault}")
+    return entries
+
+
 def with_lora(model: Any, clip: Any, name: str, strength_model: float, strength_clip: float) -> tuple[Any, Any]:
     """Return clones of a model and of its text encoder (None: leave it out) with a LoRA file on them.
 
     Raises ValueError when the file holds nothing for either.
     """
-    file = Checkpoint(current().folders.model("loras", name))
+    file = read_lora(name)
     targets = [(model, unet_names(model.model.state_dict()), strength_model)]
     has_clip = clip is not None and not isinstance(clip, Absent)
     if has_clip:

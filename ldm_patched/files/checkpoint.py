@@ -79,6 +79,10 @@ class Checkpoint(Mapping[str, Tensor]):
         aligned = data if data.data_ptr() % dtype.itemsize == 0 else data.clone()
         return aligned.view(dtype).reshape(self.shapes[key])
 
+    def loaded(self) -> dict[str, Tensor]:
+        """Return copies of all tensors in memory, which hold neither mappings nor handles of the file."""
+        return {key: self[key].clone() for key in self}
+
     def span(self, key: str) -> tuple[int, int]:
         """Return where the bytes of a tensor begin and end in the file."""
         begin, end = self._entries[key]["data_offsets"]

@@ -119,6 +119,19 @@ def clip_names(keys: Iterable[str]) -> dict[str, str]:
     return names | {name: key for name, key in PROJECTIONS.items() if key in all_keys}
 
 
+def fault_of(file: Mapping[str, Tensor]) -> str | None:
+    """Return why no LoRA can be computed from these tensors, by the first key that is at fault; None if none is."""
+    if not file:
+        return "it holds no tensors; take another copy of the file"
+    for key, tensor in file.items():
+        if tensor.numel() == 0:
+            shape = tuple(tensor.shape)
+            return f"{key} is empty, its shape is {shape}, as of a layer of rank 0; take another copy of the file"
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            return f"{key} holds NaN or infinity; take another copy of the file"
+    return None
+
+
 def load_lora(file: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Any], set[str]]:
     """Return the patches of a LoRA file by weight, and the keys of the file that belong to none of `names`.
 

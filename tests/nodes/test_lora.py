@@ -10,6 +10,7 @@ import pytest
 import torch
 from attention_patchbay.headless.api.folders import Folders
 from attention_patchbay.headless.api.session import Session, entered
+from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.nodes.lora import LoraLoader
 from attention_patchbay.ldm_patched.loading.absent import Absent
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
@@ -24,6 +25,7 @@ from ..unets import draw
 
 UNET = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
 TEXT = "lora_te_text_model_encoder_layers_1_self_attn_v_proj"
+HANDLES = Path("/proc/self/fd")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,75 @@ def predicted(model: Any, clip: Any) -> torch.Tensor:
     """Return one prediction of a clone for a prompt, as a sampler asks for it."""
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
     return samplers.sample(model, draw(0, 1, 4, 16, 16), prompt, prompt, 1.0, 1, "euler", "normal", 1.0, seed=0)
+
+
+def every_layer(model: Any) -> dict[str, torch.Tensor]:
+    """Return a LoRA of rank 1 for each linear layer."""
+    file = {}
+    for key, weight in model.model.state_dict().items():
+        if key.endswith(".weight") and weight.ndim == 2:
+            name = key.removesuffix(".weight")
+            file[f"{name}.lora_up.weight"] = torch.ones(weight.shape[0], 1)
+            file[f"{name}.lora_down.weight"] = torch.ones(1, weight.shape[1])
+    return file
+
+
+def executed(node: str, name: str, demo: Any) -> Any:
+    """Return what a node makes of a file; of the hook, its patches."""
+    model, clip, _ = demo
+    if node == "rules":
+        return LoadLoraByRules.execute(model, name, "* -> 1", 1.0, 1.0, clip).args
+    if node == "region":
+        return LoraOfRegion.execute((Region(draw(1, 1, 7, 16), torch.ones(1, 8, 8)),), name, 1.0, 0, "both").args
+    if node == "loader":
+        return LoraLoader.execute(model, clip, name, 1.0, 1.0).args
+    (hooks,) = catalog()["CreateHookLora"].execute(lora_name=name, strength_model=1.0, strength_clip=1.0).args
+    return hooks.hooks[0].change.model_patches(model)
+
+
+@pytest.mark.skipif(not HANDLES.exists(), reason="this system does not list the handles of a process")
+@pytest.mark.parametrize("node", ["rules", "region", "loader", "hook"])
+def test_a_file_of_many_keys_keeps_no_handles(node: str, demo: Any, loras: Path) -> None:
+    file = every_layer(demo[0])
+    assert len(file) > 128
+    save_file(file, loras / "many.safetensors")
+    before = len(list(HANDLES.iterdir()))
+    kept = [executed(node, "many.safetensors", demo) for _ in range(2)]
+    assert len(list(HANDLES.iterdir())) <= before and len(kept) == 2
+
+
+def damaged(model: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """Return LoRAs of which one key cannot be computed with, and one without keys."""
+    good = every_layer(model)
+    name = next(iter(good)).removesuffix(".lora_up.weight")
+    up, down = (good[f"{name}.lora_{end}.weight"] for end in ("up", "down"))
+    rank0 = {f"{name}.lora_up.weight": up[:, :0].clone(), f"{name}.lora_down.weight": down[:0].clone()}
+    return {
+        "rank0": {**good, **rank0, f"{name}.alpha": torch.tensor(4.0)},
+        "nan": {**good, f"{name}.lora_up.weight": up * float("nan")},
+        "nan8": {**good, f"{name}.lora_up.weight": (up * float("nan")).to(torch.float8_e4m3fn)},
+        "inf": {**good, f"{name}.alpha": torch.tensor(float("inf"))},
+        "empty": {},
+    }
+
+
+@pytest.mark.parametrize("node", ["rules", "region", "loader", "hook"])
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("rank0", r"lora_(up|down).weight is empty, its shape is \((\d+, 0|0, \d+)\), as of a layer of rank 0"),
+        ("nan", "lora_up.weight holds NaN or infinity"),
+        ("nan8", "lora_up.weight holds NaN or infinity"),
+        ("inf", "alpha holds NaN or infinity"),
+        ("empty", "it holds no tensors"),
+    ],
+)
+def test_a_file_that_cannot_be_computed_with_is_refused(
+    node: str, fault: str, why: str, demo: Any, loras: Path
+) -> None:
+    save_file(damaged(demo[0])[fault], loras / f"{fault}.safetensors")
+    with pytest.raises(ValueError, match=f"^{fault}.safetensors: .*{why}"):
+        executed(node, f"{fault}.safetensors", demo)
 
 
 def test_it_gives_what_load_lora_gives(demo: Any, loras: Path) -> None:

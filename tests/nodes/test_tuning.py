@@ -13,6 +13,9 @@ from attention_patchbay.headless.api.session import Session, entered
 from attention_patchbay.ldm_patched.ldm.modules.backends import compiled_tiles
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.routing import tuning
+from attention_patchbay.ldm_patched.patches.routing.kept_choices import kept_file
+from attention_patchbay.ldm_patched.patches.routing.layer_choices import LayerChoices
+from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules
 from attention_patchbay.nodes.tuned import TunedAttention
 from attention_patchbay.nodes.tuning import TuneAttention
 from safetensors.torch import save_file
@@ -112,3 +115,13 @@ def test_a_lora_keeps_no_rules(tmp_path: Path, model: Any) -> None:
         pytest.raises(ValueError, match="no choice of attention functions"),
     ):
         TunedAttention.execute(model, "style.safetensors")
+
+
+def test_a_file_of_another_model_is_named(tmp_path: Path, model: Any) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "flux.safetensors").write_bytes(
+        kept_file(parse_rules("double:0 -> pytorch"), LayerChoices({}, {}))
+    )
+    why = "^flux.safetensors: its rules are for another model: this model has no block 'double:0'"
+    with entered(Session(Folders(models=tmp_path))), pytest.raises(ValueError, match=why):
+        TunedAttention.execute(model, "flux.safetensors")

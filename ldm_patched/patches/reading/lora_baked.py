@@ -9,6 +9,7 @@ from torch import Tensor
 from ...modules.weight_adapters import GLORA, LOHA, LOKR, LORA, Adapter
 from ..addressing.blocks import UNET_TYPES
 from ..routing.strengths import StrengthRule
+from .lora_blocks import block_rows
 from .lora_layers import DORA, LoraLayer, lora_layers
 
 # The parts that are multiplied by a strength: what is added to a weight is linear in each
@@ -29,10 +30,12 @@ def baked(entries: Mapping[str, Tensor], rules: Sequence[StrengthRule]) -> dict[
         if strength == 0.0:
             for key in layer.keys:
                 kept.pop(key, None)
-        elif strength != 1.0:
+            continue
+        layer.check()
+        if strength != 1.0:
             kept |= _scaled(layer, kept, strength)
     if not kept:
-        raise ValueError("these rules leave nothing of the file; give some block a strength")
+        raise ValueError(_nothing(rules, layers))
     return kept
 
 
@@ -40,6 +43,15 @@ def idle(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> list[Str
     """Return the rules that take no layer of a file."""
     places = [layer.place for layer in layers if not layer.text]
     return [rule for rule in rules if not any(place.lies_in(rule.where.address) for place in places)]
+
+
+def _nothing(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> str:
+    """Say why rules leave nothing of a file."""
+    missed = ", ".join(f"'{rule.where}'" for rule in idle(rules, layers) if rule.strength)
+    if missed:
+        blocks = ", ".join(row["block"] for row in block_rows(layers))
+        return f"no layer of this file lies in {missed}; its blocks are {blocks}"
+    return "these rules leave nothing of the file; give some block a strength"
 
 
 def _strength(layer: LoraLayer, rules: Sequence[StrengthRule]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...files.lora import named_patches
+from ...files.lora import fault_of, named_patches
 from ...modules.weight_adapters import LOHA, LOKR, LORA, Adapter, lokr_sides
 from ..engine.lora import LENGTHS, TEXT, Place
 from .lora_names import Names
@@ -66,15 +66,21 @@ class LoraLayer:
             shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())
             raise ValueError(f"{self.name}: its parts do not fit each other: {shapes}") from error
 
+    def check(self) -> None:
+        """Raise ValueError for parts that do not fit each other."""
+        _ = self.norm
+
 
 def lora_layers(entries: Mapping[str, Tensor]) -> tuple[list[LoraLayer], str]:
     """Return the layers of a file in the order of its keys, and what model their names are of.
 
-    Raises ValueError for a file that holds none, or kinds that are not read.
+    Raises ValueError for a file that is damaged or holds none, or kinds that are not read.
     """
+    if fault := fault_of(entries):
+        raise ValueError(fault)
     found = list(named_patches(entries))
     if not found:
-        raise ValueError(f"no LoRA; its first key is {min(entries, default='')!r}")
+        raise ValueError(f"no LoRA; its first key is {min(entries)!r}")
     names = Names([name for name, _, _ in found if not name.startswith(TEXT)])
     layers = []
     for name, patch, keys in found:

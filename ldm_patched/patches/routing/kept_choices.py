@@ -23,6 +23,8 @@ from .rule import Rule
 from .rules import RuleError, parse_rules, rules_text
 
 KEPT = "patchbay.attention"
+AGAIN = "measure again, with Tune Attention or patchbay tune --side"
+OTHER = "{}: its rules are for another model: {}; measure this one, with Tune Attention or patchbay tune --side"
 NOTHING = "nothing to write into a checkpoint: {}"
 PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "model.", "net.", "")
 
@@ -44,9 +46,10 @@ class Kept(NamedTuple):
             before = {str(key): str(text).encode("latin-1") for key, text in dict(found["before"]).items()}
             added = tuple(map(str, found["added"]))
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise CheckpointError(f"{file.path}: what it keeps under {KEPT} cannot be read") from None
+            raise CheckpointError(f"{file.path}: what it keeps under {KEPT} cannot be read; {AGAIN}") from None
         if any(not key.endswith(KEY) for key in (*before, *added)):
-            raise CheckpointError(f"{file.path}: what it keeps under {KEPT} names tensors that are no such choice")
+            wrong = f"what it keeps under {KEPT} names tensors that are no such choice"
+            raise CheckpointError(f"{file.path}: {wrong}; {AGAIN}")
         return cls(str(found.get("rules")), before, added)
 
     def text(self) -> str:
@@ -70,7 +73,9 @@ def check_keeps(source: Path, model: Any, functions: Collection[str]) -> None:
 
 def _check_unwritten(file: Checkpoint) -> None:
     if KEPT in file.metadata:
-        raise CheckpointError(f"{file.path}: it has choices that were written here; write a copy without them first")
+        undo = f"patchbay tune {file.path.name} --undo --write COPY.safetensors"
+        has = "it has choices that were written here; write a copy without them first"
+        raise CheckpointError(f"{file.path}: {has}: {undo}")
 
 
 def write_choices(source: Path, target: Path, rules: Sequence[Rule], found: LayerChoices) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..addressing.schedule import Schedule
@@ -12,6 +11,8 @@ from ..patcher import TransformerOptions
 from .rules import Grammar, read_rules
 
 Timed = tuple[tuple[Schedule, float], ...]  # the rules that can take one place, in order: when, and how strong
+
+LARGEST = 100  # as Load LoRA has it
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def _rule(given: str, where: Where) -> StrengthRule:
         strength = float(given)
     except ValueError:
         raise ValueError(f"cannot read the strength {given!r}; write a number such as 0.8") from None
-    if not math.isfinite(strength):
-        raise ValueError(f"the strength is {given}; give a finite number")
+    if not abs(strength) <= LARGEST:
+        raise ValueError(f"the strength is {given}; give a number from -{LARGEST} to {LARGEST}")
     return StrengthRule(strength, where)
 
 

@@ -97,6 +97,25 @@ def test_the_blocks_are_listed_with_their_norms(lora: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (torch.tensor(float("inf")), "alpha holds NaN or infinity"),
+        (torch.tensor(float("nan")), "alpha holds NaN or infinity"),
+        (torch.zeros(0), "alpha is empty, its shape is (0,)"),
+        (None, "it holds no tensors"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_words(
+    lora: Path, tmp_path: Path, value: torch.Tensor | None, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({} if value is None else {**Checkpoint(lora).loaded(), f"{TEXT}.alpha": value}, lora)
+    for more in ([], ["--json"], ["--bake", str(tmp_path / "o.safetensors"), "* -> 0.5"]):
+        assert main(["lora", str(lora), *more]) == 2
+        assert f"{lora}: {'' if value is None else TEXT + '.'}{why}" in capsys.readouterr().err
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+@pytest.mark.parametrize(
     ("loader", "more"),
     [
         ("LoraLoader", {"strength_model": 2.0, "strength_clip": 1.0}),

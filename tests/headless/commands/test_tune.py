@@ -13,8 +13,9 @@ from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.files.checkpoint import Checkpoint
 from attention_patchbay.ldm_patched.files.preferences import preferred_functions, preferred_layers
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
-from attention_patchbay.ldm_patched.patches.routing.kept_choices import kept_rules
-from attention_patchbay.ldm_patched.patches.routing.rules import rules_text
+from attention_patchbay.ldm_patched.patches.routing.kept_choices import kept_file, kept_rules
+from attention_patchbay.ldm_patched.patches.routing.layer_choices import LayerChoices
+from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules, rules_text
 
 DEMO = str(Path(__file__).parents[3] / "example_workflows" / "api" / "demo.json")
 INT8 = "comfy_kitchen_int8"
@@ -99,13 +100,21 @@ def test_a_copy_that_could_hold_nothing_is_refused_before_anything_is_measured(
     loader |= {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": source.name}}
     (tmp_path / "w.json").write_text(json.dumps(prompt))
     assert tune(str(tmp_path / "w.json"), "--models", str(tmp_path), "--write", str(copy)) == 2
-    assert "it has choices that were written here; write a copy without them first" in capsys.readouterr().err
+    undo = "write a copy without them first: patchbay tune source.safetensors --undo --write COPY.safetensors"
+    assert f"{source}: it has choices that were written here; {undo}" in capsys.readouterr().err
     loader["inputs"]["ckpt_name"] = "absent.safetensors"
     (tmp_path / "w.json").write_text(json.dumps(prompt))
     for option in ("--write", "--side"):
         assert tune(str(tmp_path / "w.json"), "--models", str(tmp_path), option, str(copy)) == 2
         assert "no model file can be found behind the sampler" in capsys.readouterr().err
     assert not copy.exists()
+
+
+def test_a_side_file_of_another_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    side, new = tmp_path / "flux.safetensors", tmp_path / "new.safetensors"
+    side.write_bytes(kept_file(parse_rules(f"double:0 -> {INT8}"), LayerChoices({}, {})))
+    assert tune(str(CHECKPOINT), "--rules", str(side), "--write", str(new)) == 2
+    assert f"{side}: its rules are for another model: this model has no block 'double:0'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -118,6 +127,8 @@ def test_a_copy_that_could_hold_nothing_is_refused_before_anything_is_measured(
         (["model", "--rules", f"input:99 -> {INT8}", "--write", "new"], "no block 'input:99'"),
         (["model", "--rules", "all > sage", "--write", "new"], "'->' and a backend are missing"),
         (["model", "--rules", "absent", "--side", "new"], "no such file"),
+        (["model", "--undo", "--write", "new", "--rules", "all -> auto"], "--undo takes no --rules"),
+        (["model", "--undo", "--write", "new", "--side", "new2"], "--undo takes no --side"),
         (["model", "--undo", "--write", "new"], "no choice of attention functions was written into it"),
         (["lora", "--rules", f"all -> {INT8}", "--write", "new"], "holds no model whose blocks are known"),
         (["model", "--rules", f"all -> {INT8}", "--side", "new.txt"], "ends in .safetensors"),
@@ -130,7 +141,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
 
     (tmp_path / "model.safetensors").write_bytes(CHECKPOINT.read_bytes())
     save_file({"lora_unet_x.alpha": torch.zeros(1)}, tmp_path / "lora.safetensors")
-    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("model", "new", "absent", "lora")}
+    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("model", "new", "new2", "absent", "lora")}
     names["new.txt"] = str(tmp_path / "new.txt")
     before = sorted(tmp_path.iterdir())
     assert tune(*(names.get(one, one) for one in arguments)) == 2

@@ -95,6 +95,8 @@ def test_what_cannot_be_scaled_is_refused(shapes: dict[str, tuple[int, ...]], ki
     [
         ("middle 0-40% -> 1; * -> 1", "the rule for 'middle 0-40%' holds in a part of the run"),
         ("double:3 -> 1; * -> 1", "this LoRA has no blocks 'double'; it has input, middle, output"),
+        ("input:99 -> 1", "no layer of this file lies in 'input:99'; its blocks are input:0, input:1,"),
+        ("input:99 -> 1; middle -> 0", "no layer of this file lies in 'input:99'; its blocks are input:0, input:1,"),
         ("* -> 0", "these rules leave nothing"),
         ("", "these rules leave nothing"),
     ],
@@ -102,6 +104,22 @@ def test_what_cannot_be_scaled_is_refused(shapes: dict[str, tuple[int, ...]], ki
 def test_what_a_file_cannot_hold_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
         baked(ALL, parse_strengths(text))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"lora_up.weight": (8, 5), "lora_down.weight": (4, 8)},
+        {"hada_w1_a": (8, 2), "hada_w1_b": (3, 8), "hada_w2_a": (8, 2), "hada_w2_b": (2, 8)},
+        {"lokr_w1": (2, 2), "lokr_w2_a": (4, 3), "lokr_w2_b": (2, 4)},
+    ],
+)
+@pytest.mark.parametrize("strength", ["1", "0.5"])
+def test_parts_that_do_not_fit_each_other_are_refused(shapes: dict[str, tuple[int, ...]], strength: str) -> None:
+    file = {key: value for key, value in ALL.items() if not key.startswith(NAME)} | filled(shapes, 2.0)
+    with pytest.raises(ValueError, match=f"{NAME}: its parts do not fit each other"):
+        baked(file, parse_strengths(f"* -> {strength}"))
+    assert not any(key.startswith(NAME) for key in baked(file, parse_strengths("input -> 1")))
 
 
 def test_a_part_of_a_transformer_is_refused_by_names_alone() -> None:
