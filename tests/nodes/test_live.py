@@ -84,6 +84,19 @@ def test_without_pictures_the_masks_have_the_size_of_the_pictures_and_lie_on_whi
     assert masks.shape == (1, 128, 128) and set(previews.unique().tolist()) == {0.25, 1.0}
 
 
+def test_pictures_of_another_number_are_refused_and_of_another_size_give_masks_of_theirs(demo: Any) -> None:
+    patched = regional(demo, "circle")
+    latent = sample(patched, demo[1])
+    asked = {"model": patched, "latent": latent}
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=f"images: {number} of them, but the run made 1 picture; link what the"):
+            NODES["PatchbayLiveMasks"].execute(**asked, images=torch.ones(number, 128, 128, 3))
+    large = torch.rand(1, 200, 160, 3)
+    masks, previews, _ = NODES["PatchbayLiveMasks"].execute(**asked, images=large).result
+    assert masks.shape == (1, 200, 160)
+    assert torch.allclose(previews, large * (0.25 + 0.75 * masks[..., None]), atol=1e-6)
+
+
 def test_words_act_where_another_word_draws(demo: Any) -> None:
     model, clip, _ = demo
     asked = {"model": model, "clip": clip, "prompt": PROMPT, "word": "circle", "words": "red", **MASK, **ACTS}
