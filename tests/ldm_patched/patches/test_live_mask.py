@@ -208,6 +208,23 @@ def test_without_a_mask_it_is_the_run_without_the_region(changed: dict[str, floa
     assert told in report.text(last_run(model))
 
 
+def attach_and_run(method: Any) -> Any:
+    model = attach(patcher(), method)
+    sample(model)
+    return model
+
+
+def test_a_window_that_ends_before_the_mask_is_there_is_the_reason() -> None:
+    early = Where(schedule=Schedule(0.0, 0.3))
+    for method in (LiveWordMask((5,), LIVE, 7, where=early), RegionalPrompt((Region(OTHER, LIVE),), where=early)):
+        model = attach(patcher(), method)
+        assert torch.equal(sample(model), sample(patcher()))
+        text = report.text(last_run(model))
+        assert "its window ends before the mask is there of cat (from 40% of the run)\n" in text
+    assert "never ran, its window" in report.text(last_run(attach_and_run(LiveWordMask((5,), LIVE, 7, where=early))))
+    assert "its window" not in report.text(last_run(attach_and_run(LiveWordMask((5,), LIVE, 7))))
+
+
 def test_neutral_settings_gather_nothing() -> None:
     region = (Region(OTHER, LIVE),)
     for neutral in (
