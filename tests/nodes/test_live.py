@@ -115,6 +115,16 @@ def test_a_word_that_the_prompt_lacks_is_named(demo: Any) -> None:
 
 
 @pytest.mark.parametrize("node", ["PatchbayLiveRegion", "PatchbayLiveWordMask"])
+def test_words_parted_by_commas_make_one_mask_and_the_widget_says_so(demo: Any, node: str) -> None:
+    asked = {"clip": demo[1], "prompt": PROMPT, **MASK}
+    one, other, both = (LiveMask.asked({**asked, "word": word}) for word in ("circle", "square", "circle, square"))
+    (found,) = both.words
+    assert set(found.positions) == {*one.words[0].positions, *other.words[0].positions}
+    (word,) = (widget for widget in NODES[node].define_schema().inputs if widget.id == "word")
+    assert "several, parted by commas, make one mask together" in str(vars(word))
+
+
+@pytest.mark.parametrize("node", ["PatchbayLiveRegion", "PatchbayLiveWordMask"])
 def test_wrong_settings_are_told_at_their_widget(node: str) -> None:
     given = {"word": "circle", **MASK}
     given |= {"words": "red", **ACTS} if node == "PatchbayLiveWordMask" else {}
