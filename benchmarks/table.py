@@ -1,7 +1,7 @@
 """Measure what choosing attention gives: whole steps of real sizes, from the host's default to tuned rules.
 
     python benchmarks/table.py RAW.jsonl [--rows NAME ...] [--columns NAME ...] [--steps N] [--device D] [--dtype D]
-    python benchmarks/table.py --table RAW.jsonl
+    python benchmarks/table.py RAW.jsonl --table [of the same]
 
 Each cell is a line of RAW.jsonl as soon as it is measured; run the same command again to go on where it was ended, by
 Ctrl-C or otherwise. Rows of ComfyUI need COMFYUI_PATH, a checkout, and COMFYUI_PYTHON, its interpreter. A row runs in a
@@ -37,6 +37,8 @@ from table_text import tables
 PACK = Path(__file__).resolve().parents[1]
 CHILD = Path(__file__).with_name("table_child.py")
 NEEDED = ("COMFYUI_PATH", "COMFYUI_PYTHON")
+PLACE = ("measure", "row", "column", "blocks", "device", "dtype", "on", "steps")
+STEPS = 20
 SHOWN_SECONDS = 2.0
 
 
@@ -174,44 +176,112 @@ class Table:
 
 def place(line: dict[str, Any]) -> tuple[Any, ...]:
     """Return which cell a line is of: what is measured again under any other."""
-    names = ("measure", "row", "column", "blocks", "device", "dtype", "on", "steps")
-    return tuple(line[name] for name in names)
+    return tuple(line[name] for name in PLACE)
+
+
+def cells(raw: Path) -> list[dict[str, Any]]:
+    """Return the lines of a raw file; raises ValueError for one that is no cell."""
+    lines = read_lines(raw)
+    for number, line in enumerate(lines, 1):
+        if lacking := [name for name in (*PLACE, "title", "text", "host") if name not in line]:
+            raise ValueError(f"{raw}, line {number}: not a cell of the table, as it has no {', '.join(lacking)}")
+    return lines
 
 
 def runnable(names: list[str]) -> list[str]:
-    """Return the rows whose host is there, and tell which are left out."""
+    """Return the rows whose host is there, and tell which are left out.
+
+    Raises ValueError where the ComfyUI that is named cannot be used, or no row is left.
+    """
     lacking = [name for name in NEEDED if name not in os.environ]
-    left = [name for name in names if lacking and ROWS[name].host == "comfyui"]
-    if left:
-        print(f"left out, as {' and '.join(lacking)} is not set: {', '.join(left)}", file=sys.stderr)
-    return [name for name in names if name not in left]
+    of_comfyui = [name for name in names if ROWS[name].host == "comfyui"]
+    if of_comfyui and not lacking:
+        check_comfyui(os.environ["COMFYUI_PATH"], os.environ["COMFYUI_PYTHON"])
+    elif of_comfyui:
+        are = "is" if len(lacking) == 1 else "are"
+        left = f"left out, as {' and '.join(lacking)} {are} not set: {', '.join(of_comfyui)}"
+        if len(of_comfyui) == len(names):
+            raise ValueError(left)
+        print(left, file=sys.stderr)
+    return [name for name in names if not (lacking and name in of_comfyui)]
+
+
+def check_comfyui(path: str, python: str) -> None:
+    """Raise ValueError where a Python cannot import ComfyUI from a path."""
+    command, env = [python, "-c", "import torch, comfy.cli_args"], environment("comfyui", "cpu", "")
+    try:
+        tried = subprocess.run(command, env=env, capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"COMFYUI_PYTHON: {python!r} cannot be started: {error.strerror}") from None
+    if tried.returncode:
+        why = tried.stderr.strip().rpartition("\n")[2]
+        raise ValueError(f"no ComfyUI in COMFYUI_PATH {path!r} for COMFYUI_PYTHON {python!r}: {why}")
+
+
+def count(text: str) -> int:
+    """Read a number of steps."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; give a number from 1")
+    return int(text)
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line asks for; ends the program where it cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("raw", type=Path, metavar="RAW.jsonl")
+    parser.add_argument("--table", action="store_true", help="measure nothing: print the table of what is there")
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="NAME")
+    parser.add_argument("--columns", nargs="+", choices=(*COLUMNS, *registry.names()), metavar="NAME")
+    parser.add_argument("--steps", type=count, help="timed steps of each cell (default 20)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as people run the row")
+    parser.add_argument("--full", action="store_true", help="all blocks of transformers, not a few")
+    args = parser.parse_args()
+    if args.device == "cuda" and not args.table and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA here")
+    try:
+        args.rows = args.rows if args.table else runnable(args.rows or list(USUAL))
+        args.raw.open("rb" if args.table else "ab").close()
+        cells(args.raw)
+    except OSError as error:
+        parser.error(f"{args.raw}: {error.strerror}")
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def asked_for(line: dict[str, Any], args: argparse.Namespace) -> bool:
+    """Return whether a line is of the rows, columns and settings that are given."""
+    given = {"row": args.rows, "column": args.columns, "steps": args.steps and [args.steps]}
+    given |= {"device": args.device and [args.device], "dtype": args.dtype and [args.dtype]}
+    given |= {"blocks": args.full and ["all blocks"]}
+    return all(line[name] in some for name, some in given.items() if some)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure what is missing."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    table = Table(args.raw, args.steps or STEPS, device, args.dtype, args.full)
+    columns = args.columns or list(COLUMNS)
+    for name in args.rows:
+        table.measure(name, columns)
+        if device == "cpu":
+            table.measure_peaks(name, columns)
 
 
 def main() -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=Path, metavar="RAW.jsonl")
-    parser.add_argument("--table", action="store_true", help="measure nothing: print the table of what is there")
-    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(USUAL), metavar="NAME")
-    known = (*COLUMNS, *registry.names())
-    parser.add_argument("--columns", nargs="+", choices=known, default=list(COLUMNS), metavar="NAME")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of each cell (default 20)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: as people run the row")
-    parser.add_argument("--full", action="store_true", help="all blocks of transformers, not a few")
-    args = parser.parse_args()
     for ending in (signal.SIGINT, signal.SIGTERM):  # whoever started this may have let it ignore them
         signal.signal(ending, signal.default_int_handler)
-    if not args.table:
-        table = Table(args.raw, args.steps, args.device, args.dtype, args.full)
-        try:
-            for name in runnable(args.rows):
-                table.measure(name, args.columns)
-                if args.device == "cpu":
-                    table.measure_peaks(name, args.columns)
-        except KeyboardInterrupt:
-            print(f"\nended; what was measured is in {args.raw}: the same command goes on", file=sys.stderr)
-            return 130
+    args = arguments()
+    if args.table:
+        print(tables(line for line in cells(args.raw) if asked_for(line, args)))
+        return 0
+    try:
+        measure(args)
+    except KeyboardInterrupt:
+        print(f"\nended; what was measured is in {args.raw}: the same command goes on", file=sys.stderr)
+        return 130
     print(tables(read_lines(args.raw)))
     return 0
 

@@ -11,7 +11,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,8 @@ class Bench:
         self.row, self.steps, self.cuda = ROWS[job["row"]], job["steps"], job["device"] == "cuda"
         device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
         self.model = build(self.row, job["full"], dtype, device)
+        if self.model.model.get_dtype_inference() != dtype:
+            raise ValueError(f"the model computes in {self.model.model.get_dtype_inference()}, not {dtype}")
         self.machine = machine(job["device"])
         self.columns = Columns(self.row, self.model, dtype, TuningStore(Path(job["tuning"]), self.machine), say)
 
@@ -65,6 +68,9 @@ class Bench:
         """Measure one column beside the default, step by step in turn."""
         model, rules = self.columns.put(name)
         heard, out, _ = self.heard(model, errors=True)  # this is the warm-up too
+        calls = calls_of(out, model)
+        if lacking := never_ran(name, calls):
+            return {"failed": lacking}
         mine, base = self.in_turn(model)
         return {
             "rules": rules,
@@ -77,7 +83,7 @@ class Bench:
             "worst": heard.worst.block,
             "difference": distance(out, self.default),
             "floor": self.floor,
-            "functions": functions_of(out, model),
+            "functions": functions_of(calls),
         }
 
     def share(self, model: Any) -> float:
@@ -135,18 +141,31 @@ def distance(x: torch.Tensor, y: torch.Tensor) -> float:
     return float((x - y).norm() / y.norm())
 
 
-def functions_of(out: torch.Tensor, model: Any) -> dict[str, int]:
-    """Return which functions ran in the step that gave `out`, with their calls; none where nothing is on the model."""
+def calls_of(out: torch.Tensor, model: Any) -> Counter[Any]:
+    """Return the calls of the step that gave `out`; none where nothing is on the model."""
     from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
     from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 
     plan = plan_of(model)
-    if plan is None:
-        return {}
-    counts: dict[str, int] = {}
-    for call, count in ARCHIVE.find(out, plan).calls.items():
-        counts[call.backend] = counts.get(call.backend, 0) + count
-    return counts
+    return Counter() if plan is None else Counter(ARCHIVE.find(out, plan).calls)
+
+
+def functions_of(calls: Mapping[Any, int]) -> dict[str, int]:
+    """Return which functions ran, with their calls."""
+    counts: Counter[str] = Counter()
+    for call, count in calls.items():
+        counts[call.backend] += count
+    return dict(counts)
+
+
+def never_ran(name: str, calls: Mapping[Any, int]) -> str:
+    """Return why the function of a column ran in no call, so that the times would be another's; empty if it ran."""
+    from table_columns import COLUMNS
+
+    if name in COLUMNS or any(call.backend == name for call in calls):
+        return ""
+    reasons = dict.fromkeys(call.fallback for call in calls if call.fallback)
+    return f"no call ran on it: {'; '.join(reasons)}"
 
 
 def words(error: BaseException) -> str:

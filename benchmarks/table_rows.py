@@ -130,10 +130,23 @@ ROWS = USUAL | SMALL | DEMO
 def build(row: Row, full: bool, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a patcher of the row's model in the host that this process is."""
     if row.model == "demo":
-        from attention_patchbay.nodes._host import load_demo_model
-
-        return load_demo_model()[0]
+        return demo(row, dtype)
     return transformer(row, full, dtype, device) if row.config else built_unet(row, dtype)
+
+
+def demo(row: Row, dtype: torch.dtype) -> Any:
+    """Return a patcher of the demo model."""
+    if row.host == "embedded":
+        from attention_patchbay.ldm_patched.demo import CHECKPOINT
+        from attention_patchbay.ldm_patched.loading.sd import load_checkpoint
+
+        return load_checkpoint(CHECKPOINT, dtype)[0]
+    from attention_patchbay.nodes._host import load_demo_model
+
+    model = load_demo_model()[0]
+    net = model.model.diffusion_model.to(dtype)
+    net.dtype, model.model.manual_cast_dtype = dtype, None
+    return model
 
 
 def built_unet(row: Row, dtype: torch.dtype) -> Any:

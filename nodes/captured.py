@@ -95,7 +95,8 @@ class AttentionMaps(io.ComfyNode):
         masks = maps if threshold == 0.0 else (maps >= threshold).float()
         heard = [one.heard for one in found]
         ui, first = {"attention": [view(heard, size, images)]}, heard[0].sums[0]
-        below = None if images is None else alongside(images, first, range(first.attention.shape[1]))
+        count = first.attention.shape[1]
+        below = None if images is None else alongside(images, count, first.frames, range(count))
         painted = overlay(maps, below, opacity)
         return io.NodeOutput(painted, masks, statistics(found), sheet(found, columns, size), ui=ui)
 

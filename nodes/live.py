@@ -13,6 +13,7 @@ from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_of
 from ..ldm_patched.patches.methods.live_mask import SETTINGS, SOURCE, LiveMask, check_word
 from ..ldm_patched.patches.methods.regional_prompt import Region
 from ..ldm_patched.patches.patcher import Patcher
+from ..ldm_patched.patches.reading.heatmap import alongside
 from ..ldm_patched.patches.reading.live_masks import live_masks
 from ._host import io
 from .captured import image_size
@@ -115,8 +116,10 @@ class LiveMasks(io.ComfyNode):
     def execute(cls, model: Patcher, latent: Latent, images: torch.Tensor | None = None) -> io.NodeOutput:
         """Return the masks, the previews and a line for each word."""
         found = live_masks(model, latent["samples"], image_size(latent, images))
-        masks = torch.cat([mask for _, mask in found])
-        return io.NodeOutput(masks, preview(masks, images), "\n".join(told for told, _ in found))
+        masks, count = torch.cat([mask for _, mask in found]), len(found[0][1])
+        frames = latent["samples"].shape[2] if latent["samples"].ndim == 5 else 1
+        below = None if images is None else alongside(images, count, frames, range(count))
+        return io.NodeOutput(masks, preview(masks, below), "\n".join(told for told, _ in found))
 
 
 def preview(masks: torch.Tensor, images: torch.Tensor | None) -> torch.Tensor:

@@ -29,7 +29,7 @@ def test_a_file_of_a_half_line_alone_is_empty(tmp_path: Path) -> None:
     assert raw.read_bytes() == b"" and read_lines(raw) == []
 
 
-@pytest.mark.parametrize("line", ["what", "[1]", "3", ""])
+@pytest.mark.parametrize("line", ["what", "[1]", "[]", "3", ""])
 def test_a_whole_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
     raw = tmp_path / "raw.jsonl"
     raw.write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n')

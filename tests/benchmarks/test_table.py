@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -117,6 +118,85 @@ def test_the_smallest_row_is_measured_ended_and_gone_on_with(tmp_path: Path) -> 
     assert again.stdout == done.stdout and "gives the same to the bit" in again.stdout
 
 
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, raw: Path, *more: str) -> str:
+    """Return what a command line that is refused says."""
+    monkeypatch.setattr(sys, "argv", ["table.py", str(raw), *more])
+    with pytest.raises(SystemExit) as ended:
+        table.main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_wrong_values_are_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "lines_of", Children())
+    monkeypatch.setattr(table.torch.cuda, "is_available", lambda: False)
+    raw, demo = tmp_path / "raw.jsonl", ["--rows", "demo"]
+    for steps in ("0", "-1", "x"):
+        assert f"'{steps}'; give a number from 1" in refused(capsys, monkeypatch, raw, *demo, f"--steps={steps}")
+    assert "torch finds no CUDA here" in refused(capsys, monkeypatch, raw, *demo, "--device", "cuda")
+    assert "No such file or directory" in refused(capsys, monkeypatch, raw, "--table")
+    assert "No such file" in refused(capsys, monkeypatch, tmp_path / "no" / "raw.jsonl", *demo)
+    assert "Is a directory" in refused(capsys, monkeypatch, tmp_path, *demo)
+    assert not raw.exists()
+    for line, why in {
+        '{"a": 1}': "line 1: not a cell of the table, as it has no measure",
+        "x": "line 1: not a re",
+    }.items():
+        raw.write_text(f"{line}\n")
+        for more in (["--table"], demo):
+            assert why in refused(capsys, monkeypatch, raw, *more)
+        assert raw.read_text() == f"{line}\n"
+
+
+def test_a_wrong_comfyui_is_told_and_kept_in_no_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, wanted = tmp_path / "raw.jsonl", ["--rows", "comfyui-demo", "--device", "cpu"]
+    for name in table.NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    told = refused(capsys, monkeypatch, raw, *wanted)
+    assert "left out, as COMFYUI_PATH and COMFYUI_PYTHON are not set: comfyui-demo" in told
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.setenv("COMFYUI_PYTHON", "/nowhere/python")
+    assert "'/nowhere/python' cannot be started: No such file" in refused(capsys, monkeypatch, raw, *wanted)
+    monkeypatch.setenv("COMFYUI_PYTHON", sys.executable)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    told = refused(capsys, monkeypatch, raw, *wanted)
+    assert f"no ComfyUI in COMFYUI_PATH {str(tmp_path)!r}" in told and "No module named 'comfy'" in told
+    assert not raw.exists()
+
+
+def test_rows_columns_and_settings_hold_for_the_table_of_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw.jsonl"
+    for name in ("demo", "sd15-512"):
+        for column in ("split", "pytorch"):
+            about = table.Table(raw, 1, "cpu", None, False).about(name, column, "step")
+            append_line(raw, {**about, "failed": "no", "when": "2026-11-30"})
+    monkeypatch.setattr(sys, "argv", ["table.py", str(raw), "--table", "--rows", "demo", "--columns", "split"])
+    assert table.main() == 0
+    told = capsys.readouterr().out
+    assert "the demo model" in told and "split everywhere" in told
+    assert "SD1.5" not in told and "pytorch" not in told
+    for name, value in {"--steps": "2", "--dtype": "float16", "--device": "cuda"}.items():
+        monkeypatch.setattr(sys, "argv", ["table.py", str(raw), "--table", name, value])
+        assert table.main() == 0 and capsys.readouterr().out == "\n"
+
+
+def test_what_is_measured_is_in_the_dtype_that_is_said(tmp_path: Path) -> None:
+    """bfloat16 keeps 8 bits: two exact functions are further apart than any float32 of the same model."""
+    raw = tmp_path / "raw.jsonl"
+    missing = "sage" if importlib.util.find_spec("sageattention") is None else "flash"
+    wanted = ["--rows", "demo", "--columns", "default", missing, "--dtype", "bfloat16"]
+    subprocess.run(command(raw, *wanted), capture_output=True, check=True)
+    default, other = (line for line in read_lines(raw) if line["measure"] == "step")
+    assert default["dtype"] == "bfloat16" and default["floor"] > 1e-3
+    assert other["failed"].startswith(f"no call ran on it: {missing}:") and "ms" not in other
+
+
 @pytest.mark.comfyui
 def test_the_smallest_row_of_comfyui(tmp_path: Path) -> None:
     raw = tmp_path / "raw.jsonl"
@@ -124,6 +204,9 @@ def test_the_smallest_row_of_comfyui(tmp_path: Path) -> None:
     env = {"COMFYUI_PYTHON": sys.executable, **os.environ}
     subprocess.run(command(raw, *wanted), env=env, check=True, capture_output=True)
     neutral, tuned, *peaks = read_lines(raw)
+    assert neutral["floor"] < 1e-4
+    subprocess.run(command(raw, *wanted[:4], "--dtype", "bfloat16"), env=env, check=True, capture_output=True)
+    assert read_lines(raw)[-2]["dtype"] == "bfloat16" and read_lines(raw)[-2]["floor"] > 1e-3
     assert neutral["difference"] == 0.0 and "failed" not in tuned and tuned["rules"]
     assert sum(tuned["functions"].values()) == sum(neutral["functions"].values()) == 14 and len(peaks) == 2
 

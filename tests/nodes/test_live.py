@@ -84,6 +84,19 @@ def test_without_pictures_the_masks_have_the_size_of_the_pictures_and_lie_on_whi
     assert masks.shape == (1, 128, 128) and set(previews.unique().tolist()) == {0.25, 1.0}
 
 
+def test_pictures_of_another_number_are_refused_and_of_another_size_give_masks_of_theirs(demo: Any) -> None:
+    patched = regional(demo, "circle")
+    latent = sample(patched, demo[1])
+    asked = {"model": patched, "latent": latent}
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=f"images: {number} of them, but the run made 1 picture; link what the"):
+            NODES["PatchbayLiveMasks"].execute(**asked, images=torch.ones(number, 128, 128, 3))
+    large = torch.rand(1, 200, 160, 3)
+    masks, previews, _ = NODES["PatchbayLiveMasks"].execute(**asked, images=large).result
+    assert masks.shape == (1, 200, 160)
+    assert torch.allclose(previews, large * (0.25 + 0.75 * masks[..., None]), atol=1e-6)
+
+
 def test_words_act_where_another_word_draws(demo: Any) -> None:
     model, clip, _ = demo
     asked = {"model": model, "clip": clip, "prompt": PROMPT, "word": "circle", "words": "red", **MASK, **ACTS}
@@ -99,6 +112,16 @@ def test_a_word_that_the_prompt_lacks_is_named(demo: Any) -> None:
     asked = {"model": demo[0], "clip": demo[1], "prompt": PROMPT, **MASK, **ACTS}
     with pytest.raises(ValueError, match="has no 'green'"):
         NODES["PatchbayLiveWordMask"].execute(**asked | {"word": "circle", "words": "green"})
+
+
+@pytest.mark.parametrize("node", ["PatchbayLiveRegion", "PatchbayLiveWordMask"])
+def test_words_parted_by_commas_make_one_mask_and_the_widget_says_so(demo: Any, node: str) -> None:
+    asked = {"clip": demo[1], "prompt": PROMPT, **MASK}
+    one, other, both = (LiveMask.asked({**asked, "word": word}) for word in ("circle", "square", "circle, square"))
+    (found,) = both.words
+    assert set(found.positions) == {*one.words[0].positions, *other.words[0].positions}
+    (word,) = (widget for widget in NODES[node].define_schema().inputs if widget.id == "word")
+    assert "several, parted by commas, make one mask together" in str(vars(word))
 
 
 @pytest.mark.parametrize("node", ["PatchbayLiveRegion", "PatchbayLiveWordMask"])

@@ -49,6 +49,8 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     if family.order and method.slot != SLOT and not whole:
         address = replace(address, kind="all")
     attentions = method.targets(address, model)
+    if number is None:
+        method.check_on(model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
     clone, entry = _with_entry(model, entry, host, number)
     if not method.neutral:

@@ -47,6 +47,9 @@ class Method:
     def check(self) -> None:
         """Raise Refused for values that make no sense, naming the value and the fix."""
 
+    def check_on(self, model: Patcher) -> None:
+        """Raise Refused for what is of no use on a model; asked where it is new there, not where blocks were taken."""
+
     @property
     def address(self) -> Address:
         """Return which blocks it acts in."""

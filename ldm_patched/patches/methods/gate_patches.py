@@ -30,6 +30,10 @@ SLOTS = (ALL, *dict.fromkeys(slot for forms in FORMS.values() for slot in forms)
 OF_THE_NETWORK = "it stands in the place of a method of the network"
 AROUND = "a wrapper can set up what the other patches of its pack need"
 UNKNOWN = "nobody has written down what {} models have in its place"
+INSTEAD = {
+    "sampler_cfg_function": "it takes the place of the guidance, so that there is none to go back to; to have it in a "
+    "part of the run only, sample the rest in a second KSampler (Advanced) without it"
+}
 HELD = "patch {} holds it already"
 NO_BLOCKS = "it is called for the whole model and not by block; write blocks all"
 NO_SIDES = "it gets both sides at once"
@@ -162,7 +166,11 @@ def form_of(part: Placed, family: Family) -> Form | str:
         return AROUND
     if part.slot == OVERRIDE:
         return ANY
-    return FORMS.get(family.calls, {}).get(part.slot) or SAMPLER.get(part.slot) or UNKNOWN.format(family.name)
+    return (
+        FORMS.get(family.calls, {}).get(part.slot)
+        or SAMPLER.get(part.slot)
+        or INSTEAD.get(part.slot, UNKNOWN.format(family.name))
+    )
 
 
 def _whole(address: Address, model: Patcher) -> set[BlockId]:

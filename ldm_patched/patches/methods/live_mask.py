@@ -208,7 +208,8 @@ SOURCE = (
     Widget(
         "word",
         "STRING",
-        "The word or phrase of the prompt whose own attention becomes the mask.",
+        "The word or phrase of the prompt whose own attention becomes the mask; several, parted by commas, make one "
+        "mask together.",
         settings=(("default", ""),),
     ),
 )

@@ -6,7 +6,7 @@ values of its self-attention then stand behind those of the main image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,6 +198,7 @@ class ReferencePass:
     """A wrapper for APPLY_MODEL: one more call, of the references with the first row of each chunk that sees them."""
 
     reference: Reference
+    acts: Callable[[TransformerOptions], bool] | None = None  # None: at any time of its window
 
     def __call__(
         self,
@@ -214,7 +215,8 @@ class ReferencePass:
         options, kwargs = taken(transformer_options, kwargs, x)
         chunks = chunks_of(options)
         places = self.reference.seen_by(chunks)
-        if curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
+        idle = self.acts is not None and not self.acts(options)
+        if idle or curve_weight(gate.entry.schedule, options) == 0.0 or not places or RECORDING in options:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self._check(kwargs)
         tokens = Tokens(gate.entry.number)

@@ -110,7 +110,7 @@ def view(found: Shown, size: tuple[int, int], images: Tensor | None = None) -> d
         else None,
         "frames": first.frames,
         "shown": [number + 1 for number in some],
-        "images": [] if images is None else [url(one, image) for one in alongside(images, first, some)],
+        "images": [] if images is None else [url(one, image) for one in alongside(images, count, first.frames, some)],
     }
 
 
@@ -130,15 +130,18 @@ def _maps(
     }
 
 
-def alongside(images: Tensor, maps: Sums, some: Sequence[int]) -> Tensor:
-    """Return the images that some of the maps belong to.
+def alongside(images: Tensor, count: int, frames: int, some: Sequence[int]) -> Tensor:
+    """Return the images that some of `count` maps belong to, those of videos where they have more than one of `frames`.
 
-    A decoded video has more frames than its latent: each of those is shown by the last that it stands for.
+    A decoded video has more frames than its latent: each of those is shown by the last that it stands for. Raises
+    ValueError for images of another number.
     """
-    count = maps.attention.shape[1]
-    if len(images) <= count:
-        return images[[number for number in some if number < len(images)]]
-    videos = count // maps.frames if maps.frames > 1 else 1
+    if len(images) == count:
+        return images[list(some)]
+    videos = count // frames
+    if frames == 1 or len(images) < count or len(images) % videos:
+        wanted = f"{count} picture{'s' * (count > 1)}" if frames == 1 else f"{videos} of {frames} latent frames"
+        raise ValueError(f"images: {len(images)} of them, but the run made {wanted}; link what the latent decodes to")
     each, shown = count // videos, len(images) // videos
     pairs = (divmod(number, each) for number in some)
     return images[[video * shown + round(frame * (shown - 1) / max(1, each - 1)) for video, frame in pairs]]

@@ -12,7 +12,7 @@ from ..addressing.address import BlockId
 from ..engine.host import Host
 from ..engine.router import SLOT
 from ..engine.sides import SIDES, UNCOND
-from ..methods.live_mask import LiveMask
+from ..methods.live_mask import LiveMask, live
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import Entry, Plan, plan_of
@@ -236,9 +236,10 @@ def fate(run: Run, entry: Entry) -> str:
     wanted = list(dict.fromkeys(block for block, _ in entry.targets))
     missing = [str(block) for block in wanted if block not in ran]
     reason = f" ({run.skips[entry.number]})" if entry.number in run.skips else ""
-    where = f"in {len(ran)} of {len(wanted)} blocks" if wanted else "everywhere"
+    beside = " and outside of all blocks" if None in ran else ""
+    where = f"in {len(wanted) - len(missing)} of {len(wanted)} blocks{beside}" if wanted else "everywhere"
     never = f"; never in {', '.join(missing)}{reason}" if missing else ""
-    more = [text for text in (overridden(run, entry), masked(run, entry)) if text]
+    more = [text for text in (overridden(run, entry), masked(run, entry), _too_early(run, entry)) if text]
     return "; ".join([f"ran {sum(ran.values())} times {where}{never}", *more])
 
 
@@ -247,7 +248,8 @@ def masked(run: Run, entry: Entry) -> str:
     if not isinstance(entry.value, LiveMask):
         return ""
     if entry.number not in run.masks:
-        return f"it made no mask: no step lay behind {100 * entry.value.after:g}% of the run and behind another"
+        behind = f"behind {100 * entry.value.after:g}% of the run"
+        return f"it made no mask: no step lay {behind} with another step before it; lower after, or take more steps"
     step, _, mask = run.masks[entry.number]
     shares = ", ".join(f"{100 * float(share):.1f}" for share in mask.mean(dim=(1, 2)))
     when = f"frozen at step {step}" if entry.value.then == "freeze" else f"last made at step {step}"
@@ -270,8 +272,10 @@ def _why_not(run: Run, entry: Entry) -> str:
         if entry.slot == SLOT:
             return f"{run.behind or run.in_front or 'another node'} took the attention override after it"
         return "another patch took its place after it"
-    if run.percents and not any(entry.schedule.weight(percent) for percent in run.percents):
+    if run.percents and not any(_acts(entry, percent) for percent in run.percents):
         return "no step of the run lay in its window with a strength above 0"
+    if too_early := _too_early(run, entry):
+        return too_early
     if entry.slot == SLOT:
         return "no call was left for it: rules of later nodes or patches that replace the attention came first"
     if entry.number in run.skips:
@@ -282,6 +286,21 @@ def _why_not(run: Run, entry: Entry) -> str:
         return "the model did not enter its blocks"
     over = ", ".join(_over(run, entry))
     return "later nodes replaced the attention of its blocks" + (f" ({over})" if over else "")
+
+
+def _acts(entry: Entry, percent: float) -> bool:
+    """Return whether an entry, and one of its rules where it has some, can have a strength at a part of the run."""
+    rules = getattr(entry.value, "rules", None)
+    timed = rules is None or any(rule.strength and rule.where.schedule.weight(percent) for rule in rules)
+    return timed and entry.schedule.weight(percent) != 0.0
+
+
+def _too_early(run: Run, entry: Entry) -> str:
+    """Return which masks of words came after the last step of an entry's window; empty where none did."""
+    last = max((percent for percent in run.percents if _acts(entry, percent)), default=1.0)
+    late = [mask for mask in live(getattr(entry.value, "needs", ())) if mask.after > last]
+    each = ", ".join(f"{mask.word} (from {100 * mask.after:g}% of the run)" for mask in late)
+    return f"its window ends before the mask is there of {each}" if late else ""
 
 
 def _lacking_side(run: Run, entry: Entry) -> str:

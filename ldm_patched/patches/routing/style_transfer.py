@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,11 @@ from ..engine.site import RECORDING, Site
 from ..engine.stack import Inner
 from ..methods.reference_attention import Kept, Reference, ReferencePass, kept_of, rows_of
 from ..methods.style_aligned import attend_also, normalised
-from ..patcher import Patcher
+from ..patcher import Patcher, TransformerOptions
 from .rules import RuleError
-from .strengths import StrengthRule, parse_strengths, strength_now
+from .strengths import StrengthRule, Timed, parse_strengths, strength_now
+
+log = logging.getLogger(__name__)
 
 INSTEAD, BESIDE = "instead", "beside"
 
@@ -94,6 +97,7 @@ class StyleTransfer(Reference):
         """Refuse strengths beyond 0 to 1, and weights for other references."""
         super().check()
         _check(self.rules)
+        _check_weights(self.weights, self.weights)
         if self.weights and len(self.weights) != len(self.latent):
             count = f"{len(self.latent)} reference{'s' * (len(self.latent) > 1)}"
             raise ValueError(f"weights has {len(self.weights)} numbers for {count}; give one for each, or none")
@@ -117,13 +121,29 @@ class StyleTransfer(Reference):
         strengths = self._strengths(model)
         return tuple((block, kind) for block, kind in targets(address, model) if strengths.ever(block))
 
+    def check_on(self, model: Patcher) -> None:
+        """Refuse strengths that are all for other blocks than those of its address, and tell of some that are."""
+        blocks = {block for block, _ in targets(self.address.narrowed("self"), model)}
+        some = [rule for rule in self.rules if rule.strength]
+        lost = [
+            str(rule.where) for rule in some if not any(_takes(meant_in(rule.where.address, model), b) for b in blocks)
+        ]
+        if not lost or self.neutral:
+            return
+        told = f"{', '.join(lost)}: none of the blocks '{self.address}' is there, and others see no reference"
+        if len(lost) == len(some):
+            raise Refused(f"strengths: {told}; write these blocks in blocks too", "strengths", "blocks")
+        log.warning("%s: strengths: %s", self.label, told)
+
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the run of the references, and the layers that keep and use their tokens; see Reference."""
         self.check_channels(model)
+        strengths = self._strengths(model)
+        styled = Styled(self, strengths)
         return [
-            WrapModel(gate, ReferencePass(self)),
+            WrapModel(gate, ReferencePass(self, strengths.within(gate.blocks))),
             Wrap("attn1", gate, self.keep, self.not_recording, counted=False),
-            Wrap("attn1", gate, Styled(self, self._strengths(model)), self.unheard),
+            Wrap("attn1", gate, styled, styled.idle),
         ]
 
     def keep(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
@@ -168,12 +188,29 @@ class Strengths:
 
     def ever(self, block: BlockId) -> bool:
         """Return whether a block has a strength at some time."""
-        return any(strength for address, _, strength in self.rules if _takes(address, block))
+        return any(strength for _, strength in self.of(block))
 
     def now(self, site: Site) -> float:
         """Return the strength of the block of a call."""
-        mine = tuple((schedule, strength) for address, schedule, strength in self.rules if _takes(address, site.block))
-        return strength_now(mine, site.options)
+        return strength_now(self.of(site.block), site.options)
+
+    def of(self, block: BlockId | None) -> Timed:
+        """Return the rules that can take a block, in order."""
+        return tuple((schedule, strength) for address, schedule, strength in self.rules if _takes(address, block))
+
+    def within(self, blocks: Iterable[BlockId]) -> Acting:
+        """Return when any of some blocks has a strength."""
+        return Acting(frozenset(map(self.of, blocks)))
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Whether any of some rules gives a strength at the time of a call."""
+
+    rules: frozenset[Timed]
+
+    def __call__(self, options: TransformerOptions) -> bool:
+        return any(strength_now(mine, options) for mine in self.rules)
 
 
 def _takes(address: Address, block: BlockId | None) -> bool:
@@ -186,6 +223,10 @@ class Styled:
 
     style: StyleTransfer
     strengths: Strengths
+
+    def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
+        """Return whether there is nothing to attend to, or its block has no strength at the time of a call."""
+        return "" if self.strengths.now(site) == 0.0 else self.style.unheard(site, q, k)
 
     def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         strength = site.weight * self.strengths.now(site)
@@ -217,6 +258,12 @@ def _check(rules: Sequence[StrengthRule]) -> None:
     wrong = next((rule.strength for rule in rules if not 0.0 <= rule.strength <= 1.0), None)
     if wrong is not None:
         raise Refused(f"strengths: {wrong:g} is out of range; give strengths from 0 to 1", "strengths")
+    cross = next((rule.where.address for rule in rules if rule.where.address.kind not in ("all", "self")), None)
+    if cross is not None:
+        raise Refused(
+            f"strengths: '{cross}' says {cross.kind}, but references are seen in self-attention; leave it out",
+            "strengths",
+        )
 
 
 def _weights(text: str) -> tuple[float, ...]:
@@ -226,6 +273,13 @@ def _weights(text: str) -> tuple[float, ...]:
         raise Refused(
             f"weights: cannot read {text!r}; write a number for each reference, such as 2, 1", "weights"
         ) from None
-    if not all(0.0 <= one < float("inf") for one in weights) or not sum(weights):
-        raise Refused(f"weights: {text!r}; give numbers from 0, one of them above", "weights")
+    _check_weights(weights, text)
     return weights
+
+
+def _check_weights(weights: Sequence[float], given: object) -> None:
+    wrong = not all(one >= 0.0 for one in weights) or not 0.0 < sum(weights) < float("inf")
+    if given and wrong:
+        raise Refused(
+            f"weights: {given!r}; give numbers from 0, one of them above, whose sum is a finite number", "weights"
+        )

@@ -178,11 +178,16 @@ def test_frames_and_other_words_reach_the_page() -> None:
 
 def test_each_frame_of_a_latent_lies_on_a_frame_that_it_stands_for() -> None:
     """Two videos of three frames in the latent, 0 | 1-4 | 5-8 of each nine that were decoded."""
-    sums = Sums(torch.zeros(1, 6, 4), torch.zeros(1), (2, 2), 1, 3)
     images = torch.arange(18.0).reshape(18, 1, 1, 1).expand(-1, 2, 2, 3)
-    assert alongside(images, sums, range(6))[:, 0, 0, 0].tolist() == [0, 4, 8, 9, 13, 17]
-    assert alongside(images, sums, (1, 5))[:, 0, 0, 0].tolist() == [4, 17]
-    assert torch.equal(alongside(images[:6], sums, range(6)), images[:6])
+    assert alongside(images, 6, 3, range(6))[:, 0, 0, 0].tolist() == [0, 4, 8, 9, 13, 17]
+    assert alongside(images, 6, 3, (1, 5))[:, 0, 0, 0].tolist() == [4, 17]
+    assert torch.equal(alongside(images[:6], 6, 3, range(6)), images[:6])
+
+
+@pytest.mark.parametrize(("images", "frames", "wanted"), [(3, 1, "6 pictures"), (7, 1, "6 pictures"), (7, 3, "2 of 3")])
+def test_images_of_another_number_are_refused(images: int, frames: int, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"images: {images} of them, but the run made {wanted}"):
+        alongside(torch.zeros(images, 2, 2, 3), 6, frames, range(6))
 
 
 def test_what_was_not_captured_is_an_error() -> None:

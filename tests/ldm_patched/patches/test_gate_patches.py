@@ -472,6 +472,10 @@ def test_what_cannot_be_held_is_refused_with_the_reason() -> None:
     deep.set_model_patch(pixels, "double_block")
     with pytest.raises(ValueError, match="nobody has written down what UNet models have in its place"):
         gated(deep, end_percent=0.5)
+    rescaled = patcher()
+    rescaled.set_model_sampler_cfg_function(lambda args: args["cond"])
+    with pytest.raises(ValueError, match="it takes the place of the guidance, .* second KSampler"):
+        gated(rescaled, end_percent=0.5)
     for owner in (" ", "ours"):
         with pytest.raises(Refused, match="owner is"):
             GatePatches(owner)

@@ -208,6 +208,23 @@ def test_without_a_mask_it_is_the_run_without_the_region(changed: dict[str, floa
     assert told in report.text(last_run(model))
 
 
+def attach_and_run(method: Any) -> Any:
+    model = attach(patcher(), method)
+    sample(model)
+    return model
+
+
+def test_a_window_that_ends_before_the_mask_is_there_is_the_reason() -> None:
+    early = Where(schedule=Schedule(0.0, 0.3))
+    for method in (LiveWordMask((5,), LIVE, 7, where=early), RegionalPrompt((Region(OTHER, LIVE),), where=early)):
+        model = attach(patcher(), method)
+        assert torch.equal(sample(model), sample(patcher()))
+        text = report.text(last_run(model))
+        assert "its window ends before the mask is there of cat (from 40% of the run)\n" in text
+    assert "never ran, its window" in report.text(last_run(attach_and_run(LiveWordMask((5,), LIVE, 7, where=early))))
+    assert "its window" not in report.text(last_run(attach_and_run(LiveWordMask((5,), LIVE, 7))))
+
+
 def test_neutral_settings_gather_nothing() -> None:
     region = (Region(OTHER, LIVE),)
     for neutral in (
@@ -329,11 +346,34 @@ def test_masks_are_read_at_the_size_of_the_picture() -> None:
     ((told, mask),) = live_masks(model, sample(model), (64, 64))
     expected = F.interpolate(used(model).heat[None], (64, 64), mode="bicubic")[0] > 0.5
     assert told.startswith("cat: its mask, frozen at step 3, covers") and torch.equal(mask, expected.float())
-    with pytest.raises(ValueError, match="makes no mask of a word; put Region by Word before"):
+    wanted = r"makes no mask of a word; put Region by Word \(with Regional Prompt\) or Word Mask by Word before"
+    with pytest.raises(ValueError, match=wanted):
         live_masks(patcher(), torch.zeros(1, 4, 8, 8), (64, 64))
     never = attach(patcher(), LiveMask((WORD,), 7, after=1.0))
     with pytest.raises(ValueError, match="cat: it made no mask: no step lay behind 100%"):
         live_masks(never, sample(never), (64, 64))
+
+
+def test_a_word_without_a_mask_takes_no_other_along() -> None:
+    late = LiveMask((Word("dog", (4,)),), 7, MAPS, after=1.0)
+    model = attach(attach(patcher(), LiveWordMask((5,), LIVE, 7)), LiveWordMask((6,), late, 7))
+    alone = attach(patcher(), LiveWordMask((5,), LIVE, 7))
+    ((_, expected),) = live_masks(alone, sample(alone), (64, 64))
+    (cat, mask), (dog, empty) = live_masks(model, sample(model), (64, 64))
+    assert cat.startswith("cat: its mask, frozen") and torch.equal(mask, expected) and mask.any()
+    assert dog.startswith("dog: it made no mask") and torch.equal(empty, torch.zeros(1, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "method", [LiveWordMask((5,), LIVE, 7, 0.0), RegionalPrompt((Region(OTHER, LIVE),), strength=0.0)]
+)
+def test_a_node_that_changes_nothing_gives_an_empty_mask(method: Any) -> None:
+    model = attach(patcher(), method)
+    ((told, mask),) = live_masks(model, sample(model), (64, 64))
+    assert told == "cat: its node changes nothing with these settings, so it made no mask"
+    assert torch.equal(mask, torch.zeros(1, 64, 64))
+    ((told, mask),) = live_masks(attach(model, LIVE), sample(attach(model, LIVE)), (64, 64))
+    assert told.startswith("cat: its mask") and mask.any()
 
 
 # Transformers

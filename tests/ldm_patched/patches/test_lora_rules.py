@@ -166,6 +166,22 @@ def test_the_report_counts_by_block_and_names_what_has_no_place() -> None:
     assert "never ran, its settings change nothing" in report.text(last_run(plain))
 
 
+def test_layers_outside_of_all_blocks_are_no_block_more() -> None:
+    inside, outside = (lambda path: path.startswith("middle_block.1.")), (lambda path: path == "time_embed.0")
+    model = attach(patcher(), by_rules("* -> 1", entries(lambda path: inside(path) or outside(path))))
+    run(model)
+    assert len(layers(outside)) == 1
+    count = STEPS * (1 + len(layers(inside)))
+    told = f"1. LoRA style by 1 rule: ran {count} times in 1 of 1 blocks and outside of all blocks\n"
+    assert told in report.text(last_run(model))
+
+
+def test_rules_whose_windows_hold_no_step_are_the_reason() -> None:
+    model = attach(patcher(), by_rules("* 50-50% -> 1; output -> 0"))
+    run(model)
+    assert "never ran, no step of the run lay in its window with a strength above 0" in report.text(last_run(model))
+
+
 def test_a_rule_for_blocks_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(AddressError, match="no block 'input:9'"):
         ruled("* -> 1; input:9 -> 1")

@@ -20,6 +20,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.methods.attention_temperature import AttentionTemperature
 from attention_patchbay.ldm_patched.patches.methods.regional_prompt import Region, RegionalPrompt
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.manage import Selection, remove_patches
 from attention_patchbay.ldm_patched.patches.routing.strengths import parse_strengths
 from attention_patchbay.ldm_patched.patches.routing.style_transfer import StyleTransfer
 from attention_patchbay.ldm_patched.sampling import samplers
@@ -148,6 +149,10 @@ def test_a_nodes_texts_become_strengths_and_weights() -> None:
         ({"weights": "1, two"}, "weights", "a number for each reference"),
         ({"weights": "0 0"}, "weights", "above"),
         ({"weights": "-1 2"}, "weights", "from 0"),
+        ({"weights": "1e308,1e308"}, "weights", "whose sum is a finite number"),
+        ({"weights": "nan 1"}, "weights", "finite"),
+        ({"weights": "1, inf"}, "weights", "finite"),
+        ({"strengths": "* -> 1; output cross -> 1"}, "strengths", "'output cross' says cross, but references"),
     ],
 )
 def test_what_cannot_be_read_is_refused_at_its_widget(given: dict[str, str], widget: str, text: str) -> None:
@@ -163,6 +168,50 @@ def test_other_refusals() -> None:
         made(weights="1, 1, 1")
     with pytest.raises(AddressError, match="output:99"):
         attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("output:99 -> 1")))
+
+
+def test_strengths_for_blocks_outside_of_its_blocks_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Refused, match="input, middle: none of the blocks 'output") as refused:
+        attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("input -> 1; middle -> 1; output -> 0")))
+    assert refused.value.widgets == ("strengths", "blocks")
+    assert not caplog.messages
+    half = attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("input -> 1; output -> 1")))
+    assert "strengths: input: none of the blocks 'output" in caplog.text
+    caplog.clear()
+    attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("input -> 0; * -> 1")))
+    fewer, _ = remove_patches(half, Selection(address=parse("output:1-3")))
+    assert not caplog.messages and not torch.equal(run(fewer), run(patcher()))
+
+
+def model_calls(model: Any, steps: int) -> int:
+    """Count how often the network is called in a run."""
+    called: list[int] = []
+    handle = model.model.diffusion_model.register_forward_pre_hook(lambda *_: called.append(1))
+    run(model, steps)
+    handle.remove()
+    return len(called)
+
+
+def test_references_do_not_run_in_steps_without_a_strength() -> None:
+    always, half = StyleTransfer(LATENT), StyleTransfer(LATENT, rules=parse_strengths("output 0-50% -> 1"))
+    assert model_calls(attach(patcher(), always), 4) == 8
+    model = attach(patcher(), half)
+    early = sum(percent < 0.5 for percent in last_percents(model))
+    assert model_calls(model, 4) == 4 + early and 0 < early < 4
+    ran = sum(last_run(model).patched.values())
+    out = run(model, 4)
+    window = Where(parse("output"), Schedule(0.0, 0.5))
+    assert torch.equal(out, run(attach(patcher(), StyleTransfer(LATENT, where=window)), 4))
+    alone = attach(patcher(), always)
+    run(alone, 4)
+    assert ran * 4 == sum(last_run(alone).patched.values()) * early
+    over = attach(patcher(), StyleTransfer(LATENT, rules=parse_strengths("output:1 0-50% -> 0; output:1 -> 1")))
+    assert model_calls(over, 4) == 8 - early
+
+
+def last_percents(model: Any) -> list[float]:
+    run(model, 4)
+    return list(last_run(model).percents)
 
 
 @pytest.fixture(scope="module")
