@@ -51,10 +51,13 @@ class Wrap(InOptions):
     idle: Callable[[Site, Tensor, Tensor], str | None] | None = None
     counted: bool = True
     piecemeal: bool = False
+    listens: bool = False
 
     def into(self, options: TransformerOptions) -> TransformerOptions:
         """Return the options with the layer on top of those of its blocks."""
-        return with_layer(options, self.slot, Layer(self.gate, self.act, self.idle, self.counted, self.piecemeal))
+        return with_layer(
+            options, self.slot, Layer(self.gate, self.act, self.idle, self.counted, self.piecemeal, self.listens)
+        )
 
     def put(self, clone: Patcher, host: Host) -> None:
         """Put the layer into the options of a clone, with the attention that its stack shall call."""

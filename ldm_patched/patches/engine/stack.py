@@ -51,6 +51,7 @@ class Layer:
         idle: returns why there is nothing to do in a call, "" without telling; None where there is.
         counted: whether the report counts its uses.
         piecemeal: whether it hands the image on in parts, which are no picture to others.
+        listens: whether it hands on and returns what it gets.
     """
 
     gate: Gate
@@ -58,6 +59,7 @@ class Layer:
     idle: Callable[[Site, Tensor, Tensor], str | None] | None = None
     counted: bool = True
     piecemeal: bool = False
+    listens: bool = False
 
     def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         curve = self.gate.weight(site.options)

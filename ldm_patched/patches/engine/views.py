@@ -70,13 +70,23 @@ class View:
 
     def _own(self, attend: Attend) -> Tensor:
         call = self.call
+        if self.further is None and all(layer.listens for _, layer in self.layers):
+            # as it came: a call in two parts is rounded in another way
+            out = attend(call.q, call.k, call.v, call.mask)
+            self._image(lambda *_: out[:, :, self.parts[IMAGE]] if self._joint else out)
+            return out
+        image = self._image(attend)
+        return self._around(attend, image, call, self.parts) if self._joint else image
+
+    def _image(self, attend: Attend) -> Tensor:
+        """Return what the layers make of the image's attention, or of all of a call that has no text in it."""
+        call = self.call
         keys = {name: (call.k[:, :, part], call.v[:, :, part]) for name, part in self.parts.items()}
         own = keys[TEXT][0].shape[2] if TEXT in keys else None
         if self.further is not None and TEXT in keys:
             keys[TEXT] = self._with_further(keys[TEXT], self.further)
         queries = call.q[:, :, self.parts[IMAGE]] if self._joint else call.q
-        out = self._run(attend, len(self.layers), self._sites(queries, own), queries, keys)
-        return self._around(attend, out, call, self.parts) if self._joint else out
+        return self._run(attend, len(self.layers), self._sites(queries, own), queries, keys)
 
     def _around(self, attend: Attend, image: Tensor, call: Given, parts: dict[str, slice]) -> Tensor:
         """Return the whole sequence: the image's result, and what the model makes of the text and the rest."""

@@ -94,7 +94,7 @@ class Listener(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layer that listens, and what shows each step in a node."""
-        yield Wrap(self.slot_listened, gate, self.attend, self.deaf)
+        yield Wrap(self.slot_listened, gate, self.attend, self.deaf, listens=True)
         if self.node:
             yield AfterCfg(gate, Live(self.node, host.show))
 

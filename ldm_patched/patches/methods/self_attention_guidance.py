@@ -78,7 +78,7 @@ class SelfAttentionGuidance(Method):
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return what notes the attention, and the pass after the guidance of the prompts."""
-        return [Wrap("attn1", gate, self.note, self.deaf), AfterCfg(gate, DegradedPass(self, host))]
+        return [Wrap("attn1", gate, self.note, self.deaf, listens=True), AfterCfg(gate, DegradedPass(self, host))]
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the attention is none of the image's own."""

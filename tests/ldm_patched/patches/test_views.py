@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +71,7 @@ def attended(
     inside: bool = True,
     run: Run | None = None,
     options: Mapping[str, Any] | None = None,
+    function: Callable[..., Tensor] = attention_pytorch,
     **kwargs: Any,
 ) -> Tensor:
     """Make one attention call in the first block, or in front of it, through the override; q, k, v as arguments say."""
@@ -87,7 +88,7 @@ def attended(
         now |= {"block_type": FAMILIES[family].blocks[0][0], "block_index": 0}
     if context is not None:
         now[CONTEXT] = context
-    out: Tensor = now[SLOT](attention_pytorch, *given, HEADS, transformer_options=now, **kwargs)
+    out: Tensor = now[SLOT](function, *given, HEADS, transformer_options=now, **kwargs)
     return out
 
 
@@ -334,6 +335,23 @@ def test_a_call_without_open_layers_is_the_models_own() -> None:
     late = AttentionPatch("attn1.v", "scale", 3.0, where=Where.of("all", 1.0, 1.0))
     out = attended(patched(late), [q, k, v], skip_reshape=True)
     assert torch.equal(out, attention_pytorch(q, k, v, HEADS, skip_reshape=True))
+
+
+@pytest.mark.parametrize("skip_reshape", [True, False])
+def test_who_listens_alone_leaves_the_call_whole(skip_reshape: bool) -> None:
+    """A call in two parts is rounded in another way on some machines."""
+    capture, called = Capture((Word("word", (1,)),), TOKENS_OF_TEXT), []
+    given = joint() if skip_reshape else [x.transpose(1, 2).flatten(2) for x in joint()]
+    wanted = attention_pytorch(*given, HEADS, skip_reshape=skip_reshape)
+
+    def counted(q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        called.append(q.shape[2])
+        return attention_pytorch(q, *args, **kwargs)
+
+    model = patched(capture)
+    run = Run(plan_of(model))
+    out = attended(model, given, run=run, function=counted, skip_reshape=skip_reshape)
+    assert called == [TOKENS_OF_TEXT + IMAGE_TOKENS] and torch.equal(out, wanted) and run.gathered
 
 
 # What is refused
