@@ -36,7 +36,7 @@ function watch(node, name, View) {
   return view
 }
 
-const setting = (id) => app.extensionManager.setting.get(id)
+const setting = (id) => app.extensionManager?.setting?.get?.(id)
 
 function addView(node, name, view, height) {
   const options = { serialize: false, hideOnZoom: true, hideInPanel: true, getValue: () => '', setValue: () => {}, getMinHeight: () => height }
@@ -184,13 +184,13 @@ function addWordMask(node, word, isCaptured, threshold) {
   const capture = captureOf(node)
   const source = !isCaptured && linkedFrom(capture, 'words')
   if (source) return say('The words of $1 come by a link from $2; write $3 there first.', capture.title, source, word)
-  app.canvas.emitBeforeChange()
+  app.canvas.emitBeforeChange?.()
   const made = addMask(node, word, threshold, (type) => window.LiteGraph.createNode(type), links)
   if (!isCaptured) {
     const words = widgetOf(capture, 'words')
     words.value = [words.value.trim().replace(/,$/, ''), word].filter(Boolean).join(', ')
   }
-  app.canvas.emitAfterChange()
+  app.canvas.emitAfterChange?.()
   return [say('$1 is added; its masks output gives it.', made.title), isCaptured ? '' : say('$1 captures $2 from the next run on.', capture.title, word)].join(' ').trim()
 }
 
@@ -288,7 +288,7 @@ app.registerExtension({
     app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
-    app.extensionManager.registerSidebarTab(sidebar())
+    app.extensionManager?.registerSidebarTab?.(sidebar())
   },
 
   nodeCreated(node) {
