@@ -7,6 +7,7 @@ import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
 import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
+import { framesFault } from './frames.js'
 import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { InspectorView } from './inspector_view.js'
 import { LoraEditor } from './lora_editor.js'
@@ -196,7 +197,7 @@ function addWordMask(node, word, isCaptured, threshold) {
 
 // Texts, read as they are typed; blocks are held against the model of their node
 
-const FAULTS = { blocks: fault, map_blocks: fault, curve: curveFault, points: pointsFault }
+const FAULTS = { blocks: fault, map_blocks: fault, curve: curveFault, points: pointsFault, frames: framesFault }
 const drawn = new WeakMap() // nodes with the name of the model that their map shows
 const READ = [...Object.keys(FAULTS), 'rules']
 const checked = (node) => READ.some((name) => ours(node, name))
