@@ -144,7 +144,7 @@ function written(shape) {
 }
 
 /** @param {Drawn} area */
-const lineOf = ({ shapes, prompt, frames }) => `${shapes.map(written).join(' + ')}${frames ? TIMED + frames : ''} -> ${prompt}`
+export const lineOf = ({ shapes, prompt, frames }) => `${shapes.map(written).join(' + ')}${frames ? TIMED + frames : ''} -> ${prompt}`
 
 /**
  * Put another area in the place of one, or take it off; a line that holds several is written as a line for each.
