@@ -45,8 +45,9 @@ class DrawnRegions(io.ComfyNode):
                     default=DEFAULT,
                     tooltip="A line for each area: where -> prompt. Where is left, right, top, bottom, all, a box (x y "
                     "width height, such as 0 0 0.5 1), brush 0.1: 0.2 0.3, 0.4 0.3; several joined by +, of which "
-                    "erase 0.1: 0.2 0.3 takes off; or columns 1:2, rows 1/2, a grid 2x2 whose prompts are parted by "
-                    "bars. In a video frames 0-50%, 0-12 or 25- behind it says when, with fade 8 for soft edges.",
+                    "erase 0.1: 0.2 0.3 takes off; or 1:2 for columns, 1/2 for rows, 2x2 for a grid, with prompts "
+                    "parted by bars. In a video frames 0-50%, 0-12 or 25- behind it says when, with fade 8 for soft "
+                    "edges.",
                     multiline=True,
                 ),
                 io.Float.Input(

@@ -118,3 +118,16 @@ export function thinned(points, most) {
   if (away[worst] <= most) return [points[0], last]
   return [...thinned(points.slice(0, worst + 1), most), ...thinned(points.slice(worst), most).slice(1)]
 }
+
+/**
+ * Find the area that the mouse takes at a place.
+ * @param {import('./areas.js').Drawn[]} areas
+ * @param {[number, number]} size
+ * @param {[number, number]} place
+ * @param {number} first which is taken before those that lie on it; -1: none
+ * @returns {number | undefined}
+ */
+export function takenAt(areas, size, place, first) {
+  const order = [first, ...[...areas.keys()].reverse()].filter((index) => areas[index])
+  return order.find((index) => holds(areas[index].shapes, size, place))
+}

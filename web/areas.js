@@ -1,4 +1,6 @@
 // Areas of a picture with a prompt each, such as `0 0 0.5 1 -> a red circle`, read as the nodes do, and changed in the text.
+import { wrongFrames } from './frames.js'
+import { say } from './say.js'
 
 /**
  * @typedef {{ x: number, y: number, width: number, height: number }} Box in parts of the picture
@@ -15,10 +17,7 @@ const HALVES = {
   bottom: { x: 0, y: 0.5, width: 1, height: 0.5 },
   all: { x: 0, y: 0, width: 1, height: 1 }
 }
-const WAYS = 'write left, right, top, bottom, all, a box such as 0 0 0.5 1, brush 0.1: 0.2 0.3, 0.4 0.3, several of them and erase 0.1: 0.2 0.3 joined by +, or 1:1, 1/1, 2x2 with prompts between |; in a video perhaps with frames 0-50% behind'
 const TIMED = ' frames '
-const RANGE = '\\d+(\\.\\d+)?%?(\\s*-(\\s*\\d+(\\.\\d+)?%?)?)?'
-const FRAMES = new RegExp(`^\\s*${RANGE}(\\s*,\\s*${RANGE})*(\\s+fade\\s+\\d+(\\.\\d+)?)?\\s*$`)
 export const LEAST = 0.02 // of the picture, below which a drag is a click
 const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i
 
@@ -44,7 +43,7 @@ export function read(text) {
       areas.push(...areasOf(code).map((area) => ({ ...area, line })))
     } catch (error) {
       if (!(error instanceof Wrong)) throw error
-      return { areas, fault: `line ${line + 1}: ${error.message}` }
+      return { areas, fault: say('line $1: $2', line + 1, error.message) }
     }
   }
   return { areas, fault: '' }
@@ -53,22 +52,23 @@ export function read(text) {
 /** @param {string} code */
 function areasOf(code) {
   const arrow = code.indexOf('->')
-  if (arrow < 0) throw new Wrong("'->' and a prompt are missing; write left -> a red circle")
+  if (arrow < 0) throw new Wrong(say('-> and a prompt are missing; write left -> a red circle'))
   const [where, prompt] = [code.slice(0, arrow), code.slice(arrow + 2)]
   const timed = where.indexOf(TIMED)
   const [left, frames] = timed < 0 ? [where, ''] : [where.slice(0, timed), where.slice(timed + TIMED.length).trim()]
-  if (timed >= 0 && !FRAMES.test(frames)) throw new Wrong(`'${frames}' are no frames; write 0-50%, 0-12, 25- or several with commas, and perhaps fade 8 behind them`)
+  const fault = timed < 0 ? '' : frames ? wrongFrames(frames) : say('nothing stands behind frames; write 0-50%, 0-12, 25- or several with commas, and perhaps fade 8 behind them')
+  if (fault) throw new Wrong(fault)
   const boxes = split(left.trim())
   if (!boxes) return [{ shapes: shapesOf(left), prompt: prompt.trim(), frames }]
   const prompts = prompt.split('|').map((part) => part.trim())
-  if (prompts.length !== boxes.length) throw new Wrong(`${left.trim()} has ${boxes.length} parts, and ${prompts.length} prompts stand behind ->; put | between them`)
+  if (prompts.length !== boxes.length) throw new Wrong(say('$1 has $2 parts, and $3 prompts stand behind ->; put a bar between each two', left.trim(), boxes.length, prompts.length))
   return boxes.map((box, i) => ({ shapes: [box], prompt: prompts[i], frames }))
 }
 
 /** @param {string} text */
 function shapesOf(text) {
   const shapes = text.split('+').map((part) => shapeOf(part.trim()))
-  if (erases(shapes[0])) throw new Wrong(`there is nothing that '${text.trim()}' could erase; write left + erase 0.1: 0.2 0.3`)
+  if (erases(shapes[0])) throw new Wrong(say('there is nothing that "$1" could erase; write left + erase 0.1: 0.2 0.3', text.trim()))
   return shapes
 }
 
@@ -82,7 +82,7 @@ function split(text) {
   if (text.includes('/')) return shares(text, '/').map(([y, height]) => ({ x: 0, y, width: 1, height }))
   if (!text.includes('x')) return null
   const [columns, rows] = [text.slice(0, text.indexOf('x')), text.slice(text.indexOf('x') + 1)].map((part) => (/^\s*\d{1,3}\s*$/.test(part) ? Number(part) : 0))
-  if (!columns || !rows) throw new Wrong(`'${text}' is no grid; write 2x2, columns first`)
+  if (!columns || !rows) throw new Wrong(say('"$1" is no grid; write 2x2, columns first', text))
   return [...Array(columns * rows).keys()].map((i) => ({ x: (i % columns) / columns, y: Math.floor(i / columns) / rows, width: 1 / columns, height: 1 / rows }))
 }
 
@@ -92,7 +92,7 @@ function split(text) {
  */
 function shares(text, mark) {
   const parts = text.split(mark).map(number)
-  if (Math.min(...parts) <= 0) throw new Wrong(`'${text}' has a part of nothing; write such as 1${mark}2`)
+  if (Math.min(...parts) <= 0) throw new Wrong(say('"$1" has a part of nothing; write such as $2', text, `1${mark}2`))
   const total = parts.reduce((sum, part) => sum + part, 0)
   return parts.map((part, i) => [parts.slice(0, i).reduce((sum, one) => sum + one, 0) / total, part / total])
 }
@@ -103,24 +103,31 @@ function shapeOf(text) {
   const word = ['brush', 'erase'].find((one) => text.startsWith(one))
   if (word) return brush(text, word)
   const parts = text.split(/\s+/)
-  if (!text || parts.length !== 4) throw new Wrong(`'${text}' is no area; ${WAYS}`)
+  if (!text || parts.length !== 4) throw new Wrong(noArea(text))
   const [x, y, width, height] = parts.map(number)
-  if (width <= 0 || height <= 0) throw new Wrong(`the box '${text}' holds nothing; write x y width height, such as 0 0 0.5 1`)
+  if (width <= 0 || height <= 0) throw new Wrong(say('the box "$1" holds nothing; write x y width height, such as 0 0 0.5 1', text))
   return { x, y, width, height }
+}
+
+/** @param {string} text */
+function noArea(text) {
+  if (/%|frame|\d-/i.test(text)) return say('"$1" is no area; when it holds stands behind an area, after the word frames, such as left frames 0-50% -> a red circle', text)
+  if (text.includes(',')) return say('"$1" is no area; join several by +, such as left + top', text)
+  return say('"$1" is no area; write left, right, top, bottom, all or a box such as 0 0 0.5 1; brush, erase, columns and grids are in the help of this node', text)
 }
 
 /** @param {string} text @param {string} word @returns {Brush} */
 function brush(text, word) {
   const [width, points, ...more] = text.slice(word.length).split(':')
   const found = (points ?? '').split(',').map((part) => part.trim().split(/\s+/))
-  if (more.length || found.some((point) => point.length !== 2)) throw new Wrong(`'${text}' is no ${word}; write ${word} 0.1: 0.2 0.3, 0.4 0.3`)
-  if (number(width) <= 0) throw new Wrong(`the ${word} '${text}' is as wide as nothing; write ${word} 0.1: 0.2 0.3`)
+  if (more.length || found.some((point) => point.length !== 2)) throw new Wrong(say('"$1" is no line of points; write $2 0.1: 0.2 0.3, 0.4 0.3', text, word))
+  if (number(width) <= 0) throw new Wrong(say('"$1" is as wide as nothing; write $2 0.1: 0.2 0.3', text, word))
   return { width: number(width), points: found.map(([x, y]) => [number(x), number(y)]), ...(word === 'erase' ? { erases: true } : {}) }
 }
 
 /** @param {string} text */
 function number(text) {
-  if (!NUMBER.test(text) || !Number.isFinite(Number(text))) throw new Wrong(`'${text.trim()}' is no number; ${WAYS}`)
+  if (!NUMBER.test(text) || !Number.isFinite(Number(text))) throw new Wrong(say('"$1" is no number; write such as 0 0 0.5 1, 1:2 for columns, 1/2 for rows, brush 0.1: 0.2 0.3', text.trim()))
   return Number(text)
 }
 
@@ -137,7 +144,7 @@ function written(shape) {
 }
 
 /** @param {Drawn} area */
-const lineOf = ({ shapes, prompt, frames }) => `${shapes.map(written).join(' + ')}${frames ? TIMED + frames : ''} -> ${prompt}`
+export const lineOf = ({ shapes, prompt, frames }) => `${shapes.map(written).join(' + ')}${frames ? TIMED + frames : ''} -> ${prompt}`
 
 /**
  * Put another area in the place of one, or take it off; a line that holds several is written as a line for each.

@@ -11,6 +11,16 @@ import { colourOf } from './palette.js'
 const SIDE = 64 // pixels of the longer side, in which who holds what is reckoned
 const MARK = 12 // pixels of the node, of the names
 
+/**
+ * @param {Area[]} areas
+ * @param {number} chosen
+ * @returns {number[]} the areas from below to the top; a chosen one of some frames lies over what may never be there with it
+ */
+export function inOrder(areas, chosen) {
+  const all = [...areas.keys()]
+  return areas[chosen]?.frames ? [...all.filter((index) => index !== chosen), chosen] : all
+}
+
 /** Who holds each place, in the colours of the areas; kept until something changes. */
 export class Overlay {
   constructor() {
@@ -27,15 +37,16 @@ export class Overlay {
    */
   of(areas, size, soft, chosen) {
     const [width, height] = size.map((length) => Math.max(1, Math.round((SIDE * length) / Math.max(...size))))
-    const asked = JSON.stringify([areas.map(({ shapes }) => shapes), width, height, soft, chosen])
+    const asked = JSON.stringify([areas.map(({ shapes, frames }) => [shapes, frames]), width, height, soft, chosen])
     if (asked === this.kept) return this.canvas
     this.kept = asked
     Object.assign(this.canvas, { width, height })
-    const held = shares(areas.map(({ shapes }) => paint(shapes, [width, height], soft)))
-    const colours = areas.map((_, index) => [1, 3, 5].map((at) => parseInt(colourOf(index).slice(at, at + 2), 16)))
+    const order = inOrder(areas, chosen)
+    const held = shares(order.map((index) => paint(areas[index].shapes, [width, height], soft)))
+    const colours = order.map((index) => [1, 3, 5].map((at) => parseInt(colourOf(index).slice(at, at + 2), 16)))
     const data = new Uint8ClampedArray(4 * width * height)
     for (let i = 0; i < width * height; i++) {
-      const parts = held.map((share, index) => share[i] * (index === chosen ? 0.6 : 0.4))
+      const parts = held.map((share, at) => share[i] * (order[at] === chosen ? 0.6 : 0.4))
       const whole = parts.reduce((sum, part) => sum + part, 0)
       if (whole) for (let c = 0; c < 3; c++) data[4 * i + c] = parts.reduce((sum, part, index) => sum + part * colours[index][c], 0) / whole
       data[4 * i + 3] = 255 * whole
@@ -46,12 +57,24 @@ export class Overlay {
 }
 
 /**
+ * @param {Area[]} areas
+ * @param {number} index
+ * @returns {number} how many before it begin at the same place
+ */
+export function rowOf(areas, index) {
+  const begins = (/** @type {Area} */ { shapes: [first] }) => String(isBrush(first) ? first.points[0] : [first.x, first.y])
+  return areas.slice(0, index).filter((area) => begins(area) === begins(areas[index])).length
+}
+
+/**
  * @param {CanvasRenderingContext2D} pen
  * @param {Area} area
  * @param {string} colour
  * @param {boolean} chosen
+ * @param {string} name
+ * @param {number} row of the name, below those of areas at the same place
  */
-export function outline(pen, { shapes, prompt }, colour, chosen) {
+export function outline(pen, { shapes }, colour, chosen, name, row) {
   const { width, height } = pen.canvas
   for (const shape of shapes) {
     if (isBrush(shape)) continue
@@ -67,9 +90,9 @@ export function outline(pen, { shapes, prompt }, colour, chosen) {
   const [x, y] = isBrush(first) ? first.points[0] : [first.x, first.y]
   const size = MARK * finer(pen.canvas)
   Object.assign(pen, { font: `${size}px sans-serif`, fillStyle: '#fff', strokeStyle: '#000', lineWidth: size / 4, lineJoin: 'round', textAlign: 'left' })
-  const label = [Math.max(0, x) * width + size / 2, Math.max(0, y) * height + 1.3 * size]
-  pen.strokeText(named(prompt), label[0], label[1])
-  pen.fillText(named(prompt), label[0], label[1])
+  const label = [Math.max(0, x) * width + size / 2, Math.max(0, y) * height + 1.3 * size * (row + 1)]
+  pen.strokeText(name, label[0], label[1])
+  pen.fillText(name, label[0], label[1])
 }
 
 /**
@@ -86,9 +109,6 @@ export function circle(pen, [x, y], radius) {
     pen.stroke()
   }
 }
-
-/** @param {string} prompt @returns {string} its first words */
-export const named = (prompt) => prompt.split(/\s+/).slice(0, 3).join(' ')
 
 /**
  * @param {CanvasRenderingContext2D} pen

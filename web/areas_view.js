@@ -1,7 +1,8 @@
 // Areas drawn over the last picture: a drag draws a box, moves an area or resizes it; or it paints, or erases.
-import { holds, thinned } from './area_masks.js'
-import { LEAST, added, changed, isBrush, moved, read, resized } from './areas.js'
-import { Overlay, circle, grid, named, outline } from './areas_picture.js'
+import { takenAt, thinned } from './area_masks.js'
+import { namesOf } from './area_names.js'
+import { LEAST, added, changed, isBrush, lineOf, moved, read, resized } from './areas.js'
+import { Overlay, circle, grid, inOrder, outline, rowOf } from './areas_picture.js'
 import { BOX } from './box.js'
 import { chip, press } from './chip.js'
 import { element } from './element.js'
@@ -27,7 +28,7 @@ export class AreasView {
   /** @param {Host} host */
   constructor(host) {
     this.host = host
-    this.state = { chosen: 0, tool: 'box', wide: 0.1, goesOn: false } // the width of brush and eraser; whether a stroke belongs to the chosen area
+    this.state = { chosen: 0, tool: 'box', wide: 0.1, goesOn: false, picked: false } // the width of brush and eraser; whether a stroke belongs to the chosen area; whether that was chosen by its button
     /** @type {[number, number] | null} */
     this.at = null // where the mouse is
     this.shown = '' // of what the buttons were made
@@ -66,8 +67,10 @@ export class AreasView {
     this.canvas.addEventListener('pointermove', (event) => this.state.tool !== 'box' && this.point(placeOn(this.canvas, event)))
     this.canvas.addEventListener('pointerleave', () => this.point(null))
     this.size.addEventListener('input', () => (this.state.wide = Number(this.size.value) / 100))
-    this.canvas.addEventListener('keydown', (event) => this.press(event))
-    this.canvas.addEventListener('keyup', (event) => event.key in MOVES && !this.host.linked() && this.host.store(this.host.read())) // a key held down is one step
+    for (const focused of /** @type {HTMLElement[]} */ ([this.canvas, this.names])) {
+      focused.addEventListener('keydown', (event) => this.press(event))
+      focused.addEventListener('keyup', (event) => event.key in MOVES && !this.host.linked() && this.host.store(this.host.read())) // a key held down is one step
+    }
     this.prompt.addEventListener('focus', () => (this.typed = false))
     this.prompt.addEventListener('input', () => {
       this.typed = true
@@ -121,12 +124,21 @@ export class AreasView {
 
   /** @param {Area[]} areas */
   buttons(areas) {
-    const asked = JSON.stringify([areas.map(({ prompt, frames }) => [named(prompt), frames]), this.state])
-    if (asked === this.shown) return // a click ends what is written, and must find its button still there
+    const names = namesOf(areas)
+    const asked = JSON.stringify([names, this.state])
+    if (asked !== this.shown) this.makeButtons(areas, names) // a click ends what is written, and must find its button still there
     this.shown = asked
-    const chips = areas.map((area, index) => {
-      const name = [named(area.prompt) || say('area $1', index + 1), area.frames].filter(Boolean).join(' ')
-      const button = chip(name, () => this.choose(index), { borderColor: colourOf(index) })
+    const chips = /** @type {HTMLElement[]} */ ([...this.names.children]).slice(this.names.children.length - areas.length)
+    for (const [index, button] of chips.entries()) button.title = lineOf(areas[index])
+  }
+
+  /**
+   * @param {Area[]} areas
+   * @param {string[]} names
+   */
+  makeButtons(areas, names) {
+    const chips = areas.map((_, index) => {
+      const button = chip(names[index], () => this.choose(index, true), { borderColor: colourOf(index) })
       return press(button, index === this.state.chosen && (this.state.goesOn || this.state.tool !== 'brush'))
     })
     const [brush, erase] = [this.toolChip('brush', say('brush'), say('Paint areas in the place of boxes')), this.toolChip('erase', say('erase'), say('Take off from the chosen area'))]
@@ -161,9 +173,12 @@ export class AreasView {
     return button
   }
 
-  /** @param {number} index */
-  choose(index) {
-    Object.assign(this.state, { chosen: index, goesOn: true })
+  /**
+   * @param {number} index
+   * @param {boolean} picked by its button: the mouse takes it also where others lie on it
+   */
+  choose(index, picked) {
+    Object.assign(this.state, { chosen: index, goesOn: true, picked })
     this.refresh()
   }
 
@@ -203,10 +218,10 @@ export class AreasView {
     const chosen = areas[this.state.chosen]
     const corner = chosen && this.corner(chosen, x, y)
     if (corner) return (before, _, now) => this.keep(changed(before, this.state.chosen, resized(chosen, corner, now)), true)
-    const order = [this.state.chosen, ...areas.keys()].filter((index) => areas[index]).reverse()
-    const found = order.find((index) => holds(areas[index].shapes, [this.canvas.width, this.canvas.height], [x, y]))
+    const first = this.state.picked ? this.state.chosen : -1
+    const found = takenAt(areas, [this.canvas.width, this.canvas.height], [x, y], first)
     if (found === undefined) return null
-    this.choose(found)
+    this.choose(found, found === first)
     const area = areas[found]
     return (before, [fromX, fromY], [toX, toY]) => this.keep(changed(before, found, moved(area, toX - fromX, toY - fromY)), true)
   }
@@ -216,7 +231,7 @@ export class AreasView {
     return (before, [x, y], [toX, toY]) => {
       const box = { x: Math.min(x, toX), y: Math.min(y, toY), width: Math.abs(toX - x), height: Math.abs(toY - y) }
       if (box.width < LEAST || box.height < LEAST) return
-      this.state.chosen = read(before).areas.length
+      Object.assign(this.state, { chosen: read(before).areas.length, picked: false })
       this.keep(added(before, { shapes: [box], prompt: '' }), true)
     }
   }
@@ -265,8 +280,10 @@ export class AreasView {
     const area = this.areas()[this.state.chosen]
     const move = MOVES[event.key]
     if (!area || this.host.linked()) return
-    if (['Delete', 'Backspace'].includes(event.key)) this.keep(changed(this.host.read(), this.state.chosen, null))
-    else if (move) {
+    if (['Delete', 'Backspace'].includes(event.key)) {
+      this.state.picked = false
+      this.keep(changed(this.host.read(), this.state.chosen, null))
+    } else if (move) {
       const [shape] = area.shapes
       const next = event.shiftKey && !isBrush(shape) ? resized(area, [1, 1], [shape.x + shape.width + move[0], shape.y + shape.height + move[1]]) : moved(area, ...move)
       this.keep(changed(this.host.read(), this.state.chosen, next), true)
@@ -306,7 +323,8 @@ export class AreasView {
     else grid(pen, width, height)
     const areas = this.areas()
     pen.drawImage(this.overlay.of(areas, [width, height], this.host.soft(), this.state.chosen), 0, 0, width, height)
-    areas.forEach((area, index) => outline(pen, area, colourOf(index), index === this.state.chosen))
+    const names = namesOf(areas)
+    for (const index of inOrder(areas, this.state.chosen)) outline(pen, areas[index], colourOf(index), index === this.state.chosen, names[index], rowOf(areas, index))
     if (this.at && this.state.tool !== 'box') circle(pen, this.at, 0.5 * this.state.wide * Math.max(width, height))
   }
 }

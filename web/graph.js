@@ -13,8 +13,8 @@ export function write(node, widget, text, goesOn = false) {
   widget.callback?.(text)
   node.graph?.setDirtyCanvas(true, true)
   if (goesOn) return
-  app.canvas.emitBeforeChange()
-  app.canvas.emitAfterChange()
+  app.canvas.emitBeforeChange?.()
+  app.canvas.emitAfterChange?.()
 }
 
 // Do something after a function of an object, and give what the function gave.

@@ -7,6 +7,7 @@ import { share } from './canvas_events.js'
 import { mark } from './fault_line.js'
 import { CompareView } from './compare_view.js'
 import { curveFault, fault, pointsFault } from './faults.js'
+import { framesFault } from './frames.js'
 import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf, upstream, valueOf, widgetOf, write } from './graph.js'
 import { InspectorView } from './inspector_view.js'
 import { LoraEditor } from './lora_editor.js'
@@ -36,7 +37,7 @@ function watch(node, name, View) {
   return view
 }
 
-const setting = (id) => app.extensionManager.setting.get(id)
+const setting = (id) => app.extensionManager?.setting?.get?.(id)
 
 function addView(node, name, view, height) {
   const options = { serialize: false, hideOnZoom: true, hideInPanel: true, getValue: () => '', setValue: () => {}, getMinHeight: () => height }
@@ -184,19 +185,19 @@ function addWordMask(node, word, isCaptured, threshold) {
   const capture = captureOf(node)
   const source = !isCaptured && linkedFrom(capture, 'words')
   if (source) return say('The words of $1 come by a link from $2; write $3 there first.', capture.title, source, word)
-  app.canvas.emitBeforeChange()
+  app.canvas.emitBeforeChange?.()
   const made = addMask(node, word, threshold, (type) => window.LiteGraph.createNode(type), links)
   if (!isCaptured) {
     const words = widgetOf(capture, 'words')
     words.value = [words.value.trim().replace(/,$/, ''), word].filter(Boolean).join(', ')
   }
-  app.canvas.emitAfterChange()
+  app.canvas.emitAfterChange?.()
   return [say('$1 is added; its masks output gives it.', made.title), isCaptured ? '' : say('$1 captures $2 from the next run on.', capture.title, word)].join(' ').trim()
 }
 
 // Texts, read as they are typed; blocks are held against the model of their node
 
-const FAULTS = { blocks: fault, map_blocks: fault, curve: curveFault, points: pointsFault }
+const FAULTS = { blocks: fault, map_blocks: fault, curve: curveFault, points: pointsFault, frames: framesFault }
 const drawn = new WeakMap() // nodes with the name of the model that their map shows
 const READ = [...Object.keys(FAULTS), 'rules']
 const checked = (node) => READ.some((name) => ours(node, name))
@@ -288,7 +289,7 @@ app.registerExtension({
     app.api.addEventListener('execution_cached', showCached)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
-    app.extensionManager.registerSidebarTab(sidebar())
+    app.extensionManager?.registerSidebarTab?.(sidebar())
   },
 
   nodeCreated(node) {

@@ -2,16 +2,21 @@
 import { app } from '../../scripts/app.js'
 import { calledOf, mark } from './fault_line.js'
 import { after, ours, placed } from './graph.js'
+import { tellError } from './toast.js'
 
 const SECONDS = 8 // the sign stays, with the sentence
-const marked = new Map() // widgets with a sign of a refusal, with the value that was refused and the message about it
+const marked = new Map() // widgets with a sign of a refusal, with the value that was refused and what takes its message away
 
 /** Show the refusals of each run that is asked for. */
 export function showRefusals() {
   const queue = app.queuePrompt
   app.queuePrompt = async function (...given) {
     const queued = await queue.apply(this, given)
-    show(app.extensionManager.lastNodeErrors ?? {})
+    try {
+      show(app.extensionManager?.lastNodeErrors ?? {})
+    } catch (error) {
+      console.error(error) // the run is queued, whoever asked for it
+    }
     return queued
   }
 }
@@ -31,11 +36,10 @@ function tell(node, { type, details, extra_info: about }) {
   if (!widget || type !== 'custom_validation_failed') return
   const reason = details.replace(`${widget.name} - `, '')
   if (!marked.has(widget)) after(widget, 'callback', (value) => cleared(widget, value))
-  const message = { severity: 'error', summary: `${node.title}: ${calledOf(widget)}`, detail: reason, life: 1000 * SECONDS }
-  marked.set(widget, { value: widget.value, message })
+  const away = tellError(app.extensionManager?.toast, `${node.title}: ${calledOf(widget)}`, reason, SECONDS)
+  marked.set(widget, { value: widget.value, away })
   mark(widget, { column: 0, length: 0, reason })
   node.graph.setDirtyCanvas(true, true)
-  app.extensionManager.toast.add(message)
 }
 
 function cleared(widget, value) {
@@ -43,7 +47,7 @@ function cleared(widget, value) {
 }
 
 function clear(widget) {
-  app.extensionManager.toast.remove(marked.get(widget).message)
+  marked.get(widget).away()
   marked.delete(widget)
   mark(widget, null)
 }

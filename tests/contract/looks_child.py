@@ -53,6 +53,11 @@ DRAWN = f"""(type) => {{ {FIND}
   const {{ value }} = node.widgets.find((widget) => widget.name === 'regions')
   return {{ box: [x, y, width, height], chips, text: value.split('\\n'), nodes: app.graph.nodes.length }}
 }}"""
+WRITE = """([type, text]) => {
+  const { widgets } = app.graph.nodes.find((node) => node.type === type)
+  const widget = widgets.find((one) => one.name === 'regions')
+  widget.callback((widget.value = text))
+}"""
 NAMED = f"""([type, text]) => {{ {FIND}
   const input = element.querySelector('input:not([type=range])')
   input.value = text
@@ -193,6 +198,14 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     prompt.fill("a cross")
     page.get_by_role("button", name="a red circle", exact=True).click()  # it ends what is written, and chooses
     seen["chosen"] = prompt.input_value()
+    page.keyboard.press("ArrowRight")
+    rest(page)
+    seen["by key"] = page.evaluate(DRAWN, DRAW)
+    page.evaluate(PRESS, [DRAW, "erase"])  # off
+    page.evaluate(WRITE, [DRAW, "left frames 0-50% -> a\nleft frames 50%- -> b"])
+    page.get_by_role("button", name="a \u00b7 0-50%", exact=True).click()
+    seen["by button"] = drag((0.2, 0.5), (0.4, 0.5))
+    shot(page, "by button")
     return seen
 
 

@@ -167,6 +167,14 @@ def test_areas_are_drawn_moved_named_and_undone_in_the_text(seen: dict[str, Any]
     assert drawn["chosen"] == "a red circle"
 
 
+def test_an_area_chosen_by_its_button_is_moved_by_keys_and_mouse(seen: dict[str, Any]) -> None:
+    moved = seen["drawn"]["by key"]["text"][0]
+    assert moved == "0.02 0 0.5 1 -> a red circle"
+    first, second = seen["drawn"]["by button"]["text"]
+    assert float(first.split()[0]) == pytest.approx(0.2, abs=0.02) and first.endswith(" frames 0-50% -> a")
+    assert second == "left frames 50%- -> b"
+
+
 def test_areas_are_painted_and_erased_each_stroke_a_step_of_undo(seen: dict[str, Any]) -> None:
     drawn = seen["drawn"]
 

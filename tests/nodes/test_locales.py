@@ -19,7 +19,7 @@ SAID |= {"without", "block", "kind", "patches", "blocks", "map", "steps", "text"
 SAID |= {"by owner", "by slot", "all", "none", "invert", "choice", "change", "entropy"}
 SAID |= {"rise", "hill", "late", "early"}
 # Faults of a text are told as the node tells them when it runs, in English.
-FAULTS = {"address.js", "areas.js", "curve.js", "faults.js", "fault_line.js", "lora_rules.js", "points.js", "rules.js"}
+FAULTS = {"address.js", "curve.js", "faults.js", "fault_line.js", "lora_rules.js", "points.js", "rules.js"}
 LABELS = {"Choose blocks", "Draw the curve"}  # said where they are shown, named in commands.json
 LITERAL = re.compile(r"'((?:[^'\\\n]|\\.)*)'|`((?:[^`\\\n]|\\.)*)`|\"((?:[^\"\\\n]|\\.)*)\"")
 PROSE = re.compile(r"^[^a-z]*[A-Z][a-z]+ [a-z]|[a-z]{2,} [a-z]{2,} [a-z]{2,}")

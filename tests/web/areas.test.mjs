@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { holds, paint, shares, thinned } from '../../web/area_masks.js'
 import { added, changed, moved, read, resized } from '../../web/areas.js'
+import { speak } from '../../web/say.js'
 
 const { cases, timed, wrong, painted } = JSON.parse(readFileSync(new URL('../data/areas.json', import.meta.url)))
 const plain = (shape) => ('points' in shape ? shape : [shape.x, shape.y, shape.width, shape.height])
@@ -94,4 +95,13 @@ test('a straight stroke has two points, and a bent one keeps its bends', () => {
   const corner = [...straight, ...straight.map(([x], i) => [0.95, 0.475 + i / 20])]
   assert.deepEqual(thinned(corner, 0.003).length, 3)
   assert.deepEqual(thinned([[0.5, 0.5]], 0.003), [[0.5, 0.5]])
+})
+
+test('faults are told in the language of the page, with a place that is none told apart from a time', () => {
+  assert.match(read('left 0-50% -> a').fault, /after the word frames/)
+  assert.match(read('left, top -> a').fault, /join several by \+/)
+  const { patchbay } = JSON.parse(readFileSync(new URL('../../locales/fr/main.json', import.meta.url)))
+  speak({ fr: { patchbay } }, 'fr')
+  for (const text of wrong) assert.match(read(text).fault, /^ligne 1 : .*(écrivez|derrière|joignez|mettez|contient|dépasse)/, text)
+  speak({}, 'en')
 })

@@ -6,6 +6,7 @@ In a video a part may hold for some frames: `left frames 0-50% -> a red circle`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,10 +27,12 @@ HALVES = {
     "all": (0.0, 0.0, 1.0, 1.0),
 }
 WAYS = (
-    "write left, right, top, bottom, all, a box (x y width height, such as 0 0 0.5 1), brush 0.1: 0.2 0.3, 0.4 0.3, "
-    "several of them and erase 0.1: 0.2 0.3 joined by +, or columns 1:1, rows 1/1 or a grid 2x2 with as many prompts "
-    "between |; in a video perhaps with frames 0-50% behind"
+    "write left, right, top, bottom, all or a box such as 0 0 0.5 1; brush, erase, columns and grids are in the help "
+    "of this node"
 )
+NUMBERS = "write such as 0 0 0.5 1, 1:2 for columns, 1/2 for rows, brush 0.1: 0.2 0.3"
+WHEN = "when it holds stands behind an area, after the word frames, such as left frames 0-50% -> a red circle"
+_TIME = re.compile(r"%|frame|\d-", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -148,11 +151,17 @@ def _shape(text: str, number: int) -> Box | Brush:
             return _brush(text, word, number)
     parts = text.split()
     if len(parts) != 4:
-        raise _wrong(number, f"{text!r} is no area; {WAYS}")
+        raise _wrong(number, f"{text!r} is no area; {_ways(text)}")
     box = Box(*(_number(part, number) for part in parts))
     if box.width <= 0.0 or box.height <= 0.0:
         raise _wrong(number, f"the box {text!r} holds nothing; write x y width height, such as 0 0 0.5 1")
     return box
+
+
+def _ways(text: str) -> str:
+    if _TIME.search(text):
+        return WHEN
+    return "join several by +, such as left + top" if "," in text else WAYS
 
 
 def _brush(text: str, word: str, number: int) -> Brush:
@@ -172,7 +181,7 @@ def _number(text: str, number: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or "_" in text:
-        raise _wrong(number, f"{text.strip()!r} is no number; {WAYS}")
+        raise _wrong(number, f"{text.strip()!r} is no number; {NUMBERS}")
     return value
 
 

@@ -30,9 +30,9 @@ def means() -> str:
         (WRITTEN, MEASURED),
         WRITTEN,
         optional=True,
-        tip="What a weight is: as written, the factor of the attention to the words. by measured share, as much of the "
-        "attention as it moves on SDXL also where the picture attends to text and picture at once (Flux, Qwen-Image, "
-        "Z-Image, SD3): the text's share is measured in the first step, and the report tells the factor.",
+        tip='What a weight is. "as written": the factor of the attention to the words. "by measured share": as much of '
+        "the attention as it moves on SDXL also where the picture attends to text and picture at once (Flux, "
+        "Qwen-Image, Z-Image, SD3): the text's share is measured in the first step, and the report tells the factor.",
     )
     return field
 

@@ -50,6 +50,30 @@ def test_frames_say_what_prompt_region_says_of_them(when: str) -> None:
         assert parse_areas(f"left frames {when} -> a")[0].frames == parse_frames(when)
 
 
+def test_frames_that_the_page_refuses_are_refused_and_no_others() -> None:
+    for when in DATA["frames"]["right"]:
+        assert parse_areas(f"left frames {when} -> a")[0].frames == parse_frames(when)
+    for when in DATA["frames"]["wrong"]:
+        with pytest.raises(Refused):
+            parse_frames(when)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("left 0-50%", "when it holds stands behind an area"),
+        ("left frame 0-10", "when it holds stands behind an area"),
+        ("left FRAMES 0-50%", "when it holds stands behind an area"),
+        ("frames 0-10", "when it holds stands behind an area"),
+        ("left, top", "join several by"),
+        ("middle", "write left, right, top"),
+    ],
+)
+def test_what_is_wrong_with_a_place_comes_first(place: str, told: str) -> None:
+    with pytest.raises(Refused, match=f"is no area; {told}"):
+        parse_areas(f"{place} -> a")
+
+
 @pytest.mark.parametrize("text", DATA["wrong"])
 def test_wrong_texts_are_refused_with_their_line(text: str) -> None:
     with pytest.raises(Refused, match=r"^regions, line 2: ") as error:
