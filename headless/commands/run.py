@@ -24,7 +24,7 @@ from ..pages.page_widgets import takes_text
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from .compare import add_compare, compare
 from .coverage import coverage
-from .places import add_input, add_models, add_output
+from .places import add_input, add_models, add_output, folder
 from .run_files import files_of, saves
 from .serve import serve
 
@@ -66,7 +66,7 @@ def add_surroundings(command: argparse.ArgumentParser) -> None:
         "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
     )
     cache = "keep encoded texts and references in this folder, up to 2 GiB, and take what another process left there"
-    command.add_argument("--cache", type=Path, metavar="DIR", help=cache)
+    command.add_argument("--cache", type=folder, metavar="DIR", help=cache)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -418,9 +418,10 @@ def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
 def test_a_sweep_takes_the_texts_that_another_left(tmp_path: Path) -> None:
     axes = ["--axis", "KSampler.steps=2", "--cache", str(tmp_path / "cache")]
     assert run(tmp_path / "one", *axes) == 0
-    kept = {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")}
+    results = tmp_path / "cache" / "patchbay-results"
+    kept = {path.name: path.stat().st_ino for path in results.glob("*.safetensors")}
     assert run(tmp_path / "other", *axes) == 0
-    assert {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")} == kept
+    assert {path.name: path.stat().st_ino for path in results.glob("*.safetensors")} == kept
     assert len(kept) == 2 and not (tmp_path / "one" / "cache").exists()
     pictures = [
         [path.read_bytes() for path in sorted(tmp_path.glob(f"{name}/cells/*/*.png"))] for name in ("one", "other")
