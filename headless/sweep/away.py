@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ class Away:
         """Return whether a file with something in it is there."""
         return self.sizes.get(name, 0) > 0
 
+    def is_taken(self, name: str) -> bool:
+        """Return whether a file is there, empty or not, or files in a folder of that name."""
+        return any(one == name or one.startswith(f"{name}/") for one in self.sizes)
+
     def get(self, here: Path, name: str) -> None:
         """Bring a file here, unless it is or there is none."""
         path = inside(here, name)
@@ -94,8 +99,9 @@ class Away:
             self.fs.pipe_file(target, data)
             return
         self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self.fs.pipe_file(f"{target}.part", data)
-        self.fs.mv(f"{target}.part", target)
+        unfinished = f"{target}.{uuid.uuid4().hex}.part"  # a name that no other file has
+        self.fs.pipe_file(unfinished, data)
+        self.fs.mv(unfinished, target)
 
     def _exists(self) -> bool:
         return bool(self.fs.exists(self.root))
