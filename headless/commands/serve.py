@@ -95,6 +95,9 @@ def _job(line: str) -> dict[str, Any]:
     if unknown or "workflow" not in job:
         what = f"unknown entry {short(unknown[0])!r}" if unknown else "no workflow"
         return {"id": job.get("id"), "wrong": f"{what}; a job has {', '.join(ENTRIES)}"}
+    output = job.get("output", ".")
+    if not isinstance(output, str) or not output.strip():
+        return {"id": job.get("id"), "wrong": f"output {short(output)!r}: write the name of a folder"}
     return {"id": None, **job}
 
 
@@ -172,7 +175,7 @@ def _run(job: dict[str, Any], jobs: Jobs, events: Events, executor: Executor, fo
         return
     begin = time.perf_counter()
     try:
-        own = replace(folders, output=Path(str(job["output"]))) if "output" in job else folders
+        own = replace(folders, output=Path(job["output"])) if "output" in job else folders
         executor.session = replace(executor.session, folders=own)
         prompt = _prompt(job)
         if saves(prompt):
