@@ -13,20 +13,23 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from attention_patchbay.headless.api import comfy_io as io
 from attention_patchbay.headless.api.folders import KINDS, Folders
 from attention_patchbay.headless.api.session import Session, entered
-from attention_patchbay.headless.engine import file_digests
+from attention_patchbay.headless.engine import contents, file_digests
 from attention_patchbay.headless.engine.api_graph import Executor, Run
 from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.engine.contents import Contents
 from attention_patchbay.headless.engine.file_digests import FileDigests
 from attention_patchbay.headless.engine.stored_results import LEFT, ROOM, StoredResults
+from attention_patchbay.headless.nodes import pictures
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.text.clip_vision import ClipVisionOutput
 from PIL import Image
@@ -165,9 +168,14 @@ def test_a_picture_that_changes_while_it_is_encoded_is_not_stored(place: Path) -
     assert run(place, folder, host)[1] == expected == run(place, folder)[1]
 
 
+AV = SimpleNamespace(__version__="1", library_versions={"libavcodec": (61, 0, 0)})
 CHANGES: dict[str, Any] = {
     "the pack": lambda patch: patch.setattr(Contents, "pack", "another"),
     "torch": lambda patch: patch.setattr(torch, "__version__", "another"),
+    "Pillow": lambda patch: patch.setattr(PIL, "__version__", "another"),
+    "PyAV is there": lambda patch: patch.setattr(pictures, "av", AV),
+    "another PyAV": lambda patch: patch.setattr(AV, "__version__", "2"),
+    "another FFmpeg": lambda patch: patch.setattr(AV, "library_versions", {"libavcodec": (62, 0, 0)}),
     "the threads": lambda patch: patch.setattr(torch, "get_num_threads", lambda: 97),
     "the text": lambda patch: patch.setitem(PROMPT["positive"]["inputs"], "text", "a blue square"),
 }
@@ -176,11 +184,11 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_a_result_depends_on_is_in_its_name(place: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {}
+    monkeypatch.setattr(pictures, "av", AV if what.startswith("another") else None)
+    contents.machine.cache_clear()
     for changed in (False, True):
         if changed:
             CHANGES[what](monkeypatch)
-            from attention_patchbay.headless.engine import contents
-
             contents.machine.cache_clear()
         host = executor(place, place / "cache")
         with entered(host.session):
