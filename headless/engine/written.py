@@ -13,7 +13,7 @@ Print = tuple[str, int, int]  # path, size and time
 
 
 def written(ui: Mapping[str, list[Any]], folders: Folders) -> list[Print]:
-    """Return the files of a node that are there: entries that it shows as the page has them, or texts that are paths."""
+    """Return a node's files that are there: entries that it shows as the page has them, and texts that are paths."""
     found = []
     for path in _paths(ui, folders):
         with suppress(OSError, ValueError):  # a text may be anything
