@@ -22,7 +22,7 @@ from ..api.folders import Folders, check_output
 from ..api.session import Session
 from ..engine.api_graph import Executor
 from ..engine.errors import Failure, NodeError
-from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, find_node, problem, short
+from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, find_input, problem, short
 from ..pages.convert import is_page_format, to_api
 from ..pages.workflow_file import embedded_infos, load
 from .run_files import files_of, saves
@@ -209,7 +209,14 @@ def _prompt(job: dict[str, Any]) -> Prompt:
     for name, value in settings.items():
         node, _, input = name.rpartition(".")
         try:
-            prompt[find_node(prompt, node)]["inputs"][input] = value
+            prompt[find_input(prompt, node, input, _types)[0]]["inputs"][input] = value
         except ValueError as error:
             raise PromptError(problem("wrong_job", f"set {short(name)}", str(error))) from None
     return prompt
+
+
+def _types(kind: str) -> dict[str, Any] | None:
+    from ..engine.catalog import catalog
+
+    cls = catalog().get(kind)
+    return None if cls is None else {entry.id: entry.io_type for entry in cls.GET_SCHEMA().inputs}

@@ -129,6 +129,13 @@ def test_a_wrong_workflow_names_the_node_and_the_fix(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_an_input_that_a_node_has_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert patchbay(tmp_path, "--set", "sampler.step=3") == 2
+    said = capsys.readouterr().err
+    assert "KSampler has no input 'step'; it has model, seed, steps, cfg" in said
+    assert not (tmp_path / "out").exists()
+
+
 FOLDERS = {
     "run": ("--cache", "--output", "--models", "--input"),
     "sweep": ("--cache", "--folder", "--models", "--input"),

@@ -117,6 +117,7 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(served: Served, tmp_pat
         ({"id": 1, "workflow": "none.json"}, "none.json"),
         ({"id": 1, "workflow": PROMPT, "set": {"99.steps": 1}}, "no node has that id"),
         ({"id": 1, "workflow": PROMPT, "set": []}, "write {"),
+        ({"id": 1, "workflow": PROMPT, "set": {"8.nope": 1}}, "KSampler has no input 'nope'; it has model, seed"),
         ({"id": 1, "workflow": PROMPT, "set": {"8.steps": 0}}, ""),
         ({"id": 1, "workflow": PROMPT, "output": ""}, "write the name of a folder"),
         ({"id": 1, "workflow": PROMPT, "output": 5}, "write the name of a folder"),
