@@ -53,8 +53,10 @@ def add_sweep(command: argparse.ArgumentParser) -> None:
     command.add_argument("--floor", default="", metavar="KERNEL", help=floor)
     expect = "the folder of an earlier sweep, or a picture: end in exit code 3 where a picture is further from it"
     command.add_argument("--expect", type=Path, metavar="DIR|FILE", help=expect)
-    bound = f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips (default {DEFAULT})"
-    command.add_argument("--bound", metavar="NAME=X", help=bound)
+    bound = (
+        f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips; all must hold (default {DEFAULT})"
+    )
+    command.add_argument("--bound", action="append", default=[], metavar="NAME=X", help=bound)
     add_running(command, "sweep")
     command.set_defaults(run=sweep)
 

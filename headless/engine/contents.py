@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import PIL
 import torch
 
 from ...ldm_patched.demo import CHECKPOINT
@@ -17,7 +16,7 @@ from ...ldm_patched.ldm.modules.backends.registry import usable
 from ...ldm_patched.modules.model_management import get_torch_device
 from ..api.comfy_io import ComfyNode
 from ..api.session import current
-from ..nodes import pictures
+from ..nodes.pictures import decoders
 from .brought import declared
 from .file_digests import FileDigests
 from .older_results import SAMPLED
@@ -108,8 +107,7 @@ def machine() -> tuple[str, ...]:
     """Return what decides, beside the inputs, how sums are rounded and pictures decoded."""
     device = get_torch_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    decoder = "none" if pictures.av is None else f"{pictures.av.__version__} {pictures.av.library_versions}"
-    return torch.__version__, PIL.__version__, decoder, device.type, name, *usable()
+    return torch.__version__, *decoders(), device.type, name, *usable()
 
 
 def _is_pure(cls: type[ComfyNode]) -> bool:
