@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api.folders import inside
-from ..engine.errors import FAILED, Failure, missing
+from ..engine.errors import FAILED, Failure, code_of, missing
 from ..engine.workflow import short
 
 TRIES = 3
@@ -112,6 +112,6 @@ class Away:
                 return ask()
             except OSError as error:
                 if not left:
-                    raise Failure(f"{self.address}: {error}; start again to go on", FAILED) from error
+                    raise Failure(f"{self.address}: {error}; start again to go on", code_of(error)) from error
                 time.sleep(PAUSE * (TRIES - left))
         raise AssertionError

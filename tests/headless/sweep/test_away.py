@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import sys
@@ -165,6 +166,30 @@ def test_what_cannot_be_reached_says_so(tmp_path: Path, memory: Any, monkeypatch
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(Failure, match=r"fsspec is missing; pip install \"attention-patchbay\[remote\]\""):
         Away("memory://x")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(PermissionError(errno.EACCES, "no"), 2), (FileNotFoundError(errno.ENOENT, "no"), 2), (OSError("no route"), 2)]
+    + [(ConnectionRefusedError(errno.ECONNREFUSED, "no"), 2), (OSError(errno.ENOSPC, "full"), 1)],
+)
+@pytest.mark.parametrize("place", ["find", "pipe_file"])
+def test_a_place_that_cannot_be_used_ends_as_a_folder_does(
+    error: OSError,
+    code: int,
+    place: str,
+    memory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(*arguments: Any, **more: Any) -> Any:
+        raise error
+
+    memory.makedirs("/s", exist_ok=True)
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(type(memory), place, failing)
+    assert main(["sweep", str(DEMO), "--folder", "memory://s", *QUICK]) == code
+    assert "memory://s: " in capsys.readouterr().err
 
 
 def test_names_there_lead_nowhere_else(tmp_path: Path, memory: Any) -> None:
