@@ -19,9 +19,15 @@ from ..sweep.summary import as_text, summary
 def add_choose(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `patchbay choose`."""
     command.add_argument("folder", type=Path, help="the --folder of a sweep")
-    command.add_argument("--port", type=int, default=0, help="of the page on this machine (default: a free one)")
+    command.add_argument("--port", type=_port, default=0, help="of the page on this machine (default: a free one)")
     command.add_argument("--no-open", action="store_true", help="print the address and open no browser")
     command.set_defaults(run=choose, json=False)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("write a number from 0 (a free one) to 65535")
+    return int(text)
 
 
 def choose(args: argparse.Namespace) -> int:

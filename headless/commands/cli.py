@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -17,12 +16,9 @@ from importlib import import_module
 from typing import Any, TextIO, cast
 
 from ... import __version__
-from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError, missing
+from ..engine.errors import FAILED, INTERRUPTED, TERMINATED, USER_ERROR, Failure, NodeError, code_of, missing
 from ..engine.workflow import PromptError, shown
 from .places import check_places
-
-# nobody's wrong input
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 # Each command's module, which has `add_NAME` for its arguments, and what it does
 COMMANDS = {
@@ -202,7 +198,7 @@ def _open_streams() -> None:
 
 def _code_of(error: BaseException | None) -> int:
     if isinstance(error, OSError):
-        return FAILED if error.errno in MACHINE else USER_ERROR
+        return code_of(error)
     return USER_ERROR if isinstance(error, ValueError) else FAILED
 
 

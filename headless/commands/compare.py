@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...nodes.compare import NODE, patched, patching
+from ...nodes.compare import NODE, parsed, patched, patching
 from ..engine.errors import USER_ERROR, Failure
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt
@@ -24,10 +24,14 @@ def add_compare(command: argparse.ArgumentParser) -> None:
 def compare(prompt: Prompt, strengths: str | None) -> None:
     """Put what is asked for behind each Save Image of a workflow whose pictures patches lead to.
 
-    Raises Failure where there is none.
+    Raises Failure where there is none, and for strengths that are none.
     """
     if strengths is None:
         return
+    try:
+        parsed(strengths)
+    except ValueError as error:
+        raise Failure(f"--compare: {error}") from None
     saving = [(id, node["inputs"]) for id, node in prompt.items() if node["class_type"] == "SaveImage"]
     found = [(id, inputs) for id, inputs in saving if is_link(inputs.get("images"))]
     found = [(id, inputs) for id, inputs in found if not _of_patches(prompt, inputs["images"])]

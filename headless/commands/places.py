@@ -26,7 +26,22 @@ def add_output(command: argparse.ArgumentParser) -> None:
 
 
 def _add(command: argparse.ArgumentParser, name: str, place: Path, what: str) -> None:
-    command.add_argument(name, type=Path, default=place, metavar="DIR", help=f"{what} (default {place})")
+    command.add_argument(name, type=folder, default=place, metavar="DIR", help=f"{what} (default {place})")
+
+
+def filled(text: str) -> str:
+    """Return the name of a folder of an option.
+
+    Raises ArgumentTypeError for an empty one, as a shell gives for a variable that is not set.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; write a folder, or . for the current one")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Return the folder of an option, as `filled`."""
+    return Path(filled(text))
 
 
 def check_places(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..api.folders import check_output
 from ..engine.errors import USER_ERROR, Failure
 from ..engine.progress import Progress
 from ..engine.workflow import Prompt, assign, one_line, shown, title
-from ..pages.page_widgets import takes_text
+from ..pages.page_widgets import types_of
 from ..pages.server import connected, download, is_service, upload
 from ..pages.workflow_file import WORKFLOW, infos_in, load
 from .access import access_of, add_access
@@ -52,7 +53,7 @@ def queue(args: argparse.Namespace) -> int:
     with connected(args.server, access_of(args)) as client:
         infos = infos_in(args.nodes) if args.nodes is not None else client.object_info()
         prompt = load(args.workflow, lambda: infos)
-        assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+        assign(prompt, args.set, partial(types_of, infos))
         compare(prompt, args.compare)
         if saves(prompt) and not args.no_wait:
             check_output(args.output)

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from ..engine.api_graph import Executor, Run
 from ..engine.errors import Failure
 from ..engine.progress import Progress
 from ..engine.workflow import one_line
-from ..pages.page_widgets import takes_text
+from ..pages.page_widgets import types_of
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from .compare import add_compare, compare
 from .coverage import coverage
-from .places import add_input, add_models, add_output
+from .places import add_input, add_models, add_output, folder
 from .run_files import files_of, saves
 from .serve import serve
 
@@ -66,7 +67,7 @@ def add_surroundings(command: argparse.ArgumentParser) -> None:
         "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
     )
     cache = "keep encoded texts and references in this folder, up to 2 GiB, and take what another process left there"
-    command.add_argument("--cache", type=Path, metavar="DIR", help=cache)
+    command.add_argument("--cache", type=folder, metavar="DIR", help=cache)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -82,7 +83,7 @@ def run_workflow(args: argparse.Namespace) -> int:
         raise Failure("patchbay run: write the file of a workflow, or --serve-stdin")
     prompt = load(args.workflow, embedded_infos)
     infos = embedded_infos() if args.set else {}
-    workflow.assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+    workflow.assign(prompt, args.set, partial(types_of, infos))
     compare(prompt, args.compare)
     folders = Folders(args.models, args.input, args.output)
     if saves(prompt):

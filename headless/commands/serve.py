@@ -22,7 +22,7 @@ from ..api.folders import Folders, check_output
 from ..api.session import Session
 from ..engine.api_graph import Executor
 from ..engine.errors import Failure, NodeError
-from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, find_node, problem, short
+from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, find_input, problem, short
 from ..pages.convert import is_page_format, to_api
 from ..pages.workflow_file import embedded_infos, load
 from .run_files import files_of, saves
@@ -95,6 +95,9 @@ def _job(line: str) -> dict[str, Any]:
     if unknown or "workflow" not in job:
         what = f"unknown entry {short(unknown[0])!r}" if unknown else "no workflow"
         return {"id": job.get("id"), "wrong": f"{what}; a job has {', '.join(ENTRIES)}"}
+    output = job.get("output", ".")
+    if not isinstance(output, str) or not output.strip():
+        return {"id": job.get("id"), "wrong": f"output {short(output)!r}: write the name of a folder"}
     return {"id": None, **job}
 
 
@@ -172,7 +175,7 @@ def _run(job: dict[str, Any], jobs: Jobs, events: Events, executor: Executor, fo
         return
     begin = time.perf_counter()
     try:
-        own = replace(folders, output=Path(str(job["output"]))) if "output" in job else folders
+        own = replace(folders, output=Path(job["output"])) if "output" in job else folders
         executor.session = replace(executor.session, folders=own)
         prompt = _prompt(job)
         if saves(prompt):
@@ -206,7 +209,14 @@ def _prompt(job: dict[str, Any]) -> Prompt:
     for name, value in settings.items():
         node, _, input = name.rpartition(".")
         try:
-            prompt[find_node(prompt, node)]["inputs"][input] = value
+            prompt[find_input(prompt, node, input, _types)[0]]["inputs"][input] = value
         except ValueError as error:
             raise PromptError(problem("wrong_job", f"set {short(name)}", str(error))) from None
     return prompt
+
+
+def _types(kind: str) -> dict[str, Any] | None:
+    from ..engine.catalog import catalog
+
+    cls = catalog().get(kind)
+    return None if cls is None else {entry.id: entry.io_type for entry in cls.GET_SCHEMA().inputs}

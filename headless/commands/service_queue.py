@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from ..api.folders import check_output
 from ..engine.errors import FAILED, USER_ERROR, Failure
 from ..engine.workflow import assign
-from ..pages.page_widgets import takes_text
+from ..pages.page_widgets import types_of
 from ..pages.server import download, upload
 from ..pages.workflow_file import embedded_infos, infos_in, load
 from .compare import compare
@@ -23,7 +24,7 @@ def queue_on_service(args: argparse.Namespace) -> int:
     """Run `patchbay queue` on a service."""
     infos = embedded_infos() if args.nodes is None else infos_in(args.nodes)
     prompt = load(args.workflow, lambda: infos)
-    assign(prompt, args.set, lambda kind, name: takes_text(infos.get(kind, {}), name))
+    assign(prompt, args.set, partial(types_of, infos))
     compare(prompt, args.compare)
     check_known(args, prompt, infos)
     if saves(prompt) and not args.no_wait:

@@ -29,7 +29,7 @@ from ..sweep.store import Store, opened
 from ..sweep.study import Study
 from ..sweep.workers import Told, run_all
 from .access import access_of, add_access
-from .places import add_input, add_models
+from .places import add_input, add_models, filled, folder
 from .service import add_service, check_known, check_service, on_service
 from .sweep_results import count_drifts, expected_of, print_results
 
@@ -53,16 +53,18 @@ def add_sweep(command: argparse.ArgumentParser) -> None:
     command.add_argument("--floor", default="", metavar="KERNEL", help=floor)
     expect = "the folder of an earlier sweep, or a picture: end in exit code 3 where a picture is further from it"
     command.add_argument("--expect", type=Path, metavar="DIR|FILE", help=expect)
-    bound = f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips (default {DEFAULT})"
-    command.add_argument("--bound", metavar="NAME=X", help=bound)
+    bound = (
+        f"how far, as a number of the table: mean, max (levels), psnr, ssim, lpips; all must hold (default {DEFAULT})"
+    )
+    command.add_argument("--bound", action="append", default=[], metavar="NAME=X", help=bound)
     add_running(command, "sweep")
     command.set_defaults(run=sweep)
 
 
-def add_running(command: argparse.ArgumentParser, folder: str) -> None:
+def add_running(command: argparse.ArgumentParser, own: str) -> None:
     """Add what says where cells run, who is told of them, and to which folder their results go."""
-    where = f"of the results; an address of fsspec too, such as s3://bucket/sweep (default {folder})"
-    command.add_argument("--folder", default=folder, metavar="DIR", help=where)
+    where = f"of the results; an address of fsspec too, such as s3://bucket/sweep (default {own})"
+    command.add_argument("--folder", type=filled, default=own, metavar="DIR", help=where)
     on_cell = "run this for each finished cell, which it gets as JSON on standard input"
     command.add_argument("--on-cell", default="", metavar="COMMAND", help=on_cell)
     webhook = "post each finished cell, and the end, to this address as JSON"
@@ -76,7 +78,7 @@ def add_running(command: argparse.ArgumentParser, folder: str) -> None:
     add_models(command)
     add_input(command)
     cache = "where processes find each other's texts and references (default: cache, in the folder of the sweep)"
-    command.add_argument("--cache", type=Path, metavar="DIR", help=cache)
+    command.add_argument("--cache", type=folder, metavar="DIR", help=cache)
     command.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     command.add_argument("--quiet", action="store_true", help="no progress")

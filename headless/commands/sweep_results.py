@@ -18,22 +18,22 @@ from ..sweep.store import Store
 from ..sweep.summary import as_text
 
 
-def expected_of(args: argparse.Namespace) -> tuple[Expected, Bound] | None:
+def expected_of(args: argparse.Namespace) -> tuple[Expected, list[Bound]] | None:
     """Return what `--expect` and `--bound` ask for.
 
     Raises Failure.
     """
     if args.expect is None:
-        if args.bound is not None:
+        if args.bound:
             raise Failure("--bound is of --expect; give the folder of an earlier sweep, or a picture, there")
         return None
     if args.expect.resolve() == Path(args.folder).resolve():
         raise Failure(f"--expect {args.expect} is the folder of this sweep; give another --folder")
-    return Expected(args.expect), parse_bound(args.bound or DEFAULT)
+    return Expected(args.expect), [parse_bound(text) for text in args.bound or [DEFAULT]]
 
 
 def count_drifts(
-    store: Store, rows: list[dict[str, Any]], all: Sequence[Cell], expected: Expected, bound: Bound
+    store: Store, rows: list[dict[str, Any]], all: Sequence[Cell], expected: Expected, bounds: Sequence[Bound]
 ) -> int:
     """Hold the pictures against the expected ones, tell of those that drifted, and return how many did."""
     choices = {cell.id: (cell.choice, cell.floor) for cell in all}
@@ -42,7 +42,7 @@ def count_drifts(
         for image in row["images"]:
             store.bring(image)
         images = [store.folder / image for image in row["images"]]
-        row["drifted"], row["drift"] = drift(images, expected.of(choice, floor), bound)
+        row["drifted"], row["drift"] = drift(images, expected.of(choice, floor), bounds)
         if row["drifted"]:
             print(one_line(f"drifted: {named(choice)}: {row['drifted']}"), file=sys.stderr)
     return sum(bool(row["drifted"]) for row in rows)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ldm_patched.modules.model_management import throw_exception_if_processing_interrupted
 from ..api.comfy_io import ComfyNode, Hidden, NodeOutput
-from ..api.session import Session, entered
+from ..api.session import Session, current, entered
 from .brought import declared, entries, gathered
 from .contents import Contents, prints
 from .errors import NodeError
@@ -22,6 +22,7 @@ from .stored_results import StoredResults
 from .tracing import span
 from .validate import Catalog, is_link, validate_outputs
 from .workflow import Prompt, title
+from .written import Print, written
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Executor:
         self.catalog = catalog
         self.session = session
         self._results: dict[str, NodeOutput] = {}
+        self._written: dict[str, list[Print]] = {}  # of the results that show something
         self._older = OlderResults()
         self._stored = None if folder is None else StoredResults(folder)
         self._contents = None if folder is None else Contents(catalog, FileDigests())
@@ -93,6 +95,7 @@ class Executor:
                 self._finish(state, [id for id in order if self._is_output(prompt, id)])
             finally:
                 self._results = state.kept
+                self._written = {name: files for name, files in self._written.items() if name in state.kept}
                 told |= {"ran": len(state.run.ran), "cached": len(state.run.cached)}
             return state.run
 
@@ -117,7 +120,10 @@ class Executor:
             self._take(state, id, signature, known)
 
     def _known(self, state: _State, signature: str) -> NodeOutput | None:
-        return state.kept.get(signature) or self._results.get(signature) or self._older.get(signature)
+        found = state.kept.get(signature) or self._results.get(signature) or self._older.get(signature)
+        if found is not None and found.ui and written(found.ui, current().folders) != self._written.get(signature):
+            return None  # what it says it wrote is not there
+        return found
 
     def _take(self, state: _State, id: str, signature: str, result: NodeOutput) -> None:
         """Note the result of a node, and keep it for later runs."""
@@ -125,6 +131,7 @@ class Executor:
         self._older.keep(signature, result, self.catalog[state.nodes[id]["class_type"]].GET_SCHEMA())
         if result.ui:
             state.run.ui[id] = result.ui
+            self._written[signature] = written(result.ui, current().folders)
 
     def _content(self, state: _State, id: str) -> str | None:
         """Return under which name the result of a node is stored; None where it is not."""
@@ -211,11 +218,12 @@ class Executor:
         fingerprint = getattr(cls, "fingerprint_inputs", None)
         outside = [prints(cls, constants), None if fingerprint is None else repr(fingerprint(**constants))]
         schema = cls.GET_SCHEMA()
+        place = str(current().folders.output.absolute()) if "filename_prefix" in given else None
         itself = id if schema.not_idempotent or schema.hidden else None
         # it is written into the files that the node makes
         whole = state.prompt if Hidden.prompt in schema.hidden else None
         everything = json.dumps(
-            [node["class_type"], constants, sources, outside, itself, whole], sort_keys=True, default=repr
+            [node["class_type"], constants, sources, outside, itself, whole, place], sort_keys=True, default=repr
         )
         return hashlib.sha256(everything.encode()).hexdigest()
 

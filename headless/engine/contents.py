@@ -16,6 +16,7 @@ from ...ldm_patched.ldm.modules.backends.registry import usable
 from ...ldm_patched.modules.model_management import get_torch_device
 from ..api.comfy_io import ComfyNode
 from ..api.session import current
+from ..nodes.pictures import decoders
 from .brought import declared
 from .file_digests import FileDigests
 from .older_results import SAMPLED
@@ -103,10 +104,10 @@ def prints(cls: type[ComfyNode], values: Mapping[str, Any]) -> list[tuple[int, i
 
 @functools.cache
 def machine() -> tuple[str, ...]:
-    """Return what decides, beside the inputs, how sums are rounded."""
+    """Return what decides, beside the inputs, how sums are rounded and pictures decoded."""
     device = get_torch_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return torch.__version__, device.type, name, *usable()
+    return torch.__version__, *decoders(), device.type, name, *usable()
 
 
 def _is_pure(cls: type[ComfyNode]) -> bool:

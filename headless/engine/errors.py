@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 
 USER_ERROR, FAILED, DRIFTED, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
+# nobody's wrong input
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 EXTRAS = {
     "skimage": "sweep",
     "pyarrow": "sweep",
@@ -27,6 +30,11 @@ class Failure(RuntimeError):
 
 class NodeError(RuntimeError):
     """A node that failed; the text names it and the cause is chained."""
+
+
+def code_of(error: OSError) -> int:
+    """Return the exit code of a place that cannot be used: whether another would do, or the machine has no room."""
+    return FAILED if error.errno in MACHINE else USER_ERROR
 
 
 def missing(module: str | None) -> str:

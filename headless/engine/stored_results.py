@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,17 +26,21 @@ from .older_results import PLAIN
 MOST = 2**31  # bytes of a folder
 LEFT = 3600.0  # seconds after which an unfinished file is that of a writer who died
 ENDING = ".safetensors"
+ROOM = "patchbay-results"  # in the folder that was given, which may hold anything
+OURS = re.compile(r"[0-9a-f]{64}\.safetensors")
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
 log = logging.getLogger(__name__)
 
 
 class StoredResults:
     """Results by what they depend on, up to a number of bytes; the one that was longest of no use goes first.
 
-    Any number of processes may share a folder: files come whole under their name, and one that goes is a miss.
+    They lie in a room of their own in the folder. Any number of processes may share it: files come whole under their
+    name, the SHA-256 of what they depend on, and one that goes is a miss.
     """
 
     def __init__(self, folder: Path, most: int = MOST) -> None:
-        self.folder, self.most, self.is_writable = folder, most, True
+        self.folder, self.most, self.is_writable = folder / ROOM, most, True
 
     def get(self, key: str) -> NodeOutput | None:
         """Return a result; None where there is none, or a damaged one, which is removed."""
@@ -66,7 +71,8 @@ class StoredResults:
         if len(data) > self.most:
             return
         try:
-            self.folder.mkdir(exist_ok=True)  # a worker elsewhere that lacks the sweep's folder makes none
+            self.folder.parent.mkdir(exist_ok=True)  # a worker elsewhere that lacks the sweep's folder makes none
+            self.folder.mkdir(exist_ok=True)
             with replacing(self.folder / (key + ENDING)) as file:
                 file.write(data)
             self._trim()
@@ -86,16 +92,19 @@ class StoredResults:
 
 
 def _about(entry: os.DirEntry[str]) -> tuple[float, int, str] | None:
-    """Return time, size and path of a file; None for one that is gone, and for one that is being written."""
+    """Return time, size and path of a result; None for one that is gone or being written, and for any other file."""
+    is_ours, is_unfinished = OURS.fullmatch(entry.name), UNFINISHED.fullmatch(entry.name)
+    if not (is_ours or is_unfinished) or not entry.is_file(follow_symlinks=False):
+        return None
     try:
         status = entry.stat()
     except FileNotFoundError:
         return None
-    if entry.name.endswith(".tmp"):
-        if time.time() - status.st_mtime > LEFT:
-            Path(entry.path).unlink(missing_ok=True)
-        return None
-    return status.st_mtime, status.st_size, entry.path
+    if is_ours:
+        return status.st_mtime, status.st_size, entry.path
+    if time.time() - status.st_mtime > LEFT:
+        Path(entry.path).unlink(missing_ok=True)
+    return None
 
 
 # Files

@@ -95,13 +95,14 @@ def title(prompt: Prompt, id: str) -> str:
     return f"node {short(id, 80)} {short(str(node.get('class_type')), 80)}{named}"
 
 
-def assign(
-    prompt: Prompt, settings: Iterable[str], takes_text: Callable[[str, str], bool] = lambda kind, name: False
-) -> None:
+Types = Callable[[str], Mapping[str, Any] | None]  # of the inputs of a class, by name; None of a class not known
+
+
+def assign(prompt: Prompt, settings: Iterable[str], types: Types = lambda kind: None) -> None:
     """Set inputs of a workflow from texts `NODE.input=value`.
 
     NODE is an id, or a class or title that only one node has; the value is JSON if it parses, else text. An input that
-    takes text, by class and name, gets JSON only where that is text: 1.50 stays as it is written.
+    takes text gets JSON only where that is text: 1.50 stays as it is written.
     Raises PromptError.
     """
     for setting in settings:
@@ -110,12 +111,25 @@ def assign(
         if not (equals and dot and node and name):
             raise _bad_set(setting, "write NODE.input=value, for example 3.seed=7")
         try:
-            id = find_node(prompt, node)
+            id, kind = find_input(prompt, node, name, types)
         except ValueError as error:
             raise _bad_set(setting, str(error)) from None
         value = value_of(text)
-        is_text = not isinstance(value, str) and takes_text(str(prompt[id].get("class_type")), name)
-        prompt[id]["inputs"][name] = text if is_text else value
+        prompt[id]["inputs"][name] = text if kind == "STRING" and not isinstance(value, str) else value
+
+
+def find_input(prompt: Prompt, node: str, name: str, types: Types) -> tuple[str, Any]:
+    """Return the id of a node, as `find_node`, and the type of its input; None of one that only the workflow knows.
+
+    Raises ValueError with the nodes, or the inputs, that there are.
+    """
+    id = find_node(prompt, node)
+    kind = str(prompt[id].get("class_type"))
+    known = types(kind)
+    if known is not None and name not in known and name not in prompt[id]["inputs"]:
+        has = short(", ".join(known) or "none", LIST)
+        raise ValueError(f"{short(kind, 80)} has no input {short(name, 80)!r}; it has {has}")
+    return id, (known or {}).get(name)
 
 
 def find_node(prompt: Prompt, node: str) -> str:

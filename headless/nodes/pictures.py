@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -60,6 +61,11 @@ def _check(path: Path) -> None:
     most = min(max(FREE, PER_BYTE * path.stat().st_size), MOST)
     if pixels > most:
         raise Refused(f"{width} x {height} and all its frames are {pixels} pixels, over the {most} that it may have")
+
+
+def decoders() -> tuple[str, str]:
+    """Return the versions of what decodes pictures; an empty one where it is not installed."""
+    return PIL.__version__, "" if av is None else f"{av.__version__} {av.library_versions}"
 
 
 # PyAV

@@ -155,6 +155,11 @@ def takes_text(info: Mapping[str, Any], name: str) -> bool:
     return any(input == name and entry[0] == "STRING" for input, entry in inputs_of(info))
 
 
+def types_of(infos: Infos, kind: str) -> dict[str, Any] | None:
+    """Return the types of the inputs of a class, by name; None of a class that is not known."""
+    return {name: entry[0] for name, entry in inputs_of(infos[kind])} if kind in infos else None
+
+
 def page_inputs(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the inputs of a class in their order, with the buttons that the page puts among them."""
     inputs = inputs_of(info)

@@ -6,12 +6,13 @@ import contextlib
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..api.folders import inside
-from ..engine.errors import FAILED, Failure, missing
+from ..engine.errors import FAILED, Failure, code_of, missing
 from ..engine.workflow import short
 
 TRIES = 3
@@ -70,6 +71,10 @@ class Away:
         """Return whether a file with something in it is there."""
         return self.sizes.get(name, 0) > 0
 
+    def is_taken(self, name: str) -> bool:
+        """Return whether a file is there, empty or not, or files in a folder of that name."""
+        return any(one == name or one.startswith(f"{name}/") for one in self.sizes)
+
     def get(self, here: Path, name: str) -> None:
         """Bring a file here, unless it is or there is none."""
         path = inside(here, name)
@@ -94,8 +99,9 @@ class Away:
             self.fs.pipe_file(target, data)
             return
         self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self.fs.pipe_file(f"{target}.part", data)
-        self.fs.mv(f"{target}.part", target)
+        unfinished = f"{target}.{uuid.uuid4().hex}.part"  # a name that no other file has
+        self.fs.pipe_file(unfinished, data)
+        self.fs.mv(unfinished, target)
 
     def _exists(self) -> bool:
         return bool(self.fs.exists(self.root))
@@ -106,6 +112,6 @@ class Away:
                 return ask()
             except OSError as error:
                 if not left:
-                    raise Failure(f"{self.address}: {error}; start again to go on", FAILED) from error
+                    raise Failure(f"{self.address}: {error}; start again to go on", code_of(error)) from error
                 time.sleep(PAUSE * (TRIES - left))
         raise AssertionError

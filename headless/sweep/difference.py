@@ -49,7 +49,7 @@ def difference(path: Path, other: Path) -> dict[str, float | None]:
 
 
 def _lpips(first: Any, second: Any) -> dict[str, float | None]:
-    model = _lpips_model()
+    model = lpips_model()
     if model is None:
         return {}
     import torch
@@ -60,7 +60,7 @@ def _lpips(first: Any, second: Any) -> dict[str, float | None]:
 
 
 @functools.cache
-def _lpips_model() -> Any:
+def lpips_model() -> Any:
     """Return the LPIPS metric of Zhang et al. (2018) on AlexNet; None where it or its weights are missing."""
     try:
         import lpips

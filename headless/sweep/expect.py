@@ -11,7 +11,7 @@ from typing import Any
 from ..api.folders import inside
 from ..engine.errors import Failure
 from ..engine.workflow import short
-from .difference import differences
+from .difference import differences, lpips_model
 from .store import PLAN, read
 
 LARGEST = ("max", "mean", "lpips")  # a larger one is further away
@@ -47,6 +47,10 @@ def parse_bound(text: str) -> Bound:
         number = float("nan")
     if name not in (*LARGEST, *LEAST) or not number >= 0.0:
         raise Failure(f"--bound {short(text)}: write NAME=number with one of {', '.join((*LARGEST, *LEAST))}")
+    if name == "ssim" and number > 1.0:
+        raise Failure(f"--bound {short(text)}: no picture reaches it: ssim is at most 1, for equal pictures")
+    if name == "lpips" and lpips_model() is None:
+        raise Failure(f"--bound {short(text)}: the package lpips or its weights are missing; pip install lpips")
     return Bound(name, number)
 
 
@@ -59,6 +63,7 @@ class Expected:
     def __init__(self, path: Path) -> None:
         self.path, self._by_choice = path, dict[str, list[Path]]()
         if path.is_file():
+            _check_picture(path)
             return
         plan = read(path / PLAN) if path.is_dir() else None
         if plan is None or not isinstance(plan.get("cells"), dict):
@@ -70,6 +75,8 @@ class Expected:
                 pictures = [inside(path / "cells" / id, name) for name in result.get("images", [])]
             except (ValueError, TypeError) as error:
                 raise Failure(f"--expect {path}: the cell {short(id)} is damaged: {error}") from None
+            for picture in filter(Path.is_file, pictures):
+                _check_picture(picture)
             self._by_choice[_key(choice, roles.get(id, {}).get("floor", False))] = pictures
 
     def of(self, choice: Mapping[str, Any], floor: bool = False) -> list[Path]:
@@ -77,11 +84,24 @@ class Expected:
         return [self.path] if self.path.is_file() else self._by_choice.get(_key(choice, floor), [])
 
 
+def _check_picture(path: Path) -> None:
+    """Raise Failure for what is no whole picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            file.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise Failure(f"--expect: {path} is no picture that can be read: {error}") from None
+
+
 def _key(choice: Mapping[str, Any], floor: bool) -> str:
     return json.dumps([bool(floor), choice], sort_keys=True)
 
 
-def drift(images: Sequence[Path], expected: Sequence[Path], bound: Bound) -> tuple[str, dict[str, float | None]]:
+def drift(
+    images: Sequence[Path], expected: Sequence[Path], bounds: Sequence[Bound]
+) -> tuple[str, dict[str, float | None]]:
     """Return why pictures are not as expected, empty where they are, and how far they are from them."""
     if not expected:
         return "no picture is expected of this cell", {}
@@ -94,7 +114,10 @@ def drift(images: Sequence[Path], expected: Sequence[Path], bound: Bound) -> tup
         return f"the pictures cannot be compared: {error}", {}
     if not all(each):
         return "the size of the picture is another", {}
-    far = [found for found in each if not bound.holds(found)]
+    far = [(bound, found) for bound in bounds for found in each if not bound.holds(found)]
+    return _why(*far[0]) if far else "", differences(pairs)
+
+
+def _why(bound: Bound, found: Mapping[str, float | None]) -> str:
     how = "above" if bound.name in LARGEST else "below"
-    why = f"{bound.name} {far[0].get(bound.name)} is {how} {bound.value}" if far else ""
-    return why, differences(pairs)
+    return f"{bound.name} {found.get(bound.name)} is {how} {bound.value}"

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -63,9 +66,17 @@ class Messages:
         while (about := self.waiting.get()) is not None:
             data = json.dumps(about).encode()
             if self.command and about["event"] == "cell":
-                _said(self.command, about, data)
+                _safely("--on-cell", _said, self.command, about, data)
             if self.webhook:
-                _posted(self.webhook, data)
+                _safely("--webhook", _posted, self.webhook, data)
+
+
+def _safely(option: str, tell: Callable[..., None], *arguments: Any) -> None:
+    """Tell, and say what goes wrong: the cells that come later are told of all the same."""
+    try:
+        tell(*arguments)
+    except Exception as error:  # without the address, which may hold a secret
+        logging.warning("%s: it was not told of a cell: %s", option, one_line(short(str(error) or repr(error))))
 
 
 def _split(command: str) -> list[str]:
@@ -76,25 +87,38 @@ def _split(command: str) -> list[str]:
 
 
 def _checked(address: str) -> str:
-    if address and not address.startswith(("http://", "https://")):
-        raise Failure(f"--webhook {short(address)}: write an address that begins with http:// or https://")
+    """Return an address that can be asked. Raises Failure."""
+    if not address:
+        return address
+    how = ""
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+        if parts.scheme not in ("http", "https"):
+            how = "write an address that begins with http:// or https://"
+        elif not host:
+            how = "it names no server; write http://SERVER/..."
+        elif "@" in parts.netloc:
+            how = "a name and a password before the server are not sent; leave them out"
+        elif re.search(r"[\x00-\x20\x7f]", address) or not f"{parts.path}{parts.query}".isascii():
+            how = "write spaces and letters beyond ASCII as %20 and the like"
+    except ValueError as error:
+        how = str(error)
+    if how:
+        raise Failure(f"--webhook {one_line(short(address))}: {how}")
     return address
 
 
 def _said(command: list[str], about: dict[str, Any], data: bytes) -> None:
     own = {"PATCHBAY_CELL": about["cell"], "PATCHBAY_FOLDER": about["folder"], "PATCHBAY_ERROR": about["error"]}
-    try:
-        done = subprocess.run(
-            command,
-            input=data,
-            env={**os.environ, **own},
-            timeout=LONGEST,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        logging.warning("--on-cell: %s", error)
-        return
+    done = subprocess.run(
+        command,
+        input=data,
+        env={**os.environ, **own},
+        timeout=LONGEST,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     if done.stdout:  # not among the results, which go to standard output
         print(done.stdout.decode(errors="replace"), end="", file=sys.stderr, flush=True)
     if done.returncode:
@@ -107,11 +131,10 @@ def _posted(address: str, data: bytes) -> None:
         try:
             with urllib.request.urlopen(request, timeout=ANSWER):  # noqa: S310 - http and https only, checked above
                 return
-        except (OSError, ValueError) as error:
-            if not left:  # the address may hold a secret
-                logging.warning("--webhook: it was not told of a cell: %s", error)
-            else:
-                time.sleep(PAUSE)
+        except (OSError, ValueError, HTTPException):
+            if not left:
+                raise
+            time.sleep(PAUSE)
 
 
 # What is seen meanwhile

@@ -40,7 +40,7 @@ def opened(folder: Path, cells: Sequence[Cell], study: Study = NOTHING, away: Aw
     Raises Failure when it is another's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _check_ours(folder, cells)
+    _check_ours(folder, cells, away)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -83,7 +83,7 @@ class Store:
         known = read(folder / PLAN)
         if known and known.get("cells") != plan["cells"]:
             how = "give another --folder, or delete this one"
-            raise Failure(f"{folder} holds a sweep of another workflow or other axes; {how}")
+            raise Failure(f"{_place(folder, away)} holds a sweep of another workflow or other axes; {how}")
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         if known != plan:  # none, damaged, or of an older version: each cell says of itself what it is of
             self.write(PLAN, json.dumps(plan, indent=1).encode())
@@ -231,15 +231,21 @@ class Store:
         return rows
 
 
-def _check_ours(folder: Path, cells: Sequence[Cell]) -> None:
+def _check_ours(folder: Path, cells: Sequence[Cell], away: Away | None) -> None:
     """Raise Failure where files would be replaced that no sweep has made: a plan that is damaged has its cells."""
-    found = [name for name in MADE if (folder / name).exists()]
+    found = [name for name in MADE if (folder / name).exists() or (away is not None and away.is_taken(name))]
     found += [LOCK] if (folder / LOCK).exists() and not _is_lock(folder / LOCK) else []
     kept = any((folder / "cells" / f"{cell.id}.json").exists() for cell in cells)
     if found and LOCK not in found and (kept or _is_plan(folder / PLAN)):
         return
     if found:
-        raise Failure(f"{folder} holds a {found[0]} that is of no sweep, and stays; give another --folder")
+        raise Failure(
+            f"{_place(folder, away)} holds a {found[0]} that is of no sweep, and stays; give another --folder"
+        )
+
+
+def _place(folder: Path, away: Away | None) -> Path | str:
+    return folder if away is None else away.address
 
 
 def _is_lock(path: Path) -> bool:

@@ -129,6 +129,41 @@ def test_a_wrong_workflow_names_the_node_and_the_fix(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_an_input_that_a_node_has_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert patchbay(tmp_path, "--set", "sampler.step=3") == 2
+    said = capsys.readouterr().err
+    assert "KSampler has no input 'step'; it has model, seed, steps, cfg" in said
+    assert not (tmp_path / "out").exists()
+
+
+FOLDERS = {
+    "run": ("--cache", "--output", "--models", "--input"),
+    "sweep": ("--cache", "--folder", "--models", "--input"),
+    "tune": ("--models", "--input"),
+    "lora": ("--cache", "--folder"),
+}
+
+
+@pytest.mark.parametrize(("command", "option"), [(one, option) for one in FOLDERS for option in FOLDERS[one]])
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    option: str,
+    name: str,
+) -> None:
+    """A variable of the shell that is not set would mean the current folder."""
+    file = write(tmp_path, demo())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SystemExit) as ended:
+        main([command, *(["some.safetensors"] if command == "lora" else []), file, option, name])
+    assert ended.value.code == 2 and option in capsys.readouterr().err
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_an_unknown_node_and_a_missing_input_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = demo()
     prompt["sampler"]["class_type"] = "KSamplr"

@@ -52,9 +52,14 @@ def test_a_workflow_without_patches_has_nothing_to_compare(tmp_path: Path, capsy
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_strength_is_said_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["run", str(DEMO), "--compare", "half", "--output", str(tmp_path), *FEW])
-    assert "strengths: 'half' is no number" in capsys.readouterr().err
+@pytest.mark.parametrize("strengths", ["half", "x", "", " ", "0,", "nan", "inf", "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0"])
+def test_a_wrong_strength_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], strengths: str
+) -> None:
+    assert main(["run", str(DEMO), "--compare", strengths, "--output", str(tmp_path / "out"), *FEW]) == 2
+    said = capsys.readouterr().err
+    assert "strengths: " in said and "; write such as 0, or 0, 0.5, 1.5" in said or "write at most" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_regions_of_live_masks_are_drawn_at_each_strength(tmp_path: Path) -> None:

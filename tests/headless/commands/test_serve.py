@@ -85,6 +85,27 @@ def test_jobs_run_in_order_and_keep_what_is_loaded(served: Served, tmp_path: Pat
     assert Path(second["images"][0]).parent == tmp_path
 
 
+def test_every_picture_that_a_job_names_is_there(served: Served, tmp_path: Path) -> None:
+    def job(output: str) -> tuple[list[str], list[bytes]]:
+        served.send(
+            {"id": "p", "workflow": PROMPT, "set": {"8.steps": 1, "8.seed": 3}, "output": str(tmp_path / output)}
+        )
+        done = served.until("done", "failed")[-1]
+        return done["ran"], [Path(path).read_bytes() for path in done["images"]]
+
+    ran, first = job("one")
+    assert "8" in ran and len(first) == 1
+    assert job("one") == ([], first)
+    saving = next(id for id, node in PROMPT.items() if node["class_type"] == "SaveImage")
+    assert job("other") == ([saving], first)
+    (picture,) = (tmp_path / "other").iterdir()
+    picture.rename(tmp_path / "moved.png")
+    assert job("other") == ([saving], first)
+    picture.write_bytes(b"another's")
+    assert job("other") == ([saving], first) and picture.read_bytes() == b"another's"
+    assert job("one") == ([saving], first)
+
+
 def test_a_job_that_fails_says_why_and_the_next_one_runs(served: Served, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     wrong: list[tuple[Any, str]] = [
@@ -96,7 +117,10 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(served: Served, tmp_pat
         ({"id": 1, "workflow": "none.json"}, "none.json"),
         ({"id": 1, "workflow": PROMPT, "set": {"99.steps": 1}}, "no node has that id"),
         ({"id": 1, "workflow": PROMPT, "set": []}, "write {"),
+        ({"id": 1, "workflow": PROMPT, "set": {"8.nope": 1}}, "KSampler has no input 'nope'; it has model, seed"),
         ({"id": 1, "workflow": PROMPT, "set": {"8.steps": 0}}, ""),
+        ({"id": 1, "workflow": PROMPT, "output": ""}, "write the name of a folder"),
+        ({"id": 1, "workflow": PROMPT, "output": 5}, "write the name of a folder"),
         ({"id": 1, "workflow": PROMPT, "output": str(tmp_path / "file")}, str(tmp_path / "file")),
     ]
     for job, why in wrong:

@@ -11,27 +11,31 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from attention_patchbay.headless.api import comfy_io as io
 from attention_patchbay.headless.api.folders import KINDS, Folders
 from attention_patchbay.headless.api.session import Session, entered
-from attention_patchbay.headless.engine import file_digests
+from attention_patchbay.headless.engine import contents, file_digests
 from attention_patchbay.headless.engine.api_graph import Executor, Run
 from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.engine.contents import Contents
 from attention_patchbay.headless.engine.file_digests import FileDigests
-from attention_patchbay.headless.engine.stored_results import LEFT, StoredResults
+from attention_patchbay.headless.engine.stored_results import LEFT, ROOM, StoredResults
+from attention_patchbay.headless.nodes import pictures
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
 from attention_patchbay.ldm_patched.text.clip_vision import ClipVisionOutput
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .storing_child import SIZE, share
+from .storing_child import SIZE, name_of, share
 
 TEXT = "cond_stage_model.transformer."
 CHILD = Path(__file__).with_name("storing_child.py")
@@ -94,7 +98,7 @@ def run(place: Path, folder: Path | None, host: Executor | None = None) -> tuple
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
+    return sorted((folder / ROOM).glob("*.safetensors"))
 
 
 def test_another_process_takes_what_one_has_left_and_draws_the_same_picture(place: Path) -> None:
@@ -164,9 +168,14 @@ def test_a_picture_that_changes_while_it_is_encoded_is_not_stored(place: Path) -
     assert run(place, folder, host)[1] == expected == run(place, folder)[1]
 
 
+AV = SimpleNamespace(__version__="1", library_versions={"libavcodec": (61, 0, 0)})
 CHANGES: dict[str, Any] = {
     "the pack": lambda patch: patch.setattr(Contents, "pack", "another"),
     "torch": lambda patch: patch.setattr(torch, "__version__", "another"),
+    "Pillow": lambda patch: patch.setattr(PIL, "__version__", "another"),
+    "PyAV is there": lambda patch: patch.setattr(pictures, "av", AV),
+    "another PyAV": lambda patch: patch.setattr(AV, "__version__", "2"),
+    "another FFmpeg": lambda patch: patch.setattr(AV, "library_versions", {"libavcodec": (62, 0, 0)}),
     "the threads": lambda patch: patch.setattr(torch, "get_num_threads", lambda: 97),
     "the text": lambda patch: patch.setitem(PROMPT["positive"]["inputs"], "text", "a blue square"),
 }
@@ -175,11 +184,11 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_a_result_depends_on_is_in_its_name(place: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {}
+    monkeypatch.setattr(pictures, "av", AV if what.startswith("another") else None)
+    contents.machine.cache_clear()
     for changed in (False, True):
         if changed:
             CHANGES[what](monkeypatch)
-            from attention_patchbay.headless.engine import contents
-
             contents.machine.cache_clear()
         host = executor(place, place / "cache")
         with entered(host.session):
@@ -249,10 +258,12 @@ def test_a_large_file_is_known_by_its_time_and_by_some_of_it(tmp_path: Path, mon
 
 # The folder
 
+A, B, C, D = map(name_of, "abcd")
+
 
 def kept(folder: Path, value: Any, **more: Any) -> StoredResults:
     results = StoredResults(folder, **more)
-    results.keep("a", io.NodeOutput(value))
+    results.keep(A, io.NodeOutput(value))
     return results
 
 
@@ -284,12 +295,12 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("what", VALUES)
 def test_a_value_comes_back_as_it_was(tmp_path: Path, what: str) -> None:
-    found = kept(tmp_path, VALUES[what]).get("a")
+    found = kept(tmp_path, VALUES[what]).get(A)
     assert found is not None and same(VALUES[what], found.args[0])
 
 
 def test_the_order_in_memory_comes_back(tmp_path: Path) -> None:
-    found = kept(tmp_path, VALUES["channels last"]).get("a")
+    found = kept(tmp_path, VALUES["channels last"]).get(A)
     assert found is not None and found.args[0].stride() == VALUES["channels last"].stride()
 
 
@@ -301,7 +312,7 @@ class Weights:
     "value", [Weights(), torch.nn.Parameter(torch.ones(1)), {1: 2}, b"bytes", [torch.nn.Linear(1, 1)], {1, 2}]
 )
 def test_nothing_but_tensors_and_values_is_kept(tmp_path: Path, value: Any) -> None:
-    assert kept(tmp_path, value).get("a") is None and not list(tmp_path.iterdir())
+    assert kept(tmp_path, value).get(A) is None and not list(tmp_path.iterdir())
 
 
 def _flip(data: bytes) -> bytes:
@@ -323,31 +334,55 @@ def test_a_damaged_file_goes_with_a_line(tmp_path: Path, what: str, caplog: pyte
     (path,) = entries(tmp_path)
     path.write_bytes(DAMAGE[what](path.read_bytes()))
     with caplog.at_level(logging.WARNING):
-        assert results.get("a") is None
+        assert results.get(A) is None
     assert len(caplog.records) == 1 and f"{path} is damaged" in caplog.text
-    assert not path.exists() and results.get("a") is None
-    results.keep("a", io.NodeOutput(torch.ones(5)))
-    assert results.get("a") is not None
+    assert not path.exists() and results.get(A) is None
+    results.keep(A, io.NodeOutput(torch.ones(5)))
+    assert results.get(A) is not None
 
 
 def test_a_full_folder_loses_what_was_longest_of_no_use(tmp_path: Path) -> None:
     results = StoredResults(tmp_path, 3 * 4500)
-    for number, name in enumerate("abc"):
+    for number, name in enumerate((A, B, C)):
         results.keep(name, io.NodeOutput(torch.zeros(1000)))
-        os.utime(tmp_path / f"{name}.safetensors", (1e9 + number, 1e9 + number))
-    assert results.get("a") is not None
-    results.keep("d", io.NodeOutput(torch.zeros(1000)))
-    assert [path.stem for path in entries(tmp_path)] == ["a", "c", "d"]
-    results.keep("large", io.NodeOutput(torch.zeros(10_000)))
-    assert [path.stem for path in entries(tmp_path)] == ["a", "c", "d"]
+        os.utime(tmp_path / ROOM / f"{name}.safetensors", (1e9 + number, 1e9 + number))
+    assert results.get(A) is not None
+    results.keep(D, io.NodeOutput(torch.zeros(1000)))
+    assert {path.stem for path in entries(tmp_path)} == {A, C, D}
+    results.keep(name_of("large"), io.NodeOutput(torch.zeros(10_000)))
+    assert {path.stem for path in entries(tmp_path)} == {A, C, D}
 
 
 def test_what_a_dead_writer_left_goes_and_that_of_one_who_writes_stays(tmp_path: Path) -> None:
-    for name, age in (("old", 2 * LEFT), ("young", 1.0)):
-        (tmp_path / f".{name}.tmp").touch()
-        os.utime(tmp_path / f".{name}.tmp", (time.time() - age,) * 2)
+    (tmp_path / ROOM).mkdir()
+    names = {LEFT * 2: f".{uuid.uuid4().hex}.tmp", 1.0: f".{uuid.uuid4().hex}.tmp"}
+    for age, name in names.items():
+        (tmp_path / ROOM / name).touch()
+        os.utime(tmp_path / ROOM / name, (time.time() - age,) * 2)
     kept(tmp_path, 1)
-    assert [path.name for path in tmp_path.glob(".*.tmp")] == [".young.tmp"]
+    assert [path.name for path in (tmp_path / ROOM).glob(".*.tmp")] == [names[1.0]]
+
+
+FOREIGN = ("model.safetensors", "notes.tmp", ".notes.tmp", f"{'A' * 64}.safetensors", f"{'a' * 63}.safetensors", "x")
+
+
+@pytest.mark.parametrize("room", [".", ROOM])
+def test_files_of_others_are_neither_counted_nor_removed(tmp_path: Path, room: str) -> None:
+    (tmp_path / room).mkdir(exist_ok=True)
+    others = [tmp_path / room / name for name in FOREIGN]
+    if room == ".":
+        others += [tmp_path / f"{'a' * 64}.safetensors", tmp_path / f".{'a' * 32}.tmp"]
+    for path in others:
+        path.write_bytes(bytes(9000))
+        os.utime(path, (1e9, 1e9))
+    before = {path: path.read_bytes() for path in others}
+    results = kept(tmp_path, torch.zeros(1000), most=2 * 4500)
+    results.keep(B, io.NodeOutput(torch.zeros(1000)))
+    assert {path: path.read_bytes() for path in others} == before
+    assert {path.stem for path in entries(tmp_path)} >= {A, B}  # and there was room for both
+    results.keep(C, io.NodeOutput(torch.zeros(1000)))
+    assert {path: path.read_bytes() for path in others} == before
+    assert sum((tmp_path / ROOM / f"{name}.safetensors").exists() for name in (A, B, C)) == 2
 
 
 @pytest.mark.parametrize("place", ["file", "nothing/cache"])
@@ -357,8 +392,8 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_stops_nothing(
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         results = kept(tmp_path / place, 1)
-        results.keep("b", io.NodeOutput(1))
-    assert results.get("a") is None and len(caplog.records) == 1
+        results.keep(B, io.NodeOutput(1))
+    assert results.get(A) is None and len(caplog.records) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

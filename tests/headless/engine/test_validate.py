@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -181,9 +182,9 @@ def test_a_chain_of_thousands_of_nodes_is_no_problem() -> None:
 def test_a_text_is_set_as_it_is_written() -> None:
     prompt = workflow(n5={"class_type": "Text", "inputs": {"text": ""}})
     for text, value in (("1.50", "1.50"), ("true", "true"), ('"a"', "a"), ("null", "null"), ("[1]", "[1]"), ("x", "x")):
-        assign(prompt, [f"5.text={text}"], lambda kind, name: (kind, name) == ("Text", "text"))
+        assign(prompt, [f"5.text={text}"], {"Text": {"text": "STRING"}}.get)
         assert prompt["5"]["inputs"]["text"] == value
-    assign(prompt, ["1.value=7"], lambda kind, name: False)
+    assign(prompt, ["1.value=7"], {}.get)
     assert prompt["1"]["inputs"]["value"] == 7
 
 
@@ -226,6 +227,16 @@ def test_inputs_are_set_by_id_class_and_title() -> None:
     assert prompt["2"]["inputs"]["value"] == 8
     assert prompt["3"]["inputs"]["b"] == "text"
     assert prompt["4"]["inputs"]["value"] == [1, 2]
+
+
+def test_an_input_that_a_class_has_not_is_refused_and_its_inputs_are_named() -> None:
+    prompt = workflow(n5={"class_type": "Elsewhere", "inputs": {}}, n6={"class_type": "None", "inputs": {"own": 1}})
+    types = {"Number": {"value": "INT", "factor": "FLOAT"}, "None": {}}.get
+    for setting, why in (("1.nope=1", "Number has no input 'nope'; it has value, factor"), ("6.a=1", "it has none")):
+        with pytest.raises(PromptError, match=re.escape(f"--set {setting} cannot be applied: ") + f".*{why}"):
+            assign(prompt, [setting], types)
+    assign(prompt, ["1.factor=2", "5.any=3", "6.own=4"], types)  # unknown classes, and what the page put there
+    assert [prompt[id]["inputs"] for id in "156"] == [{"value": 2, "factor": 2}, {"any": 3}, {"own": 4}]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import sys
@@ -22,7 +23,7 @@ from attention_patchbay.headless.sweep.store import opened
 from PIL import Image
 
 from .killed import killed_and_again
-from .test_sweep import DEMO
+from .test_sweep import DEMO, OWN
 
 QUICK = ["--axis", "KSampler.seed=1,2", "--axis", "KSampler.steps=1", "--baseline", "KSampler.steps=1", "--quiet"]
 
@@ -59,7 +60,32 @@ def test_a_sweep_keeps_its_results_there_and_goes_on(
     assert before == after
     other = [*QUICK[:1], "KSampler.seed=1,2,3", *QUICK[2:]]
     assert main(["sweep", str(DEMO), "--folder", address, *other]) == 2
-    assert "holds a sweep of another workflow or other axes" in capsys.readouterr().err
+    assert f"{address} holds a sweep of another workflow or other axes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+@pytest.mark.parametrize("name", [*(name for name in OWN if name != ".lock"), "settings.csv", "table.csv/mine"])
+def test_an_address_with_files_of_others_is_refused(
+    protocol: str, name: str, tmp_path: Path, memory: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"{protocol}://{tmp_path}/s"
+    fs, root = fsspec.core.url_to_fs(address)
+    fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(f"{root}/{name}", b"my own work")
+    assert main(["sweep", str(DEMO), "--folder", address, *QUICK]) == 2
+    said = f"{address} holds a {name.partition('/')[0]} that is of no sweep, and stays; give another --folder"
+    assert said in capsys.readouterr().err
+    assert [(path, fs.cat_file(path)) for path in fs.find(root)] == [(f"{root}/{name}", b"my own work")]
+
+
+def test_files_beside_those_of_a_sweep_stay(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    mine = [tmp_path / "s" / name for name in ("table.csv.part", "sweep.json.part", "notes.txt", ".lock")]
+    for path in mine:
+        path.write_text("my own work")
+    assert main(["sweep", str(DEMO), "--folder", f"file://{tmp_path}/s", *QUICK]) == 0
+    assert [path.read_text() for path in mine] == ["my own work"] * len(mine)
+    assert len(list((tmp_path / "s").rglob("*.part"))) == 2
 
 
 class Killed(Exception):
@@ -140,6 +166,30 @@ def test_what_cannot_be_reached_says_so(tmp_path: Path, memory: Any, monkeypatch
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(Failure, match=r"fsspec is missing; pip install \"attention-patchbay\[remote\]\""):
         Away("memory://x")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(PermissionError(errno.EACCES, "no"), 2), (FileNotFoundError(errno.ENOENT, "no"), 2), (OSError("no route"), 2)]
+    + [(ConnectionRefusedError(errno.ECONNREFUSED, "no"), 2), (OSError(errno.ENOSPC, "full"), 1)],
+)
+@pytest.mark.parametrize("place", ["find", "pipe_file"])
+def test_a_place_that_cannot_be_used_ends_as_a_folder_does(
+    error: OSError,
+    code: int,
+    place: str,
+    memory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(*arguments: Any, **more: Any) -> Any:
+        raise error
+
+    memory.makedirs("/s", exist_ok=True)
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(type(memory), place, failing)
+    assert main(["sweep", str(DEMO), "--folder", "memory://s", *QUICK]) == code
+    assert "memory://s: " in capsys.readouterr().err
 
 
 def test_names_there_lead_nowhere_else(tmp_path: Path, memory: Any) -> None:

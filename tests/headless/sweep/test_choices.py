@@ -179,3 +179,10 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "sweep.json").write_text(json.dumps({"cells": plan["cells"]}))
     with pytest.raises(Failure, match="does not say enough; start the sweep again"), opened_again(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "-1", "x", ""])
+def test_a_port_that_there_is_none_of_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], port: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["choose", str(tmp_path), f"--port={port}"])
+    assert ended.value.code == 2 and "--port: write a number from 0 (a free one) to 65535" in capsys.readouterr().err

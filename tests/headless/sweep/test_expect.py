@@ -52,6 +52,43 @@ def test_a_picture_that_drifts_past_the_bound_ends_in_3(
     assert main([*again, "--bound", "255"]) == 3 and "cannot be compared" in capsys.readouterr().err
 
 
+def test_every_bound_holds(before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (128, 128), (128, 128, 128)).save(picture)
+    run = ["sweep", str(DEMO), "--folder", str(tmp_path / "now"), *AXES, "--expect", str(picture)]
+    far, near = ["--bound", "max=255"], ["--bound", "mean=1"]
+    assert main([*run, *far]) == 0
+    for bounds in (near, [*near, *far], [*far, *near], [*near, "--bound", "mean=255"]):
+        capsys.readouterr()
+        assert main([*run, *bounds]) == 3
+        assert capsys.readouterr().err.count("is above 1.0") == 2  # cells
+
+
+def test_what_cannot_be_held_is_refused_before_anything_runs(
+    before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from attention_patchbay.headless.sweep import expect
+
+    monkeypatch.setattr(expect, "lpips_model", lambda: None)
+    (tmp_path / "text.json").write_text("{}")
+    whole = next(before.glob("cells/*/*.png")).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    damaged = tmp_path / "damaged"
+    shutil.copytree(before, damaged)
+    next(damaged.glob("cells/*/*.png")).write_bytes(b"x")
+    for more, why in (
+        (["--expect", str(before), "--bound", "lpips=0.1"], "weights are missing; pip install lpips"),
+        (["--expect", str(before), "--bound", "mean=1", "--bound", "lpips=0.1"], "weights are missing"),
+        (["--expect", str(before), "--bound", "ssim=1.5"], "no picture reaches it: ssim is at most 1"),
+        (["--expect", str(tmp_path / "text.json")], "text.json is no picture"),
+        (["--expect", str(tmp_path / "cut.png")], "cut.png is no picture"),
+        (["--expect", str(damaged)], "png is no picture"),
+    ):
+        assert main(["sweep", str(DEMO), "--folder", str(tmp_path / "now"), *AXES, *more]) == 2, more
+        assert why in capsys.readouterr().err
+        assert not (tmp_path / "now").exists()
+
+
 def test_cells_are_found_by_their_values_and_json_tells_how_far(
     before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,9 +121,10 @@ def test_what_cannot_be_compared_has_drifted(tmp_path: Path) -> None:
     for name, size in (("a", (8, 8)), ("b", (9, 8))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     one, other, bound = tmp_path / "a.png", tmp_path / "b.png", Bound("mean", 255.0)
-    assert drift([one], [other], bound)[0] == "the size of the picture is another"
-    assert drift([one, one], [one], bound)[0] == "2 pictures instead of 1"
-    assert drift([], [one], bound)[0] == "0 pictures instead of 1"
+    assert drift([tmp_path / "none.png"], [other], [bound])[0].startswith("the pictures cannot be compared")
+    assert drift([one], [other], [bound])[0] == "the size of the picture is another"
+    assert drift([one, one], [one], [bound])[0] == "2 pictures instead of 1"
+    assert drift([], [one], [bound])[0] == "0 pictures instead of 1"
 
 
 def test_wrong_places_are_refused(before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -94,6 +95,71 @@ def test_a_webhook_is_asked_again_and_never_fails_a_sweep(
         hook.close()
         assert len(hook.told) == told
     assert caplog.text.count("--webhook: it was not told") == 1 and "secret" not in caplog.text
+
+
+@pytest.fixture
+def no_server() -> Iterator[str]:
+    """The address of what takes connections and answers no HTTP."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1)
+                connection.sendall(b"hello there\r\n\r\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/?secret=1"
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+
+
+def test_what_answers_no_http_is_said_and_everyone_else_is_told(
+    no_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    script = f"open({str(tmp_path / 'told')!r}, 'a').write('told ')"
+    messages = Messages(shlex.join([sys.executable, "-c", script]), no_server, "s")
+    for done in (1, 2):
+        messages.cell(CELL, Outcome(), done, 2)
+    messages.end(2, 2, 0)
+    assert (tmp_path / "told").read_text() == "told told " and not messages.thread.is_alive()
+    assert caplog.text.count("--webhook: it was not told") == 3 and "secret" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["_said", "_posted"])
+def test_any_failure_of_a_hook_is_said_and_later_ones_go_on(
+    hook: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def failing(*arguments: Any) -> None:
+        told.append("failing")
+        raise RuntimeError("of no known kind")
+
+    for name in ("_said", "_posted"):
+        monkeypatch.setattr(module, name, failing if name == hook else lambda *arguments: told.append("works"))
+    messages = Messages("true", "http://127.0.0.1/", "s")
+    for done in (1, 2):
+        messages.cell(CELL, Outcome(), done, 2)
+    messages.end(2, 2, 0)
+    assert told.count("failing") == (2 if hook == "_said" else 3) and len(told) == 5
+    assert caplog.text.count("of no known kind") == told.count("failing") and "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "https:///x", "http://a b/c", "http://a/b c", "http://127.0.0.1:notaport/", "http://a:99999/"]
+    + ["http://[::1/", "http://a/\n", "http://a/caf\u00e9", "http://user@/", "http://user:word@a/"],
+)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(Failure, match="--webhook "):
+        Messages("", address, "s")
 
 
 def test_a_command_that_fails_is_said_and_no_more(

@@ -33,7 +33,9 @@ def test_every_cell_arrives_once_from_nodes_that_have_the_memory_whoever_dies(tm
     assert len(nodes) == 2 and seen["small"][:8] not in nodes
     pictures = list((tmp_path / "s" / "cells").glob("*/*.png"))
     assert len(pictures) == CELLS + 1 and not list((tmp_path / "s" / "cells").glob("*.part"))
-    assert list((tmp_path / "s" / "cache").glob("*.safetensors"))  # what the workers find of each other
+    assert list(
+        (tmp_path / "s" / "cache" / "patchbay-results").glob("*.safetensors")
+    )  # what the workers find of each other
     assert seen["code without"] == 1
     assert "no node of the cluster with 0.01 GiB is left; start again to go on" in seen["errors without"]
 

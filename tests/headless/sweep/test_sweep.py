@@ -22,7 +22,7 @@ from attention_patchbay.headless.pages import server
 from attention_patchbay.headless.pages.workflow_file import embedded_infos
 from attention_patchbay.headless.sweep.axes import Axis
 from attention_patchbay.headless.sweep.cells import Cell, applied, cells, choices, in_running_order, listed, some
-from attention_patchbay.headless.sweep.difference import _lpips_model, difference
+from attention_patchbay.headless.sweep.difference import difference, lpips_model
 from attention_patchbay.headless.sweep.report import write_report
 from attention_patchbay.headless.sweep.runner import Outcome, WorkerLost, backends_of
 from attention_patchbay.headless.sweep.store import opened
@@ -167,9 +167,9 @@ def test_lpips_is_added_where_it_is_installed(tmp_path: Path, monkeypatch: pytes
     for name, picture in (("a", pixels), ("b", pixels[::-1])):
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=LPIPS))
-    _lpips_model.cache_clear()
+    lpips_model.cache_clear()
     found = difference(tmp_path / "a.png", tmp_path / "b.png")
-    _lpips_model.cache_clear()
+    lpips_model.cache_clear()
     assert found.get("lpips") == (None if offline else pytest.approx(2 * 2 / 24))
 
 
@@ -418,9 +418,10 @@ def test_prompts_cannot_break_the_report(tmp_path: Path) -> None:
 def test_a_sweep_takes_the_texts_that_another_left(tmp_path: Path) -> None:
     axes = ["--axis", "KSampler.steps=2", "--cache", str(tmp_path / "cache")]
     assert run(tmp_path / "one", *axes) == 0
-    kept = {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")}
+    results = tmp_path / "cache" / "patchbay-results"
+    kept = {path.name: path.stat().st_ino for path in results.glob("*.safetensors")}
     assert run(tmp_path / "other", *axes) == 0
-    assert {path.name: path.stat().st_ino for path in (tmp_path / "cache").glob("*.safetensors")} == kept
+    assert {path.name: path.stat().st_ino for path in results.glob("*.safetensors")} == kept
     assert len(kept) == 2 and not (tmp_path / "one" / "cache").exists()
     pictures = [
         [path.read_bytes() for path in sorted(tmp_path.glob(f"{name}/cells/*/*.png"))] for name in ("one", "other")
