@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -10,14 +9,13 @@ from torch import Tensor
 from ...ldm_patched.modules.weight_hooks import Hooks
 from ..api import comfy_io as io
 from .conditioning import Conditioning, with_values
-from .declared import Function, Nodes
+from .declared import Decorator, Nodes
 from .hooks import combined, previous
 
 NODES = Nodes("advanced/hooks")
 SINGLE, PAIR = "advanced/hooks/cond single", "advanced/hooks/cond pair"
 TimestepsRange = io.Custom("TIMESTEPS_RANGE")
 Window = tuple[float, float]
-Decorator = Callable[[Function], type[io.ComfyNode]]
 HOOKS = "LoRA hooks that act with the prompt."
 POSITIVE, NEGATIVE = (io.Conditioning.Output(display_name=name) for name in ("positive", "negative"))
 

@@ -9,6 +9,7 @@ from ..api import comfy_io as io
 
 Inputs = Sequence[io.Input] | Callable[[], Sequence[io.Input]]  # a function where they depend on the folders
 Function = Callable[..., Any]
+Decorator = Callable[[Function], type[io.ComfyNode]]
 
 
 class Nodes(list[type[io.ComfyNode]]):
@@ -29,7 +30,7 @@ class Nodes(list[type[io.ComfyNode]]):
         reads: Mapping[str, str] | None = None,
         stored: bool = False,
         **schema: Any,
-    ) -> Callable[[Function], type[io.ComfyNode]]:
+    ) -> Decorator:
         """Return a decorator that makes a node of a function and lists it.
 
         The function gets the inputs by name and returns the only output, a tuple of several, or a NodeOutput. An output

@@ -16,12 +16,11 @@ from ...ldm_patched.modules.weight_hooks import Hook, Hooks, Keyframes, WeightCh
 from ...ldm_patched.modules.weight_patches import WeightPatch
 from ..api import comfy_io as io
 from ..api.session import current
-from .declared import Function, Nodes
+from .declared import Decorator, Nodes
 from .lora import lora_file, read_lora
 
 NODES = Nodes("advanced/hooks/create")
 Names = Callable[[Iterable[str]], dict[str, str]]
-Decorator = Callable[[Function], type[io.ComfyNode]]
 LORA, CHECKPOINT = {"lora_name": "loras"}, {"ckpt_name": "checkpoints"}
 
 

@@ -20,7 +20,7 @@ from ...ldm_patched.sampling.model_sampling import discrete_sampling
 from ..api import comfy_io as io
 from ..api.session import current
 from .conditioning import Conditioning
-from .declared import Nodes
+from .declared import Decorator, Nodes
 from .sizes import image, pixels
 
 NODES = Nodes("model/loaders")
@@ -30,6 +30,11 @@ TILE, OVERLAP, SMALLEST_TILE = 512, 32, 128
 def _file(name: str, kind: str) -> io.Input:
     names = current().folders.model_names(kind)
     return io.Combo.Input(name, options=names, tooltip=f"A file in models/{kind}.")
+
+
+def _loader(id: str, title: str, name: str, kind: str, made: Any) -> Decorator:
+    """Declare a node that loads the one file it names."""
+    return NODES.add(id, title, lambda: [_file(name, kind)], made, reads={name: kind})
 
 
 def _device() -> io.Input:
@@ -124,13 +129,7 @@ def clip_vision_encode(clip_vision: Any, image: Tensor, crop: str) -> Any:
 # GLIGEN
 
 
-@NODES.add(
-    "GLIGENLoader",
-    "Load GLIGEN Model",
-    lambda: [_file("gligen_name", "gligen")],
-    io.Gligen,
-    reads={"gligen_name": "gligen"},
-)
+@_loader("GLIGENLoader", "Load GLIGEN Model", "gligen_name", "gligen", io.Gligen)
 def gligen_loader(gligen_name: str) -> ModelPatcher:
     """Load a GLIGEN model, which puts phrases at places."""
     with model_file(current().folders.model("gligen", gligen_name)) as file:
@@ -178,13 +177,7 @@ def gligen_text_box_apply(
 # Upscale models
 
 
-@NODES.add(
-    "UpscaleModelLoader",
-    "Load Upscale Model",
-    lambda: [_file("model_name", "upscale_models")],
-    io.UpscaleModel,
-    reads={"model_name": "upscale_models"},
-)
+@_loader("UpscaleModelLoader", "Load Upscale Model", "model_name", "upscale_models", io.UpscaleModel)
 def upscale_model_loader(model_name: str) -> Any:
     """Load an upscale model; this needs spandrel."""
     return load_upscale_model(current().folders.model("upscale_models", model_name))

@@ -231,7 +231,7 @@ class Styled:
     def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         strength = site.weight * self.strengths.now(site)
         places = self.style.seen_by(site.chunks)
-        if strength == 0.0 or not places:
+        if not places:
             return inner(q, k, v)
         kept = tuple(rows_of(x, places, len(site.chunks), site.batch) for x in kept_of(site))
         styled = self.style.styled(site, q, k, v, inner, kept)
