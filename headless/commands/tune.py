@@ -26,13 +26,19 @@ from ...ldm_patched.patches.routing.rule import Rule
 from ...ldm_patched.patches.routing.rules import RuleError, parse_rules, rules_text
 from ..api.folders import Folders
 from ..engine import workflow
-from ..engine.errors import Failure
+from ..engine.errors import FAILED, Failure, require
 from ..engine.models import loader_of, model_path
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
-from .places import OUTPUT
+from ..sweep.expect import Bound, parse_bound
+from .places import OUTPUT, folder
 from .run import add_surroundings, execute
+from .sweep_results import report_in
+from .tune_pictures import Choice, judged
 
 MODEL = ".safetensors"
+LESS = (0.1, 0.01, 0.001)  # of --max-error: what choices by pictures fall back to
+NEAR = "ssim=0.95"
+NONE = "no rules: with none of the choices the pictures are near enough"
 LABEL = "rules, as Attention Backend Rules and --rules take them:"
 
 
@@ -57,8 +63,18 @@ def add_tune(tune: argparse.ArgumentParser) -> None:
     )
     tune.add_argument("--side", type=Path, metavar="FILE", help="keep the choice in a file of a few kB")
     tune.add_argument("--undo", action="store_true", help="with --write: a copy of the checkpoint without its choice")
+    _add_pictures(tune)
     add_surroundings(tune)
     tune.set_defaults(run=tune_attention)
+
+
+def _add_pictures(tune: argparse.ArgumentParser) -> None:
+    pictures = "make the pictures of N seeds with the choice and without; too far: choose within a tenth of the error"
+    tune.add_argument("--pictures", type=int, default=0, metavar="N", help=pictures)
+    bound = f"how far they may be on average: mean, max (levels), psnr, ssim, lpips; all must hold (default {NEAR})"
+    tune.add_argument("--bound", action="append", default=[], metavar="NAME=X", help=bound)
+    where = "of the pictures and their report (default tune_pictures)"
+    tune.add_argument("--folder", type=folder, default=Path("tune_pictures"), metavar="DIR", help=where)
 
 
 def tune_attention(args: argparse.Namespace) -> int:
@@ -86,6 +102,15 @@ def _check(args: argparse.Namespace) -> None:
         raise Failure(f"{args.source} is measured by a workflow that loads it: give that, or --rules for this file")
     if is_model and not args.source.is_file():
         raise Failure(f"no such file: {args.source}")
+    if args.pictures < 0 or (args.pictures and is_model):
+        raise Failure(
+            f"--pictures {args.pictures}: write how many seeds to take, and give a workflow that makes pictures"
+        )
+    if args.bound and not args.pictures:
+        raise Failure("--bound is of --pictures; write how many to make there")
+    if args.pictures:
+        require("sweep")
+        _bounds(args)
     for target in (args.write, args.side):
         if target is not None and target.exists():
             raise Failure(f"{target} is there already, and nothing is written over; choose another name")
@@ -102,15 +127,48 @@ def _choice(args: argparse.Namespace) -> tuple[Path | None, Sequence[Rule], str]
     prompt = load(args.source, embedded_infos)
     path = _model(prompt, folders)
     if given is not None:
-        return path, given, rules_text(given)
+        text = rules_text(given)
+        return (
+            (path, *_by_pictures(args, folders, prompt, [Choice("given", text)], ""))
+            if args.pictures
+            else (path, given, text)
+        )
     if args.write is not None or args.side is not None:
         path, model = _known(path)
         if args.write is not None:
             check_keeps(path, model, registry.usable())
-    widgets = {"max_error": args.max_error, "seconds": args.seconds, "again": args.again}
+    rules, text = _measured(args, folders, prompt, args.max_error, args.again)
+    if args.pictures and rules:
+        choices = {rules: args.max_error}
+        for part in LESS:
+            found, _ = _measured(args, folders, prompt, part * args.max_error, False)
+            choices.setdefault(found, part * args.max_error)
+        made = [Choice(f"{error:g}", text) for text, error in choices.items() if text]
+        return path, *_by_pictures(args, folders, prompt, made, text.removeprefix(rules))
+    return path, parse_rules(rules), text
+
+
+def _measured(
+    args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt, max_error: float, again: bool
+) -> tuple[str, str]:
+    """Return the rules within an error, and what was measured for reading."""
+    widgets = {"max_error": max_error, "seconds": args.seconds, "again": again}
     run = execute(args, folders, workflow.tuning(prompt, {**widgets, "recorded_steps": args.recorded_steps}))
     (ui,) = run.ui.values()
-    return path, parse_rules(ui["rules"][0]), ui["text"][0]
+    return ui["rules"][0], ui["text"][0]
+
+
+def _by_pictures(
+    args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt, choices: Sequence[Choice], measured: str
+) -> tuple[Sequence[Rule], str]:
+    """Return the first rules whose pictures are near enough, and everything for reading."""
+    found = judged(args, folders, prompt, choices, _bounds(args))
+    parts = [found.rules or NONE, found.text(), report_in(str(args.folder)), measured.strip()]
+    return parse_rules(found.rules), "\n\n".join(filter(None, parts))
+
+
+def _bounds(args: argparse.Namespace) -> list[Bound]:
+    return [parse_bound(text) for text in args.bound or [NEAR]]
 
 
 def _given(rules: str) -> tuple[Rule, ...]:
@@ -132,6 +190,8 @@ def _keep(args: argparse.Namespace, path: Path | None, rules: Sequence[Rule], te
         return _tell(args, about, [LABEL, text])
     if not args.json:
         print(LABEL, text, sep="\n", end="\n\n")  # whatever becomes of the files
+    if args.pictures and not rules:
+        raise Failure(f"{NONE}; nothing is kept", FAILED)
     path, model = _known(path)
     found = _fitting(rules, model, args.rules or "")
     if args.side is not None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attention_patchbay.headless.commands.cli import main
@@ -16,6 +17,8 @@ from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.patches.routing.kept_choices import kept_file, kept_rules
 from attention_patchbay.ldm_patched.patches.routing.layer_choices import LayerChoices
 from attention_patchbay.ldm_patched.patches.routing.rules import parse_rules, rules_text
+from PIL import Image
+from skimage.metrics import structural_similarity
 
 DEMO = str(Path(__file__).parents[3] / "example_workflows" / "api" / "demo.json")
 INT8 = "comfy_kitchen_int8"
@@ -146,3 +149,102 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     before = sorted(tmp_path.iterdir())
     assert tune(*(names.get(one, one) for one in arguments)) == 2
     assert why in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stand-in be quick attention that is a fifth too small."""
+    exact = registry._registry["pytorch"]
+
+    def quick(*args: Any, **kwargs: Any) -> Any:
+        return 0.8 * exact.function(*args, **kwargs)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        return [exact.function(*args, **kwargs) for _ in range(8)][0]
+
+    kept = {"pytorch": slow, INT8: quick}
+    found = {name: type(exact)(**{**vars(exact), "name": name, "function": kept[name]}) for name in kept}
+    monkeypatch.setattr(registry, "_registry", found | {name: registry._registry[name] for name in ("basic", "split")})
+
+
+def small(tmp_path: Path) -> tuple[str, str]:
+    """Return a workflow of two steps, and the name of its sampler."""
+    prompt = json.loads(Path(DEMO).read_text())
+    (sampler,) = [id for id, node in prompt.items() if node["class_type"] == "KSampler"]
+    prompt[sampler]["inputs"]["steps"] = 2
+    (tmp_path / "small.json").write_text(json.dumps(prompt))
+    return str(tmp_path / "small.json"), sampler
+
+
+def picture(tmp_path: Path, name: str, workflow: str, *settings: str) -> Any:
+    output = tmp_path / name
+    assert main(["run", workflow, "--output", str(output), "--quiet", *settings]) == 0
+    (path,) = output.glob("*.png")
+    return np.asarray(Image.open(path).convert("RGB"), dtype=np.float64)
+
+
+def test_a_choice_is_judged_by_pictures_beside_the_noise_floor(
+    coarse: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workflow, sampler = small(tmp_path)
+    arguments = [workflow, "--rules", f"all -> {INT8}", "--pictures", "2", "--quiet"]
+    assert tune(*arguments, "--bound", "ssim=0") == 0
+    shown = capsys.readouterr().out
+    assert f"all -> {INT8}" in shown
+    (plain,) = [line.split() for line in shown.splitlines() if line.startswith("no rules")]
+    (given,) = [line.split() for line in shown.splitlines() if line.startswith("given")]
+    (floor,) = [line.split() for line in shown.splitlines() if line.startswith("noise floor")]
+    assert given[-1] == "good" and float(plain[-1]) == 1.0 and float(floor[-1]) > 0.999
+
+    prompt = json.loads(Path(workflow).read_text())
+    rules = {"model": prompt[sampler]["inputs"]["model"], "rules": f"all -> {INT8}"}
+    prompt["ruled"] = {"class_type": "PatchbayBackendRules", "inputs": rules}
+    prompt[sampler]["inputs"]["model"] = ["ruled", 0]
+    (tmp_path / "ruled.json").write_text(json.dumps(prompt))
+    seed = prompt[sampler]["inputs"]["seed"]
+    far = []
+    for number in (seed, seed + 1):
+        both = [
+            picture(tmp_path, f"{name}{number}", str(tmp_path / name), "--set", f"{sampler}.seed={number}")
+            for name in ("small.json", "ruled.json")
+        ]
+        far.append(structural_similarity(*both, win_size=7, channel_axis=2, data_range=255.0))
+    assert float(given[-2]) == pytest.approx(sum(far) / 2, abs=1e-4) and sum(far) / 2 < 0.99
+
+    side = tmp_path / "side.safetensors"
+    capsys.readouterr()
+    assert tune(*arguments, "--bound", "mean=0", "--side", str(side)) == 1  # the cells are there, and are judged anew
+    told = capsys.readouterr()
+    assert "too far" in told.out and "near enough; nothing is kept" in told.err and not side.exists()
+    assert tune(*arguments, "--bound", "mean=0", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rules"] == ""
+
+
+def test_pictures_too_far_lead_to_a_choice_within_a_smaller_error(
+    coarse: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workflow, _ = small(tmp_path)
+    arguments = [workflow, "--seconds", "1", "--max-error", "1", "--pictures", "1", "--quiet"]
+    assert tune(*arguments, "--bound", "ssim=0", "--folder", "near") == 0
+    assert INT8 in capsys.readouterr().out.partition("within")[0]
+    assert tune(*arguments, "--bound", "mean=0.05", "--folder", "far") == 0
+    rules, _, table = capsys.readouterr().out.partition("within")
+    assert "too far" in table and INT8 not in rules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--pictures", "-1"], "--pictures -1: write how many seeds"),
+        (["--bound", "ssim=1"], "--bound is of --pictures"),
+        (["--pictures", "2", "--bound", "colour=1"], "--bound colour=1: write NAME=number"),
+    ],
+)
+def test_what_pictures_need_is_said_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], why: str
+) -> None:
+    monkeypatch.setattr("attention_patchbay.headless.commands.tune.execute", lambda *_: pytest.fail("it measured"))
+    assert tune(DEMO, *arguments) == 2
+    assert why in capsys.readouterr().err
