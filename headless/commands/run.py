@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...ldm_patched.modules.model_management import InterruptProcessingException
 from ..api.folders import Folders, check_output
 from ..api.session import Session, entered
@@ -28,6 +26,7 @@ from .coverage import coverage
 from .places import add_input, add_models, add_output, folder
 from .run_files import files_of, saves
 from .serve import serve
+from .unet_dtype import add_unet_dtype, unet_dtype
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -63,9 +62,7 @@ def add_surroundings(command: argparse.ArgumentParser) -> None:
     """Add what the embedded host needs to know."""
     add_models(command)
     add_input(command)
-    command.add_argument(
-        "--bf16-unet", action="store_true", help="compute the UNet in bfloat16: faster on many CPUs, less exact"
-    )
+    add_unet_dtype(command)
     cache = "keep encoded texts and references in this folder, up to 2 GiB, and take what another process left there"
     command.add_argument("--cache", type=folder, metavar="DIR", help=cache)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -115,7 +112,7 @@ def execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt)
 
     progress = Progress(args.quiet or args.json)
     try:
-        session = Session(folders, progress.step, torch.bfloat16 if args.bf16_unet else None)
+        session = Session(folders, progress.step, unet_dtype(args))
         return Executor(catalog(), session, args.cache).run(prompt, on_node=progress.node)
     except InterruptProcessingException:
         raise KeyboardInterrupt from None

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from ...ldm_patched.modules import model_management
 from ...ldm_patched.modules.model_management import InterruptProcessingException
 from ..api.folders import Folders, check_output
@@ -26,6 +24,7 @@ from ..engine.workflow import MAX_BYTES, Prompt, PromptError, check, find_input,
 from ..pages.convert import is_page_format, to_api
 from ..pages.workflow_file import embedded_infos, load
 from .run_files import files_of, saves
+from .unet_dtype import unet_dtype
 
 STEP = 0.1  # seconds between two events of steps
 ENTRIES = ("id", "workflow", "set", "output")
@@ -148,10 +147,9 @@ def serve(args: argparse.Namespace) -> int:
     sys.stdout = sys.stderr
     handler = Logged(events)
     logging.getLogger().addHandler(handler)
-    dtype = torch.bfloat16 if args.bf16_unet else None
     folders = Folders(args.models, args.input, args.output)
     try:
-        executor = Executor(catalog(), Session(folders, events.step, dtype), args.cache)
+        executor = Executor(catalog(), Session(folders, events.step, unet_dtype(args)), args.cache)
         events.tell("ready")
         jobs = Jobs(sys.stdin)
         for job in jobs:

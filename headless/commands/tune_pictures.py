@@ -7,8 +7,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from ...ldm_patched.patches.reading.report import layout
 from ...ldm_patched.patches.routing.rules import parse_rules
 from ..api.folders import Folders
@@ -26,6 +24,7 @@ from ..sweep.store import Store, opened
 from ..sweep.study import Study
 from ..sweep.workers import run_all
 from .lora_influence import OTHER
+from .unet_dtype import unet_dtype
 
 RULES = "PatchbayBackendRules"
 PLAIN, FLOOR = "no rules", "noise floor"
@@ -98,7 +97,7 @@ def _run(args: argparse.Namespace, folders: Folders, prompt: Prompt, store: Stor
     waiting = in_running_order(prompt, store.waiting())
     total = len(store.cells)
     progress, report = Progress(total - len(waiting), total, args.quiet or args.json), Report(store)
-    runner = Embedded(folders, torch.bfloat16 if args.bf16_unet else None, args.cache)
+    runner = Embedded(folders, unet_dtype(args), args.cache)
 
     def told(cell: Cell, outcome: Outcome) -> None:
         progress.cell(cell, outcome)

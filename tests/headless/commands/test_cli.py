@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from attention_patchbay.headless.commands.cli import main
 from attention_patchbay.headless.commands.tune import LABEL
+from attention_patchbay.headless.commands.unet_dtype import unet_dtype
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
@@ -255,3 +258,14 @@ def test_a_workflow_without_one_sampler_cannot_be_tuned(tmp_path: Path, capsys: 
     file.write_text(json.dumps({"1": {"class_type": "PatchbayLoadDemoModel", "inputs": {}}}))
     assert main(["tune", str(file)]) == 2
     assert "expected one KSampler or KSamplerAdvanced, found 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_processor_without_bfloat16_is_told_of(
+    units: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: units)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert unet_dtype(argparse.Namespace(bf16_unet=True)) is torch.bfloat16
+    assert unet_dtype(argparse.Namespace(bf16_unet=False)) is None
+    assert ("has no units for bfloat16" in capsys.readouterr().err) is not units
