@@ -18,6 +18,7 @@ import torch
 from attention_patchbay.ldm_patched.files.lora import load_lora, unet_names
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.modules.ops import plain
+from attention_patchbay.ldm_patched.modules.weight_hooks import Hook, Hooks, Keyframes, WeightChange
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.host import Host
@@ -46,6 +47,7 @@ UNET: dict[str, Any] = {
     "num_head_channels": -1,
     "legacy": False,
 }
+Conds = list[list[Any]]
 RULES = "input:1 -> 0.1; input:2 -> 0.2; middle -> 0.4; output:3 0-50% -> 1; output:5 0-20% -> 0.3; * -> 1"
 
 
@@ -60,17 +62,17 @@ def main() -> None:
     models = contenders(lambda: ModelPatcher(net, "cpu", "cpu"), args.side)
     taken: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(args.rounds):
-        for name, model in models.items():
-            taken[name] += steps(model, args.side)
+        for name, (model, positive) in models.items():
+            taken[name] += steps(model, positive, args.side)
     base = min(taken["no LoRA"])
     print(f"{sum(one.numel() for one in net.parameters()) / 1e6:.0f} M weights, {args.side}x{args.side}")  # noqa: T201
     for name, times in taken.items():
         found = f"{1e3 * min(times):9.1f} {1e3 * statistics.median(times):9.1f} {min(times) / base:6.2f}"
-        print(f"{name:34s} {found}")  # noqa: T201
+        print(f"{name:42s} {found}")  # noqa: T201
 
 
-def contenders(patcher: Callable[[], Any], side: int) -> dict[str, Any]:
-    """Return the models to time."""
+def contenders(patcher: Callable[[], Any], side: int) -> dict[str, tuple[Any, Conds]]:
+    """Return the models to time, with their positive prompts."""
     inside = random_lora(patcher(), lambda path: "transformer_blocks" in path or "proj_" in path, rank=16)
     whole = random_lora(patcher(), rank=16)
 
@@ -84,14 +86,16 @@ def contenders(patcher: Callable[[], Any], side: int) -> dict[str, Any]:
         return attach(patcher(), LoraRules(lora, parse_strengths(text), 1.0, Where()))
 
     def regions(count: int, *loras: RegionLora) -> Any:
-        masks = [torch.zeros(1, side, side) for _ in range(count)]
-        for i, mask in enumerate(masks):
-            mask[..., i * side // count : (i + 1) * side // count] = 1.0
-        some = tuple(Region(prompt(9 + i)[0][0], mask, loras=loras) for i, mask in enumerate(masks))
+        parts = enumerate(masks(count, side))
+        some = tuple(Region(prompt(9 + i)[0][0], mask, loras=loras) for i, mask in parts)
         return attach(patcher(), RegionalPrompt(some))
 
+    def passes(count: int) -> tuple[Any, Conds]:
+        given = [{"mask": mask, "hooks": hooked(inside)} for mask in masks(count, side)]
+        return patcher(), [[prompt(9 + i)[0][0], part] for i, part in enumerate(given)]
+
     one = RegionLora(LoraFile.of("style", inside))
-    return {
+    models = {
         "no LoRA": patcher(),
         "transformers, patched weights": weights(inside),
         "transformers, * -> 1": rules(inside, "* -> 1"),
@@ -103,21 +107,35 @@ def contenders(patcher: Callable[[], Any], side: int) -> dict[str, Any]:
         "4 regions": regions(4),
         "4 regions, a LoRA each": regions(4, one),
     }
+    own = {name: (model, prompt(1)) for name, model in models.items()}
+    return own | {f"{count} masked prompts, a LoRA each by hooks": passes(count) for count in (2, 4)}
 
 
-def prompt(seed: int) -> list[list[Any]]:
+def masks(count: int, side: int) -> list[Tensor]:
+    """Return the masks of stripes side by side."""
+    whole = torch.arange(side).expand(1, side, side) * count // side
+    return [(whole == i).float() for i in range(count)]
+
+
+def hooked(file: dict[str, Tensor]) -> Hooks:
+    """Return a hook that changes the weights for a prompt: each prompt then has a pass of its own."""
+    change = WeightChange("style", lambda on: load_lora(file, unet_names(on.model.state_dict()))[0], lambda on: {})
+    return Hooks((Hook(change, Keyframes()),))
+
+
+def prompt(seed: int) -> Conds:
     """Return a random conditioning."""
     return [[torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
-def steps(model: Any, side: int) -> list[float]:
+def steps(model: Any, positive: Conds, side: int) -> list[float]:
     """Return the seconds of the second and third of three steps."""
     ends: list[float] = []
     noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     samplers.sample(
         model,
         noise,
-        prompt(1),
+        positive,
         prompt(2),
         4.0,
         3,
