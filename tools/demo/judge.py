@@ -10,8 +10,8 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ldm_patched.demo.captions import SHAPES, Thing
-from .picture import BACKGROUND, CENTRES, RGB, coverage
+from ...ldm_patched.demo.captions import Thing
+from .picture import BACKGROUND, CENTRES, DISTANCE, RGB, coverage
 
 COLOUR_REACH = 0.30  # largest distance in RGB at which a pixel still counts as of a colour
 SMALLEST = 0.012  # smallest object, as a share of the picture
@@ -67,7 +67,7 @@ def shape_of(part: Mask) -> str | None:
     if not 0.7 < (bottom - top) / (right - left) < 1.4:
         return None
     best, name = SHAPE_OVERLAP, None
-    for shape in SHAPES:
+    for shape in DISTANCE:
         radius = (bottom - top + right - left) / (3.6 if shape == "square" else 4.0)
         ideal = coverage(shape, (left + right) / 2, (top + bottom) / 2, radius, len(part)) > 0.5
         overlap = (ideal & part).sum() / (ideal | part).sum()
