@@ -53,7 +53,7 @@ def _ring(x: Array, y: Array) -> Array:
     return np.maximum(distance - 1.0, HOLE - distance).astype(np.float32)
 
 
-# A ring is in no caption and in no picture that the checkpoint was trained on
+# A ring is in no caption, and in no picture that the checkpoint was trained on
 DISTANCE = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross, "ring": _ring}
 
 
