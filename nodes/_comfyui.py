@@ -202,11 +202,11 @@ def progress(value: int, total: int) -> None:
 
 
 def lora_files() -> list[str]:
-    """Return the names of the LoRA files."""
+    """Return the names of the LoRA files; those of the demo are always there."""
     import folder_paths
 
     names: list[str] = folder_paths.get_filename_list("loras")
-    return names
+    return [*names, *(name for name in demo.LORAS if name not in names)]
 
 
 def read_lora(name: str) -> dict[str, Tensor]:
@@ -223,7 +223,8 @@ def lora_path(name: str) -> Path:
     """Return where a LoRA file lies."""
     import folder_paths
 
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    own = None if folder_paths.get_full_path("loras", name) else demo.LORAS.get(name)
+    return own or Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
 def weights(model: Patcher) -> dict[str, Weight]:
@@ -325,8 +326,10 @@ def _file_of(widget: str, name: str) -> Path | None:
 
     if widget == "demo":
         return demo.CHECKPOINT if demo.CHECKPOINT.is_file() else None
-    if widget not in FILES or name not in folder_paths.get_filename_list(FILES[widget]):
+    if widget not in FILES:
         return None
+    if name not in folder_paths.get_filename_list(FILES[widget]):
+        return demo.LORAS.get(name) if widget == "lora_name" else None
     path = folder_paths.get_full_path(FILES[widget], name)
     return None if path is None else Path(path)
 

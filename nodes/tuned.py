@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..ldm_patched.demo import LORAS
 from ..ldm_patched.patches.addressing.address import AddressError
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.routing.kept_choices import OTHER, kept_rules
@@ -20,7 +21,7 @@ class TunedAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        names = [NONE, *lora_files()]
+        names = [NONE, *(name for name in lora_files() if name not in LORAS)]
         return io.Schema(
             node_id="PatchbayTunedAttention",
             display_name="Tuned Attention",

@@ -8,14 +8,16 @@ import re
 import secrets
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...ldm_patched.demo import CHECKPOINT
+from ...ldm_patched.demo import CHECKPOINT, LORAS
 
 PROCESS = secrets.token_hex(8)  # nobody else can make the folder for previews before this process does
 LONGEST, MOST = 255, 4000  # bytes of a name and of a path, on most file systems
 DEMO_NAME = "patchbay_demo.safetensors"
+WITH_US: dict[str, Mapping[str, Path]] = {"checkpoints": {DEMO_NAME: CHECKPOINT}, "loras": LORAS}  # by kind and name
 KINDS = {
     "checkpoints": ("checkpoints",),
     "diffusion_models": ("diffusion_models", "unet"),
@@ -47,9 +49,9 @@ class Folders:
     temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"patchbay-{PROCESS}")
 
     def model_names(self, kind: str) -> list[str]:
-        """List the model files of a kind by their names in a workflow; the demo checkpoint is always one."""
+        """List the model files of a kind by their names in a workflow; those of the demo are always there."""
         found = {name for folder in self._model_folders(kind) for name in _files(folder, _endings(kind))}
-        return sorted(found | ({DEMO_NAME} if kind == "checkpoints" else set()))
+        return sorted(found | set(WITH_US.get(kind, ())))
 
     def model(self, kind: str, name: str) -> Path:
         """Return the path of a model file.
@@ -60,8 +62,8 @@ class Folders:
             path = below(folder, name)
             if path.is_file() and path.suffix.lower() in _endings(kind):
                 return path
-        if kind == "checkpoints" and name == DEMO_NAME:
-            return CHECKPOINT
+        if name in WITH_US.get(kind, {}):
+            return WITH_US[kind][name]
         searched = ", ".join(map(str, self._model_folders(kind)))
         raise FileNotFoundError(
             f"no file {name!r} in {searched}; put it there, or give the models folder with --models"

@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 CHECKPOINT = Path(__file__).with_name("demo.safetensors")
+# Trained for it by tools/demo/train_lora.py: every object yellow, every object a ring
+LORAS = {
+    f"patchbay_demo_{name}.safetensors": CHECKPOINT.with_name(f"patchbay_demo_{name}.safetensors")
+    for name in ("gold", "ring")
+}
 
 SIZE = 128  # pixels, both ways
 LATENT_SIZE = SIZE // 8

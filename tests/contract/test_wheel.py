@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from attention_patchbay.ldm_patched.demo import LORAS
 
 pytest.importorskip("setuptools", minversion="77")
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_it_holds_every_module_and_what_they_read(wheel: Path) -> None:
     wanted |= {Path(name) for name in ("__init__.py", "api.py", "client.py", "py.typed")}
     wanted |= {path.relative_to(ROOT) for path in (ROOT / "headless").rglob("*.html")}
     wanted |= {path.relative_to(ROOT) for path in (ROOT / "ldm_patched").rglob("*.cpp")}
-    wanted |= {Path("ldm_patched/demo/demo.safetensors")}
+    wanted |= {Path(f"ldm_patched/demo/{name}") for name in ("demo.safetensors", *LORAS)}
     assert {f"attention_patchbay/{path.as_posix()}" for path in wanted} <= names
     assert not [name for name in names if name.split("/")[1] in ("tools", "tests", "example_workflows", "web", "docs")]
     assert "are in the repository, not in the wheel" in (ROOT / "README.md").read_text().replace("\n", " ")

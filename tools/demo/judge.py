@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -17,6 +17,7 @@ COLOUR_REACH = 0.30  # largest distance in RGB at which a pixel still counts as 
 SMALLEST = 0.012  # smallest object, as a share of the picture
 PLACE_REACH = 0.13  # largest distance of an object's middle from the named place, as a share of the side
 SHAPE_OVERLAP = 0.75  # smallest overlap with the ideal shape
+SMALLEST_HOLE = 0.04  # of a ring, as a share of all within its outline
 
 Mask = NDArray[np.bool_]
 
@@ -95,14 +96,38 @@ def look(picture: NDArray[np.float32]) -> list[Seen]:
     return found
 
 
+def look_at_wholes(picture: NDArray[np.float32]) -> list[Seen]:
+    """Find the objects of a picture whatever colours they have: each has that of most of its pixels.
+
+    One with a hole is a `ring`; the autoencoder, which was trained without any, gives them more than one colour.
+    """
+    distance = np.linalg.norm(picture[:, :, None, :] - np.array(list(RGB.values()), dtype=np.float32), axis=-1)
+    nearest, found = distance.argmin(-1), []
+    for part in components(np.linalg.norm(picture - BACKGROUND, axis=-1) > COLOUR_REACH):
+        if part.sum() >= SMALLEST * part.size:
+            colour = list(RGB)[np.bincount(nearest[part]).argmax()]
+            found.append(Seen(colour, "ring" if _has_hole(part) else shape_of(part), place_of(part)))
+    return found
+
+
+def _has_hole(part: Mask) -> bool:
+    """Return whether background within a part reaches no edge of its box."""
+    ys, xs = np.nonzero(part)
+    box = np.pad(part[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1], 1)
+    hole = sum(int(one.sum()) for one in components(~box) if not one[0, 0])
+    return hole >= SMALLEST_HOLE * (hole + part.sum())
+
+
 def agrees(thing: Thing, seen: Seen) -> bool:
     """Say whether one object is as described."""
     return thing.shape == seen.shape and thing.colour in (None, seen.colour) and thing.place in (None, seen.place)
 
 
-def judge(things: Sequence[Thing], picture: NDArray[np.float32]) -> bool:
+def judge(
+    things: Sequence[Thing], picture: NDArray[np.float32], find: Callable[[NDArray[np.float32]], list[Seen]] = look
+) -> bool:
     """Say whether a picture shows the described objects, each of them once, and nothing else."""
-    seen = look(picture)
+    seen = find(picture)
     return len(seen) == len(things) and any(
         all(agrees(thing, one) for thing, one in zip(things, order, strict=True)) for order in permutations(seen)
     )

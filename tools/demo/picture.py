@@ -24,6 +24,7 @@ RGB: dict[str, tuple[float, float, float]] = {
 }
 BACKGROUND = 0.95
 CENTRES = {"left": (0.21, 0.5), "right": (0.79, 0.5), "top": (0.5, 0.21), "bottom": (0.5, 0.79), "center": (0.5, 0.5)}
+HOLE = 0.4  # of a ring, as a share of its radius: the autoencoder draws larger ones in wrong colours
 RADII = {1: (0.12, 0.18), 2: (0.10, 0.12)}  # by the number of objects, as a share of the side
 
 # Signed distances to shapes of radius 1, negative inside, after Inigo Quilez
@@ -47,7 +48,13 @@ def _cross(x: Array, y: Array) -> Array:
     return np.minimum(np.maximum(x - 1.0, y - 0.34), np.maximum(x - 0.34, y - 1.0))
 
 
-DISTANCE = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}
+def _ring(x: Array, y: Array) -> Array:
+    distance = np.hypot(x, y)
+    return np.maximum(distance - 1.0, HOLE - distance).astype(np.float32)
+
+
+# A ring is in no caption, and in no picture that the checkpoint was trained on
+DISTANCE = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross, "ring": _ring}
 
 
 def coverage(shape: str, cx: float, cy: float, radius: float, size: int = SIZE) -> Array:

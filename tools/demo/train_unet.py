@@ -167,8 +167,8 @@ def loss_weight(alpha: Tensor) -> Tensor:
     return torch.where(snr < 1.0, snr.sqrt(), snr.clamp(max=SNR_LIMIT)) / snr
 
 
-def unet_loss(net: DemoNet, latents: Tensor, ids: Tensor, muted: Tensor, alphas: Tensor) -> Tensor:
-    """Give the weighted error of the predicted noise at random times.
+def unet_loss(net: DemoNet, latents: Tensor, ids: Tensor, muted: Tensor, alphas: Tensor, half: bool = True) -> Tensor:
+    """Give the weighted error of the predicted noise at random times; `half` computes in bfloat16.
 
     A share of the samples are pure noise at the last time, as when sampling starts (Lin et al. 2023, arXiv
     2305.08891): with nothing to see in the latent, what is where can only come from the caption.
@@ -181,7 +181,7 @@ def unet_loss(net: DemoNet, latents: Tensor, ids: Tensor, muted: Tensor, alphas:
     noise = torch.randn_like(latents)
     noisy = torch.where(blank[:, None, None, None], noise, signal * latents + spread * noise)
     context = net.encode(ids, muted)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         out = net.unet(noisy, t, context, transformer_options=OPTIONS)
     target = (noisy - signal * latents) / spread
     weight = loss_weight(alpha) * torch.where(blank, BLANK_WEIGHT, 1.0)

@@ -52,6 +52,7 @@ def attach(model: Patcher, method: Method, host: Host | None = None, number: int
     if number is None:
         method.check_on(model)
     entry = Entry(method.name, method.slot, attentions, method.schedule, neutral=method.neutral, value=method)
+    entry = replace(entry, unused=method.unused(model))
     clone, entry = _with_entry(model, entry, host, number)
     if not method.neutral:
         blocks = frozenset(block for block, _ in attentions)

@@ -50,6 +50,10 @@ class Method:
     def check_on(self, model: Patcher) -> None:
         """Raise Refused for what is of no use on a model; asked where it is new there, not where blocks were taken."""
 
+    def unused(self, model: Patcher) -> str:
+        """Return which of its settings can never act on a model, and why, for the report; empty where none is known."""
+        return ""
+
     @property
     def address(self) -> Address:
         """Return which blocks it acts in."""

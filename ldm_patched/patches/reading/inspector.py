@@ -75,7 +75,8 @@ def _gone(model: Patcher, entry: Entry) -> Finding:
     override = model.model_options["transformer_options"].get(SLOT) if entry.slot == SLOT else None
     by = "another node" if override is None else foreign_name(override)
     name = f"{entry.number}. {entry.name}"
-    return Finding(entry.slot, _meant(entry), name, schedule, None, None, f"{by} took its place")
+    why = entry.unused if entry.nowhere else f"{by} took its place"
+    return Finding(entry.slot, _meant(entry), name, schedule, None, None, why)
 
 
 def _known(model: Patcher, samples: Tensor | None) -> tuple[Run | None, str]:

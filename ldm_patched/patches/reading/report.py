@@ -239,7 +239,8 @@ def fate(run: Run, entry: Entry) -> str:
     beside = " and outside of all blocks" if None in ran else ""
     where = f"in {len(wanted) - len(missing)} of {len(wanted)} blocks{beside}" if wanted else "everywhere"
     never = f"; never in {', '.join(missing)}{reason}" if missing else ""
-    more = [text for text in (overridden(run, entry), masked(run, entry), _too_early(run, entry)) if text]
+    told = overridden(run, entry), masked(run, entry), _too_early(run, entry), entry.unused, _between_steps(run, entry)
+    more = [text for text in told if text]
     return "; ".join([f"ran {sum(ran.values())} times {where}{never}", *more])
 
 
@@ -268,6 +269,8 @@ def _why_not(run: Run, entry: Entry) -> str:
     """Return the first reason that holds why an entry had no part in a run."""
     if entry.neutral:
         return "its settings change nothing"
+    if entry.nowhere:
+        return entry.unused
     if entry.number not in {number for number, _ in run.placed}:
         if entry.slot == SLOT:
             return f"{run.behind or run.in_front or 'another node'} took the attention override after it"
@@ -293,6 +296,13 @@ def _acts(entry: Entry, percent: float) -> bool:
     rules = getattr(entry.value, "rules", None)
     timed = rules is None or any(rule.strength and rule.where.schedule.weight(percent) for rule in rules)
     return timed and entry.schedule.weight(percent) != 0.0
+
+
+def _between_steps(run: Run, entry: Entry) -> str:
+    """Return which rules of an entry have a window without a step of the run; empty where none has."""
+    rules = enumerate((rule.where for rule in getattr(entry.value, "rules", ())), 1)
+    missed = [f"{number} ({where})" for number, where in rules if not any(map(where.schedule.weight, run.percents))]
+    return f"no step of the run lay in the window of rule {', '.join(missed)}" if missed and run.percents else ""
 
 
 def _too_early(run: Run, entry: Entry) -> str:

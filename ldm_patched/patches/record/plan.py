@@ -25,6 +25,7 @@ class Entry:
         number: place in the order of the graph and of the text of rules, from 1.
         neutral: its settings change nothing, so it was not put anywhere.
         value: the method or rule itself, to attach it to another model.
+        unused: which of its settings can never act on the model, and why; empty where none is known.
     """
 
     name: str
@@ -34,6 +35,12 @@ class Entry:
     number: int = 1
     neutral: bool = False
     value: Any = None
+    unused: str = ""
+
+    @property
+    def nowhere(self) -> bool:
+        """Return whether what can never act is all of it."""
+        return bool(self.unused) and not self.targets
 
 
 @dataclass(frozen=True)

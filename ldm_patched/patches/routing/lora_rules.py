@@ -18,7 +18,7 @@ from ..engine.lora import Found, Lora
 from ..engine.method import Method
 from ..engine.place import Place
 from ..patcher import Patcher, TransformerOptions
-from .strengths import StrengthRule, Timed, strength_now
+from .strengths import StrengthRule, Timed, idle_rules, strength_now
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class LoraRules(Method):
             check_address(rule.where.address, model)
         blocks = dict.fromkeys(one.place.block for one, _ in self._chosen(model) if one.place.block is not None)
         return tuple((block, kind) for block in blocks for kind in (None, "self", "cross"))
+
+    def unused(self, model: Patcher) -> str:
+        """Return which rules can never act on this LoRA, and why."""
+        meant = [meant_in(rule.where.address, model) for rule in self.rules]
+        return "; ".join(idle_rules(self.rules, meant, [one.place for one in self.lora.found]))
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the branches of the layers that a rule gives a strength."""

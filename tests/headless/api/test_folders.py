@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from attention_patchbay.headless.api.folders import DEMO_NAME, Folders, inside, numbered
+from attention_patchbay.ldm_patched.demo import LORAS
 
 
 @pytest.fixture
@@ -25,6 +26,14 @@ def test_models_are_listed_by_their_names_in_workflows(folders: Folders) -> None
     assert folders.input_names() == ["picture.png"]
     assert folders.model("diffusion_models", "c.safetensors").name == "c.safetensors"
     assert folders.model("checkpoints", DEMO_NAME).name == "demo.safetensors"
+
+
+def test_the_loras_of_the_demo_give_way_to_files_of_their_names(folders: Folders) -> None:
+    (folders.models / "loras").mkdir()
+    (folders.models / "loras" / "patchbay_demo_ring.safetensors").touch()
+    assert folders.model_names("loras") == sorted(LORAS)
+    assert folders.model("loras", "patchbay_demo_gold.safetensors") == LORAS["patchbay_demo_gold.safetensors"]
+    assert folders.model("loras", "patchbay_demo_ring.safetensors").is_relative_to(folders.models)
 
 
 def test_a_missing_file_names_where_it_was_searched(folders: Folders) -> None:

@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.lora import kind_of
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.inspector import findings
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
 from attention_patchbay.ldm_patched.patches.routing.lora_rules import LoraRules
 from attention_patchbay.ldm_patched.patches.routing.rules import RuleError
@@ -180,6 +181,59 @@ def test_rules_whose_windows_hold_no_step_are_the_reason() -> None:
     model = attach(patcher(), by_rules("* 50-50% -> 1; output -> 0"))
     run(model)
     assert "never ran, no step of the run lay in its window with a strength above 0" in report.text(last_run(model))
+
+
+MIDDLE = entries(lambda path: path.startswith("middle_block.1."))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("input:1 -> 0.3; * -> 1", ["rule 1 (input:1) takes no layer of this LoRA"]),
+        ("middle -> 1; * -> 0.5", ["rule 2 (all) comes after rules that take all its layers (1)"]),
+        (
+            "self -> 1; cross -> 1; middle self -> 0.5",
+            ["rule 3 (middle self) comes after rules that take all its layers (1)"],
+        ),
+        (
+            "* 0-50% -> 1; middle 50-100% -> 2; middle -> 3",
+            ["rule 3 (middle) comes after rules that take all its layers (1, 2)"],
+        ),
+        ("* 0-50% -> 1; middle 40-60% -> 2; middle -> 3", []),
+        ("* 20-50% -> 1; middle 10-50% -> 2", []),
+        (
+            "middle self -> 1; middle -> 0.5; middle cross -> 2",
+            ["rule 3 (middle cross) comes after rules that take all its layers (2)"],
+        ),
+        ("input -> 1; output -> 1; middle -> 1", ["rule 1 (input) takes", "rule 2 (output) takes"]),
+    ],
+)
+def test_the_report_names_rules_that_can_never_act(text: str, told: list[str]) -> None:
+    model = ruled(text, MIDDLE)
+    run(model)
+    (row,) = report.fates(last_run(model))
+    assert row["fate"].count(" takes no layer") + row["fate"].count(" comes after rules") == len(told)
+    assert all(one in row["fate"] for one in told)
+
+
+def test_a_rule_that_can_never_act_may_go_without_a_change() -> None:
+    text = "input:1 -> 0.3; middle self 0-50% -> 1; * -> 0.5; middle -> 9"
+    assert torch.equal(run(ruled(text, MIDDLE)), run(ruled("middle self 0-50% -> 1; * -> 0.5", MIDDLE)))
+
+
+def test_rules_that_all_take_nothing_are_the_reason() -> None:
+    model = ruled("input:1 -> 1; output -> 0.5", MIDDLE)
+    assert torch.equal(run(model), run(patcher()))
+    why = "rule 1 (input:1) takes no layer of this LoRA; rule 2 (output) takes no layer of this LoRA"
+    assert f"1. LoRA style by 2 rules: never ran, {why}\n" in report.text(last_run(model))
+    assert [finding.trouble for finding in findings(model)] == [why]
+
+
+def test_the_report_names_rules_between_two_steps() -> None:
+    model = ruled("middle 1-2% -> 3; * -> 0.5; output 0-0% -> 1", MIDDLE)
+    run(model)
+    (row,) = report.fates(last_run(model))
+    assert "; no step of the run lay in the window of rule 1 (middle 1-2%), 3 (output 0-0%)" in row["fate"]
 
 
 def test_a_rule_for_blocks_that_the_model_lacks_is_refused() -> None:
