@@ -41,6 +41,7 @@ BATCH = 4
 TOKENS = (8, 8)  # of the finest blocks with attention
 BOUNDS = {"the object itself in such tokens": "nearest", "the same, drawn smoothly": "bicubic"}
 LIVES = tuple({"after": after, "threshold": part} for after in (0.01, 0.2) for part in (0.5, 0.6, 0.7))
+AGAINST = (0.01, 0.2)  # `after` of masks against the other's word
 PAIRS = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 HALVES = {"left": (0, 2), "right": (1, 2), "top": (0, 1), "bottom": (1, 1)}  # which half along which dim
 Model = tuple[Any, Any, Any]
@@ -67,10 +68,10 @@ def scenes(pictures: int) -> Iterator[Scene]:
         yield Scene(seed, tuple(map(Thing, shapes, colours, places)))
 
 
-def sample(model: Model, patched: Patched, seed: int, steps: int) -> tuple[Any, Any]:
+def sample(model: Model, patched: Patched, seed: int, steps: int, negative: str = "") -> tuple[Any, Any]:
     """Return latents and pictures (b, h, w, 3)."""
     _, clip, vae = model
-    prompts = ([[clip.encode(text), {}]] for text in (patched[1], ""))
+    prompts = ([[clip.encode(text), {}]] for text in (patched[1], negative))
     latent = {"samples": torch.zeros(BATCH, 4, LATENT_SIZE, LATENT_SIZE)}
     out = common_ksampler(patched[0], seed, steps, 4.0, "euler", "normal", *prompts, latent)
     return out["samples"], vae.decode(out["samples"]).numpy()
@@ -211,6 +212,11 @@ def colours(task: Task, model: Model, pictures: int, steps: int) -> Iterator[dic
     for settings in LIVES:
         given[f"by word, {told(settings)}"] = lambda scene, prompt, settings=settings: [
             mask_of(model, thing.shape, prompt, **settings) for thing in scene.things
+        ]
+    for after in AGAINST:
+        given[f"by word against the other, after {after:g}"] = lambda scene, prompt, after=after: [
+            mask_of(model, one.shape, prompt, after=after, against=other.shape)
+            for one, other in zip(scene.things, reversed(scene.things), strict=True)
         ]
     given["the object of a first run, given"] = lambda scene, prompt: objects(model, scene, prompt, steps)
     for name, made in given.items():

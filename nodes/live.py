@@ -10,7 +10,7 @@ from ..ldm_patched.patches.addressing.frames import WIDGET, parse_frames
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_of
-from ..ldm_patched.patches.methods.live_mask import SETTINGS, SOURCE, LiveMask, check_word
+from ..ldm_patched.patches.methods.live_mask import AGAINST, SETTINGS, SOURCE, LiveMask, check_word
 from ..ldm_patched.patches.methods.regional_prompt import Region
 from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.heatmap import alongside
@@ -52,6 +52,7 @@ class LiveRegion(io.ComfyNode):
                 ),
                 Regions.Input("regions", optional=True, tooltip="The regions before this one."),
                 frames_input(),
+                shown(AGAINST),
             ],
             outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
         )

@@ -106,6 +106,37 @@ def test_words_act_where_another_word_draws(demo: Any) -> None:
     assert torch.equal(sample(nothing, clip)["samples"], sample(model, clip)["samples"])
 
 
+def test_regions_against_each_others_words_part_the_picture(demo: Any) -> None:
+    model, clip, vae = demo
+    asked = {"conditioning": encoded(clip, "a green circle"), "clip": clip, "prompt": PROMPT, "weight": 1.0, **MASK}
+    (chain,) = NODES["PatchbayLiveRegion"].execute(**asked, word="circle", against="square").result
+    (chain,) = NODES["PatchbayLiveRegion"].execute(**asked, word="square", against="circle", regions=chain).result
+    (patched,) = (
+        NODES["PatchbayRegionalPrompt"].execute(model=model, regions=chain, base=0.0, overlap="average", **ACTS).result
+    )
+    latent = sample(patched, clip)
+    masks, _, _ = NODES["PatchbayLiveMasks"].execute(model=patched, latent=latent).result
+    assert torch.equal(masks[0] + masks[1], torch.ones_like(masks[0]))
+    things = (vae.decode(latent["samples"])[0] - 1.0).abs().amax(-1) > 0.3  # not white
+    assert masks[0, :, :64][things[:, :64]].mean() > 0.9 and masks[1, :, 64:][things[:, 64:]].mean() > 0.9
+    given = {**asked, "word": "circle"}
+    plain, empty = (LiveMask.asked(given | more) for more in ({}, {"against": " , "}))
+    assert plain == empty and not plain.apart
+
+
+def test_words_against_themselves_and_words_that_are_not_there_are_refused(demo: Any) -> None:
+    asked = {"model": demo[0], "clip": demo[1], "prompt": PROMPT, "word": "circle", "words": "red", **MASK, **ACTS}
+    for against, told in (("square, circle", "'circle' and 'square, circle' share words"), ("cross", "has no 'cross'")):
+        with pytest.raises(ValueError, match=told):
+            NODES["PatchbayLiveWordMask"].execute(**asked, against=against)
+
+
+@pytest.mark.parametrize("node", ["PatchbayLiveRegion", "PatchbayLiveWordMask"])
+def test_the_words_against_come_last_and_need_not_be_there(node: str) -> None:
+    optional = NODES[node].GET_NODE_INFO_V1()["input"]["optional"]
+    assert [*optional][-2:] == ["frames", "against"] and optional["against"][1]["default"] == ""
+
+
 def test_a_word_that_the_prompt_lacks_is_named(demo: Any) -> None:
     with pytest.raises(ValueError, match="has no 'cross'; write the words as they stand in it"):
         regional(demo, "cross")

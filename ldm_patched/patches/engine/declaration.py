@@ -131,7 +131,7 @@ class Declaration:
         text: what the node does, in a sentence or two; the first line of the class's docstring where it is not given.
         verb: what happens to the model, for the tooltip of its input.
         gives: how the clone differs, for the tooltip of the output.
-        asks: inputs that are no fields; the method's `made` turns them into some.
+        asks: inputs that are no fields; the method's `made` turns them into some. Optional ones come last.
         outputs: outputs behind the model, from the method's `results`.
         saved_in: type and field of the text form of presets in which the value stands, and its own type there.
     """
@@ -284,14 +284,14 @@ def placing_of(cls: type[Declared]) -> Placing:
 
 def inputs_of(cls: type[Declared]) -> list[Widget]:
     """Return every input of a method's node but the model, in order."""
-    found = list(cls.declaration.asks)
+    found = [widget for widget in cls.declaration.asks if not widget.optional]
     for field in dataclasses.fields(cls):
         asked = widget_of(field)
         if isinstance(asked, Placing):
             found += asked.widgets()
         elif asked is not None:
             found.append(dataclasses.replace(asked, name=asked.name or field.name))
-    return found
+    return found + [widget for widget in cls.declaration.asks if widget.optional]
 
 
 def made(cls: type[Declared], inputs: dict[str, Any]) -> Any:

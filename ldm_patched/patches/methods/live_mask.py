@@ -14,7 +14,7 @@ from ..addressing.grid import blurred
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.at_tokens import at_tokens
-from ..engine.declaration import Refused, Widget, acts, choice, fields_of, inputs_of, method, number
+from ..engine.declaration import Refused, Widget, acts, choice, fields_of, hidden, inputs_of, method, number
 from ..engine.gathering import Sums, before, gather_rest, scaled
 from ..engine.site import Site
 from ..record.run import Run, UsedMask
@@ -33,6 +33,9 @@ class LiveMask(Capture):
     to the latent's pixels (as in DAAM, Tang et al. 2022, arXiv 2210.04885); blocks count by the side of their grid. It
     is multiplied by the share that the word has there of all that it and the `others` get, smoothed, and scaled from
     its least to its highest value to 0..1. What lies above `threshold` is the mask; 0 gives the map itself.
+
+    Where it is told `apart`, the `others` are words of other things, and the maps of both, scaled alike, part the
+    picture: the mask is where the word's is higher. The map is then 0.5 on the line between.
 
     The mask holds from the first step at or behind `after` (a part of the noise schedule) that has a step before it.
     With `freeze` it then stays as it is; with `grow` it is made anew in each step, of all steps before. All calls of a
@@ -68,12 +71,19 @@ class LiveMask(Capture):
     then: str = choice(
         THEN, "freeze", tip="Whether the mask then stays as it is, or is made anew in each step of all before it."
     )
+    apart: bool = hidden(False)
 
     @classmethod
     def asked(cls, asked: Mapping[str, Any]) -> LiveMask:
         """Return the mask for a CLIP, a prompt, a word and the settings of a node; missing ones have their defaults."""
         clip, prompt, word = asked["clip"], asked["prompt"], asked["word"]
         found, length = Word(word, locate(clip, prompt, word)), len(token_ids(clip, prompt))
+        against = str(asked.get(AGAINST.name) or "").strip(" ,\n")
+        if against:
+            other = Word(against, locate(clip, prompt, against))
+            if set(other.positions) & set(found.positions):
+                raise Refused(f"{word!r} and {against!r} share words; write other ones", AGAINST.name)
+            return cls((found,), length, others=(other,), apart=True, **_fields(asked))
         rest = tuple(one for one in spoken(clip, prompt) if one < length and one not in found.positions)
         others = (Word("the other words", rest),) if rest else ()
         return cls((found,), length, others=others, **_fields(asked))
@@ -96,7 +106,8 @@ class LiveMask(Capture):
     @property
     def label(self) -> str:
         """Describe the mask."""
-        return f"live mask of {self.word} above {self.threshold:g} after {100 * self.after:g}%, {self.then}"
+        how = f"against {', '.join(self.other_labels)}" if self.apart else f"above {self.threshold:g}"
+        return f"live mask of {self.word} {how} after {100 * self.after:g}%, {self.then}"
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether a call is not to be heard, or the mask is frozen."""
@@ -145,9 +156,11 @@ class LiveMask(Capture):
     def _made(self, step: int, named: Sequence[Sums], rest: Sequence[Sums], size: tuple[int, ...] | None) -> UsedMask:
         grid = size or max((sums.grid for sums in named), key=lambda grid: grid[0] * grid[1])
         attention = _mean(named, grid)
-        if rest:
-            attention = attention * share(attention, _mean(rest, grid))
-        heat = scaled(self.smoothed(attention))
+        if self.apart:
+            own, other = (scaled(self.smoothed(one)) for one in (attention, _mean(rest, grid)))
+            heat = (1.0 + own - other) / 2.0
+        else:
+            heat = scaled(self.smoothed(attention * share(attention, _mean(rest, grid)) if rest else attention))
         return UsedMask(step, heat, self.cut(heat))
 
     def smoothed(self, maps: Tensor) -> Tensor:
@@ -160,7 +173,8 @@ class LiveMask(Capture):
 
     def cut(self, heat: Tensor) -> Tensor:
         """Return the mask of a map of 0 to 1."""
-        return heat if self.threshold == 0.0 else (heat > self.threshold).to(heat.dtype)
+        limit = 0.5 if self.apart else self.threshold
+        return heat if self.threshold == 0.0 else (heat > limit).to(heat.dtype)
 
 
 def share(attention: Tensor, rest: Tensor) -> Tensor:
@@ -221,6 +235,14 @@ SETTINGS = (
         "Which transformer blocks' attention to the word is gathered, as an address: output, all, input:4, output:3-5.",
         settings=(("default", "output"),),
     ),
+)
+AGAINST = Widget(
+    "against",
+    "STRING",
+    "Words of other things in the prompt, parted by commas: the mask is then all of the picture in which word draws "
+    "more than they do, up to the line between them, whatever threshold above 0. Empty: threshold cuts the mask.",
+    settings=(("default", ""),),
+    optional=True,
 )
 
 

@@ -14,7 +14,7 @@ from ..engine.declaration import Widget, acts, amount, hidden, method, words
 from ..engine.method import Method
 from ..engine.site import Site
 from ..engine.stack import Inner
-from .live_mask import SETTINGS, SOURCE, LiveMask, check_word, placed, stage
+from .live_mask import AGAINST, SETTINGS, SOURCE, LiveMask, check_word, placed, stage
 from .word_mask import FRAMES, limited, timed, told
 from .words import check_positions, positions_of
 
@@ -30,6 +30,7 @@ from .words import check_positions, positions_of
         *SOURCE,
         Widget("words", "STRING", "The words that shall stay there, parted by commas.", settings=(("default", ""),)),
         *SETTINGS,
+        AGAINST,
     ),
 )
 class LiveWordMask(Method):

@@ -144,6 +144,32 @@ def test_the_map_is_weighted_by_what_the_word_gets_of_all_the_prompts_words(then
     assert (heat.double() - to_one(word)).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("then", ["freeze", "grow"])
+def test_told_apart_from_another_word_the_mask_is_where_its_scaled_map_is_higher(then: str) -> None:
+    own, rest = recorded(), recorded((0, 5))
+    apart = dataclasses.replace(LIVE, others=(Word("dog", (0, 5)),), apart=True, then=then)
+    model = attach(patcher(), apart)
+    assert torch.equal(sample(model), sample(patcher()))
+    made = READY if then == "freeze" else STEPS
+    word, other = (by_hand(steps[: made - 1]) for steps in (own, rest))
+    step, heat, mask = used(model)
+    assert step == made and (heat.double() - (1.0 + word - other) / 2.0).abs().max() < 1e-5
+    assert torch.equal(mask, (heat > 0.5).float()) and 0.0 < mask.mean() < 1.0
+    assert f"live mask of cat against dog after 40%, {then}" in report.text(last_run(model))
+    soft = dataclasses.replace(apart, threshold=0.0)
+    assert torch.equal(soft.cut(heat), heat) and torch.equal(dataclasses.replace(apart, threshold=0.9).cut(heat), mask)
+
+
+def test_the_masks_of_two_words_against_each_other_part_the_picture() -> None:
+    dog = Word("dog", (0, 5))
+    one = dataclasses.replace(LIVE, others=(dog,), apart=True)
+    other = dataclasses.replace(LIVE, words=(dog,), others=(WORD,), apart=True)
+    model = attach(attach(patcher(), one), other)
+    sample(model)
+    first, second = (found.mask for found in last_run(model).masks.values())
+    assert torch.equal(first + second, torch.ones_like(first))
+
+
 def test_where_no_word_gets_anything_the_share_is_nothing() -> None:
     nothing = torch.zeros(1, 2, 2)
     assert torch.equal(share(nothing, nothing), nothing)
