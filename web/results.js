@@ -23,7 +23,7 @@ export function show(node, output) {
     if (output.values?.length) views.get(node)?.measured(output.values)
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, { rows: output.table, makers: output.makers ?? [] })
-  if (output?.attention) views.get(node)?.show(output.attention[0])
+  if (output?.attention && node.comfyClass !== 'PatchbayCompare') views.get(node)?.show(output.attention[0]) // those that a comparison draws again are not its own
   if (output?.compare) views.get(node)?.show(output.compare[0])
   texts.get(node)?.show(output)
 }
