@@ -29,6 +29,7 @@ from .tuning import TuneAttention
 
 NODE = "PatchbayCompare"
 MAP, MAPPED = "PatchbayBlockMap", 2  # a node that only watches, and its output that is the model
+SHOWN = "PatchbayLiveRegion"  # shows what each run makes of it: further runs have copies, which nobody sees
 MOST = 8  # further samplings
 BY_HAND: tuple[type[io.ComfyNode], ...] = (
     BackendRules,
@@ -183,6 +184,8 @@ def patched(prompt: Graph, last: str, stay: Collection[str] = ()) -> set[str]:
                 above.add(source)
                 waiting.append(source)
     found = {id for id in above if _class(prompt, id) in patching()}
+    if not stay:
+        found |= {id for id in above if _class(prompt, id) == SHOWN}
     waiting = list(found)
     while waiting:
         more = users.get(waiting.pop(), set()) - found

@@ -251,6 +251,12 @@ def test_what_reads_the_patches_stays_where_there_are_none() -> None:
     assert graph["18.1.12"]["inputs"]["model"] == ["18.1.5", 0], "with weaker patches the masks are those of that run"
 
 
+def test_a_region_by_word_shows_the_run_of_the_picture_itself_alone() -> None:
+    graph = expansion(with_masks("0.5"), "18", [0.5])
+    assert graph["18.0.5"]["inputs"]["regions"] == ["18.0.17", 0]
+    assert graph["18.0.17"]["inputs"]["regions"] == ["18.0.16", 0]
+
+
 def test_pictures_with_masks_of_words_are_compared() -> None:
     run = host().run(with_masks("0"))
     (text,) = run.ui["18"]["text"]
