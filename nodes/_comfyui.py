@@ -297,8 +297,8 @@ def serve_page() -> None:
 
     `/patchbay/blocks?input=unet_name&file=NAME`: the blocks of a loader's model file;
     `/patchbay/lora?file=NAME`: the relative norm of what each block of a LoRA file adds to the weights;
-    `/patchbay/attention?workflow=ID`: the last step of a workflow's captures and maps of blocks; `?node=ID`: of a node
-    in any workflow.
+    `/patchbay/attention?workflow=ID`: the last step of a workflow's captures, masks of words and maps of blocks;
+    `?node=ID`: of a node in any workflow.
     """
     from aiohttp import web
     from server import PromptServer

@@ -14,7 +14,7 @@ export class LiveMaskView extends AttentionView {
   constructor(waiting, threshold) {
     super(waiting, { points: () => [], ask: () => '', opacity: () => 0.5, threshold, add: () => '' })
     this.element.style.minHeight = LEAST
-    this.canvas.setAttribute('aria-description', say('Arrow keys move a place and tell how much of the mask it has.'))
+    this.canvas.setAttribute('aria-description', say('Arrow keys move a place and tell the value of the map there.'))
     Object.assign(this.lines.style, LINES)
     this.foot.replaceChildren(this.lines, this.actions()[0])
   }

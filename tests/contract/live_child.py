@@ -93,7 +93,8 @@ SECOND = """() => {
   }
   const decode = find('VAEDecode')
   second.connect(0, decode, 0)
-  for (const node of app.graph.nodes.filter(({ type }) => /Report|LiveMasks|Compare|Preview/.test(type))) app.graph.remove(node)
+  const shown = /Report|LiveMasks|Compare|Preview/
+  for (const node of app.graph.nodes.filter(({ type }) => shown.test(type))) app.graph.remove(node)
 }"""
 SCRIPT = """async (prompt) => {
   window.masks = []
