@@ -20,7 +20,7 @@ from ..ldm_patched.demo.tokenizer import END, START, DemoTokenizer
 from ..ldm_patched.ldm.modules.backends import registry
 from ..ldm_patched.ldm.modules.backends.kernel import Backend, present
 from ..ldm_patched.patches.engine.capabilities import Capabilities
-from ..ldm_patched.patches.engine.gathering import Shown
+from ..ldm_patched.patches.engine.gathering import Shown, ShownMask
 from ..ldm_patched.patches.engine.host import Latent, Weight
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
@@ -134,6 +134,18 @@ def show_attention(node: str, step: int, found: Shown, args: CfgArgs) -> None:
 def show_blocks(node: str, step: int, run: Run) -> None:
     """Send what the blocks have done in a run to the page, for the node that shows it, and keep it."""
     _show(node, {"step": step, "blocks": block_values(run)})
+
+
+def show_mask(node: str, so_far: Callable[[], ShownMask | None], args: CfgArgs) -> None:
+    """Send the mask of a word and the picture so far to the page that sent the run, for the node, and keep them."""
+    from server import PromptServer
+
+    if not _workflow_of(PromptServer.instance.prompt_queue.currently_running):
+        return
+    found = so_far()
+    if found is not None:
+        maps = view([found.heard], found.heard.sums[0].grid, picture_so_far(args))
+        _show(node, {"step": found.step, **maps, "since": found.since, "covers": found.covers})
 
 
 def _show(node: str, told: dict[str, Any]) -> None:
@@ -286,8 +298,8 @@ def serve_page() -> None:
 
     `/patchbay/blocks?input=unet_name&file=NAME`: the blocks of a loader's model file;
     `/patchbay/lora?file=NAME`: the relative norm of what each block of a LoRA file adds to the weights;
-    `/patchbay/attention?workflow=ID`: the last step of a workflow's captures and maps of blocks; `?node=ID`: of a node
-    in any workflow.
+    `/patchbay/attention?workflow=ID`: the last step of a workflow's captures, masks of words and maps of blocks;
+    `?node=ID`: of a node in any workflow.
     """
     from aiohttp import web
     from server import PromptServer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from ..ldm_patched.ldm.modules.backends import dispatch, registry
 from ..ldm_patched.modules import model_management
 from ..ldm_patched.modules.model_patcher import ModelPatcher
 from ..ldm_patched.patches.engine.capabilities import Capabilities
-from ..ldm_patched.patches.engine.gathering import Shown
+from ..ldm_patched.patches.engine.gathering import Shown, ShownMask
 from ..ldm_patched.patches.engine.host import Latent, Weight
 from ..ldm_patched.patches.engine.prompts import Conditioning
 from ..ldm_patched.patches.methods.alignment import Clip
@@ -55,6 +55,10 @@ def able() -> Capabilities:
 
 
 def show_attention(node: str, step: int, found: Shown, args: CfgArgs) -> None:
+    """Show nothing: there is no page."""
+
+
+def show_mask(node: str, so_far: Callable[[], ShownMask | None], args: CfgArgs) -> None:
     """Show nothing: there is no page."""
 
 

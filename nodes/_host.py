@@ -32,6 +32,7 @@ HOST = Host(
     found.able,
     found.show_blocks,
     found.weights,
+    found.show_mask,
 )
 clip_with_lora = found.clip_with_lora
 check_interrupt = found.check_interrupt

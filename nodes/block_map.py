@@ -15,7 +15,7 @@ from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.block_map import block_map, chosen, rows, text
 from ..ldm_patched.patches.reading.block_values import known_values
 from ._host import HOST, io
-from .derived import CATEGORY, shown
+from .derived import CATEGORY, own_id, shown
 
 CHANGE = (
     "Measure how far the patches before this node move what each block hands on: norm(with - without) / norm(without) "
@@ -80,7 +80,7 @@ class BlockMap(io.ComfyNode):
         ui: dict[str, list[Any]] = {"map": rows(found, size), "chosen": chosen(address, found)}
         ui["kinds"] = [*family_of(model).kinds]
         ui["values"] = known_values(model, None if latent is None else latent["samples"])
-        node = str(cls.hidden.unique_id) if cls.hidden else ""
+        node = own_id(cls)
         return io.NodeOutput(
             blocks, text(address, found, size), watched(model, BlockWatch(measure_change, node)), ui=ui
         )

@@ -19,7 +19,7 @@ from ..ldm_patched.patches.methods.point_capture import PointCapture, parse_poin
 from ..ldm_patched.patches.methods.words import locate
 from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io
-from .derived import CATEGORY, checking, model, patched, shown
+from .derived import CATEGORY, checking, model, own_id, patched, shown
 
 T = TypeVar("T")
 PLACING = Placing("output")
@@ -81,7 +81,7 @@ class CaptureAttention(io.ComfyNode):
             raise ValueError("no words and no points are given; write some of the prompt's words, parted by commas")
         found = tuple(Word(word, locate(clip, prompt, word)) for word in wanted)
         *first, last = listeners(found, len(token_ids(clip, prompt)), rest(clip, prompt, wanted), **widgets)
-        node = str(cls.hidden.unique_id) if cls.hidden else ""
+        node = own_id(cls)
         for listener in (*first, replace(last, node=node)):
             model = attach(model, listener, HOST)
         return io.NodeOutput(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any
 
@@ -14,16 +14,22 @@ from ..ldm_patched.patches.reading.comparison import apart, heatmaps, told, view
 from ..ldm_patched.patches.reading.declared import declared
 from ._host import io
 from .capture import CaptureAttention
+from .captured import AttentionMaps, SaveAttentionMaps
 from .derived import CATEGORY, checking_text
 from .derived import node as node_of
 from .drawn import DrawnRegions
+from .inspector import PatchInspector
+from .live import LiveMasks
 from .lora import LoadLoraByRules
 from .manage import CopyPatches, PatchPreset
+from .report import PatchReport
 from .rules import BackendRules
+from .shares import WordShares
 from .tuning import TuneAttention
 
 NODE = "PatchbayCompare"
 MAP, MAPPED = "PatchbayBlockMap", 2  # a node that only watches, and its output that is the model
+SHOWN = "PatchbayLiveRegion"  # shows what each run makes of it: further runs have copies, which nobody sees
 MOST = 8  # further samplings
 BY_HAND: tuple[type[io.ComfyNode], ...] = (
     BackendRules,
@@ -34,8 +40,21 @@ BY_HAND: tuple[type[io.ComfyNode], ...] = (
     DrawnRegions,
     LoadLoraByRules,
 )
+READERS: tuple[type[io.ComfyNode], ...] = (  # of the patches of a model, and of what they gathered in its run
+    AttentionMaps,
+    SaveAttentionMaps,
+    WordShares,
+    LiveMasks,
+    PatchReport,
+    PatchInspector,
+)
 WITH_CLIP = ("PatchbayLoraRules", 1)  # the node that changes a text encoder too, and which output that is
 AMOUNTS = ("strength", "scale")  # the first of these widgets that a node has is multiplied
+UNPATCHED = "no patch of this pack is on the way to these pictures: there is nothing to leave out"
+NOTHING = (
+    "images: these only show what a node reads of the patches, such as masks or maps, and without the patches there is "
+    "nothing to read; link the pictures that the sampler's latent decodes to"
+)
 Link = list[Any]
 Graph = dict[str, dict[str, Any]]
 
@@ -129,15 +148,16 @@ def name(part: float) -> str:
 def expansion(prompt: Graph, node: str, parts: Iterable[float]) -> Graph:
     """Return nodes that draw the pictures of a comparing node again at some strengths, and compare them.
 
-    Raises ValueError where no patch of this pack is on the way to the pictures.
+    Without patches there is nothing to read of them, so what does stays as it is. Raises ValueError where no patch of
+    this pack is on the way to the pictures, or where they only show what is read.
     """
     inputs = _inputs(prompt, node)
-    changed = patched(prompt, str(inputs["images"][0]))
-    if not changed:
-        raise ValueError("no patch of this pack is on the way to these pictures: there is nothing to leave out")
     graph: Graph = {}
     last: Link | None = None
     for number, part in enumerate(parts):
+        changed = patched(prompt, str(inputs["images"][0]), reading() if part == 0.0 else set())
+        if not changed:
+            raise ValueError(NOTHING if patched(prompt, str(inputs["images"][0])) else UNPATCHED)
         drawn = again(prompt, changed, inputs["images"], part, f"{node}.{number}.", graph)
         if last is not None:
             graph[f"{node}.{number}"] = {"class_type": "ImageBatch", "inputs": {"image1": last, "image2": drawn}}
@@ -147,18 +167,25 @@ def expansion(prompt: Graph, node: str, parts: Iterable[float]) -> Graph:
     return graph
 
 
-def patched(prompt: Graph, last: str) -> set[str]:
-    """Return the patches of this pack that lead to a node, and what else they lead to on the way."""
+def patched(prompt: Graph, last: str, stay: Collection[str] = ()) -> set[str]:
+    """Return the patches of this pack that lead to a node, and what else they lead to on the way.
+
+    Nodes of the kinds that `stay` are no part of the way.
+    """
     above, waiting = {last}, [last]
     users: dict[str, set[str]] = {}
     while waiting:
         id = waiting.pop()
+        if _class(prompt, id) in stay:
+            continue
         for source in _sources(prompt, id):
             users.setdefault(source, set()).add(id)
             if source not in above:
                 above.add(source)
                 waiting.append(source)
     found = {id for id in above if _class(prompt, id) in patching()}
+    if not stay:
+        found |= {id for id in above if _class(prompt, id) == SHOWN}
     waiting = list(found)
     while waiting:
         more = users.get(waiting.pop(), set()) - found
@@ -239,6 +266,12 @@ def patching() -> dict[str, dict[str, Any]]:
     """Return what the page knows of the nodes that put patches on a model, or rules, by their ids."""
     made = [node_of(method) for method in declared() if method.declaration.node]
     return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in (*made, *BY_HAND)}
+
+
+@cache
+def reading() -> set[str]:
+    """Return the ids of the nodes that read the patches of a model, or what they gathered in its run."""
+    return {reader.GET_SCHEMA().node_id for reader in READERS}
 
 
 def _class(prompt: Graph, id: str) -> str:

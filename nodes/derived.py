@@ -8,7 +8,7 @@ from typing import Any
 
 from ..ldm_patched.patches.addressing.refused import Refused
 from ..ldm_patched.patches.engine.attach import attach
-from ..ldm_patched.patches.engine.declaration import WIDGETS, Widget, check_inputs, inputs_of, made
+from ..ldm_patched.patches.engine.declaration import NODE, WIDGETS, Widget, check_inputs, inputs_of, made
 from ..ldm_patched.patches.engine.method import Method
 from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io, refusal
@@ -61,6 +61,7 @@ def schema(method: type[Method]) -> io.Schema:
         search_aliases=list(said.aliases),
         inputs=[model(said.verb), *map(shown, inputs_of(method))],
         outputs=[patched(said.gives), *outputs],
+        hidden=[io.Hidden.unique_id] if said.shows else [],
     )
 
 
@@ -70,6 +71,11 @@ def named(method: type[Method]) -> list[str]:
     ComfyUI's execution.py (validate_inputs) leaves range and options of an input to the check that names it.
     """
     return [widget.name for widget in inputs_of(method) if widget.type in WIDGETS and not widget.by_host]
+
+
+def own_id(node: type[io.ComfyNode]) -> str:
+    """Return the id of the node that runs, in its workflow; empty outside of one."""
+    return str(node.hidden.unique_id) if node.hidden else ""
 
 
 def checking(names: list[str], check: Callable[[dict[str, Any]], Refused | None]) -> classmethod[Any, Any, Any]:
@@ -109,6 +115,8 @@ def node(method: type[Method]) -> type[io.ComfyNode]:
         return schema(method)
 
     def execute(cls: Any, /, model: Patcher, **inputs: Any) -> io.NodeOutput:
+        if method.declaration.shows:
+            inputs[NODE] = own_id(cls)
         return io.NodeOutput(attach(model, made(method, inputs), HOST), *method.results(inputs))
 
     body = {

@@ -8,6 +8,7 @@ import torch
 
 from ..ldm_patched.patches.addressing.frames import WIDGET, parse_frames
 from ..ldm_patched.patches.addressing.refused import Refused
+from ..ldm_patched.patches.engine.declaration import NODE
 from ..ldm_patched.patches.engine.host import Latent
 from ..ldm_patched.patches.engine.prompts import Conditioning, prompt_of
 from ..ldm_patched.patches.methods.live_mask import AGAINST, SETTINGS, SOURCE, LiveMask, check_word
@@ -17,7 +18,7 @@ from ..ldm_patched.patches.reading.heatmap import alongside
 from ..ldm_patched.patches.reading.live_masks import live_masks
 from ._host import io
 from .captured import image_size
-from .derived import CATEGORY, checking, shown
+from .derived import CATEGORY, checking, own_id, shown
 from .region import Regions, frames_input
 
 DARK = 0.25  # of the light that the preview leaves outside of a mask
@@ -55,6 +56,7 @@ class LiveRegion(io.ComfyNode):
                 shown(AGAINST),
             ],
             outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     validate_inputs = checking(
@@ -71,7 +73,8 @@ class LiveRegion(io.ComfyNode):
         **asked: Any,
     ) -> io.NodeOutput:
         """Return the longer chain."""
-        found = Region(prompt_of(conditioning), LiveMask.asked(asked), weight, frames=parse_frames(frames))
+        mask = LiveMask.asked({**asked, NODE: own_id(cls)})
+        found = Region(prompt_of(conditioning), mask, weight, frames=parse_frames(frames))
         return io.NodeOutput((*(regions or ()), found))
 
 

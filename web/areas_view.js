@@ -7,6 +7,7 @@ import { BOX } from './box.js'
 import { chip, press } from './chip.js'
 import { element } from './element.js'
 import { placeOn, watchSize } from './fitted.js'
+import { wrongFrames } from './frames.js'
 import { colourOf } from './palette.js'
 import { say } from './say.js'
 
@@ -17,6 +18,7 @@ import { say } from './say.js'
  *   the text and where it comes from by a link; width and height of the picture to come; the last picture; how soft edges are
  */
 
+const FIELD = { font: 'inherit', color: 'inherit', background: 'transparent', border: '1px solid var(--border-color, #555)', borderRadius: '4px', padding: '2px 6px' }
 const SIDE = 512 // of the canvas
 const CORNER = 10 // pixels of the canvas, around a corner
 const STEP = 0.02 // for a key
@@ -51,11 +53,16 @@ export class AreasView {
     this.canvas.setAttribute('aria-description', say('Arrow keys move the chosen area, with Shift they resize it; Delete takes it off.'))
     Object.assign(this.canvas.style, { flex: '1 1 0', minHeight: '0', maxWidth: '100%', objectFit: 'contain', cursor: 'crosshair', touchAction: 'none' })
     this.prompt = document.createElement('input')
-    Object.assign(this.prompt.style, { font: 'inherit', color: 'inherit', background: 'transparent', border: '1px solid var(--border-color, #555)', borderRadius: '4px', padding: '2px 6px' })
+    Object.assign(this.prompt.style, FIELD, { flex: '1 1 0', minWidth: '0' })
     this.prompt.setAttribute('aria-label', say('Prompt of the chosen area'))
+    this.frames = document.createElement('input')
+    Object.assign(this.frames.style, FIELD, { flex: '0 1 96px', minWidth: '0' })
+    this.frames.setAttribute('aria-label', (this.frames.title = say('When in a video the chosen area holds: 0-50%, 0-12 or 25- of its frames, fade 8 behind them; empty: always')))
+    const fields = element('div', { display: 'flex', gap: '4px', flex: 'none' })
+    fields.append(this.prompt, this.frames)
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
-    this.element.append(this.tools, this.names, this.canvas, this.prompt, this.status)
+    this.element.append(this.tools, this.names, this.canvas, fields, this.status)
     this.listen()
     this.refresh()
   }
@@ -78,6 +85,9 @@ export class AreasView {
     })
     this.prompt.addEventListener('change', () => this.rename(false))
     this.prompt.addEventListener('keydown', (event) => this.type(event))
+    this.frames.addEventListener('input', () => this.time(true))
+    this.frames.addEventListener('change', () => this.time(false))
+    this.frames.addEventListener('keydown', (event) => event.stopPropagation())
   }
 
   /** @returns {Area[]} */
@@ -100,6 +110,19 @@ export class AreasView {
     if (area) this.keep(changed(this.host.read(), this.state.chosen, { ...area, prompt: this.prompt.value.replace(/[\r\n]/g, ' ') }), goesOn)
   }
 
+  /**
+   * Write when the chosen area holds; what nobody could read is told, and not written.
+   * @param {boolean} goesOn
+   */
+  time(goesOn) {
+    const area = this.areas()[this.state.chosen]
+    const frames = this.frames.value.trim()
+    const fault = frames && wrongFrames(frames)
+    if (area && !fault) this.keep(changed(this.host.read(), this.state.chosen, { ...area, frames }), goesOn)
+    this.frames.setAttribute('aria-invalid', String(Boolean(fault)))
+    if (fault) this.status.textContent = `\u26a0 ${fault}`
+  }
+
   /** Show the areas as the text says now. */
   refresh() {
     const { areas, fault } = read(this.host.read())
@@ -107,7 +130,11 @@ export class AreasView {
     this.state.chosen = Math.max(0, Math.min(this.state.chosen, areas.length - 1))
     const prompt = areas[this.state.chosen]?.prompt ?? ''
     if (document.activeElement !== this.prompt || this.prompt.value.trim() !== prompt) this.prompt.value = prompt
-    this.prompt.disabled = !areas.length || Boolean(from)
+    const frames = areas[this.state.chosen]?.frames ?? ''
+    if (document.activeElement !== this.frames || this.frames.value.trim() !== frames) this.frames.value = frames
+    this.frames.setAttribute('aria-invalid', 'false')
+    this.prompt.disabled = this.frames.disabled = !areas.length || Boolean(from)
+    this.frames.placeholder = areas.length ? say('frames') : ''
     this.prompt.placeholder = areas.length ? say('What is in this area') : ''
     if (!areas.length) [this.state.goesOn, this.state.tool] = [false, this.state.tool === 'erase' ? 'box' : this.state.tool]
     const how = from ? say('The areas come by a link from $1; change them there.', from) : this.how()

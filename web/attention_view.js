@@ -53,14 +53,14 @@ export class AttentionView {
     this.status = document.createElement('div')
     this.status.setAttribute('role', 'status')
     this.status.textContent = waiting
-    const lines = document.createElement('div')
-    Object.assign(lines.style, LINES)
-    lines.append(this.status, this.pointed)
+    this.lines = document.createElement('div')
+    Object.assign(this.lines.style, LINES)
+    this.lines.append(this.status, this.pointed)
     this.foot = document.createElement('div')
     Object.assign(this.foot.style, FOOT)
     this.legend.element.style.flex = '1 1 auto'
     this.foot.append(this.legend.element)
-    this.element.append(this.choice.element, this.canvas, this.foot, lines)
+    this.element.append(this.choice.element, this.canvas, this.foot, this.lines)
     this.listen()
   }
 
@@ -83,8 +83,16 @@ export class AttentionView {
     this.canvas.height = Math.round(maps.height * scale)
     this.choice.show(maps)
     if (this.foot.childElementCount < 2) this.foot.append(...this.actions())
-    this.status.textContent = maps.step ? say('step $1', maps.step) : this.waiting(maps)
+    this.status.textContent = this.state(maps)
     this.draw()
+  }
+
+  /**
+   * @param {import('./heatmap.js').Maps} maps
+   * @returns {string} what the maps are of
+   */
+  state(maps) {
+    return maps.step ? say('step $1', maps.step) : this.waiting(maps)
   }
 
   /**
@@ -148,13 +156,18 @@ export class AttentionView {
     return span(maps, label, picture, common)
   }
 
+  /** @param {Place} at */
+  rankedAt([x, y]) {
+    return this.maps ? ranked(this.maps, this.choice.now.picture, x, y) : []
+  }
+
   /**
    * @param {Place} at
    * @returns {string} the words ranked by the attention of a place
    */
   told([x, y]) {
     if (!this.maps) return ''
-    const found = ranked(this.maps, this.choice.now.picture, x, y).slice(0, MORE)
+    const found = this.rankedAt([x, y]).slice(0, MORE)
     const maps = this.maps
     const named = (/** @type {number} */ index, /** @type {string} */ label) => (isPoint(maps, index) ? say('point $1', label) : label)
     const values = found.map(({ index, label, value }) => `${named(index, label)} ${(100 * value).toPrecision(3)} %`)
@@ -231,13 +244,18 @@ export class AttentionView {
     return small
   }
 
+  /** @returns {number} the byte of the map from which on a place lies in the mask; 0 without a line */
+  level() {
+    return 255 * this.host.threshold()
+  }
+
   /**
    * The line around what is at the threshold or above it: the mask.
    * @param {CanvasRenderingContext2D} pen
    * @param {import('./heatmap.js').Maps} maps
    */
   outline(pen, maps) {
-    const level = 255 * this.host.threshold()
+    const level = this.level()
     if (!level) return
     const { width, height } = this.canvas
     const path = new Path2D()

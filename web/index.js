@@ -12,6 +12,7 @@ import { after, graphs, latentSize, linkedFrom, modelOf, ours, relatives, textOf
 import { InspectorView } from './inspector_view.js'
 import { LoraEditor } from './lora_editor.js'
 import { read as loraRulesIn } from './lora_rules.js'
+import { LiveMaskView } from './live_mask_view.js'
 import { addMask, linksOf } from './mask_node.js'
 import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
@@ -120,6 +121,19 @@ function addAttention(node, waiting) {
   for (const name of ['opacity', 'threshold']) if (widgetOf(node, name)) after(widgetOf(node, name), 'callback', () => view.draw())
   if (widgetOf(node, 'points')) after(widgetOf(node, 'points'), 'callback', drawAttention)
   node.setSize([380, 620])
+}
+
+function addLiveMask(node) {
+  const threshold = () => {
+    const value = valueOf(node, 'threshold')
+    if (typeof value !== 'number' || !value) return 0
+    return textOf(node, 'against').trim() ? 0.5 : value // the line between two words
+  }
+  const view = new LiveMaskView(say('The mask of the word appears here while sampling.'), threshold)
+  views.set(node, view)
+  addView(node, 'patchbay_live_mask', view, 220)
+  for (const name of ['threshold', 'against']) after(widgetOf(node, name), 'callback', () => view.draw())
+  node.setSize([320, node.computeSize()[1]])
 }
 
 const brushes = new Map() // what was chosen in the drawings of areas, which undo makes anew
@@ -264,6 +278,8 @@ const ADD = {
   PatchbayDrawnRegions: addAreas,
   PatchbayCompare: addComparison,
   PatchbayCaptureAttention: (node) => addAttention(node, say('Maps of each step appear here while sampling. A click on one asks for the point.')),
+  PatchbayLiveRegion: addLiveMask,
+  PatchbayLiveWordMask: addLiveMask,
   PatchbayAttentionMaps: (node) => addAttention(node, say('Run the workflow to see which word drew what.')),
   PatchbayWordShares: addShares,
   PatchbayTuneAttention: (node) => addText(node, new TextView(say('Tuning'), say('Run the workflow to time the attention functions.')))

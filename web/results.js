@@ -5,8 +5,9 @@ import { InspectorTab } from './inspector_tab.js'
 import { sameIn } from './same_run.js'
 import { say } from './say.js'
 
-// Nodes that are shown something in each step: captures, and maps of blocks whose model goes on.
-const isLive = ({ comfyClass, outputs }) => comfyClass === 'PatchbayCaptureAttention' || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
+// Nodes that are shown something in each step: captures, masks of words, and maps of blocks whose model goes on.
+const MASKS = ['PatchbayLiveRegion', 'PatchbayLiveWordMask']
+const isLive = ({ comfyClass, outputs }) => ['PatchbayCaptureAttention', ...MASKS].includes(comfyClass) || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
 const RUNS = 32 // of the history, to look for the last one of the workflow
 
 export const views = new WeakMap() // of nodes that show maps, by node
@@ -23,7 +24,7 @@ export function show(node, output) {
     if (output.values?.length) views.get(node)?.measured(output.values)
   }
   if (output?.table && node.comfyClass === 'PatchbayPatchInspector') tables.set(node, { rows: output.table, makers: output.makers ?? [] })
-  if (output?.attention) views.get(node)?.show(output.attention[0])
+  if (output?.attention && node.comfyClass !== 'PatchbayCompare') views.get(node)?.show(output.attention[0]) // those that a comparison draws again are not its own
   if (output?.compare) views.get(node)?.show(output.compare[0])
   texts.get(node)?.show(output)
 }
@@ -111,13 +112,18 @@ function remount() {
   }
 }
 
-/** While sampling: the maps of one step, for the capture that gathers them, or what the blocks did, for their map. */
+/** While sampling: the maps or the mask of one step, for the node that makes them, or what the blocks did, for their map. */
 export function showStep({ detail }) {
   if (detail.workflow && detail.workflow !== app.rootGraph.id) return
-  const capture = our().find(([path]) => path === String(detail.node))
-  const view = capture && views.get(capture[1])
+  const found = our().find(([path, node]) => path === String(detail.node) && shows(node, detail)) // a preset can name a node of another workflow
+  const view = found && views.get(found[1])
   if (detail.blocks) view?.measured(detail.blocks)
   else view?.show(detail)
+}
+
+function shows({ comfyClass }, { blocks, covers }) {
+  if (blocks) return comfyClass === 'PatchbayBlockMap'
+  return covers ? MASKS.includes(comfyClass) : comfyClass === 'PatchbayCaptureAttention'
 }
 
 // The tab

@@ -53,6 +53,7 @@ DRAWN = f"""(type) => {{ {FIND}
   const {{ value }} = node.widgets.find((widget) => widget.name === 'regions')
   return {{ box: [x, y, width, height], chips, text: value.split('\\n'), nodes: app.graph.nodes.length }}
 }}"""
+TOLD = f"(type) => {{ {FIND} return element.querySelector('[role=status]').textContent }}"
 WRITE = """([type, text]) => {
   const { widgets } = app.graph.nodes.find((node) => node.type === type)
   const widget = widgets.find((one) => one.name === 'regions')
@@ -206,6 +207,17 @@ def draw(page: Page, path: str) -> dict[str, Any]:
     page.get_by_role("button", name="a \u00b7 0-50%", exact=True).click()
     seen["by button"] = drag((0.2, 0.5), (0.4, 0.5))
     shot(page, "by button")
+    frames = page.get_by_label("When in a video the chosen area holds")
+    seen["frames"] = [frames.input_value()]
+    for text in ("12-5", "0-25% fade 2"):
+        frames.fill(text)
+        found = page.evaluate(DRAWN, DRAW)["text"], page.evaluate(TOLD, DRAW), frames.get_attribute("aria-invalid")
+        seen["frames"].append(found)
+    frames.press("Tab")
+    shot(page, "frames")
+    page.evaluate(COMMAND, "Comfy.Undo")
+    rest(page)
+    seen["frames"].append(page.evaluate(DRAWN, DRAW)["text"])
     return seen
 
 

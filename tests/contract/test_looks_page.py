@@ -175,6 +175,13 @@ def test_an_area_chosen_by_its_button_is_moved_by_keys_and_mouse(seen: dict[str,
     assert second == "left frames 50%- -> b"
 
 
+def test_the_frames_of_an_area_have_a_field_that_keeps_what_can_be_read(seen: dict[str, Any]) -> None:
+    shown, (wrong, told, invalid), (right, _, fine), undone = seen["drawn"]["frames"]
+    assert shown == "0-50%" and wrong == undone == seen["drawn"]["by button"]["text"]
+    assert "12-5" in told and (invalid, fine) == ("true", "false")
+    assert right[0].endswith(" frames 0-25% fade 2 -> a") and right[1:] == wrong[1:]
+
+
 def test_areas_are_painted_and_erased_each_stroke_a_step_of_undo(seen: dict[str, Any]) -> None:
     drawn = seen["drawn"]
 

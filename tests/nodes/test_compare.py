@@ -17,7 +17,7 @@ from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.engine.errors import NodeError
 from attention_patchbay.ldm_patched.patches.addressing.refused import Refused
 from attention_patchbay.ldm_patched.patches.reading.comparison import apart, heatmaps, told
-from attention_patchbay.nodes.compare import Compare, expansion, parsed, patching
+from attention_patchbay.nodes.compare import Compare, expansion, parsed, patching, reading
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows" / "api"
 DEMO = json.loads((EXAMPLES / "demo.json").read_text())
@@ -240,3 +240,49 @@ def test_a_lora_of_a_region_is_weakened_with_its_region_alone() -> None:
     assert f"{look}.0.16" not in graph
     region = graph[f"{look}.0.17"]["inputs"]
     assert region["strength"] == 0.5 and region["regions"] == ["16", 0]
+
+
+def test_what_reads_the_patches_stays_where_there_are_none() -> None:
+    prompt = with_masks("0, 0.5")
+    graph = expansion(prompt, "18", [0.0, 0.5])
+    assert {id for id in graph if id.startswith("18.0.")} == {"18.0.8", "18.0.9", "18.0.20"}
+    assert graph["18.0.20"]["inputs"]["destination"] == ["18.0.9", 0]
+    assert graph["18.0.20"]["inputs"]["mask"] == ["12", 0] and graph["18.0.20"]["inputs"]["source"] == ["12", 1]
+    assert graph["18.1.12"]["inputs"]["model"] == ["18.1.5", 0], "with weaker patches the masks are those of that run"
+
+
+def test_a_region_by_word_shows_the_run_of_the_picture_itself_alone() -> None:
+    graph = expansion(with_masks("0.5"), "18", [0.5])
+    assert graph["18.0.5"]["inputs"]["regions"] == ["18.0.17", 0]
+    assert graph["18.0.17"]["inputs"]["regions"] == ["18.0.16", 0]
+
+
+def test_pictures_with_masks_of_words_are_compared() -> None:
+    run = host().run(with_masks("0"))
+    (text,) = run.ui["18"]["text"]
+    assert text.startswith("without: ") and "differ" in text
+
+
+@pytest.mark.parametrize("images", [["12", 1], ["batch", 0]])
+def test_pictures_that_only_show_what_is_read_are_refused_with_what_to_link(images: list[Any]) -> None:
+    prompt = with_masks("0")
+    prompt["batch"] = {"class_type": "ImageBatch", "inputs": {"image1": ["12", 1], "image2": ["12", 1]}}
+    prompt["18"]["inputs"]["images"] = images
+    with pytest.raises(ValueError, match="link the pictures that the sampler's latent decodes to"):
+        expansion(prompt, "18", [0.0])
+
+
+def test_every_node_that_takes_a_model_and_gives_none_reads_it() -> None:
+    found = {id: cls.GET_NODE_INFO_V1() for id, cls in catalog().items() if id.startswith("Patchbay")}
+    given = {id: [kind for kind, *_ in info["input"]["required"].values()] for id, info in found.items()}
+    assert reading() == {id for id, info in found.items() if "MODEL" in given[id] and "MODEL" not in info["output"]}
+
+
+def with_masks(strengths: str) -> dict[str, Any]:
+    """Return the workflow of Region by Word, and compare its picture with the masks drawn into it."""
+    prompt: dict[str, Any] = json.loads((EXAMPLES / "region_by_word.json").read_text())
+    prompt["8"]["inputs"]["steps"] = 4
+    pasted = {"destination": ["9", 0], "source": ["12", 1], "mask": ["12", 0], "x": 0, "y": 0, "resize_source": False}
+    prompt["20"] = {"class_type": "ImageCompositeMasked", "inputs": pasted}
+    prompt["18"]["inputs"] |= {"images": ["20", 0], "strengths": strengths}
+    return prompt

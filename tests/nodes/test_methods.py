@@ -207,7 +207,8 @@ def node_of(case: Case) -> Any:
 
 def defaults(node: Any) -> dict[str, Any]:
     """Return the default of each widget, as the page would send it."""
-    entries = {name: entry for group in node.GET_NODE_INFO_V1()["input"].values() for name, entry in group.items()}
+    groups = [node.GET_NODE_INFO_V1()["input"].get(kind, {}) for kind in ("required", "optional")]
+    entries = {name: entry for group in groups for name, entry in group.items()}
     return {name: entry[1]["default"] for name, entry in entries.items() if "default" in entry[1]}
 
 

@@ -17,6 +17,7 @@ from .value import value
 T = TypeVar("T")
 # In the metadata of a field: what a node asks for it, its name in presets, what stands for it in a check of widgets.
 WIDGET, SAVED, BLANK = "widget", "saved", "blank"
+NODE = "node"  # the name under which a method gets the id of its node
 WIDGETS = ("FLOAT", "INT", "BOOLEAN", "STRING", "COMBO")  # types of inputs that a user sets on the page
 STRENGTH = "How much of {}, 0 to 1; 0 changes nothing."
 BLOCKS = {
@@ -133,6 +134,7 @@ class Declaration:
         gives: how the clone differs, for the tooltip of the output.
         asks: inputs that are no fields; the method's `made` turns them into some. Optional ones come last.
         outputs: outputs behind the model, from the method's `results`.
+        shows: whether what it makes in a run is shown in its node, whose id `made` gets as `node`.
         saved_in: type and field of the text form of presets in which the value stands, and its own type there.
     """
 
@@ -144,6 +146,7 @@ class Declaration:
     gives: str = "with this patch"
     asks: tuple[Widget, ...] = ()
     outputs: tuple[Output, ...] = ()
+    shows: bool = False
     saved_in: tuple[str, str, str] | None = None
 
 
@@ -165,11 +168,13 @@ class Declared(Protocol):
 # What stands for the value of a field
 
 
-def _field(default: Any, widget: Widget | Placing | None, saved: str = "", blank: Any = None) -> Any:
+def _field(
+    default: Any, widget: Widget | Placing | None, saved: str = "", blank: Any = None, compare: bool = True
+) -> Any:
     metadata = {WIDGET: widget, SAVED: saved, BLANK: blank}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, compare=compare)
 
 
 def number(
@@ -237,9 +242,12 @@ def socket(
     return _field(default, Widget(name, type, tip, optional=optional, read=read), blank=blank)
 
 
-def hidden(default: Any = dataclasses.MISSING, saved: str = "", blank: Any = None) -> Any:
-    """Declare a field that no widget sets; `saved` is its name in presets, `blank` as for a socket."""
-    return _field(default, None, saved, blank)
+def hidden(default: Any = dataclasses.MISSING, saved: str = "", blank: Any = None, compare: bool = True) -> Any:
+    """Declare a field that no widget sets; `saved` is its name in presets, `blank` as for a socket.
+
+    One that is not compared is no setting: values that differ in it alone are equal, and presets leave it out.
+    """
+    return _field(default, None, saved, blank, compare)
 
 
 def acts(blocks: str = "all", kind: str = "all", **how: Any) -> Any:
@@ -299,7 +307,8 @@ def made(cls: type[Declared], inputs: dict[str, Any]) -> Any:
 
     Raises ValueError, mostly Refused, for a wrong value.
     """
-    asked = {widget.name: inputs[widget.name] for widget in cls.declaration.asks if widget.name in inputs}
+    names = [*(widget.name for widget in cls.declaration.asks), *([NODE] if cls.declaration.shows else [])]
+    asked = {name: inputs[name] for name in names if name in inputs}
     return cls.made(asked, fields_of(cls, inputs))
 
 

@@ -62,6 +62,21 @@ class Heard(NamedTuple):
 Shown = Sequence[Heard]
 
 
+class ShownMask(NamedTuple):
+    """A mask that is made of the attention to a word, in a step: its map, and the part of each picture that it covers.
+
+    It holds from the step `since` on; before that, at 0, it is what all steps so far would make.
+    """
+
+    step: int
+    heard: Heard
+    since: int
+    covers: tuple[float, ...]
+
+
+ShowMask = Callable[[str, Callable[[], ShownMask | None], CfgArgs], None]
+
+
 def gather(site: Site, attention: Tensor, entropy: Tensor, grid: Grid) -> None:
     """Add one call's attention (labels, b, h * w) and entropy (heads,) to the sums of its block and of its step.
 

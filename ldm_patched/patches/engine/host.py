@@ -13,7 +13,7 @@ from ..patcher import CfgArgs, Patcher
 from ..record.run import Run
 from .capabilities import Capabilities
 from .gate import Pause
-from .gathering import Shown
+from .gathering import ShowMask, Shown, ShownMask
 from .stack import Attend, default_attend
 
 Latent = dict[str, Any]  # the LATENT of nodes
@@ -41,6 +41,10 @@ def _blocks_unseen(node: str, step: int, run: Run) -> None:
     """Show nothing."""
 
 
+def _mask_unseen(node: str, so_far: Callable[[], ShownMask | None], args: CfgArgs) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True)
 class Host:
     """The functions of a host.
@@ -52,6 +56,8 @@ class Host:
         pause: a context in which what is made may outlive a block: the host's memory compiler does not see it.
         able: tells what the host can do.
         show_blocks: shows in a node what the blocks have done in a run up to a step.
+        show_mask: shows in a node the mask that a run makes of a word, with what the guidance got; asks for the mask
+            only where somebody looks.
         weights: tells which weight of a model each name in a LoRA file stands for.
     """
 
@@ -62,3 +68,4 @@ class Host:
     able: Callable[[], Capabilities] = Capabilities
     show_blocks: Callable[[str, int, Run], None] = _blocks_unseen
     weights: Callable[[Patcher], Mapping[str, Weight]] = _weights
+    show_mask: ShowMask = _mask_unseen

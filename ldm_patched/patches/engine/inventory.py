@@ -77,7 +77,7 @@ def placed(model: Patcher) -> Iterator[Placed]:
         yield from (Placed(OVERRIDE, part) for part in _parts(options[SLOT]))
     yield from (Placed(hold.gate.entry.slot, hold) for hold in holds_of(options))
     for slot in LISTS:
-        yield from (Placed(slot, patch) for patch in model.model_options.get(slot, []))
+        yield from (Placed(slot, patch) for patch in model.model_options.get(slot, []) if not serves(patch))
     for slot in SINGLES:
         if slot in model.model_options:
             yield Placed(slot, model.model_options[slot])
@@ -135,7 +135,7 @@ def entry_number(patch: object) -> int | None:
 
 def serves(patch: object) -> bool:
     """Return whether a patch changes nothing and only serves the others."""
-    return isinstance(patch, Mark)
+    return isinstance(patch, Mark) or (entry_number(patch) is not None and not getattr(patch, "counted", True))
 
 
 def block_name(address: Key) -> str:

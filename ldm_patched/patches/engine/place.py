@@ -107,10 +107,11 @@ class Listed(InOptions):
 
 @dataclass(frozen=True)
 class AfterCfg:
-    """A function of the combined prediction."""
+    """A function of the combined prediction; one that is not `counted` only shows something, and is no patch."""
 
     gate: Gate
     act: Callable[[Gate, CfgArgs], Tensor]
+    counted: bool = True
 
     def __call__(self, args: CfgArgs) -> Tensor:
         return self.act(self.gate, args)

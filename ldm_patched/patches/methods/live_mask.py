@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,13 @@ from ..addressing.grid import blurred
 from ..addressing.schedule import Schedule
 from ..addressing.where import Where
 from ..engine.at_tokens import at_tokens
-from ..engine.declaration import Refused, Widget, acts, choice, fields_of, hidden, inputs_of, method, number
+from ..engine.declaration import NODE, Refused, Widget, acts, choice, fields_of, hidden, inputs_of, method, number
+from ..engine.gate import Gate
 from ..engine.gathering import Sums, before, gather_rest, scaled
+from ..engine.host import Host
+from ..engine.place import Place, Wrap
 from ..engine.site import Site
+from ..patcher import Patcher
 from ..record.run import Run, UsedMask
 from .alignment import token_ids
 from .capture import Capture, Word
@@ -39,7 +44,7 @@ class LiveMask(Capture):
 
     The mask holds from the first step at or behind `after` (a part of the noise schedule) that has a step before it.
     With `freeze` it then stays as it is; with `grow` it is made anew in each step, of all steps before. All calls of a
-    step see one mask.
+    step see one mask. What uses it shows it in the `node` of the page, if any.
     """
 
     where: Where = acts("output", kind="cross", end=None, curve=False)
@@ -72,6 +77,7 @@ class LiveMask(Capture):
         THEN, "freeze", tip="Whether the mask then stays as it is, or is made anew in each step of all before it."
     )
     apart: bool = hidden(False)
+    node: str = hidden("", compare=False)
 
     @classmethod
     def asked(cls, asked: Mapping[str, Any]) -> LiveMask:
@@ -83,10 +89,10 @@ class LiveMask(Capture):
             other = Word(against, locate(clip, prompt, against))
             if set(other.positions) & set(found.positions):
                 raise Refused(f"{word!r} and {against!r} share words; write other ones", AGAINST.name)
-            return cls((found,), length, others=(other,), apart=True, **_fields(asked))
+            return cls((found,), length, others=(other,), apart=True, node=asked.get(NODE, ""), **_fields(asked))
         rest = tuple(one for one in spoken(clip, prompt) if one < length and one not in found.positions)
         others = (Word("the other words", rest),) if rest else ()
-        return cls((found,), length, others=others, **_fields(asked))
+        return cls((found,), length, others=others, node=asked.get(NODE, ""), **_fields(asked))
 
     @classmethod
     def check_settings(cls, asked: Mapping[str, Any]) -> None:
@@ -108,6 +114,10 @@ class LiveMask(Capture):
         """Describe the mask."""
         how = f"against {', '.join(self.other_labels)}" if self.apart else f"above {self.threshold:g}"
         return f"live mask of {self.word} {how} after {100 * self.after:g}%, {self.then}"
+
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
+        """Return the layer that listens."""
+        yield Wrap(self.slot_listened, gate, self.attend, self.deaf, listens=True)
 
     def deaf(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether a call is not to be heard, or the mask is frozen."""
@@ -138,6 +148,14 @@ class LiveMask(Capture):
         if named:
             run.masks[number] = site.lasting(lambda: self._made(step, named, rest, run.size))
         return run.masks.get(number)
+
+    def so_far(self, run: Run) -> UsedMask | None:
+        """Return the mask that a run uses, or with the step 0 that of all its steps so far; None before any."""
+        number = self._number(run)
+        named, rest = before(sys.maxsize, run.gathered.get(number, {})) if number is not None else ([], [])
+        if number in run.masks or not named:
+            return run.masks.get(number) if number is not None else None
+        return self._made(0, named, rest, run.size)
 
     def lacking(self, site: Site) -> str | None:
         """Return why there is no mask in a call, "" where it is only too early; None where there is one."""

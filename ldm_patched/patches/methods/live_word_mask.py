@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,15 @@ from torch import Tensor
 from ..addressing.frames import parse_frames
 from ..addressing.where import Where
 from ..engine.declaration import Widget, acts, amount, hidden, method, words
+from ..engine.gate import Gate
+from ..engine.host import Host
 from ..engine.method import Method
+from ..engine.place import Place
 from ..engine.site import Site
 from ..engine.stack import Inner
+from ..patcher import Patcher
 from .live_mask import AGAINST, SETTINGS, SOURCE, LiveMask, check_word, placed, stage
+from .live_shown import displays
 from .word_mask import FRAMES, limited, timed, told
 from .words import check_positions, positions_of
 
@@ -32,6 +37,7 @@ from .words import check_positions, positions_of
         *SETTINGS,
         AGAINST,
     ),
+    shows=True,
 )
 class LiveWordMask(Method):
     """Let only the part of the image where a word draws attend to some other words.
@@ -86,6 +92,11 @@ class LiveWordMask(Method):
         return (
             f"words {', '.join(map(str, self.positions))} where {self.mask.word} draws{told(self.frames)}{self.times}"
         )
+
+    def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
+        """Return the layer, and what shows the mask in the node."""
+        yield from super().places(gate, host, model)
+        yield from displays((self.mask,), gate, host)
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt, or there is no mask yet."""

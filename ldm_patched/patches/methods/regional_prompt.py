@@ -22,6 +22,7 @@ from ..engine.stack import Inner
 from ..engine.value import value
 from ..patcher import Patcher
 from .live_mask import LiveMask, live, placed, stage
+from .live_shown import displays
 from .region_lora import RegionLora, region_branches
 
 OVERLAPS = ("average", "last on top")
@@ -131,9 +132,10 @@ class RegionalPrompt(Method):
         return tuple(region.tokens for region in self.regions)
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
-        """Return what appends the prompts, what mixes the attention to them, and the branches of LoRAs."""
+        """Return what appends the prompts, mixes the attention to them and shows live masks; and branches of LoRAs."""
         yield Listed("attn2_patch", MorePrompts(gate, self.prompts))
         yield Wrap("attn2", gate, self.attend)
+        yield from displays(self.masks, gate, host)
         if self.loras:
             yield AtLayers(tuple(region_branches(gate, host, model, self.address, self.loras, self.lora_shares)))
 

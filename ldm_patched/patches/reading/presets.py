@@ -120,6 +120,8 @@ def _saved_fields(value: Any, where: str) -> dict[str, Any]:
     """Return the fields of a value, those of a guidance's weakening in an object of their own."""
     fields: dict[str, Any] = {}
     for name, field in _fields(type(value)).items():
+        if not field.compare:
+            continue
         given = getattr(value, field.name)
         if isinstance(given, Where):
             fields["address"] = str(given.address)

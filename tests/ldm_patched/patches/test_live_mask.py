@@ -19,6 +19,8 @@ from attention_patchbay.ldm_patched.patches.addressing.families import FAMILIES
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
+from attention_patchbay.ldm_patched.patches.engine.host import Host
+from attention_patchbay.ldm_patched.patches.engine.inventory import placed
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from attention_patchbay.ldm_patched.patches.engine.tokens import TOKENS, Tokens
 from attention_patchbay.ldm_patched.patches.methods.capture import Word
@@ -29,6 +31,7 @@ from attention_patchbay.ldm_patched.patches.methods.word_mask import WordMask
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.reading.live_masks import live_masks
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
+from attention_patchbay.ldm_patched.patches.reading.presets import from_json, preset_of, to_json
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, entries, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run, UsedMask
 from attention_patchbay.ldm_patched.sampling import samplers
@@ -403,6 +406,100 @@ def test_a_node_that_changes_nothing_gives_an_empty_mask(method: Any) -> None:
 
 
 # Transformers
+
+
+# Shown while the run makes it
+
+
+class Page:
+    """A host that keeps what each node is shown, where anybody looks."""
+
+    def __init__(self, looks: bool = True) -> None:
+        self.looks, self.seen = looks, []  # type: ignore[var-annotated]
+        self.host = Host(show_mask=self.show)
+
+    def show(self, node: str, so_far: Any, args: Any) -> None:
+        found = so_far() if self.looks else None
+        assert args["denoised"].ndim == 4
+        self.seen.append((node, found))
+
+    def of(self, node: str) -> list[Any]:
+        return [found for name, found in self.seen if name == node]
+
+
+@pytest.mark.parametrize("uses", ["region", "words"])
+@pytest.mark.parametrize("then", ["freeze", "grow"])
+def test_each_step_shows_the_map_as_it_gathers_and_the_mask_that_is_used(then: str, uses: str) -> None:
+    live, page, steps = dataclasses.replace(LIVE, then=then, node="16"), Page(), recorded()
+    model = attach(patcher(), of_use(uses, live), page.host)
+    assert torch.equal(sample(model), sample(attach(patcher(), of_use(uses, dataclasses.replace(live, node="")))))
+    found = page.of("16")
+    assert [one.step for one in found] == [1, 2, 3, 4]
+    assert [one.since for one in found] == [0, 0, READY, READY + (then == "grow")]
+    for one, count in zip(found, (1, 2, 2), strict=False):
+        (sums,), wanted = one.heard.sums, by_hand(steps[:count]).float()
+        assert torch.allclose(sums.attention.view(1, 8, 8), wanted, atol=1e-5)
+        assert one.covers == pytest.approx([float((wanted > 0.5).float().mean())], abs=1e-6)
+        assert one.heard.listener.labels == ("cat",) and sums.grid == (8, 8)
+    (last,) = found[-1].heard.sums
+    assert torch.equal(last.attention.view(1, 8, 8), used(model).heat)
+
+
+def of_use(uses: str, live: LiveMask) -> Any:
+    return RegionalPrompt((Region(OTHER, live),)) if uses == "region" else LiveWordMask((4,), live, 7)
+
+
+def test_nothing_is_made_for_the_page_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make = LiveMask._made
+    monkeypatch.setattr(LiveMask, "_made", lambda self, step, *rest: made.append(step) or make(self, step, *rest))
+    page = Page(looks=False)
+    sample(attach(patcher(), of_use("region", dataclasses.replace(LIVE, node="16")), page.host))
+    assert made == [READY] and [node for node, _ in page.seen] == ["16"] * STEPS
+
+
+def test_all_nodes_of_one_mask_are_shown_it_and_it_is_gathered_once() -> None:
+    masks = [dataclasses.replace(LIVE, node=node) for node in ("16", "17", "")]
+    other, page = dataclasses.replace(LIVE, words=(Word("dog", (4,)),), node="18"), Page()
+    assert masks[0] == masks[1] and hash(masks[0]) == hash(masks[1])
+    model = attach(patcher(), RegionalPrompt(tuple(Region(OTHER, mask) for mask in (*masks, other))), page.host)
+    sample(model)
+    assert [type(entry.value).__name__ for entry in entries(model)] == ["LiveMask", "LiveMask", "RegionalPrompt"]
+    assert len(page.of("16")) == len(page.of("17")) == len(page.of("18")) == STEPS and not page.of("")
+    assert [
+        torch.equal(one.heard.sums[0].attention, two.heard.sums[0].attention)
+        for one, two in zip(page.of("16"), page.of("17"), strict=True)
+    ] == [True] * STEPS
+    assert not torch.equal(page.of("18")[-1].heard.sums[0].attention, page.of("16")[-1].heard.sums[0].attention)
+
+
+def test_each_picture_of_a_batch_is_shown_and_a_second_pass_begins_anew() -> None:
+    page = Page()
+    model = attach(patcher(), of_use("words", dataclasses.replace(LIVE, node="16")), page.host)
+    sample(model, draw(0, 3, 4, 8, 8))
+    sample(model, draw(1, 1, 4, 12, 16))
+    found = page.of("16")
+    assert [one.step for one in found] == [1, 2, 3, 4] * 2 and [one.since for one in found] == [0, 0, READY, READY] * 2
+    assert [len(one.covers) for one in found] == [3] * 4 + [1] * 4
+    assert [one.heard.sums[0].grid for one in found] == [(8, 8)] * 4 + [(12, 16)] * 4
+    assert [one.heard.sums[0].frames for one in found] == [1] * 8
+
+
+def test_what_shows_a_mask_is_no_patch_and_no_setting() -> None:
+    page = Page()
+    models = [
+        attach(patcher(), of_use("region", dataclasses.replace(LIVE, node=node)), page.host) for node in ("16", "")
+    ]
+    assert [str(part) for part in placed(models[0])] == [str(part) for part in placed(models[1])]
+    assert plan_of(models[0]) == plan_of(models[1])
+    limited = attach(patcher(), of_use("words", dataclasses.replace(LIVE, node="16")), page.host)
+    text = to_json(preset_of(limited))
+    assert "node" not in text and from_json(text) == preset_of(limited)
+    old = text.replace('"then":', '"node": "", "then":')
+    assert from_json(old) == preset_of(limited)
+    (others,) = remove_patches(limited, Selection(slot="attn2"), page.host)[:1]
+    sample(others)
+    assert not page.seen
 
 
 def transformer(method: Any, name: str = "Flux") -> Any:

@@ -1,0 +1,183 @@
+"""Look at live masks on ComfyUI's page: `python live_child.py CHROMIUM URL RENDERER REGIONS WORDS`.
+
+It runs in ComfyUI's environment, for its playwright, with this pack to import. The last two are workflows of the page
+with two Region by Word and with a Word Mask by Word. Prints as JSON what was seen: `regions` (what came with each step,
+and what each node then said), `shown` (both nodes after the run), `cached` (after the page was loaded anew),
+`batch` (two pictures and a second pass), `renamed` (a node with another title, a run that is interrupted, and one whose
+node is taken away), `script` (messages of a run that no page sent) and `errors` of the console.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from attention_patchbay.tests.contract.page_child import FRAMES, LOAD, PROMPT, READY, RUN, opened, shot
+from attention_patchbay.tests.contract.surprises_child import GO, SET, rest
+from playwright.sync_api import Page, sync_playwright
+
+REGION, WORDS, SAMPLER = "PatchbayLiveRegion", "PatchbayLiveWordMask", "KSampler"
+OF = """(node) => node.widgets.find(({ name }) => name === 'patchbay_live_mask').element"""
+# What comes in each step, and what its node says then.
+LISTEN = f"""() => {{
+  const of = {OF}
+  window.masks = []
+  if (window.listens) return
+  window.listens = true
+  app.api.addEventListener('patchbay.attention', ({{ detail }}) => {{
+    const {{ node, step, since, covers, labels, images, pictures }} = detail
+    const found = app.graph.getNodeById(Number(node))
+    const told = found && of(found).querySelector('[role=status]').textContent
+    window.masks.push({{ node, step, since, covers, labels, images: images.length, pictures, told }})
+    window.each?.(detail)
+  }})
+}}"""
+SEEN = "() => window.masks"
+SHOWN = f"""(type) => {{
+  const of = {OF}
+  return app.graph.nodes.filter((node) => node.type === type).sort((a, b) => a.id - b.id).map((node) => {{
+    const element = of(node)
+    const canvas = element.querySelector('canvas')
+    const {{ width, height }} = canvas.getBoundingClientRect()
+    const pen = canvas.getContext('2d')
+    const light = canvas.width ? [...pen.getImageData(0, 0, canvas.width, canvas.height).data] : []
+    const colours = new Set(light.filter((_, i) => i % 4 === 0)).size
+    const buttons = [...element.querySelectorAll('button')].map((one) => one.textContent)
+    const told = element.querySelector('[role=status]').textContent
+    return {{ told, size: [canvas.width, canvas.height], box: [width, height], colours, buttons }}
+  }})
+}}"""
+ALL = """() => {
+  app.canvas.ds.scale = 0.75
+  app.canvas.ds.offset = [-250, 40]
+  app.canvas.setDirty(true, true)
+}"""
+STEPS = """(steps) => {
+  const { widgets } = app.graph.nodes.find((node) => node.type === 'KSampler')
+  widgets.find(({ name }) => name === 'steps').value = steps
+}"""
+AT = """([step, what]) => {
+  const [node] = app.graph.nodes.filter((node) => node.type === 'PatchbayLiveWordMask')
+  window.each = (detail) => {
+    if (detail.step < step) return
+    window.each = null
+    if (what === 'rename') node.title = 'A circle'
+    if (what === 'remove') app.graph.remove(node)
+    if (what === 'interrupt') app.api.interrupt(null)
+  }
+}"""
+RUN_TO_AN_END = """async () => {
+  const end = new Promise((done) => {
+    const names = ['execution_success', 'execution_error', 'execution_interrupted']
+    for (const name of names) app.api.addEventListener(name, () => done(name))
+  })
+  return (await app.queuePrompt(0, 1)) === false ? 'refused' : await end
+}"""
+# A second sampler behind the first, on the same model, with twice the pixels.
+SECOND = """() => {
+  const find = (type) => app.graph.nodes.find((node) => node.type === type)
+  const sampler = find('KSampler')
+  const second = window.LiteGraph.createNode('KSampler')
+  const larger = window.LiteGraph.createNode('LatentUpscaleBy')
+  for (const node of [second, larger]) app.graph.add(node)
+  larger.widgets.find(({ name }) => name === 'scale_by').value = 2
+  const value = { steps: 3, seed: 3, cfg: 4, denoise: 0.6, sampler_name: 'euler', scheduler: 'normal' }
+  for (const widget of second.widgets) if (widget.name in value) widget.value = value[widget.name]
+  sampler.connect(0, larger, 0)
+  larger.connect(0, second, second.findInputSlot('latent_image'))
+  for (const name of ['model', 'positive', 'negative']) {
+    const link = app.graph.getLink(sampler.inputs[sampler.findInputSlot(name)].link)
+    app.graph.getNodeById(link.origin_id).connect(link.origin_slot, second, second.findInputSlot(name))
+  }
+  const decode = find('VAEDecode')
+  second.connect(0, decode, 0)
+  const shown = /Report|LiveMasks|Compare|Preview/
+  for (const node of app.graph.nodes.filter(({ type }) => shown.test(type))) app.graph.remove(node)
+}"""
+SCRIPT = """async (prompt) => {
+  window.masks = []
+  const sampler = Object.values(prompt).find((node) => node.class_type === 'KSampler')
+  sampler.inputs.seed = 977
+  const end = new Promise((done) => {
+    for (const name of ['execution_success', 'execution_error']) app.api.addEventListener(name, () => done(name))
+  })
+  const body = JSON.stringify({ prompt, client_id: app.api.clientId })
+  await app.api.fetchApi('/prompt', { method: 'POST', body, headers: { 'Content-Type': 'application/json' } })
+  return [await end, window.masks.length]
+}"""
+
+
+def regions(page: Page, path: str) -> dict[str, Any]:
+    """Run two regions by a word each, and open the workflow again on a page loaded anew."""
+    page.evaluate(LOAD, json.loads(Path(path).read_text()))
+    page.evaluate(FRAMES, 20)
+    page.evaluate(ALL)
+    rest(page)
+    waiting = page.evaluate(SHOWN, REGION)
+    shot(page, "live waiting")
+    page.evaluate(LISTEN)
+    seen: dict[str, Any] = {"waiting": waiting, "status": page.evaluate(RUN)}
+    rest(page)
+    shot(page, "live regions")
+    seen |= {"regions": page.evaluate(SEEN), "shown": page.evaluate(SHOWN, REGION)}
+    page.reload()
+    page.wait_for_function(READY, timeout=120_000)
+    rest(page)
+    seen["again"] = page.evaluate(SHOWN, REGION)
+    return seen
+
+
+def batch(page: Page, path: str) -> dict[str, Any]:
+    """Run two pictures, and a second pass behind them."""
+    load_words(page, path)
+    page.evaluate(SET, ["EmptyLatentImage", "batch_size", 2])
+    page.evaluate(STEPS, 4)
+    page.evaluate(SECOND)
+    page.evaluate(LISTEN)
+    status = page.evaluate(RUN)
+    rest(page)
+    shot(page, "live batch")
+    return {"status": status, "live": page.evaluate(SEEN), "shown": page.evaluate(SHOWN, WORDS)}
+
+
+def load_words(page: Page, path: str) -> None:
+    """Open the workflow of Word Mask by Word with that node in view."""
+    page.evaluate(LOAD, json.loads(Path(path).read_text()))
+    page.evaluate(FRAMES, 20)
+    page.evaluate(GO, WORDS)
+    rest(page)
+
+
+def change(page: Page, path: str) -> dict[str, Any]:
+    """Rename a node, interrupt its run, and take it away, each while it runs."""
+    seen: dict[str, Any] = {}
+    for what, seed in (("rename", 21), ("interrupt", 22), ("remove", 23)):
+        load_words(page, path)
+        page.evaluate(SET, [SAMPLER, "seed", seed])
+        page.evaluate(STEPS, 60 if what == "interrupt" else 6)
+        page.evaluate(LISTEN)
+        page.evaluate(AT, [3, what])
+        status = page.evaluate(RUN_TO_AN_END)
+        rest(page)
+        shot(page, f"live {what}")
+        seen[what] = {"status": status, "live": page.evaluate(SEEN), "shown": page.evaluate(SHOWN, WORDS)}
+    return seen
+
+
+def main(chromium: str, url: str, renderer: str, example: str, words: str) -> None:
+    """Set the page up and print what was seen."""
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        page = opened(playwright, chromium, url, renderer, errors)
+        seen = {**regions(page, example), "batch": batch(page, words), "changed": change(page, words)}
+        load_words(page, words)
+        page.evaluate(LISTEN)
+        seen["script"] = page.evaluate(SCRIPT, page.evaluate(PROMPT))
+        page.context.close()
+    json.dump({**seen, "errors": errors}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,78 @@
+"""Masks of words are seen on ComfyUI's page while a run makes them, in both renderings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfyui_server import ROOT, Server, python
+from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
+]
+CHILD = Path(__file__).with_name("live_child.py")
+WAITING = "The mask of the word appears here while sampling."
+
+
+@pytest.fixture(scope="module", params=["classic", "vue"])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("pack")
+    (folder / "attention_patchbay").symlink_to(ROOT)
+    with Server(folder / "base") as server:
+        command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param]
+        command += [str(FOLDER / f"{name}.json") for name in ("region_by_word", "word_mask_by_word")]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_each_region_shows_the_mask_of_its_word_as_it_gathers_and_as_it_holds(seen: dict[str, Any]) -> None:
+    assert seen["status"] == "execution_success" and [one["told"] for one in seen["waiting"]] == [WAITING] * 2
+    for node, word in (("16", "circle"), ("17", "square")):
+        found = [one for one in seen["regions"] if one["node"] == node]
+        assert [one["step"] for one in found] == list(range(1, 21)) and {one["labels"][0] for one in found} == {word}
+        assert [one["since"] for one in found] == [0, *[2] * 19], "after 1 % the mask of the first step holds"
+        assert found[0]["told"].startswith("step 1: gathering; the mask would cover ")
+        assert found[1]["told"].startswith("step 2: the mask of step 2 holds and covers ")
+        assert all(one["images"] == 1 and 0.0 < one["covers"][0] < 0.6 for one in found)
+    for one in seen["shown"]:
+        assert one["told"].startswith("step 20: the mask of step 2 holds and covers ")
+        assert one["size"] == [512, 512] and min(one["box"]) > 80 and one["colours"] > 20
+        assert one["buttons"][-1] == "copy mask" and "mask node" not in one["buttons"]
+
+
+def test_the_workflow_opened_again_shows_the_last_run(seen: dict[str, Any]) -> None:
+    assert [one["told"] for one in seen["again"]] == [one["told"] for one in seen["shown"]]
+
+
+def test_pictures_of_a_batch_have_their_own_and_a_second_pass_begins_anew(seen: dict[str, Any]) -> None:
+    found = seen["batch"]
+    assert found["status"] == "execution_success"
+    steps = [one["step"] for one in found["live"]]
+    assert steps[:4] == [1, 2, 3, 4] and steps[4] == 1 and len(steps) > 5
+    assert all(one["pictures"] == len(one["covers"]) == 2 for one in found["live"])
+
+
+def test_a_node_may_be_renamed_or_taken_away_and_a_run_be_interrupted(seen: dict[str, Any]) -> None:
+    renamed, stopped, gone = (seen["changed"][what] for what in ("rename", "interrupt", "remove"))
+    assert renamed["status"] == gone["status"] == "execution_success" and not gone["shown"]
+    assert renamed["shown"][0]["told"].startswith("step 6: ")
+    assert stopped["status"] == "execution_interrupted" and 3 <= len(stopped["live"]) < 60
+    assert stopped["shown"][0]["told"].startswith(f"step {stopped['live'][-1]['step']}: ")
+    assert len(gone["live"]) == 6 and [one["told"] is None for one in gone["live"]] == [False] * 3 + [True] * 3
+
+
+def test_a_run_that_no_page_sent_shows_nothing(seen: dict[str, Any]) -> None:
+    assert seen["script"] == ["execution_success", 0]
+
+
+def test_nothing_is_wrong_in_the_console(seen: dict[str, Any]) -> None:
+    assert not seen["errors"]
