@@ -119,7 +119,7 @@ export class AreasView {
     const frames = this.frames.value.trim()
     const fault = frames && wrongFrames(frames)
     if (area && !fault) this.keep(changed(this.host.read(), this.state.chosen, { ...area, frames }), goesOn)
-    this.frames.setAttribute('aria-invalid', String(Boolean(fault)))
+    this.frames.ariaInvalid = String(Boolean(fault))
     if (fault) this.status.textContent = `\u26a0 ${fault}`
   }
 
@@ -132,7 +132,7 @@ export class AreasView {
     if (document.activeElement !== this.prompt || this.prompt.value.trim() !== prompt) this.prompt.value = prompt
     const frames = areas[this.state.chosen]?.frames ?? ''
     if (document.activeElement !== this.frames || this.frames.value.trim() !== frames) this.frames.value = frames
-    this.frames.setAttribute('aria-invalid', 'false')
+    this.frames.ariaInvalid = String(false)
     this.prompt.disabled = this.frames.disabled = !areas.length || Boolean(from)
     this.frames.placeholder = areas.length ? say('frames') : ''
     this.prompt.placeholder = areas.length ? say('What is in this area') : ''
