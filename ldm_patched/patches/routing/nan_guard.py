@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...ldm.modules.backends.split import attention_split
 from ..addressing.where import Where
+from ..engine.choice import Arguments, Choice
 from ..engine.declaration import Refused, acts, choice, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place
-from ..engine.router import SLOT, Arguments, Choice
+from ..engine.router import SLOT
 from ..patcher import Patcher
-from ..record.plan import Entry
 from ..record.run import AttentionId, Fault, Run
 
 MODES = ("repair", "check", "off")
@@ -90,9 +90,9 @@ class Watching:
     gate: Gate
 
     @property
-    def entry(self) -> Entry:
-        """Return the entry of the guard."""
-        return self.gate.entry
+    def number(self) -> int:
+        """Return the number of the guard's entry."""
+        return self.gate.entry.number
 
     def put(self, clone: Patcher, host: Host) -> None:
         """Make a router with this watch."""
@@ -101,7 +101,7 @@ class Watching:
 
     def takes(self, attention: AttentionId) -> bool:
         """Return whether a call is watched."""
-        return self.sentinel.address.everywhere or attention in self.entry.targets
+        return self.sentinel.address.everywhere or attention in self.gate.entry.targets
 
     def replaced(self, attention: AttentionId, run: Run) -> Choice | None:
         """Return the exact function for an attention that has failed in this run."""
@@ -111,9 +111,6 @@ class Watching:
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
         """Return the result of a call, or that of an exact function where it is not finite and may be repaired."""
-        if choice.name == REPAIR:
-            return out
-        run.count_patch(self.entry.number, attention[0])
         if finite(out):
             return out
         if self.sentinel.mode == "check":
