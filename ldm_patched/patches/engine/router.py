@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -57,10 +58,14 @@ class Watch(Protocol):
         """Return whether it looks at the results of an attention."""
         ...
 
+    def passes(self, out: Tensor) -> bool:
+        """Return whether a result can be returned as it is, without a further look."""
+        ...
+
     def settle(
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
-        """Return the result of a call, or a better one computed again."""
+        """Return the result of a call that did not pass, or a better one computed again."""
         ...
 
 
@@ -118,9 +123,10 @@ class Router:
         """Run one attention call; the arguments are those of every attention function, `func` is the host's choice."""
         given = (q, k, v, heads, *args)
         here = _here(q, k, kwargs)
-        seen = view(here[0], here[3], given, kwargs)
-        if seen is not None:
-            return self._entered(seen, func, here)
+        if TOKENS in here[0]:
+            seen = view(here[0], here[3], given, kwargs)
+            if seen is not None:
+                return self._entered(seen, func, here)
         return _made(self._way(func, here, given, kwargs), here, given, kwargs)
 
     def container_function(
@@ -131,7 +137,7 @@ class Router:
         They are handed on as they are, or emptied for a function that takes tensors.
         """
         shown = (q.peek(), k.peek(), v.peek(), heads, *args)
-        here = _here(*shown[:2], kwargs)
+        here = _here(shown[0], shown[1], kwargs)
         seen = view(here[0], here[3], shown, kwargs)
         if seen is not None:
             return self._entered(seen, self.attend, here)
@@ -143,7 +149,7 @@ class Router:
 
     def _entered(self, seen: View | TextView, func: Callable[..., Tensor], here: Here) -> Tensor:
         """Run the layers of a transformer's call; each attention that they make is chosen for itself."""
-        options, *where = here
+        options, run, lane, attention = here
         further = options.get(ROWS)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -151,7 +157,7 @@ class Router:
             # the layers have run: another router further in, behind an override of others, is not to run them again
             inside = {**options, **(further.lists(len(q)) if isinstance(further, Rows) else {}), TOKENS: None}
             given, kwargs = (q, k, v, seen.call.heads), {**seen.call.others, **split, "transformer_options": inside}
-            now = (inside, *where)
+            now = (inside, run, lane, attention)
             return _made(self._way(func, now, given, kwargs), now, given, kwargs)
 
         return seen.out(attend)
@@ -166,15 +172,33 @@ class Router:
         kept = lane.ways.get(self)
         if kept is None:
             kept = lane.ways[self] = run.ways_in(self._windows(options, run))
-        kind = _kind(attention, options, args, kwargs)
+        get, q, k, rest = kwargs.get, args[0], args[1], args[4:]
+        mask = rest[0] if rest else get("mask")
+        kind = (
+            attention,
+            args[3],
+            q.shape,
+            k.shape,
+            q.dtype,
+            q.device,
+            q.requires_grad and torch.is_grad_enabled(),
+            None if mask is None else mask.dtype,
+            get("attn_precision"),
+            get("scale"),
+            get("enable_gqa"),
+            get("low_precision_attention"),
+            get("skip_reshape"),
+            options.get(TOLD),
+            rest and rest[1:],
+        )
         way: Way | None = kept.get(kind)
         if (
             way is None
             or (way.func is not func and way.func is not None)
-            or (run.downgraded and way.watch is not None and attention in run.downgraded)
+            or (way.watch is not None and attention in run.downgraded)
         ):
             way = self._new_way(func, here, Arguments(args, kwargs))
-            if self.held is None:
+            if self.held is None or way.choice.rule is not None:
                 kept[kind] = way
         return way
 
@@ -230,35 +254,11 @@ def _here(q: Tensor, k: Tensor, kwargs: dict[str, Any]) -> Here:
     run, block = run_of(options), current_block(options)
     if run is None:
         return options, None, None, (block, None)
-    # outside the blocks, as in the refiners of some transformers, the kind is that of the block before
-    kind = None if block is None else run.kind_in(block, q.shape[-2] == k.shape[-2])
-    return options, run, run.lane(options), (block, kind)
-
-
-def _kind(
-    attention: AttentionId, options: TransformerOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Hashable:
-    """Return what tells the kind of a call: calls of one kind can run the same functions."""
-    q, k, _, heads, *rest = args
-    get = kwargs.get
-    mask = rest[0] if rest else get("mask")
-    return (
-        attention,
-        options.get(TOLD),
-        heads,
-        q.shape,
-        k.shape,
-        q.dtype,
-        q.device,
-        q.requires_grad and torch.is_grad_enabled(),
-        None if mask is None else mask.dtype,
-        get("attn_precision"),
-        get("scale"),
-        get("enable_gqa"),
-        get("low_precision_attention"),
-        get("skip_reshape"),
-        *rest[1:],
-    )
+    lane = run.lane(options)
+    if block is None:  # as in the refiners of some transformers: the kind is that of the block before
+        return options, run, lane, (None, None)
+    kind = run.kind_in(block, q.shape[-2] == k.shape[-2]) if run.plan.kinds else lane.kind
+    return options, run, lane, (block, kind)
 
 
 def _made(way: Way, here: Here, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -267,13 +267,15 @@ def _made(way: Way, here: Here, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     choice, watch, account = way.choice, way.watch, way.account
     if run is None or lane is None:
         return choice.function(*args, **kwargs)
-    before, begin = lane.calls, start(way.gpu)
+    before, begin = lane.calls, perf_counter() if way.gpu is None else start(way.gpu)
     out = choice.function(*args, **kwargs)
-    took = since(begin)
+    took = perf_counter() - begin if isinstance(begin, float) else since(begin)
     if lane.calls == before:
         lane.calls += 1
         run.count_call(account, lane.step, took)
     else:  # another router, behind an override of others, got the call and counted it
         for use in account.uses:
             run.count_patch(*use)
-    return out if watch is None else watch.settle(out, choice, attention, lane.step, run, Arguments(args, kwargs))
+    if watch is None or watch.passes(out):
+        return out
+    return watch.settle(out, choice, attention, lane.step, run, Arguments(args, kwargs))

@@ -18,7 +18,8 @@ from ..methods.block_watch import BlockWatch
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import plan_of
-from ..record.run import Run, Tally
+from ..record.run import Run
+from ..record.tally import Tally
 from .maps import Gathered, gathered_in, mean_map
 from .report import Row
 

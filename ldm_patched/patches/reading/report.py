@@ -163,7 +163,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 def _uses(run: Run, call: Call) -> list[str]:
     uses = []
     for entry in run.entries:
-        count = run.patched[entry.number, call.block]
+        count = run.patched.get((entry.number, call.block), 0)
         if entry.slot == SLOT:
             if entry.number == call.rule:
                 uses.append(entry.name)

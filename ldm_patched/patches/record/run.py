@@ -122,7 +122,7 @@ class Run:
     others: Mapping[str, str] = field(default_factory=dict)
     more_rows: set[AttentionId] = field(default_factory=set)
     tallies: defaultdict[Call, dict[int, Tally]] = field(default_factory=lambda: defaultdict(dict))
-    patched: Counter[Use] = field(default_factory=Counter)
+    patched: defaultdict[Use, int] = field(default_factory=lambda: defaultdict(int))
     sides: set[int] = field(default_factory=set)
     reached: set[int] = field(default_factory=set)
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
@@ -202,17 +202,15 @@ class Run:
     def count_call(self, account: Account, step: int = 0, took: Took = 0.0) -> None:
         """Count one attention call on its account, and the uses that it is."""
         with self._lock:
-            self._add(self._tally(account, step), took)
+            tallies = account.tallies
+            if tallies is None:
+                tallies = account.tallies = self.tallies[account.call]
+            tally = tallies.get(step)
+            if tally is None:
+                tally = tallies[step] = Tally()
+            self._add(tally, took)
             for use in account.uses:
                 self.patched[use] += 1
-
-    def _tally(self, account: Account, step: int) -> Tally:
-        if account.tallies is None:
-            account.tallies = self.tallies[account.call]
-        tally = account.tallies.get(step)
-        if tally is None:
-            tally = account.tallies[step] = Tally()
-        return tally
 
     def count_fault(self, fault: Fault) -> None:
         """Count one result that was not finite."""
@@ -256,11 +254,11 @@ class Run:
 
     def _add(self, tally: Tally, took: Took) -> None:
         tally.count += 1
-        if isinstance(took, GpuSpan):
+        if isinstance(took, float):
+            tally.seconds += took
+        else:
             self.running.append((tally, took))
             self._take_times(wait=False)  # events would pile up over a long run
-        else:
-            tally.seconds += took
 
     def _take_times(self, wait: bool) -> None:
         while self.running and (wait or self.running[0][1].over):

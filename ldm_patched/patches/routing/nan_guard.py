@@ -82,12 +82,19 @@ class Sentinel(Method):
         return [Watching(self, gate)]
 
 
+def finite(x: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity; reads it once and waits for a GPU."""
+    # a sum with NaN or infinity in it is never finite; one that overflows is not either, and is looked at again
+    return math.isfinite(x.sum().item()) or all(math.isfinite(end.item()) for end in x.aminmax())
+
+
 @dataclass(frozen=True)
 class Watching:
     """A guard in place of the one that a model has; it is the watch of the model's router."""
 
     sentinel: Sentinel
     gate: Gate
+    passes = staticmethod(finite)
 
     @property
     def number(self) -> int:
@@ -110,9 +117,7 @@ class Watching:
     def settle(
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
-        """Return the result of a call, or that of an exact function where it is not finite and may be repaired."""
-        if finite(out):
-            return out
+        """Return a result that is not finite, or that of an exact function where it may be repaired."""
         if self.sentinel.mode == "check":
             run.count_fault(Fault(*attention, step, choice.name, "left as it is"))
             return out
@@ -123,12 +128,6 @@ class Watching:
         run.count_fault(Fault(*attention, step, choice.name, f"{REPAIR} from there on"))
         run.downgrade(attention, f"{choice.name}: its result was not finite in step {step}")
         return repaired
-
-
-def finite(x: Tensor) -> bool:
-    """Return whether a tensor holds neither NaN nor infinity; reads it once and waits for a GPU."""
-    # a sum with NaN or infinity in it is never finite; one that overflows is not either, and is looked at again
-    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

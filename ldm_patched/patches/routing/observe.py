@@ -30,6 +30,10 @@ class Observer:
         """Return None: every call runs what it would."""
         return None
 
+    def passes(self, out: Tensor) -> bool:
+        """Return False: every call is noted."""
+        return False
+
     def settle(
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
