@@ -171,7 +171,7 @@ class Router:
             return self._new_way(func, here, Arguments(args, kwargs))
         kept = lane.ways.get(self)
         if kept is None:
-            kept = lane.ways[self] = run.ways_in(self._windows(options, run))
+            kept = lane.ways[self] = run.ways_in(self._state(options, run), self)
         get, q, k, rest = kwargs.get, args[0], args[1], args[4:]
         mask = rest[0] if rest else get("mask")
         kind = (
@@ -202,10 +202,10 @@ class Router:
                 kept[kind] = way
         return way
 
-    def _windows(self, options: TransformerOptions, run: Run) -> Hashable:
-        """Return what a choice hangs on beside the kind of a call."""
+    def _state(self, options: TransformerOptions, run: Run) -> Hashable:
+        """Return what a choice hangs on beside the kind of a call, for this router and others of the same parts."""
         is_open = tuple(curve_weight(route.entry.schedule, options) > 0.0 for route in self.routes)
-        return self, is_open, run.in_front
+        return id(self.routes), id(self.previous), id(self.watch), self.held is None, is_open, run.in_front
 
     def _new_way(self, func: Callable[..., Tensor], here: Here, call: Arguments) -> Way:
         _, run, _, attention = here

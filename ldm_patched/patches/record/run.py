@@ -22,7 +22,7 @@ from .tally import Account, Call, Tally, Use
 
 T = TypeVar("T")
 AttentionId = tuple[BlockId | None, str | None]  # one attention of a model: its block and kind, where the model says
-WINDOWS = 64  # sets of open windows whose ways a run keeps
+STATES = 64  # of overrides, whose ways a run keeps
 
 
 class Fault(NamedTuple):
@@ -101,7 +101,8 @@ class Run:
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         notes: what methods had to assume, and what further prompts cost, as lines of the report.
         sigmas: those of its calls.
-        ways: what each override runs for the calls of a kind, by the windows that are open.
+        ways: what overrides run for the calls of a kind, by the state of the override: windows that are open and the
+            like. An override that has it stands beside them, since the state names its parts by their ids.
         fallbacks: why functions did not run that were asked for.
         memories: entry number -> what it keeps during the run.
     """
@@ -139,7 +140,7 @@ class Run:
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
     sigmas: set[float] = field(default_factory=set)
-    ways: dict[Hashable, dict[Hashable, Any]] = field(default_factory=dict)
+    ways: dict[Hashable, tuple[object, dict[Hashable, Any]]] = field(default_factory=dict)
     fallbacks: set[str] = field(default_factory=set)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
     dropped: bool = False  # what was gathered had to make room for later runs
@@ -282,12 +283,12 @@ class Run:
 
     # Choices and memory
 
-    def ways_in(self, windows: Hashable) -> dict[Hashable, Any]:
-        """Return the ways that are kept for a set of open windows."""
+    def ways_in(self, state: Hashable, override: object) -> dict[Hashable, Any]:
+        """Return the ways that are kept for a state of an override."""
         with self._lock:
-            if len(self.ways) >= WINDOWS and windows not in self.ways:
-                self.ways.clear()  # options that are copied through and through have another override in each call
-            return self.ways.setdefault(windows, {})
+            if len(self.ways) >= STATES and state not in self.ways:
+                self.ways.clear()  # options that are copied through and through have other parts in each call
+            return self.ways.setdefault(state, (override, {}))[1]
 
     def falls_back(self, reason: str) -> bool:
         """Note why a function does not run; return whether it is said for the first time."""

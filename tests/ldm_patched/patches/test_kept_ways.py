@@ -18,8 +18,9 @@ from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.engine.preferred import TOLD
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT, Route, Router
+from attention_patchbay.ldm_patched.patches.methods.gate_patches import GatePatches
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
-from attention_patchbay.ldm_patched.patches.record.run import WINDOWS, Run
+from attention_patchbay.ldm_patched.patches.record.run import STATES, Run
 from attention_patchbay.ldm_patched.patches.routing.nan_guard import REPAIR, Sentinel
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
@@ -73,7 +74,7 @@ def test_what_is_kept_grows_with_the_windows_and_not_with_the_steps() -> None:
         options = {KEY: recorder, **PLACE, "sigmas": SIGMAS[step, None], "sample_sigmas": SIGMAS}
         for tokens in (6, 4):
             call(router, attention_split, x[:, :tokens], transformer_options=options)
-        sizes.append(sum(len(kept) for kept in recorder.ways.values()))
+        sizes.append(sum(len(kept) for _, kept in recorder.ways.values()))
     assert sizes == [2, 2, 2, 2, 4, 4, 4, 4]
     assert backends(recorder) == ["basic"] * 8 + ["split"] * 8
     assert {call.backend: sorted(steps) for call, steps in recorder.tallies.items()} == {
@@ -93,10 +94,10 @@ def test_a_run_that_is_over_keeps_nothing() -> None:
 
 def test_options_that_are_copied_through_and_through_do_not_pile_up() -> None:
     recorder, router, x = Run(), Router((HALF_THE_RUN,)), draw(0, 1, 6, 16)
-    for _ in range(3 * WINDOWS):
+    for _ in range(3 * STATES):
         recorder.enter_model()
         call(copy.deepcopy(router), attention_split, x, transformer_options={KEY: recorder, **PLACE})
-    assert len(recorder.ways) <= WINDOWS and recorder.calls.total() == 3 * WINDOWS
+    assert len(recorder.ways) <= STATES and recorder.calls.total() == 3 * STATES
 
 
 def test_another_choice_of_the_host_is_another_function() -> None:
@@ -191,3 +192,20 @@ def test_a_result_is_looked_at_whatever_is_kept() -> None:
         assert torch.allclose(out, attention_basic(x, x, x, 2), atol=1e-5)
     assert bad == [False, False, True] and backends(recorder) == [*["sometimes"] * 3, REPAIR, REPAIR]
     assert sum(recorder.patched.values()) == 3
+
+
+def test_a_gate_around_the_override_of_others_lets_rules_be_kept(asked: Counter[str]) -> None:
+    """Under a gate each call of the model has a router of its own, with the same parts."""
+
+    def foreign(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out: torch.Tensor = func(*args, **kwargs)
+        return out
+
+    model = patcher()
+    model.model_options["transformer_options"][SLOT] = foreign
+    for value in (GatePatches(where=Where(parse("all"), Schedule(0.0, 0.5))), Rule("basic", Where(parse("middle")))):
+        model = attach(model, value)
+    run(model, steps=4)
+    assert asked["basic"] == 2
+    counted = Counter(call.backend for call in last_run(model).calls.elements())
+    assert counted["basic"] == 8 and 0 < counted[__name__] < counted.total() - 8
