@@ -77,7 +77,7 @@ class Live:
             for block in gate.blocks:
                 run.count_patch(gate.entry.number, block)
             if self.node:
-                self.show(self.node, max((step for _, step in list(run.tallies)), default=0), run)
+                self.show(self.node, run.last_step, run)
         return args["denoised"]
 
 

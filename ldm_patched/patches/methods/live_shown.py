@@ -45,6 +45,6 @@ def shown(mask: LiveMask, run: Run) -> ShownMask | None:
     heat = found.heat.cpu()
     frames = max(1, len(heat) // (run.pictures or len(heat)))
     sums = Sums(heat.flatten(1)[None], heat.new_zeros(1), (heat.shape[-2], heat.shape[-1]), 1, frames)
-    step = max((step for _, step in list(run.tallies)), default=0)
+    step = run.last_step
     covers = tuple(found.mask.mean(dim=(1, 2)).tolist())
     return ShownMask(step, Heard(mask, [sums]), found.step, covers)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from ..addressing.address import Address, BlockId
 from ..addressing.blocks import BlockInfo, meant, model_blocks, whole_blocks
 from ..addressing.families import BOTH, UNET, family_of
+from ..engine.choice import function_name
 from ..engine.preferred import preferences
-from ..engine.router import function_name
 from ..patcher import Patcher
 from ..record.run import AttentionId
 from .report import Row, layout

@@ -18,7 +18,8 @@ from ..methods.block_watch import BlockWatch
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import plan_of
-from ..record.run import Run, Tally
+from ..record.run import Run
+from ..record.tally import Tally
 from .maps import Gathered, gathered_in, mean_map
 from .report import Row
 
@@ -57,11 +58,12 @@ def _tallies(run: Run) -> defaultdict[str, Tally]:
     """Return the calls of each block of the map; it is asked in each step, when there are many."""
     names: dict[BlockId, str] = {}
     found: defaultdict[str, Tally] = defaultdict(Tally)
-    for (call, _), tally in list(run.tallies.items()):
+    for call, steps in list(run.tallies.items()):
         if call.block is not None:
             mine = found[names.setdefault(call.block, name_of(call.block))]
-            mine.count += tally.count
-            mine.seconds += tally.seconds
+            tallies = list(steps.values())
+            mine.count += sum(tally.count for tally in tallies)
+            mine.seconds += sum(tally.seconds for tally in tallies)
     return found
 
 

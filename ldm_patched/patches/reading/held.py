@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from ..addressing.address import BlockId
 from ..engine.stack import KINDS
 from ..record.plan import Entry
-from ..record.run import BLENDED, HELD_BACK, LET_THROUGH, Call, HeldCall, Run
+from ..record.run import BLENDED, HELD_BACK, LET_THROUGH, HeldCall, Run
+from ..record.tally import Call
 
 OUTCOMES = (LET_THROUGH, BLENDED, HELD_BACK)
 

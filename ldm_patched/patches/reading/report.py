@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,7 +16,8 @@ from ..methods.live_mask import LiveMask, live
 from ..patcher import Patcher
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import Entry, Plan, plan_of
-from ..record.run import Call, Run, Tally
+from ..record.run import Run
+from ..record.tally import Call, Tally
 from . import held
 
 COLUMNS = ("block", "attention", "heads", "function", "calls", "steps", "time", "patches", "note")
@@ -97,7 +98,7 @@ def _head(run: Run) -> list[str]:
 def steps(run: Run) -> list[Row]:
     """Return a row for each step and function that ran in it: calls, how many of them fell back, and seconds."""
     rows: dict[tuple[int, str], Row] = {}
-    for (call, step), tally in sorted(run.tallies.items(), key=_when):
+    for call, step, tally in sorted(_by_step(run), key=_when):
         new = {"step": step, "function": call.backend, "calls": 0, "fallbacks": 0, "seconds": 0.0}
         row = rows.setdefault((step, call.backend), new)
         row["calls"] += tally.count
@@ -106,8 +107,13 @@ def steps(run: Run) -> list[Row]:
     return list(rows.values())
 
 
-def _when(item: tuple[tuple[Call, int], Tally]) -> tuple[int, str]:
-    (call, step), _ = item
+def _by_step(run: Run) -> Iterator[tuple[Call, int, Tally]]:
+    for call, steps in list(run.tallies.items()):
+        yield from ((call, step, tally) for step, tally in list(steps.items()))
+
+
+def _when(item: tuple[Call, int, Tally]) -> tuple[int, str]:
+    call, step, _ = item
     return step, call.backend
 
 
@@ -129,7 +135,7 @@ def _row(run: Run, call: Call, count: int) -> Row:
         "heads": f"{heads[0]} x {heads[1]}" if heads and all(heads) else "-",
         "function": call.backend,
         "calls": count,
-        "steps": _ranges([step for known, step in run.tallies if known == call]),
+        "steps": _ranges(run.tallies.get(call, ())),
         "time": _share(run, call),
         "patches": ", ".join(_uses(run, call)),
         "note": "no call took the override" if call.backend == "none" else note,
@@ -138,8 +144,8 @@ def _row(run: Run, call: Call, count: int) -> Row:
 
 def _share(run: Run, call: Call) -> str:
     """Return the part of the time of all attention calls that a group of calls took."""
-    seconds = sum(tally.seconds for (known, _), tally in run.tallies.items() if known == call)
-    total = sum(tally.seconds for tally in run.tallies.values())
+    seconds = sum(tally.seconds for tally in run.tallies.get(call, {}).values())
+    total = sum(tally.seconds for *_, tally in _by_step(run))
     return f"{100 * seconds / total:.0f} %" if total else "-"
 
 
@@ -157,7 +163,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 def _uses(run: Run, call: Call) -> list[str]:
     uses = []
     for entry in run.entries:
-        count = run.patched[entry.number, call.block]
+        count = run.patched.get((entry.number, call.block), 0)
         if entry.slot == SLOT:
             if entry.number == call.rule:
                 uses.append(entry.name)

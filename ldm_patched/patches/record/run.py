@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping
@@ -13,26 +14,15 @@ from torch import Tensor
 from ..addressing.address import BlockId
 from ..addressing.schedule import percent_of
 from ..patcher import Patch, TransformerOptions
+from .lane import Lane, Threads
 from .plan import KEY, Entry, Plan
 from .steps import StepCount
 from .stopwatch import GpuSpan, Took
+from .tally import Account, Call, Tally, Use
 
 T = TypeVar("T")
 AttentionId = tuple[BlockId | None, str | None]  # one attention of a model: its block and kind, where the model says
-
-
-class Call(NamedTuple):
-    """A group of equal attention calls: where, self or cross, which function, why not the one asked for, whose rule.
-
-    `rule` is the number of the entry whose rule chose the function; `preferred` says that the checkpoint did.
-    """
-
-    block: BlockId | None
-    kind: str | None
-    backend: str
-    fallback: str = ""
-    rule: int | None = None
-    preferred: bool = False
+STATES = 64  # of overrides, whose ways a run keeps
 
 
 class Fault(NamedTuple):
@@ -69,14 +59,6 @@ class UsedMask(NamedTuple):
     mask: Tensor
 
 
-@dataclass
-class Tally:
-    """How many calls there were, and how long they took."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-
 @dataclass(eq=False, repr=False)
 class Run:
     """What happens during one sampling run; it travels in `transformer_options` by reference, whatever the host copies.
@@ -100,8 +82,8 @@ class Run:
         forward: the owner of what was put in the place of the network's own forward; empty where nothing was.
         others: the names of the patches of others in the lists of attention, by slot.
         more_rows: attentions that got more rows of keys than of queries.
-        tallies: attention calls that took the override, and the seconds they took, by step from 1; 0 where the model
-            does not say.
+        tallies: attention calls that took the override, and the seconds they took, by group and step from 1; step 0
+            where the model does not say.
         patched: uses of each entry (by number) in each block.
         sides: what the rows of its calls were that somebody asked about: 0 of the positive prompt, 1 of the negative.
         reached: the entries whose layers were asked at a time when they may act, whatever they did.
@@ -119,7 +101,9 @@ class Run:
         overridden: (entry number, block) -> the owner of a foreign patch that left out what the entry had changed.
         notes: what methods had to assume, and what further prompts cost, as lines of the report.
         sigmas: those of its calls.
-        choices: the function chosen for each kind of call, and why it is not the one asked for.
+        ways: what overrides run for the calls of a kind, by the state of the override: windows that are open and the
+            like. An override that has it stands beside them, since the state names its parts by their ids.
+        fallbacks: why functions did not run that were asked for.
         memories: entry number -> what it keeps during the run.
     """
 
@@ -138,8 +122,8 @@ class Run:
     forward: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
     more_rows: set[AttentionId] = field(default_factory=set)
-    tallies: defaultdict[tuple[Call, int], Tally] = field(default_factory=lambda: defaultdict(Tally))
-    patched: Counter[tuple[int, BlockId | None]] = field(default_factory=Counter)
+    tallies: defaultdict[Call, dict[int, Tally]] = field(default_factory=lambda: defaultdict(dict))
+    patched: defaultdict[Use, int] = field(default_factory=lambda: defaultdict(int))
     sides: set[int] = field(default_factory=set)
     reached: set[int] = field(default_factory=set)
     foreign: defaultdict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
@@ -156,13 +140,14 @@ class Run:
     overridden: dict[tuple[int, BlockId | None], str] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
     sigmas: set[float] = field(default_factory=set)
-    choices: dict[Hashable, tuple[str, Callable[..., Tensor], str]] = field(default_factory=dict)
+    ways: dict[Hashable, tuple[object, dict[Hashable, Any]]] = field(default_factory=dict)
+    fallbacks: set[str] = field(default_factory=set)
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
     dropped: bool = False  # what was gathered had to make room for later runs
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread = threading.local()
+        self._threads = Threads()
         self._percents: dict[float, float] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> Run:
@@ -176,13 +161,15 @@ class Run:
 
     def enter(self, kind: str, block: BlockId | None) -> None:
         """Note that this thread begins the `self`- or `cross`-attention of a block."""
-        self._thread.kind = kind
+        self._threads.lane.kind = kind
         with self._lock:
             self.seen[block, kind] += 1
 
     def enter_model(self) -> None:
         """Note that this thread begins a call of the model."""
-        self._thread.block = None
+        lane = self._threads.lane
+        lane.block = None
+        lane.ways.clear()
         with self._lock:
             self.seen.update((block, kind) for block in self.plan.blocks for kind in self.plan.kinds)
 
@@ -192,12 +179,12 @@ class Run:
         `as_many` says that there are as many keys as queries. A block that calls self- and then cross-attention may
         have its self-attention taken by another node, so its first call is that only if its tokens look like it.
         """
+        lane = self._threads.lane
         if not self.plan.kinds:
-            kind: str | None = getattr(self._thread, "kind", None)
-            return kind
+            return lane.kind
         first, *others = self.plan.kinds
-        is_first = getattr(self._thread, "block", None) != block and as_many
-        self._thread.block = block
+        is_first = lane.block != block and as_many
+        lane.block = block
         return first if is_first or not others else others[0]
 
     # Counting
@@ -205,23 +192,26 @@ class Run:
     @property
     def calls(self) -> Counter[Call]:
         """Return how often each group of calls ran, over all steps."""
-        counts: Counter[Call] = Counter()
-        for (call, _), tally in self.tallies.items():
-            counts[call] += tally.count
-        return counts
+        groups = list(self.tallies.items())
+        return Counter({call: sum(tally.count for tally in list(steps.values())) for call, steps in groups})
 
     @property
-    def calls_here(self) -> int:
-        """Return how many attention calls were counted in this thread."""
-        return getattr(self._thread, "calls", 0)
+    def last_step(self) -> int:
+        """Return the last step in which attention calls were counted; 0 where there was none."""
+        return max((step for steps in list(self.tallies.values()) for step in list(steps)), default=0)
 
-    def count_call(self, call: Call, step: int = 0, took: Took = 0.0) -> None:
-        """Count one attention call, and one use of the rule that chose its function."""
-        self._thread.calls = self.calls_here + 1
+    def count_call(self, account: Account, step: int = 0, took: Took = 0.0) -> None:
+        """Count one attention call on its account, and the uses that it is."""
         with self._lock:
-            self._add(self.tallies[call, step], took)
-            if call.rule is not None:
-                self.patched[call.rule, call.block] += 1
+            tallies = account.tallies
+            if tallies is None:
+                tallies = account.tallies = self.tallies[account.call]
+            tally = tallies.get(step)
+            if tally is None:
+                tally = tallies[step] = Tally()
+            self._add(tally, took)
+            for use in account.uses:
+                self.patched[use] += 1
 
     def count_fault(self, fault: Fault) -> None:
         """Count one result that was not finite."""
@@ -265,11 +255,11 @@ class Run:
 
     def _add(self, tally: Tally, took: Took) -> None:
         tally.count += 1
-        if isinstance(took, GpuSpan):
+        if isinstance(took, float):
+            tally.seconds += took
+        else:
             self.running.append((tally, took))
             self._take_times(wait=False)  # events would pile up over a long run
-        else:
-            tally.seconds += took
 
     def _take_times(self, wait: bool) -> None:
         while self.running and (wait or self.running[0][1].over):
@@ -281,8 +271,9 @@ class Run:
         with self._lock:
             self._take_times(wait=True)
             self.memories.clear()
-            self.choices.clear()
+            self.ways.clear()
             self.reads.clear()
+            self._threads = Threads()
 
     def drop_gathered(self) -> None:
         """Forget what was gathered."""
@@ -292,11 +283,18 @@ class Run:
 
     # Choices and memory
 
-    def remember(self, kind: Hashable, choice: tuple[str, Callable[..., Tensor], str]) -> bool:
-        """Keep the function chosen for a kind of call; return whether this fallback is the first for its reason."""
+    def ways_in(self, state: Hashable, override: object) -> dict[Hashable, Any]:
+        """Return the ways that are kept for a state of an override."""
         with self._lock:
-            first = choice[2] not in {fallback for _, _, fallback in self.choices.values()}
-            self.choices[kind] = choice
+            if len(self.ways) >= STATES and state not in self.ways:
+                self.ways.clear()  # options that are copied through and through have other parts in each call
+            return self.ways.setdefault(state, (override, {}))[1]
+
+    def falls_back(self, reason: str) -> bool:
+        """Note why a function does not run; return whether it is said for the first time."""
+        with self._lock:
+            first = reason not in self.fallbacks
+            self.fallbacks.add(reason)
         return first
 
     def memory(self, number: int) -> dict[str, Any]:
@@ -311,13 +309,12 @@ class Run:
 
     def percent(self, options: TransformerOptions) -> float:
         """Return how far the run is, 0..1, by the sigma of the current call; the tensor is read once a step."""
-        now = self._now(options)
-        return 0.0 if now is None else self._percent_at(now[0])
+        sigma = self.lane(options).sigma
+        return 0.0 if sigma is None else self._percent_at(sigma)
 
     def step(self, options: TransformerOptions) -> int:
         """Return the step of the current call, from 1; 0 where the options do not say."""
-        now = self._now(options)
-        return 0 if now is None else now[1]
+        return self.lane(options).step
 
     @property
     def percents(self) -> tuple[float, ...]:
@@ -332,24 +329,23 @@ class Run:
             self._percents[sigma] = percent_of(sigma, self.percent_to_sigma)
         return self._percents[sigma]
 
-    def _now(self, options: TransformerOptions) -> tuple[float, int] | None:
-        """Return sigma and step of the current call."""
+    def lane(self, options: TransformerOptions) -> Lane:
+        """Return what this thread does, in the step of the current call."""
+        lane: Lane = self._threads.lane
         sigmas: Tensor | None = options.get("sigmas")
-        if sigmas is None:
-            return None
-        cached = getattr(self._thread, "now", None)
-        if cached is not None and cached[0] is sigmas:
-            now: tuple[float, int] = cached[1]
-            return now
-        with self._lock:
-            now = self._read(sigmas, options.get("sample_sigmas"))
-        self._thread.now = (sigmas, now)
-        return now
+        if lane.sigmas is not sigmas:
+            lane.sigma, lane.step = self._read(sigmas, options.get("sample_sigmas"))
+            lane.sigmas = sigmas
+            lane.ways.clear()
+        return lane
 
-    def _read(self, sigmas: Tensor, schedule: Tensor | None) -> tuple[float, int]:
-        sigma = float(sigmas.flatten()[0])
-        self.sigmas.add(sigma)
-        return sigma, self.steps.of(sigmas, sigma, schedule)
+    def _read(self, sigmas: Tensor | None, schedule: Tensor | None) -> tuple[float | None, int]:
+        if sigmas is None:
+            return None, 0
+        with self._lock:
+            sigma = float(sigmas.flatten()[0])
+            self.sigmas.add(sigma)
+            return sigma, self.steps.of(sigmas, sigma, schedule)
 
 
 def run_of(options: TransformerOptions) -> Run | None:
@@ -362,8 +358,13 @@ def current_block(options: TransformerOptions) -> BlockId | None:
     """Return the block that an attention call comes from, where the model says."""
     block = options.get("block")
     if block is not None:
-        return BlockId(block[0], block[1], options.get("block_index", 0))
+        return _block_id(block[0], block[1], options.get("block_index", 0))
     index = options.get("block_index")
     if index is None:
         return None
-    return BlockId(options.get("block_type", "block"), index)
+    return _block_id(options.get("block_type", "block"), index, 0)
+
+
+@functools.lru_cache(4096)
+def _block_id(type: str, number: int, inner: int) -> BlockId:
+    return BlockId(type, number, inner)

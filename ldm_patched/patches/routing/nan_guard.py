@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...ldm.modules.backends.split import attention_split
 from ..addressing.where import Where
+from ..engine.choice import Arguments, Choice
 from ..engine.declaration import Refused, acts, choice, method
 from ..engine.gate import Gate
 from ..engine.host import Host
 from ..engine.method import Method
 from ..engine.place import Place
-from ..engine.router import SLOT, Arguments, Choice
+from ..engine.router import SLOT
 from ..patcher import Patcher
-from ..record.plan import Entry
 from ..record.run import AttentionId, Fault, Run
 
 MODES = ("repair", "check", "off")
@@ -82,17 +82,24 @@ class Sentinel(Method):
         return [Watching(self, gate)]
 
 
+def finite(x: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity; reads it once and waits for a GPU."""
+    # a sum with NaN or infinity in it is never finite; one that overflows is not either, and is looked at again
+    return math.isfinite(x.sum().item()) or all(math.isfinite(end.item()) for end in x.aminmax())
+
+
 @dataclass(frozen=True)
 class Watching:
     """A guard in place of the one that a model has; it is the watch of the model's router."""
 
     sentinel: Sentinel
     gate: Gate
+    passes = staticmethod(finite)
 
     @property
-    def entry(self) -> Entry:
-        """Return the entry of the guard."""
-        return self.gate.entry
+    def number(self) -> int:
+        """Return the number of the guard's entry."""
+        return self.gate.entry.number
 
     def put(self, clone: Patcher, host: Host) -> None:
         """Make a router with this watch."""
@@ -101,7 +108,7 @@ class Watching:
 
     def takes(self, attention: AttentionId) -> bool:
         """Return whether a call is watched."""
-        return self.sentinel.address.everywhere or attention in self.entry.targets
+        return self.sentinel.address.everywhere or attention in self.gate.entry.targets
 
     def replaced(self, attention: AttentionId, run: Run) -> Choice | None:
         """Return the exact function for an attention that has failed in this run."""
@@ -110,12 +117,7 @@ class Watching:
     def settle(
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
-        """Return the result of a call, or that of an exact function where it is not finite and may be repaired."""
-        if choice.name == REPAIR:
-            return out
-        run.count_patch(self.entry.number, attention[0])
-        if finite(out):
-            return out
+        """Return a result that is not finite, or that of an exact function where it may be repaired."""
         if self.sentinel.mode == "check":
             run.count_fault(Fault(*attention, step, choice.name, "left as it is"))
             return out
@@ -126,12 +128,6 @@ class Watching:
         run.count_fault(Fault(*attention, step, choice.name, f"{REPAIR} from there on"))
         run.downgrade(attention, f"{choice.name}: its result was not finite in step {step}")
         return repaired
-
-
-def finite(x: Tensor) -> bool:
-    """Return whether a tensor holds neither NaN nor infinity; reads it once and waits for a GPU."""
-    # a sum with NaN or infinity in it is never finite; one that overflows is not either, and is looked at again
-    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

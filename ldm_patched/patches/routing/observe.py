@@ -7,7 +7,8 @@ from torch import Tensor
 from ...ldm.modules.backends.registry import AttentionCall
 from ..addressing.where import Where
 from ..engine.attach import attach
-from ..engine.router import SLOT, Arguments, Choice
+from ..engine.choice import Arguments, Choice
+from ..engine.router import SLOT
 from ..patcher import Patcher
 from ..record.run import AttentionId, Run
 from .rule import Rule
@@ -15,6 +16,8 @@ from .rule import Rule
 
 class Observer:
     """A watch that notes the first call of each attention, and leaves every result as it is."""
+
+    number = None  # it is no entry
 
     def __init__(self) -> None:
         self.calls: dict[AttentionId, AttentionCall] = {}
@@ -26,6 +29,10 @@ class Observer:
     def replaced(self, attention: AttentionId, run: Run) -> Choice | None:
         """Return None: every call runs what it would."""
         return None
+
+    def passes(self, out: Tensor) -> bool:
+        """Return False: every call is noted."""
+        return False
 
     def settle(
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments

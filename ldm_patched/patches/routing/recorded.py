@@ -13,8 +13,8 @@ from torch import Tensor
 from ...ldm.modules.backends.basic import attention_basic
 from ...ldm.modules.backends.registry import AttentionCall
 from ..addressing.schedule import Schedule
+from ..engine.choice import Arguments, Choice
 from ..engine.given import given
-from ..engine.router import Arguments, Choice
 from ..record.run import AttentionId, Run
 from .observe import Observer
 from .tuning import Check, candidates, sampled

@@ -22,7 +22,8 @@ from attention_patchbay.ldm_patched.patches.reading.maps import Gathered, captur
 from attention_patchbay.ldm_patched.patches.reading.report import TWINS, report
 from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
 from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan, plan_of
-from attention_patchbay.ldm_patched.patches.record.run import Call, Run
+from attention_patchbay.ldm_patched.patches.record.run import Run
+from attention_patchbay.ldm_patched.patches.record.tally import Account, Call
 from attention_patchbay.ldm_patched.sampling import samplers
 
 from .models import BLOCKS, STEPS, ZERO, conditioning, draw, patcher, run
@@ -130,7 +131,7 @@ def test_two_runs_that_gave_the_same_latent_are_not_taken_for_one() -> None:
     for count in (1, 1, 2):
         one = Run(plan_of(model) or Plan())
         for _ in range(count):
-            one.count_call(Call(None, None, "basic"))
+            one.count_call(Account(Call(None, None, "basic")))
         assert TWINS not in report(model, samples).text
         ARCHIVE.keep(one, [samples])
     assert report(model, samples).text.endswith(TWINS)

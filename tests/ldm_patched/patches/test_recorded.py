@@ -10,7 +10,7 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.registry import AttentionCall
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
-from attention_patchbay.ldm_patched.patches.engine.router import Arguments
+from attention_patchbay.ldm_patched.patches.engine.choice import Arguments
 from attention_patchbay.ldm_patched.patches.routing.recorded import Recorder, StepErrors, errors_of
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.patches.routing.rules import rules_text

@@ -17,8 +17,9 @@ from attention_patchbay.ldm_patched.patches.engine.marks import Mark
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.record.plan import KEY
-from attention_patchbay.ldm_patched.patches.record.run import Call, Run, current_block
+from attention_patchbay.ldm_patched.patches.record.run import Run, current_block
 from attention_patchbay.ldm_patched.patches.record.steps import StepCount
+from attention_patchbay.ldm_patched.patches.record.tally import Account, Call
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.sampling import samplers
 
@@ -44,7 +45,7 @@ def test_threads_count_exactly_and_do_not_see_each_others_kind() -> None:
         for _ in range(2000):
             recorder.enter(kind, HERE)
             recorder.count_patch(1, HERE)
-            recorder.count_call(Call(HERE, recorder.kind_in(HERE, True), "basic", rule=2))
+            recorder.count_call(Account(Call(HERE, recorder.kind_in(HERE, True), "basic", rule=2)))
             if recorder.kind_in(HERE, True) != kind:
                 wrong.append(kind)
 

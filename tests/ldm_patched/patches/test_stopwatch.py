@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_patchbay.ldm_patched.patches.record.run import Call, Run
+from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.record.stopwatch import GpuSpan, since, start
+from attention_patchbay.ldm_patched.patches.record.tally import Account, Call
 
 CALL = Call(None, "self", "basic")
 
@@ -68,13 +69,13 @@ def span() -> GpuSpan:
 def test_what_the_gpu_has_done_is_added_on_the_way_and_the_rest_at_the_end(gpu: Gpu) -> None:
     run = Run()
     for _ in range(3):
-        run.count_call(CALL, 1, span())
+        run.count_call(Account(CALL), 1, span())
     patch = print
     run.count_foreign(patch, span())
-    tally = run.tallies[CALL, 1]
+    tally = run.tallies[CALL][1]
     assert tally.count == 3 and tally.seconds == 0 and len(run.running) == 4
     gpu.done = 5
-    run.count_call(CALL, 1, span())
+    run.count_call(Account(CALL), 1, span())
     assert tally.seconds == 2 and len(run.running) == 3
     run.settle()
     assert tally.count == tally.seconds == 4 and run.foreign[id(patch)].seconds == 1

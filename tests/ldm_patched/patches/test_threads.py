@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from attention_patchbay.ldm_patched.ldm.modules.attention import optimized_attention
 from attention_patchbay.ldm_patched.modules.model_patcher import ModelPatcher
 from attention_patchbay.ldm_patched.patches.addressing.address import parse
 from attention_patchbay.ldm_patched.patches.addressing.schedule import Schedule
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
-from attention_patchbay.ldm_patched.patches.engine.router import choose
+from attention_patchbay.ldm_patched.patches.engine.router import Route, Router
 from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
 from attention_patchbay.ldm_patched.patches.methods.smoothed_guidance import SmoothedGuidance
 from attention_patchbay.ldm_patched.patches.reading import report
 from attention_patchbay.ldm_patched.patches.reading.manage import put
+from attention_patchbay.ldm_patched.patches.record.plan import KEY, Entry
 from attention_patchbay.ldm_patched.patches.record.run import Run
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
@@ -134,15 +136,17 @@ def test_halves_of_the_conditionings_run_at_once_as_one_after_the_other() -> Non
 
 
 def test_a_fallback_is_logged_once_whatever_the_threads(caplog: pytest.LogCaptureFixture) -> None:
-    """Every shape is another choice: the choices grow while other threads look through them."""
+    """Every shape is another kind of call: what is kept for them grows while other threads look through it."""
     recorder = Run()
+    router = Router((Route("flash", Entry("flash"), None),))
 
     def work(thread: int) -> None:
         for tokens in range(1, 200):
             x = torch.zeros(1, tokens, 8 * (thread + 1))
-            choose("flash", recorder, x, x, x, 1, {})
+            router(optimized_attention, x, x, x, 1, transformer_options={KEY: recorder})
 
     with caplog.at_level(logging.WARNING):
         together(*[lambda thread=thread: work(thread) for thread in range(4)])
-    assert len(recorder.choices) == 4 * 199
+    ((_, kept),) = recorder.ways.values()
+    assert len(kept) == recorder.calls.total() == 4 * 199
     assert len([message for message in caplog.messages if "flash" in message]) == 1
