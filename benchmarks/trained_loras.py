@@ -197,7 +197,7 @@ def blocks(model: Model, files: dict[str, LoraFile], pictures: int, steps: int) 
         for text in WINDOWS:
             yield {"LoRA": name, **judged(text, ruled(model[0], file, text), whole)[0]}
         for by, values in (("change", change), ("norm", rows)):
-            for count in (2, 4):
+            for count in (1, 2, 3):
                 best = sorted(values, key=lambda block: -values[block])[:count]
                 entries = baked(file.entries, parse_strengths(f"{','.join(best)} -> 1"))
                 text = f"baked: the {count} of most {by} ({', '.join(best)})"
