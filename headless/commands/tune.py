@@ -32,6 +32,7 @@ from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from ..sweep.expect import Bound, parse_bound
 from .places import OUTPUT, folder
 from .run import add_surroundings, execute
+from .run_files import saves
 from .sweep_results import report_in
 from .tune_pictures import Choice, judged
 
@@ -111,9 +112,13 @@ def _check(args: argparse.Namespace) -> None:
     if args.pictures:
         require("sweep")
         _bounds(args)
+        if args.folder.exists() and not args.folder.is_dir():
+            raise Failure(f"--folder {args.folder} is a file; choose another name")
     for target in (args.write, args.side):
         if target is not None and target.exists():
             raise Failure(f"{target} is there already, and nothing is written over; choose another name")
+        if target is not None and not target.parent.is_dir():
+            raise Failure(f"{target}: there is no folder {target.parent}; make it, or choose another")
         if target is not None and target.suffix != MODEL:
             raise Failure(f"{target}: give it a name that ends in {MODEL}, by which ComfyUI finds it")
 
@@ -126,26 +131,44 @@ def _choice(args: argparse.Namespace) -> tuple[Path | None, Sequence[Rule], str]
         return args.source, given or (), rules_text(given or ())
     prompt = load(args.source, embedded_infos)
     path = _model(prompt, folders)
-    if given is not None:
-        text = rules_text(given)
-        return (
-            (path, *_by_pictures(args, folders, prompt, [Choice("given", text)], ""))
-            if args.pictures
-            else (path, given, text)
+    if args.pictures and not saves(prompt):
+        raise Failure(f"--pictures: {args.source} saves no picture; add a Save Image")
+    if given is None:
+        return path, *_new_choice(args, folders, prompt, path)
+    if not args.pictures:
+        return path, given, rules_text(given)
+    _check_given(given)
+    return path, *_by_pictures(args, folders, prompt, [Choice("given", rules_text(given))], "")
+
+
+def _check_given(rules: Sequence[Rule]) -> None:
+    """Raise Failure for rules that pictures cannot judge here."""
+    absent = [rule.backend for rule in rules if rule.backend not in ("auto", *registry.usable())]
+    if absent:
+        raise Failure(
+            f"--pictures: {absent[0]} does not run on this machine, so its pictures would be those of another"
         )
+    if not rules:
+        raise Failure("--pictures: --rules is empty, so there is no choice to judge")
+
+
+def _new_choice(
+    args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt, path: Path | None
+) -> tuple[Sequence[Rule], str]:
+    """Measure, and return the rules and everything for reading."""
     if args.write is not None or args.side is not None:
         path, model = _known(path)
         if args.write is not None:
             check_keeps(path, model, registry.usable())
     rules, text = _measured(args, folders, prompt, args.max_error, args.again)
-    if args.pictures and rules:
-        choices = {rules: args.max_error}
-        for part in LESS:
-            found, _ = _measured(args, folders, prompt, part * args.max_error, False)
-            choices.setdefault(found, part * args.max_error)
-        made = [Choice(f"{error:g}", text) for text, error in choices.items() if text]
-        return path, *_by_pictures(args, folders, prompt, made, text.removeprefix(rules))
-    return path, parse_rules(rules), text
+    if not (args.pictures and rules):
+        return parse_rules(rules), text
+    choices = {rules: args.max_error}
+    for part in LESS:
+        found, _ = _measured(args, folders, prompt, part * args.max_error, False)
+        choices.setdefault(found, part * args.max_error)
+    made = [Choice(f"{error:g}", text) for text, error in choices.items() if text]
+    return _by_pictures(args, folders, prompt, made, text.removeprefix(rules))
 
 
 def _measured(
@@ -153,8 +176,8 @@ def _measured(
 ) -> tuple[str, str]:
     """Return the rules within an error, and what was measured for reading."""
     widgets = {"max_error": max_error, "seconds": args.seconds, "again": again}
-    run = execute(args, folders, workflow.tuning(prompt, {**widgets, "recorded_steps": args.recorded_steps}))
-    (ui,) = run.ui.values()
+    tuned, node = workflow.tuning(prompt, {**widgets, "recorded_steps": args.recorded_steps})
+    ui = execute(args, folders, tuned).ui[node]
     return ui["rules"][0], ui["text"][0]
 
 

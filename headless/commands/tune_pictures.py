@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ...ldm_patched.patches.reading.report import layout
 from ...ldm_patched.patches.routing.rules import parse_rules
 from ..api.folders import Folders
-from ..engine.errors import Failure
-from ..engine.workflow import SAMPLERS, Prompt
+from ..engine.errors import FAILED, Failure
+from ..engine.workflow import Prompt, sampler_of
 from ..pages.workflow_file import embedded_infos
 from ..sweep.cells import NUMBERS, Cell, cells, in_running_order
 from ..sweep.embedded import Embedded
@@ -62,7 +62,7 @@ def judged(
     """Make the pictures of some seeds with each choice and without, and take the first choice that keeps all bounds.
 
     A bound is held against the mean over the seeds, `max` against the largest.
-    Raises Failure for a workflow without pictures or without seeds.
+    Raises Failure for a workflow without pictures or without seeds, and where a run of it fails.
     """
     infos = embedded_infos()
     prompt, name = _with_rules(prompt)
@@ -71,11 +71,10 @@ def judged(
     with opened(args.folder, wanted, Study(again.seeds, floor=OTHER)) as store:
         rows = _run(args, folders, prompt, store)
     if not any(row["image"] for row in rows if row["baseline"]):
-        why = next((row["error"] for row in rows if row["error"]), "it saves none")
-        raise Failure(f"--pictures: this workflow gives no picture to compare: {why}")
+        raise Failure("--pictures: this workflow gives no picture to compare")
     found = [_row(choice.within, choice.rules, _of(rows, name, choice.rules)) for choice in choices]
     for row in found:
-        row["good"] = not row["error"] and all(bound.holds(row) for bound in bounds)
+        row["good"] = all(bound.holds(row) for bound in bounds)
     taken = next((row for row in found if row["good"]), None)
     plain = _row(PLAIN, "", [row for row in rows if row["baseline"]])
     floor = _row(FLOOR, "", [row for row in rows if row["floor"]])
@@ -85,7 +84,7 @@ def judged(
 def _with_rules(prompt: Prompt) -> tuple[Prompt, str]:
     """Return the workflow with rules in front of its sampler, and the name of their input."""
     prompt = copy.deepcopy(prompt)
-    (sampler,) = [id for id, node in prompt.items() if node["class_type"] in SAMPLERS]
+    sampler = sampler_of(prompt)
     id = f"{sampler} tuned"
     prompt[id] = {"class_type": RULES, "inputs": {"model": prompt[sampler]["inputs"]["model"], "rules": ""}}
     prompt[sampler]["inputs"]["model"] = [id, 0]
@@ -94,12 +93,14 @@ def _with_rules(prompt: Prompt) -> tuple[Prompt, str]:
 
 def _run(args: argparse.Namespace, folders: Folders, prompt: Prompt, store: Store) -> list[dict[str, Any]]:
     """Run what waits; Ctrl-C keeps what is finished."""
-    waiting = in_running_order(prompt, store.waiting())
+    waiting = in_running_order(prompt, store.waiting(again=True))
     total = len(store.cells)
     progress, report = Progress(total - len(waiting), total, args.quiet or args.json), Report(store)
     runner = Embedded(folders, unet_dtype(args), args.cache)
 
     def told(cell: Cell, outcome: Outcome) -> None:
+        if outcome.error:
+            raise Failure(f"--pictures: {outcome.error}", FAILED)
         progress.cell(cell, outcome)
         report.update()
 
@@ -117,14 +118,12 @@ def _of(rows: Sequence[Mapping[str, Any]], name: str, rules: str) -> list[Mappin
 
 def _row(within: str, rules: str, some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the means over the seeds of a choice."""
-    ran = [row for row in some if not row["error"]]
-    steps = sorted(row["step_seconds"] for row in ran if row["step_seconds"] is not None and not row["warm_up"])
-    far = {name: _mean([row[name] for row in ran if row[name] is not None]) for name in NUMBERS}
-    far["max"] = max((row["max"] for row in ran if row["max"] is not None), default=None)
-    error = next((row["error"] for row in some if row["error"]), "")
+    steps = sorted(row["step_seconds"] for row in some if row["step_seconds"] is not None and not row["warm_up"])
+    far = {name: _mean([row[name] for row in some if row[name] is not None]) for name in NUMBERS}
+    far["max"] = max((row["max"] for row in some if row["max"] is not None), default=None)
     middle = steps[len(steps) // 2] if steps else None
-    about = {"within": within, "rules": rules, "pictures": len(ran), "step_seconds": middle}
-    return {**about, **far, "error": error, "good": None}
+    about = {"within": within, "rules": rules, "pictures": len(some), "step_seconds": middle}
+    return {**about, **far, "good": None}
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -135,5 +134,5 @@ def _line(row: Mapping[str, Any], measures: Sequence[str]) -> list[str]:
     numbers = ["" if row[name] is None else f"{row[name]:.4f}" for name in measures]
     step = "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f}"
     count = str(len(parse_rules(row["rules"]))) if row["rules"] else ""
-    said = row["error"] or {None: "", True: "good", False: "too far"}[row["good"]]
+    said = {None: "", True: "good", False: "too far"}[row["good"]]
     return [row["within"], count, step, *numbers, said]

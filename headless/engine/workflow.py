@@ -145,20 +145,26 @@ def find_node(prompt: Prompt, node: str) -> str:
     return matches[0]
 
 
-def tuning(prompt: Prompt, widgets: Mapping[str, Any]) -> Prompt:
-    """Return the part of a workflow that leads to its KSampler, with a tuning node in the sampler's place.
-
-    Raises PromptError where there is not exactly one KSampler.
-    """
+def sampler_of(prompt: Prompt) -> str:
+    """Return the id of the one KSampler of a workflow. Raises PromptError where there is not exactly one."""
     samplers = [id for id, node in prompt.items() if node.get("class_type") in SAMPLERS]
     if len(samplers) != 1:
         how = f"expected one KSampler or KSamplerAdvanced, found {len(samplers)}"
         raise PromptError(problem("no_sampler", "This workflow cannot be tuned", how))
-    given = prompt[samplers[0]]["inputs"]
+    return samplers[0]
+
+
+def tuning(prompt: Prompt, widgets: Mapping[str, Any]) -> tuple[Prompt, str]:
+    """Return the part of a workflow that leads to its KSampler, with a tuning node in the sampler's place, and its id.
+
+    Raises PromptError where there is not exactly one KSampler.
+    """
+    sampler = sampler_of(prompt)
+    given = prompt[sampler]["inputs"]
     linked = {"model": "model", "positive": "positive", "negative": "negative", "latent": "latent_image"}
     inputs = {name: given[source] for name, source in linked.items() if source in given}
     node = {"class_type": "PatchbayTuneAttention", "inputs": {**inputs, **widgets}}
-    return {id: prompt[id] for id in _sources(prompt, inputs) if id != samplers[0]} | {samplers[0]: node}
+    return {id: prompt[id] for id in _sources(prompt, inputs) if id != sampler} | {sampler: node}, sampler
 
 
 def _sources(prompt: Prompt, inputs: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,7 @@ NODES = {name: cls for name, cls in catalog().items() if name in RELEASED}
 TOLERANCE = 1e-3  # of the largest number of a latent
 # A bfloat16 kernel rounds otherwise on another processor: both are 3.4e-3 from float32, and 1.9e-3 from each other
 HALF_TOLERANCE = 4e-3
+OWN = ("cpu_bf16", "cpu_tiled", "TuneAttention")  # compiled on the machine, or chosen by times on it
 PROMPT = "a red circle on the left and a blue square on the right"
 SIZES = {"demo": (16, 16), "random": (8, 8)}
 LINKS = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "MASK", "IMAGE", "PATCHBAY_REGIONS")
@@ -384,7 +385,9 @@ def test_a_run_is_as_it_was(name: str) -> None:
         assert found["latent"].shape == before.shape
         apart = (found["latent"] - before).abs().max().item() / before.abs().max().item()
         tolerance = HALF_TOLERANCE if "bf16" in name else TOLERANCE
-        assert not exact() and apart < tolerance, f"{name}: latents differ by {apart:.3g} of their largest number"
+        assert apart < tolerance and (not exact() or any(own in name for own in OWN)), (
+            f"{name}: latents differ by {apart:.3g} of their largest number"
+        )
     if exact():
         assert found.get("outputs") == pinned.get("outputs")
 

@@ -240,6 +240,10 @@ def test_pictures_too_far_lead_to_a_choice_within_a_smaller_error(
         (["--pictures", "-1"], "--pictures -1: write how many seeds"),
         (["--bound", "ssim=1"], "--bound is of --pictures"),
         (["--pictures", "2", "--bound", "colour=1"], "--bound colour=1: write NAME=number"),
+        (["--pictures", "2", "--rules", ""], "--rules is empty, so there is no choice to judge"),
+        (["--pictures", "2", "--rules", "all -> sage3"], "sage3 does not run on this machine"),
+        (["--pictures", "2", "--folder", __file__], "is a file; choose another name"),
+        (["--side", "absent/side.safetensors"], "there is no folder absent"),
     ],
 )
 def test_what_pictures_need_is_said_before_anything_is_measured(
@@ -248,3 +252,24 @@ def test_what_pictures_need_is_said_before_anything_is_measured(
     monkeypatch.setattr("attention_patchbay.headless.commands.tune.execute", lambda *_: pytest.fail("it measured"))
     assert tune(DEMO, *arguments) == 2
     assert why in capsys.readouterr().err
+
+
+def test_what_pictures_cannot_be_made_of_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workflow, sampler = small(tmp_path)
+    assert tune(workflow, "--pictures", "1", "--rules", "output:99 -> split", "--quiet", "--folder", "a") == 1
+    assert "no block 'output:99'" in capsys.readouterr().err
+    prompt = json.loads(Path(workflow).read_text())
+    two = {**prompt, "second": prompt[sampler]}
+    none = {id: node for id, node in prompt.items() if node["class_type"] != "SaveImage"}
+    for name, changed, why in (("two", two, "expected one KSampler"), ("none", none, "saves no picture")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(changed))
+        assert tune(f"{name}.json", "--pictures", "1", "--rules", "all -> split", "--folder", "b") == 2
+        assert why in capsys.readouterr().err
+
+
+def test_nodes_with_displays_of_their_own_are_tuned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(DEMO.replace("demo.json", "tune_attention.json"), "--seconds", "1", "--quiet") == 0
+    assert "fastest within the bound" in capsys.readouterr().out
