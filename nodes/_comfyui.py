@@ -145,7 +145,8 @@ def show_mask(node: str, so_far: Callable[[], ShownMask | None], args: CfgArgs) 
     found = so_far()
     if found is not None:
         maps = view([found.heard], found.heard.sums[0].grid, picture_so_far(args))
-        _show(node, {"step": found.step, **maps, "since": found.since, "covers": found.covers})
+        told = {name: getattr(found, name) for name in ("step", "since", "covers", "steps", "limit")}
+        _show(node, {**maps, **told})
 
 
 def _show(node: str, told: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ class LoadLoraByRules(io.ComfyNode):
         file = lora_file(lora_name)
         lora = lora_on(model, file, HOST.weights(model))
         clone = attach(model, LoraRules(lora, parse_strengths(rules), strength, Where()), HOST)
-        return io.NodeOutput(clone, clip and clip_with_lora(clip, dict(file.entries), strength_clip))
+        return io.NodeOutput(clone, clip and clip_with_lora(clip, lora.rest, strength_clip))
 
 
 class LoraOfRegion(io.ComfyNode):

@@ -135,10 +135,13 @@ export class AttentionView {
   }
 
   async copy() {
-    if (!this.maps) return
+    if (!this.maps) {
+      this.status.textContent = say('There is no mask to copy yet: run the workflow.')
+      return
+    }
     const { label, picture } = this.choice.now
     const { width, height } = this.canvas
-    const failed = await copied(maskOf(this.maps, label, picture, this.host.threshold() || SHARE, [width, height]))
+    const failed = await copied(maskOf(this.maps, label, picture, this.part(), [width, height]))
     this.status.textContent = failed || say('The mask of $1 is on the clipboard, $2 x $3.', labelsOf(this.maps)[label], width, height)
   }
 
@@ -247,6 +250,11 @@ export class AttentionView {
   /** @returns {number} the byte of the map from which on a place lies in the mask; 0 without a line */
   level() {
     return 255 * this.host.threshold()
+  }
+
+  /** @returns {number} the part of the map's highest value that lies in a mask that is copied */
+  part() {
+    return this.host.threshold() || SHARE
   }
 
   /**

@@ -18,7 +18,7 @@ import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { forget, showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
-import { lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, texts, views } from './results.js'
+import { beginRun, lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, stopRun, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
 import { SharesView } from './shares_view.js'
@@ -129,10 +129,10 @@ function addLiveMask(node) {
     if (typeof value !== 'number' || !value) return 0
     return textOf(node, 'against').trim() ? 0.5 : value // the line between two words
   }
-  const view = new LiveMaskView(say('The mask of the word appears here while sampling.'), threshold)
+  const view = new LiveMaskView(say('The mask of the word appears here while sampling.'), threshold, () => textOf(node, 'word'))
   views.set(node, view)
   addView(node, 'patchbay_live_mask', view, 220)
-  for (const name of ['threshold', 'against']) after(widgetOf(node, name), 'callback', () => view.draw())
+  for (const name of ['word', 'threshold', 'against']) after(widgetOf(node, name), 'callback', () => view.draw())
   node.setSize([320, node.computeSize()[1]])
 }
 
@@ -303,6 +303,8 @@ app.registerExtension({
     showRefusals()
     app.api.addEventListener('patchbay.attention', showStep)
     app.api.addEventListener('execution_cached', showCached)
+    app.api.addEventListener('execution_start', beginRun)
+    for (const end of ['execution_interrupted', 'execution_error']) app.api.addEventListener(end, stopRun)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
     app.extensionManager?.registerSidebarTab?.(sidebar())

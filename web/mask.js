@@ -2,6 +2,8 @@
 import { bytes, layerOf } from './heatmap.js'
 import { say } from './say.js'
 
+const DARK = 0.75 // of the light outside of a mask is taken, as in the previews of Live Masks
+
 /**
  * Draw the mask: white where the map is at a part of its highest value or above, black elsewhere; at 0 the map itself in grey.
  * @param {import('./heatmap.js').Maps} maps
@@ -24,6 +26,24 @@ export function maskOf(maps, label, picture, threshold, [width, height]) {
   const large = pen.getImageData(0, 0, width, height)
   for (let i = 0; i < large.data.length; i += 4) large.data.fill(large.data[i] >= 255 * threshold ? 255 : 0, i, i + 3)
   pen.putImageData(large, 0, 0)
+  return mask
+}
+
+/**
+ * Draw what is outside of a mask: dark there, clear in the mask.
+ * @param {import('./heatmap.js').Maps} maps
+ * @param {number} label
+ * @param {number} picture
+ * @param {number} threshold 0 to 1
+ * @param {[number, number]} size width and height of the picture
+ * @returns {HTMLCanvasElement}
+ */
+export function outside(maps, label, picture, threshold, size) {
+  const mask = maskOf(maps, label, picture, threshold, size)
+  const pen = /** @type {CanvasRenderingContext2D} */ (mask.getContext('2d'))
+  const pixels = pen.getImageData(0, 0, ...size)
+  for (let i = 0; i < pixels.data.length; i += 4) pixels.data.set([0, 0, 0, DARK * (255 - pixels.data[i])], i)
+  pen.putImageData(pixels, 0, 0)
   return mask
 }
 

@@ -112,6 +112,7 @@ function tableRow(row, most) {
   const line = document.createElement('tr')
   for (const [column] of COLUMNS) {
     const cell = element('td', CELL, String(row[column]))
+    if (column === 'time') cell.style.whiteSpace = 'nowrap'
     if (column === 'time') cell.style.background = `linear-gradient(to right, ${BAR} ${(100 * share(row)) / most}%, transparent 0)`
     if (column === 'function' && row.note) cell.append(element('div', { opacity: '0.75', fontStyle: 'italic' }, row.note))
     line.append(cell)

@@ -119,7 +119,14 @@ export function showStep({ detail }) {
   const view = found && views.get(found[1])
   if (detail.blocks) view?.measured(detail.blocks)
   else view?.show(detail)
+  if (view?.stop) made.add(view)
 }
+
+const made = new Set() // views of masks that the run shows
+export const beginRun = () => made.clear()
+
+/** Where a run ended early, its masks say so. */
+export const stopRun = () => made.forEach((view) => view.stop())
 
 function shows({ comfyClass }, { blocks, covers }) {
   if (blocks) return comfyClass === 'PatchbayBlockMap'

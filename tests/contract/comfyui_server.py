@@ -111,11 +111,11 @@ class Server:
             with refusal:
                 return refusal.code, json.load(refusal)
 
-    def run(self, workflow: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Run a workflow to the end, with its pictures put into a folder."""
+    def run(self, workflow: dict[str, Any], folder: Path, page: str = "") -> dict[str, Any]:
+        """Run a workflow to the end, with its pictures put into a folder; as a page with a workflow of that id."""
         job = folder / "workflow.json"
         job.write_text(json.dumps(workflow))
-        command = [python(), str(CLIENT), self.url, str(job), str(folder)]
+        command = [python(), str(CLIENT), self.url, str(job), str(folder), page]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

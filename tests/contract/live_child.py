@@ -4,7 +4,8 @@ It runs in ComfyUI's environment, for its playwright, with this pack to import. 
 with two Region by Word and with a Word Mask by Word. Prints as JSON what was seen: `regions` (what came with each step,
 and what each node then said), `shown` (both nodes after the run), `cached` (after the page was loaded anew),
 `batch` (two pictures and a second pass), `renamed` (a node with another title, a run that is interrupted, and one whose
-node is taken away), `script` (messages of a run that no page sent) and `errors` of the console.
+node is taken away),
+`hints` (what a node says before any run, of a moved threshold and of another word), `script` (messages of a run that no page sent) and `errors` of the console.
 """
 
 from __future__ import annotations
@@ -96,6 +97,45 @@ SECOND = """() => {
   const shown = /Report|LiveMasks|Compare|Preview/
   for (const node of app.graph.nodes.filter(({ type }) => shown.test(type))) app.graph.remove(node)
 }"""
+# The node anew, as of a page that has seen no run.
+FORGET = """(type) => {
+  const old = app.graph.nodes.find((node) => node.type === type)
+  const fresh = window.LiteGraph.createNode(type)
+  app.graph.add(fresh)
+  fresh.pos = [...old.pos]
+  for (const [i, { value }] of old.widgets.entries()) if (!fresh.widgets[i].element) fresh.widgets[i].value = value
+  for (const [i, { link }] of old.inputs.entries()) {
+    const from = link && app.graph.getLink(link)
+    if (from) app.graph.getNodeById(from.origin_id).connect(from.origin_slot, fresh, i)
+  }
+  for (const id of [...old.outputs[0].links]) {
+    const { target_id, target_slot } = app.graph.getLink(id)
+    fresh.connect(0, app.graph.getNodeById(target_id), target_slot)
+  }
+  app.graph.remove(old)
+}"""
+COPY = f"""(type) => {{
+  const of = {OF}
+  const buttons = [...of(app.graph.nodes.find((node) => node.type === type)).querySelectorAll('button')]
+  buttons.find((one) => one.textContent === 'copy mask').click()
+}}"""
+# The part of the drawn picture that is nearly black: what is outside of the mask.
+DARK = f"""(type) => {{
+  const of = {OF}
+  const canvas = of(app.graph.nodes.find((node) => node.type === type)).querySelector('canvas')
+  const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)
+  let dark = 0
+  for (let i = 0; i < data.length; i += 4) dark += Math.max(data[i], data[i + 1], data[i + 2]) < 72
+  return dark / (data.length / 4)
+}}"""
+NARROW = "(type) => { const n = app.graph.nodes.find((node) => node.type === type); n.setSize([200, n.size[1] + 60]) }"
+# How many lines of a node's text lie out of sight, and whether all of it is told on hovering.
+CUT = f"""(type) => {{
+  const of = {OF}
+  const status = of(app.graph.nodes.find((node) => node.type === type)).querySelector('[role=status]')
+  const lines = status.parentElement
+  return [lines.scrollWidth - lines.clientWidth, lines.title === status.textContent]
+}}"""
 SCRIPT = """async (prompt) => {
   window.masks = []
   const sampler = Object.values(prompt).find((node) => node.class_type === 'KSampler')
@@ -166,12 +206,39 @@ def change(page: Page, path: str) -> dict[str, Any]:
     return seen
 
 
+def hints(page: Page, path: str) -> dict[str, Any]:
+    """Ask for a mask before any run, then move the threshold and change the word of one."""
+    load_words(page, path)
+    page.evaluate(FORGET, WORDS)
+    page.evaluate(COPY, WORDS)
+    before = page.evaluate(SHOWN, WORDS)[0]["told"]
+    page.evaluate(SET, [SAMPLER, "seed", 31])
+    page.evaluate(STEPS, 6)
+    seen: dict[str, Any] = {"before": before, "status": page.evaluate(RUN)}
+    rest(page)
+    shot(page, "live hints run")
+    seen["run"] = page.evaluate(SHOWN, WORDS)[0]["told"]
+    seen["dark"] = page.evaluate(DARK, WORDS)
+    page.evaluate(SET, [WORDS, "threshold", 0.1])
+    seen["threshold"] = page.evaluate(SHOWN, WORDS)[0]["told"]
+    seen["less dark"] = page.evaluate(DARK, WORDS)
+    shot(page, "live hints threshold")
+    page.evaluate(SET, [WORDS, "word", "square"])
+    page.evaluate(NARROW, WORDS)
+    rest(page)
+    seen["word"] = page.evaluate(SHOWN, WORDS)[0]["told"]
+    seen["cut"] = page.evaluate(CUT, WORDS)
+    shot(page, "live hints word")
+    return seen
+
+
 def main(chromium: str, url: str, renderer: str, example: str, words: str) -> None:
     """Set the page up and print what was seen."""
     errors: list[str] = []
     with sync_playwright() as playwright:
         page = opened(playwright, chromium, url, renderer, errors)
         seen = {**regions(page, example), "batch": batch(page, words), "changed": change(page, words)}
+        seen["hints"] = hints(page, words)
         load_words(page, words)
         page.evaluate(LISTEN)
         seen["script"] = page.evaluate(SCRIPT, page.evaluate(PROMPT))

@@ -6,6 +6,7 @@ Both ComfyUI and this pack are on PYTHONPATH.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import tempfile
 from typing import Any
@@ -153,6 +154,10 @@ def as_a_node() -> dict[str, Any]:
     text = "lora_te_text_model_encoder_layers_1_self_attn_v_proj"
     file = random_lora(model) | {f"{text}.lora_up.weight": torch.ones(out, 1)}
     file |= {f"{text}.lora_down.weight": 0.1 * torch.ones(1, into)}
+    file |= {f"lora_unet_nowhere.lora_{end}.weight": torch.ones(1, 1) for end in ("up", "down")}
+    logged: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
 
     def run(patched: Any, encoder: Any) -> torch.Tensor:
         prompt = encoder.encode_from_tokens_scheduled(encoder.tokenize("a red circle"))
@@ -163,7 +168,9 @@ def as_a_node() -> dict[str, Any]:
         folder_paths.add_model_folder_path("loras", folder)
         save_file(file, f"{folder}/style.safetensors")
         names = LoadLoraByRules.GET_NODE_INFO_V1()["input"]["required"]["lora_name"][1]["options"]
+        logging.getLogger().addHandler(handler)
         ours = LoadLoraByRules.execute(model, "style.safetensors", "* -> 1", STRENGTH, 0.5, clip).args
+        logging.getLogger().removeHandler(handler)
         ruled = LoadLoraByRules.execute(model, "style.safetensors", "* 0-40% -> 1; * -> 0.3", 1.0, 0.5, clip).args
         wanted = run(*comfy.sd.load_lora_for_models(model, clip, file, STRENGTH, 0.5))
         compiled = ruled[0].clone()
@@ -171,6 +178,7 @@ def as_a_node() -> dict[str, Any]:
         eager, got = run(*ruled), run(*ours)
         return {
             "names": names,
+            "logged": logged,
             "apart": float((got - wanted).abs().max() / wanted.abs().max()),
             "moves": float((wanted - run(model, clip)).abs().max() / wanted.abs().max()),
             "compiled": float((run(compiled, ruled[1]) - eager).abs().max() / eager.abs().max()),

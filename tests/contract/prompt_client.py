@@ -18,12 +18,15 @@ import aiohttp
 ENDS = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 
 
-async def follow(session: aiohttp.ClientSession, url: str, workflow: dict[str, Any]) -> dict[str, Any]:
+async def follow(session: aiohttp.ClientSession, url: str, workflow: dict[str, Any], page: str) -> dict[str, Any]:
     """Run a workflow; return its record."""
     client = uuid.uuid4().hex
     record: dict[str, Any] = {"status": None, "ran": [], "outputs": {}, "error": None}
+    sent: dict[str, Any] = {"prompt": workflow, "client_id": client}
+    if page:
+        sent["extra_data"] = {"extra_pnginfo": {"workflow": {"id": page}}}
     async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
-        async with session.post(f"{url}/prompt", json={"prompt": workflow, "client_id": client}) as answer:
+        async with session.post(f"{url}/prompt", json=sent) as answer:
             body = await answer.json()
             if answer.status != 200:
                 return {**record, "status": "refused", "error": body}
@@ -36,7 +39,7 @@ async def follow(session: aiohttp.ClientSession, url: str, workflow: dict[str, A
                 continue
             if kind == "executing" and data["node"] is not None:
                 record["ran"].append(data["node"])
-            elif kind == "executed":
+            elif kind == "executed" and data["output"] is not None:  # none of a cached one that showed nothing
                 record["outputs"][data["node"]] = data["output"]
             elif kind in ENDS:
                 return {**record, "status": ENDS[kind], "error": data if kind == "execution_error" else None}
@@ -56,10 +59,10 @@ async def save(session: aiohttp.ClientSession, url: str, outputs: dict[str, Any]
     return files
 
 
-async def main(url: str, workflow: str, folder: str) -> None:
+async def main(url: str, workflow: str, folder: str, page: str = "") -> None:
     """Run a workflow and print its record."""
     async with aiohttp.ClientSession(trust_env=False) as session:
-        record = await follow(session, url, json.loads(Path(workflow).read_text()))
+        record = await follow(session, url, json.loads(Path(workflow).read_text()), page)
         record["images"] = await save(session, url, record["outputs"], Path(folder))
     json.dump(record, sys.stdout)
 

@@ -70,6 +70,29 @@ def test_a_node_may_be_renamed_or_taken_away_and_a_run_be_interrupted(seen: dict
     assert len(gone["live"]) == 6 and [one["told"] is None for one in gone["live"]] == [False] * 3 + [True] * 3
 
 
+def test_an_interrupted_run_says_where_it_stopped(seen: dict[str, Any]) -> None:
+    stopped = seen["changed"]["interrupt"]
+    assert stopped["shown"][0]["told"].endswith(f"; the run stopped at step {stopped['live'][-1]['step']} of 60")
+
+
+def test_a_mask_says_what_it_is_of(seen: dict[str, Any]) -> None:
+    found = seen["hints"]
+    assert (
+        found["before"] == "There is no mask to copy yet: run the workflow." and found["status"] == "execution_success"
+    )
+    assert found["run"].startswith("step 6: the mask of step ") and found["run"].count("%") == 1
+    assert found["threshold"].startswith(f"{found['run']}; with this threshold it would cover ")
+    ran, would = (float(part.split()[-1]) for part in found["threshold"].split(" %")[:2])
+    assert would > 2 * ran
+    assert found["word"] == f"Of the word circle, before the change: {found['threshold']}"
+    assert found["cut"] == [0, True]
+
+
+def test_the_outside_of_a_mask_is_dark(seen: dict[str, Any]) -> None:
+    ran, would = (float(part.split()[-1]) / 100 for part in seen["hints"]["threshold"].split(" %")[:2])
+    assert abs(1 - ran - seen["hints"]["dark"]) < 0.1 and abs(1 - would - seen["hints"]["less dark"]) < 0.1
+
+
 def test_a_run_that_no_page_sent_shows_nothing(seen: dict[str, Any]) -> None:
     assert seen["script"] == ["execution_success", 0]
 

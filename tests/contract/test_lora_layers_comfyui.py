@@ -107,3 +107,8 @@ def test_the_node_gives_what_comfyuis_loader_gives_also_compiled(results: dict[s
     assert {"none", "style.safetensors"} <= set(found["names"])
     assert found["apart"] < 1e-5 and found["moves"] > 0.01
     assert found["compiled"] < 1e-5 and found["rules"] > 0.01 and found["after"] == 0.0
+
+
+def test_only_keys_that_fit_neither_model_nor_text_encoder_are_told_and_once(results: dict[str, Any]) -> None:
+    keys = [f"lora_unet_nowhere.lora_{end}.weight" for end in ("down", "up")]
+    assert sorted(results["node"]["logged"]) == [f"lora key not loaded: {key}" for key in keys]

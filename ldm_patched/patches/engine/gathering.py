@@ -65,13 +65,16 @@ Shown = Sequence[Heard]
 class ShownMask(NamedTuple):
     """A mask that is made of the attention to a word, in a step: its map, and the part of each picture that it covers.
 
-    It holds from the step `since` on; before that, at 0, it is what all steps so far would make.
+    It holds from the step `since` on; before that, at 0, it is what all steps so far would make. The run has `steps`, 0
+    where it does not say; what is above `limit` belongs to the mask, at 0 it is the map itself.
     """
 
     step: int
     heard: Heard
     since: int
     covers: tuple[float, ...]
+    steps: int
+    limit: float
 
 
 ShowMask = Callable[[str, Callable[[], ShownMask | None], CfgArgs], None]

@@ -87,6 +87,12 @@ class Lora:
         lost = f"; no place for {some}" if self.lost else ""
         return f"LoRA {self.file.name}: {self.used} of {self.entries} keys found{lost}."
 
+    @property
+    def rest(self) -> dict[str, Tensor]:
+        """Return the entries that have no place in the model: those of text encoders, and the lost ones."""
+        lost = set(self.lost)
+        return {key: tensor for key, tensor in self.file.entries.items() if key in lost or key.startswith(TEXT)}
+
 
 def lora_on(model: Patcher, file: LoraFile, weights: Mapping[str, Weight]) -> Lora:
     """Return what of a file belongs to a model, whose names and weights the host tells.

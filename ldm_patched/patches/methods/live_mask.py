@@ -115,6 +115,11 @@ class LiveMask(Capture):
         how = f"against {', '.join(self.other_labels)}" if self.apart else f"above {self.threshold:g}"
         return f"live mask of {self.word} {how} after {100 * self.after:g}%, {self.then}"
 
+    @property
+    def limit(self) -> float:
+        """Return the part of the map's range above which a place is in the mask; 0: the map itself is the mask."""
+        return 0.5 if self.apart and self.threshold else self.threshold
+
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layer that listens."""
         yield Wrap(self.slot_listened, gate, self.attend, self.deaf, listens=True)
@@ -191,8 +196,7 @@ class LiveMask(Capture):
 
     def cut(self, heat: Tensor) -> Tensor:
         """Return the mask of a map of 0 to 1."""
-        limit = 0.5 if self.apart else self.threshold
-        return heat if self.threshold == 0.0 else (heat > limit).to(heat.dtype)
+        return (heat > self.limit).to(heat.dtype) if self.limit else heat
 
 
 def share(attention: Tensor, rest: Tensor) -> Tensor:

@@ -31,13 +31,15 @@ class Display:
     show: ShowMask
 
     def __call__(self, gate: Gate, args: CfgArgs) -> Tensor:
-        run = run_of(args["model_options"].get("transformer_options", {}))
+        options = args["model_options"].get("transformer_options", {})
+        run, schedule = run_of(options), options.get("sample_sigmas")
         if run is not None:
-            self.show(self.mask.node, partial(shown, self.mask, run), args)
+            steps = 0 if schedule is None else len(schedule) - 1
+            self.show(self.mask.node, partial(shown, self.mask, run, steps), args)
         return args["denoised"]
 
 
-def shown(mask: LiveMask, run: Run) -> ShownMask | None:
+def shown(mask: LiveMask, run: Run, steps: int) -> ShownMask | None:
     """Return what to show of a mask after a step of a run; None where nothing was gathered."""
     found = mask.so_far(run)
     if found is None:
@@ -47,4 +49,4 @@ def shown(mask: LiveMask, run: Run) -> ShownMask | None:
     sums = Sums(heat.flatten(1)[None], heat.new_zeros(1), (heat.shape[-2], heat.shape[-1]), 1, frames)
     step = run.last_step
     covers = tuple(found.mask.mean(dim=(1, 2)).tolist())
-    return ShownMask(step, Heard(mask, [sums]), found.step, covers)
+    return ShownMask(step, Heard(mask, [sums]), found.step, covers, steps, mask.limit)
