@@ -42,8 +42,8 @@ from .words import check_positions, named, positions_of
 class LiveWordMask(Method):
     """Let only the part of the image where a word draws attend to some other words.
 
-    `positions` are those of the other words, `texts`, in the prompt of `length` tokens. Before `mask` is there, and in pictures
-    where it is empty, nothing changes; then it is Word Mask with it.
+    `positions` are those of the other words, `texts`, in the prompt of `length` tokens. Before `mask` is there, and in
+    pictures where it is empty, nothing changes; then it is Word Mask with it.
     """
 
     positions: tuple[int, ...] = hidden(blank=())

@@ -45,11 +45,11 @@ FRAMES = (
 class WordMask(Method):
     """Let only the masked part of the image attend to some words.
 
-    `positions` are those of the words in the prompt of `length` tokens, `texts` the words, `mask` (b, h, w) of 0 to 1 says where they may
-    act; b is 1, the number of images, or that of a video's frames. A token at mask m gets m times its usual result and
-    1 - m times that of attention in which the words' keys are missing, which is the softmax with their scores at -inf.
-    `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is changed. In a video
-    the mask is nothing outside of the `frames`.
+    `positions` are those of the words, `texts`, in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1
+    says where they may act; b is 1, the number of images, or that of a video's frames. A token at mask m gets m times
+    its usual result and 1 - m times that of attention in which the words' keys are missing, which is the softmax with
+    their scores at -inf. `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is
+    changed. In a video the mask is nothing outside of the `frames`.
     """
 
     positions: tuple[int, ...] = hidden(blank=())

@@ -87,7 +87,7 @@ def _short(text: str) -> str:
 
 
 def positions_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields `positions`, `length` and `texts` for a CLIP, a prompt and words; none where nothing is asked."""
+    """Return the fields `positions`, `length` and `texts` for a CLIP, a prompt and words; none where none is asked."""
     if not asked:
         return {}
     clip, prompt, words = asked["clip"], asked["prompt"], asked["words"]
