@@ -249,13 +249,14 @@ def counted(task: Task, model: Model, pictures: int, steps: int) -> Iterator[dic
     """Yield for each way how many pictures are as each count asks."""
     ways, counts = task
     for name, way in ways.items():
-        found = dict.fromkeys(counts, 0)
+        found, drawn_in_all = dict.fromkeys(counts, 0), 0
         for scene in scenes(pictures):
             setup = way(model, scene)
             _, drawn = sample(model, (setup.model, setup.prompt), scene.seed, steps, setup.negative)
+            drawn_in_all += len(drawn)
             for count, right in counts.items():
                 found[count] += sum(right(scene, picture) for picture in drawn)
-        yield {"way": name, **found, "of": pictures}
+        yield {"way": name, **found, "of": drawn_in_all}
 
 
 def main() -> None:

@@ -61,7 +61,9 @@ class Scene(NamedTuple):
 
 
 def scenes(pictures: int) -> Iterator[Scene]:
-    """Draw scenes for batches, the same in every run."""
+    """Draw scenes for whole batches, the same in every run."""
+    if pictures < BATCH:
+        raise SystemExit(f"--pictures {pictures}: pictures are drawn in batches of {BATCH}; give {BATCH} or more")
     rng = random.Random(3)
     for seed in range(pictures // BATCH):
         colours, shapes, places = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2), rng.choice(PAIRS)
@@ -220,14 +222,14 @@ def colours(task: Task, model: Model, pictures: int, steps: int) -> Iterator[dic
         ]
     given["the object of a first run, given"] = lambda scene, prompt: objects(model, scene, prompt, steps)
     for name, made in given.items():
-        right = sum(judged(model, scene, task, made(scene, task.prompt(scene)), steps) for scene in scenes(pictures))
-        yield {"mask": name, "right": right, "of": pictures}
+        found = [right for s in scenes(pictures) for right in judged(model, s, task, made(s, task.prompt(s)), steps)]
+        yield {"mask": name, "right": sum(found), "of": len(found)}
 
 
-def judged(model: Model, scene: Scene, task: Task, masks: Sequence[Any] | None, steps: int) -> int:
-    """Return how many pictures of a scene are right."""
+def judged(model: Model, scene: Scene, task: Task, masks: Sequence[Any] | None, steps: int) -> list[bool]:
+    """Return which pictures of a scene are right."""
     patched = model[0] if masks is None else task.patched(model, scene, masks)
-    return sum(task.right(scene, one) for one in sample(model, (patched, task.prompt(scene)), scene.seed, steps)[1])
+    return [task.right(scene, one) for one in sample(model, (patched, task.prompt(scene)), scene.seed, steps)[1]]
 
 
 def main() -> None:

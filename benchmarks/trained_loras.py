@@ -51,7 +51,7 @@ from safetensors.torch import load_file
 Entries = dict[str, torch.Tensor]
 Model = tuple[Any, Any, Any]
 Row = dict[str, Any]
-CFG = 2.0  # more amplifies what is left of the colour that a caption names
+CFG = 2.0  # at 4 rings break
 OTHERS = tuple(colour for colour in COLOURS if colour != "yellow")
 
 

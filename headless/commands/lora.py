@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from safetensors.torch import save
 
 from ...ldm_patched.files.checkpoint import Checkpoint, CheckpointError
 from ...ldm_patched.files.whole import replacing
-from ...ldm_patched.patches.reading.lora_baked import baked, idle
+from ...ldm_patched.patches.reading.lora_baked import baked, idle, nothing
 from ...ldm_patched.patches.reading.lora_layers import lora_layers
-from ...ldm_patched.patches.routing.strengths import parse_strengths
+from ...ldm_patched.patches.routing.strengths import StrengthRule, parse_strengths
 from ..engine.errors import FAILED, Failure, require
 from ..pages.workflow_file import WORKFLOW, load
 from ..sweep.away import at_hand
 from ..sweep.messages import Messages
 from ..sweep.store import opened
 from ..sweep.study import Study
-from .lora_influence import OTHER, influence, influence_cells, influence_text
+from .lora_influence import OTHER, influence, influence_cells, influence_text, loader
 from .lora_info import lora_info, lora_text
 from .service import check_service
 from .sweep import add_running, check_cells, infos_of, run_cells
@@ -66,6 +67,7 @@ def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
     check_service(args)
     infos = infos_of(args)
     prompt, all = influence_cells(load(args.workflow, lambda: infos), args.file.name, info["blocks"], infos)
+    _check_rules(args.file, prompt[loader(prompt, args.file.name)]["inputs"]["rules"])
     check_cells(all, args, infos)
     messages = Messages(args.on_cell, args.webhook, args.folder)
     with at_hand(args.folder) as (folder, away), opened(folder, all, Study(floor=OTHER), away) as store:
@@ -77,14 +79,31 @@ def _measure(args: argparse.Namespace, info: dict[str, Any]) -> int:
     return FAILED if any(row["error"] for row in rows) else 0
 
 
+def _check_rules(file: Path, text: str) -> None:
+    """Tell the rules of a workflow that take no layer of a file; raise Failure where none with a strength takes one."""
+    layers = lora_layers(Checkpoint(file).loaded())[0]
+    try:
+        rules = parse_strengths(text)
+    except ValueError:
+        return  # the check of the workflow says so, with its node
+    unused = idle(rules, layers)
+    if not any(rule.strength for rule in rules if rule not in unused):
+        raise Failure(f"{file}: the rules of this workflow leave nothing of it: {nothing(rules, layers)}")
+    _tell(unused)
+
+
+def _tell(unused: Sequence[StrengthRule]) -> None:
+    for rule in unused:
+        print(f"the rule for '{rule.where}' takes no layer of this file", file=sys.stderr)
+
+
 def _bake(args: argparse.Namespace, out: Path, text: str) -> int:
     if out.exists() and not args.force:
         raise Failure(f"{out} is there already; give another name, or --force to replace it")
     file, rules = Checkpoint(args.file), parse_strengths(text)
     entries = file.loaded()
     kept = baked(entries, rules)
-    for rule in idle(rules, lora_layers(entries)[0]):
-        print(f"the rule for '{rule.where}' takes no layer of this file", file=sys.stderr)
+    _tell(idle(rules, lora_layers(entries)[0]))
     about = {name: value for name, value in file.metadata.items() if name not in HASHES}
     data = save({key: tensor.contiguous() for key, tensor in kept.items()}, about | {"patchbay_rules": text})
     with replacing(out) as target:

@@ -30,7 +30,7 @@ def influence_cells(
 
     Raises Failure for a workflow that does not load the file once.
     """
-    id = _loader(prompt, name)
+    id = loader(prompt, name)
     prompt = copy.deepcopy(prompt)
     node = prompt[id]
     if node["class_type"] != RULES:
@@ -50,7 +50,8 @@ def addressed(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     return [row["block"] for row in blocks if row["block"] not in (OUTSIDE, TEXT)]
 
 
-def _loader(prompt: Prompt, name: str) -> str:
+def loader(prompt: Prompt, name: str) -> str:
+    """Return the one node of a workflow that loads a LoRA; Failure where none does, or several."""
     loaders = [id for id, node in prompt.items() if node.get("class_type") in LOADERS]
     found = [id for id in loaders if PureWindowsPath(str(prompt[id]["inputs"].get("lora_name"))).name == name]
     if len(found) == 1:

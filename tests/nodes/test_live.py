@@ -15,6 +15,7 @@ from attention_patchbay.ldm_patched.patches.methods.alignment import token_ids
 from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.live_mask import LiveMask
 from attention_patchbay.ldm_patched.patches.reading.maps import captured
+from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 
 from .conftest import NODES
@@ -102,6 +103,7 @@ def test_words_act_where_another_word_draws(demo: Any) -> None:
     asked = {"model": model, "clip": clip, "prompt": PROMPT, "word": "circle", "words": "red", **MASK, **ACTS}
     (patched,) = NODES["PatchbayLiveWordMask"].execute(**asked).result
     assert not torch.equal(sample(patched, clip)["samples"], sample(model, clip)["samples"])
+    assert "words red where circle draws on " in plan_of(patched).entries[-1].name
     (nothing,) = NODES["PatchbayLiveWordMask"].execute(**asked | {"threshold": 1.0}).result
     assert torch.equal(sample(nothing, clip)["samples"], sample(model, clip)["samples"])
 

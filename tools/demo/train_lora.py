@@ -110,6 +110,11 @@ def main() -> None:
     for name, default in (("steps", 400), ("rank", 4), ("pictures", 640), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
+    for name in ("steps", "rank", "pictures"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: give 1 or more")
+    if options.output.is_dir() or not options.output.absolute().parent.is_dir():
+        parser.error(f"{options.output}: give the name of a file in a folder that is there")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)  # so that sums are added in the same order everywhere
     entries = make_lora(options.trait, options.steps, options.rank, options.pictures, options.seed)

@@ -130,6 +130,15 @@ def check_address(address: Address, model: Patcher) -> None:
         raise
 
 
+def check_layers(address: Address, model: Patcher) -> None:
+    """Raise AddressError for an address that no layers lie in; where it is of whole blocks the error lists those."""
+    inside = address.kind != "all" or any(term.index is not None for term in address.terms)
+    if inside or not whole_blocks(model):
+        check_address(address, model)
+    elif not address.everywhere:
+        select(address.narrowed("block"), model)
+
+
 def _check_kind(address: Address, family: Family) -> None:
     if address.kind in ("all", "block", *family.kinds):
         return

@@ -40,7 +40,7 @@ class LiveMask(Capture):
     its least to its highest value to 0..1. What lies above `threshold` is the mask; 0 gives the map itself.
 
     Where it is told `apart`, the `others` are words of other things, and the maps of both, scaled alike, part the
-    picture: the mask is where the word's is higher. The map is then 0.5 on the line between.
+    picture: the mask is where the word's is higher, or as high. The map is then 0.5 on the line between.
 
     The mask holds from the first step at or behind `after` (a part of the noise schedule) that has a step before it.
     With `freeze` it then stays as it is; with `grow` it is made anew in each step, of all steps before. All calls of a
@@ -196,7 +196,10 @@ class LiveMask(Capture):
 
     def cut(self, heat: Tensor) -> Tensor:
         """Return the mask of a map of 0 to 1."""
-        return (heat > self.limit).to(heat.dtype) if self.limit else heat
+        if not self.limit:
+            return heat
+        # where both words draw least, or most, of all places their maps are equal: such a place is in both masks
+        return (heat >= self.limit if self.apart else heat > self.limit).to(heat.dtype)
 
 
 def share(attention: Tensor, rest: Tensor) -> Tensor:

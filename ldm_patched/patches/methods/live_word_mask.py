@@ -21,7 +21,7 @@ from ..patcher import Patcher
 from .live_mask import AGAINST, SETTINGS, SOURCE, LiveMask, check_word, placed, stage
 from .live_shown import displays
 from .word_mask import FRAMES, limited, timed, told
-from .words import check_positions, positions_of
+from .words import check_positions, named, positions_of
 
 
 @method(
@@ -42,8 +42,8 @@ from .words import check_positions, positions_of
 class LiveWordMask(Method):
     """Let only the part of the image where a word draws attend to some other words.
 
-    `positions` are those of the other words in the prompt of `length` tokens. Before `mask` is there, and in pictures
-    where it is empty, nothing changes; then it is Word Mask with it.
+    `positions` are those of the other words, `texts`, in the prompt of `length` tokens. Before `mask` is there, and in
+    pictures where it is empty, nothing changes; then it is Word Mask with it.
     """
 
     positions: tuple[int, ...] = hidden(blank=())
@@ -52,6 +52,7 @@ class LiveWordMask(Method):
     strength: float = amount(effect="the limit is applied")
     where: Where = acts(kind="cross")
     frames: str = words("", optional=True, tip=FRAMES)
+    texts: tuple[str, ...] = hidden((), compare=False)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> LiveWordMask:
@@ -89,9 +90,8 @@ class LiveWordMask(Method):
     @property
     def label(self) -> str:
         """Describe the method."""
-        return (
-            f"words {', '.join(map(str, self.positions))} where {self.mask.word} draws{told(self.frames)}{self.times}"
-        )
+        those = named(self.texts, self.positions)
+        return f"words {those} where {self.mask.word} draws{told(self.frames)}{self.times}"
 
     def places(self, gate: Gate, host: Host, model: Patcher) -> Iterable[Place]:
         """Return the layer, and what shows the mask in the node."""

@@ -16,7 +16,7 @@ from ..engine.method import Method
 from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
-from .words import check_positions, positions_of
+from .words import check_positions, named, positions_of
 
 FRAMES = (
     "When in a video the words may act: 0-50%, 0-12 or 25- of its frames, several with commas, fade 8 behind them for "
@@ -45,11 +45,11 @@ FRAMES = (
 class WordMask(Method):
     """Let only the masked part of the image attend to some words.
 
-    `positions` are those of the words in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1 says where they may
-    act; b is 1, the number of images, or that of a video's frames. A token at mask m gets m times its usual result and
-    1 - m times that of attention in which the words' keys are missing, which is the softmax with their scores at -inf.
-    `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is changed. In a video
-    the mask is nothing outside of the `frames`.
+    `positions` are those of the words, `texts`, in the prompt of `length` tokens, `mask` (b, h, w) of 0 to 1
+    says where they may act; b is 1, the number of images, or that of a video's frames. A token at mask m gets m times
+    its usual result and 1 - m times that of attention in which the words' keys are missing, which is the softmax with
+    their scores at -inf. `strength` (0..1) times the curve is how much of this is applied. Only the positive prompt is
+    changed. In a video the mask is nothing outside of the `frames`.
     """
 
     positions: tuple[int, ...] = hidden(blank=())
@@ -58,6 +58,7 @@ class WordMask(Method):
     strength: float = amount(effect="the limit is applied")
     where: Where = acts(kind="cross")
     frames: str = words("", optional=True, tip=FRAMES)
+    texts: tuple[str, ...] = hidden((), compare=False)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordMask:
@@ -89,7 +90,7 @@ class WordMask(Method):
     @property
     def label(self) -> str:
         """Describe the method."""
-        return f"words {', '.join(map(str, self.positions))} within a mask{told(self.frames)}{self.times}"
+        return f"words {named(self.texts, self.positions)} within a mask{told(self.frames)}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt."""

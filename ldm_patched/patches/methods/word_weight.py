@@ -14,7 +14,7 @@ from ..engine.prompts import columns, context_positions
 from ..engine.site import Site
 from ..engine.stack import Inner
 from .calibration import WRITTEN, acting, means
-from .words import check_positions, positions_of
+from .words import check_positions, named, positions_of
 
 
 @method(
@@ -39,6 +39,7 @@ class WordWeight(Method):
 
     Args:
         positions: where the tokens stand in the prompt.
+        texts: the words, as they were asked for.
         length: tokens of the whole prompt with its padding.
         strength: from 0 (weight 1) to 1 (all of `weight`), times the curve of the schedule.
         meaning: whether the weight is calibrated by what the text gets of the attention; see `calibration.py`.
@@ -55,6 +56,7 @@ class WordWeight(Method):
     strength: float = amount(effect="the weight is applied")
     where: Where = acts(kind="cross")
     meaning: str = means()
+    texts: tuple[str, ...] = hidden((), compare=False)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordWeight:
@@ -81,7 +83,8 @@ class WordWeight(Method):
     def label(self) -> str:
         """Describe the method."""
         how = "" if self.meaning == WRITTEN else f" {self.meaning}"
-        return f"word weight {self.weight:g}{how} of tokens {', '.join(map(str, self.positions))}{self.times}"
+        what = ", ".join(self.texts) or f"tokens {named((), self.positions)}"
+        return f"word weight {self.weight:g}{how} of {what}{self.times}"
 
     def idle(self, site: Site, q: Tensor, k: Tensor) -> str | None:
         """Return whether the call is not for the positive prompt."""

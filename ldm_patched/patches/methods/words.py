@@ -87,11 +87,17 @@ def _short(text: str) -> str:
 
 
 def positions_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields `positions` and `length` for a CLIP, a prompt and words; none where nothing is asked."""
+    """Return the fields `positions`, `length` and `texts` for a CLIP, a prompt and words; none where none is asked."""
     if not asked:
         return {}
-    clip, prompt = asked["clip"], asked["prompt"]
-    return {"positions": locate(clip, prompt, asked["words"]), "length": len(token_ids(clip, prompt))}
+    clip, prompt, words = asked["clip"], asked["prompt"], asked["words"]
+    found = {"positions": locate(clip, prompt, words), "length": len(token_ids(clip, prompt))}
+    return found | {"texts": tuple(_parts(words))}
+
+
+def named(texts: Sequence[str], positions: Sequence[int]) -> str:
+    """Return words as they were asked for, or the places of their tokens where nobody wrote them."""
+    return ", ".join(texts or map(str, positions))
 
 
 def check_positions(positions: Sequence[int], length: int) -> None:

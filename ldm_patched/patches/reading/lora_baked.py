@@ -35,17 +35,27 @@ def baked(entries: Mapping[str, Tensor], rules: Sequence[StrengthRule]) -> dict[
         if strength != 1.0:
             kept |= _scaled(layer, kept, strength)
     if not kept:
-        raise ValueError(_nothing(rules, layers))
+        raise ValueError(nothing(rules, layers))
     return kept
 
 
 def idle(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> list[StrengthRule]:
-    """Return the rules that take no layer of a file."""
+    """Return the rules that take no layer of a file.
+
+    What `input`, `middle` or `output` are of a transformer, only the model tells; such rules are none of them.
+    """
     places = [layer.place for layer in layers if not layer.text]
-    return [rule for rule in rules if not any(place.lies_in(rule.where.address) for place in places)]
+    told = _in_unet(types_of(layers))
+    some = [rule for rule in rules if told or not any(term.type in UNET_TYPES for term in rule.where.address.terms)]
+    return [rule for rule in some if not any(place.lies_in(rule.where.address) for place in places)]
 
 
-def _nothing(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> str:
+def types_of(layers: Sequence[LoraLayer]) -> list[str]:
+    """Return the types of the blocks that a file has layers in."""
+    return sorted({layer.place.block.type for layer in layers if layer.place.block is not None})
+
+
+def nothing(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> str:
     """Say why rules leave nothing of a file."""
     missed = ", ".join(f"'{rule.where}'" for rule in idle(rules, layers) if rule.strength)
     if missed:
@@ -59,7 +69,7 @@ def _strength(layer: LoraLayer, rules: Sequence[StrengthRule]) -> float:
 
 
 def _check(rules: Sequence[StrengthRule], layers: Sequence[LoraLayer]) -> None:
-    types = sorted({layer.place.block.type for layer in layers if layer.place.block is not None})
+    types = types_of(layers)
     for rule in rules:
         if not rule.where.schedule.always:
             raise ValueError(

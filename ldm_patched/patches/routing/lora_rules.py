@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..addressing.address import Address, BlockId
-from ..addressing.blocks import check_address, meant_in
+from ..addressing.blocks import check_layers, meant_in
 from ..addressing.where import Where
 from ..engine.declaration import acts, hidden, method
 from ..engine.gate import Gate
@@ -77,7 +77,7 @@ class LoraRules(Method):
         Raises AddressError where a rule names a block that the model lacks.
         """
         for rule in self.rules:
-            check_address(rule.where.address, model)
+            check_layers(rule.where.address, model)
         blocks = dict.fromkeys(one.place.block for one, _ in self._chosen(model) if one.place.block is not None)
         return tuple((block, kind) for block in blocks for kind in (None, "self", "cross"))
 

@@ -123,11 +123,20 @@ class Watching:
             return out
         repaired = exact(*again.args, **again.kwargs)
         if not finite(repaired):
-            run.count_fault(Fault(*attention, step, choice.name, "the inputs were not finite already"))
+            run.count_fault(Fault(*attention, step, choice.name, why_not(*again.args, **again.kwargs)))
             return out
         run.count_fault(Fault(*attention, step, choice.name, f"{REPAIR} from there on"))
         run.downgrade(attention, f"{choice.name}: its result was not finite in step {step}")
         return repaired
+
+
+def why_not(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any) -> str:
+    """Return why attention in float32 is not finite; -inf in a mask only hides a key."""
+    spoiled = mask is not None and mask.is_floating_point() and bool((mask.isnan() | mask.isposinf()).any())
+    if spoiled or not all(finite(x) for x in (q, k, v)):
+        return "the inputs were not finite already"
+    largest = max(abs(end.item()) for x in (q, k) for end in x.aminmax())
+    return f"the inputs were finite, but of numbers up to {largest:.2g} the scores overflow in float32 too"
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

@@ -139,6 +139,19 @@ def test_each_block_is_left_out_once(
     assert {cell: cell.stat().st_mtime_ns for cell in done} == done  # nothing ran again
 
 
+def test_rules_that_take_no_layer_are_told_before_anything_runs(
+    lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workflow(tmp_path, "PatchbayLoraRules", strength=1.0, strength_clip=0.0, rules="input:0 -> 1; middle -> 0")
+    code, text = measured(lora, path, capsys)
+    assert code == 2 and "leave nothing of it: no layer of this file lies in 'input:0'; its blocks are input:1," in text
+    assert not (tmp_path / "out").exists()
+    path = workflow(tmp_path, "PatchbayLoraRules", strength=2.0, strength_clip=0.0, rules="input:0 -> 1; middle -> 1")
+    options = ["--quiet", "--folder", str(tmp_path / "out"), "--models", str(lora.parents[1])]
+    assert main(["lora", str(lora), str(path), *options]) == 0
+    assert "the rule for 'input:0' takes no layer of this file" in capsys.readouterr().err
+
+
 def test_a_loader_of_the_model_only_is_measured_too(
     lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,8 @@ def test_texts_are_the_pipelines_own() -> None:
         ap.unpatch(pipe)
     assert error(out, plain) > 1e-3
     assert all(row["ran"] for row in ap.report(run).fates)
-    assert ap.report(run).fates[0]["name"].startswith("word weight 3 of tokens 5, 6, 7 ")  # the start, a, r, e, d
+    assert ap.report(run).fates[0]["name"].startswith("word weight 3 of fox ")
+    assert run.entries[0].value.positions == (5, 6, 7)  # the start, a, r, e, d
     expected = pipe.text_encoder(torch.tensor([pipe.tokenizer("fog", padding="max_length").input_ids]))[0]
     assert torch.equal(ap.encode(pipe, "fog")[0][0], expected)
     assert {(row["word"], row["block"]) for row in ap.maps(run)} >= {("red", "middle"), ("fox", "output:3")}
@@ -145,7 +146,8 @@ def test_texts_of_flux_are_those_of_its_second_encoder() -> None:
     finally:
         ap.unpatch(pipe)
     assert error(out, plain) > 1e-4
-    assert ap.report(run).fates[0]["name"] == "word weight 0 of tokens 3, 4 on all"  # blank a, blank red, blank f, ox
+    assert ap.report(run).fates[0]["name"] == "word weight 0 of fox on all"
+    assert run.entries[0].value.positions == (3, 4)  # blank a, blank red, blank f, ox
     assert all(row["ran"] for row in ap.report(run).fates)
     assert {(row["height"], row["width"]) for row in ap.maps(run)} == {(8, 12)}
 

@@ -222,6 +222,14 @@ def test_a_word_mask_holds_from_then_on_as_with_the_mask_given() -> None:
     assert "words 5 where cat draws on all: ran" in report.text(last_run(ours))
 
 
+def test_where_two_words_draw_alike_the_place_is_in_both_masks() -> None:
+    apart = dataclasses.replace(LIVE, others=(Word("dog", (0, 5)),), apart=True)
+    heat = torch.tensor([[[0.1, 0.5], [0.5, 0.9]]])
+    assert apart.cut(heat).tolist() == [[[0.0, 1.0], [1.0, 1.0]]]
+    assert (apart.cut(heat) + apart.cut(1.0 - heat)).min() == 1.0
+    assert torch.equal(dataclasses.replace(apart, threshold=0.0).cut(heat), heat)
+
+
 def used_after(model: Any) -> Tensor:
     sample(model)
     return used(model).mask

@@ -237,8 +237,12 @@ def test_the_report_names_rules_between_two_steps() -> None:
 
 
 def test_a_rule_for_blocks_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(AddressError, match="no block 'input:9'"):
+    with pytest.raises(AddressError, match="no block 'input:9'; it has input:0, input:1, .*, middle, output:0, "):
         ruled("* -> 1; input:9 -> 1")
+    for text in ("input:9 self -> 1", "input:9.1 -> 1", "input:0 cross -> 1"):
+        with pytest.raises(AddressError, match="with attention"):
+            ruled(text)
+    ruled("input:0 -> 1")
 
 
 @pytest.mark.parametrize(

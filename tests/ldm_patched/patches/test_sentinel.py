@@ -14,7 +14,7 @@ from attention_patchbay.ldm_patched.patches.addressing.address import AddressErr
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
 from attention_patchbay.ldm_patched.patches.reading import report
-from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel, exact, finite
+from attention_patchbay.ldm_patched.patches.routing.nan_guard import Sentinel, exact, finite, why_not
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 
 from . import models
@@ -80,6 +80,24 @@ def test_inputs_that_are_not_finite_are_no_fault_of_the_function() -> None:
     guarded = attach(model, Sentinel(where=Where(parse("input:1 self"))))
     run(guarded, steps=1)
     assert "on pytorch, 1 times: the inputs were not finite already" in report.text(last_run(guarded))
+
+
+def test_finite_inputs_are_not_said_to_be_otherwise() -> None:
+    q = torch.full((1, 4, 8), 1e20)
+    hidden = torch.tensor([0.0, 0.0, -math.inf, -math.inf]).expand(4, 4)
+    why = "the inputs were finite, but of numbers up to 1e+20 the scores overflow in float32 too"
+    for mask in (None, hidden, hidden == 0.0):
+        assert not finite(exact(q, q, q, 2, mask)) and why_not(q, q, q, 2, mask) == why
+    spoiled = [(q, q * math.inf, q, 2), (q, q, q * math.nan, 2), (q, q, q, 2, -hidden), (q, q, q, 2, hidden * 0.0)]
+    assert {why_not(*one) for one in spoiled} == {"the inputs were not finite already"}
+
+
+def test_scores_that_overflow_are_said_in_the_report() -> None:
+    model = patcher()
+    model.set_model_attn1_patch(lambda n, context, value, options: (n * 1e25, context * 1e25, n))
+    guarded = attach(model, Sentinel(where=Where(parse("input:1 self"))))
+    run(guarded, steps=1)
+    assert "the scores overflow in float32 too" in report.text(last_run(guarded))
 
 
 def test_off_and_a_sound_run_are_bit_equal_and_the_input_model_is_left_alone() -> None:

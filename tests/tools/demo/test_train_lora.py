@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from attention_patchbay.tools.demo.draws import draw_things
 from attention_patchbay.tools.demo.evaluate import paint
 from attention_patchbay.tools.demo.judge import judge, look_at_wholes
 from attention_patchbay.tools.demo.picture import draw
-from attention_patchbay.tools.demo.train_lora import TRAITS, add_pairs, kohya, load_net, train_lora
+from attention_patchbay.tools.demo.train_lora import TRAITS, add_pairs, kohya, load_net, main, train_lora
 from attention_patchbay.tools.demo.train_unet import Data, tokenize
 from safetensors.torch import load_file
 
@@ -40,6 +41,24 @@ def with_entries(model, entries):
     assert not unused
     clone.add_patches(patches, 1.0)
     return clone
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "why"),
+    [
+        ("x.safetensors", ["--steps", "0"], "--steps 0: give 1 or more"),
+        ("x.safetensors", ["--rank", "-3"], "--rank -3: give 1 or more"),
+        ("x.safetensors", ["--pictures", "0"], "--pictures 0: give 1 or more"),
+        ("gone/x.safetensors", [], "give the name of a file in a folder that is there"),
+        (".", [], "give the name of a file in a folder that is there"),
+    ],
+)
+def test_what_cannot_be_trained_or_written_is_refused_before(name, more, why, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_lora", "gold", str(tmp_path / name), *more])
+    monkeypatch.setattr("attention_patchbay.tools.demo.train_lora.make_lora", lambda *given: pytest.fail("it trained"))
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert why in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_what_is_trained_is_what_a_loader_gives(demo):
