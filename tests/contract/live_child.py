@@ -4,8 +4,8 @@ It runs in ComfyUI's environment, for its playwright, with this pack to import. 
 with two Region by Word and with a Word Mask by Word. Prints as JSON what was seen: `regions` (what came with each step,
 and what each node then said), `shown` (both nodes after the run), `cached` (after the page was loaded anew),
 `batch` (two pictures and a second pass), `renamed` (a node with another title, a run that is interrupted, and one whose
-node is taken away),
-`hints` (what a node says before any run, of a moved threshold and of another word), `script` (messages of a run that no page sent) and `errors` of the console.
+node is taken away), `hints` (what a node says before any run, of a moved threshold and of another word), `script`
+(messages of a run that no page sent) and `errors` of the console.
 """
 
 from __future__ import annotations
