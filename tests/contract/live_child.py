@@ -4,8 +4,8 @@ It runs in ComfyUI's environment, for its playwright, with this pack to import. 
 with two Region by Word and with a Word Mask by Word. Prints as JSON what was seen: `regions` (what came with each step,
 and what each node then said), `shown` (both nodes after the run), `cached` (after the page was loaded anew),
 `batch` (two pictures and a second pass), `renamed` (a node with another title, a run that is interrupted, and one whose
-node is taken away),
-`hints` (what a node says before any run, of a moved threshold and of another word), `script` (messages of a run that no page sent) and `errors` of the console.
+node is taken away), `hints` (what a node says before any run, of a moved threshold and of another word), `script`
+(messages of a run that no page sent) and `errors` of the console.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ FORGET = """(type) => {
   const fresh = window.LiteGraph.createNode(type)
   app.graph.add(fresh)
   fresh.pos = [...old.pos]
-  for (const [i, { value }] of old.widgets.entries()) if (!fresh.widgets[i].element) fresh.widgets[i].value = value
+  for (const [i, { name, value }] of old.widgets.entries()) {
+    if (!name.startsWith('patchbay_')) fresh.widgets[i].value = value
+  }
   for (const [i, { link }] of old.inputs.entries()) {
     const from = link && app.graph.getLink(link)
     if (from) app.graph.getNodeById(from.origin_id).connect(from.origin_slot, fresh, i)
