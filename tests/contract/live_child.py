@@ -103,7 +103,9 @@ FORGET = """(type) => {
   const fresh = window.LiteGraph.createNode(type)
   app.graph.add(fresh)
   fresh.pos = [...old.pos]
-  for (const [i, { value }] of old.widgets.entries()) if (!fresh.widgets[i].element) fresh.widgets[i].value = value
+  for (const [i, { name, value }] of old.widgets.entries()) {
+    if (!name.startsWith('patchbay_')) fresh.widgets[i].value = value
+  }
   for (const [i, { link }] of old.inputs.entries()) {
     const from = link && app.graph.getLink(link)
     if (from) app.graph.getNodeById(from.origin_id).connect(from.origin_slot, fresh, i)
