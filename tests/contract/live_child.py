@@ -130,7 +130,11 @@ DARK = f"""(type) => {{
   for (let i = 0; i < data.length; i += 4) dark += Math.max(data[i], data[i + 1], data[i + 2]) < 72
   return dark / (data.length / 4)
 }}"""
-NARROW = "(type) => { const n = app.graph.nodes.find((node) => node.type === type); n.setSize([200, n.size[1] + 60]) }"
+NARROW = """(type) => {
+  const node = app.graph.nodes.find((node) => node.type === type)
+  node.setSize([200, node.size[1] + 60])
+  app.canvas.setDirty(true, true)
+}"""
 # How many lines of a node's text lie out of sight, and whether all of it is told on hovering.
 CUT = f"""(type) => {{
   const of = {OF}
