@@ -56,7 +56,7 @@ class WordWeight(Method):
     strength: float = amount(effect="the weight is applied")
     where: Where = acts(kind="cross")
     meaning: str = means()
-    texts: tuple[str, ...] = hidden((), compare=False)
+    texts: tuple[str, ...] = hidden(default=(), compare=False)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordWeight:
