@@ -121,9 +121,9 @@ def execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt)
 
 
 def _print_run(run: Run, files: list[str], seconds: float) -> None:
-    for ui in run.ui.values():
-        for text in ui.get("text", []):
-            print(text, end="\n\n")
+    texts = (text for ui in run.ui.values() for text in ui.get("text", []))
+    for text in dict.fromkeys(texts):  # two nodes that compare the same pictures say the same
+        print(text, end="\n\n")
     for file in files:
         print(file)
     print(f"{len(run.ran)} nodes in {seconds:.1f} s", file=sys.stderr)

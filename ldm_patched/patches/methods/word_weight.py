@@ -55,8 +55,8 @@ class WordWeight(Method):
     length: int = hidden(77)
     strength: float = amount(effect="the weight is applied")
     where: Where = acts(kind="cross")
-    texts: tuple[str, ...] = hidden((), compare=False)
     meaning: str = means()
+    texts: tuple[str, ...] = hidden(default=(), compare=False)
 
     @classmethod
     def made(cls, asked: Mapping[str, Any], fields: dict[str, Any]) -> WordWeight:

@@ -101,3 +101,9 @@ def test_saved_pictures_of_the_patches_themselves_are_not_compared(
     saved = {path.name for path in tmp_path.glob("*.png")}
     assert {"kept_00001_.png", "picture_00001_.png", "picture_others_00001_.png"} <= saved
     assert not [one for one in saved if one.startswith("kept_others")]
+
+
+def test_what_two_nodes_say_alike_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(EXAMPLES / "word_weight.json"), "--output", str(tmp_path), *FEW]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("without: ")]
+    assert len(lines) == 1
