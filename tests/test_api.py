@@ -72,7 +72,7 @@ def test_the_guide_runs_as_it_stands(
     for example in EXAMPLES:
         exec(example, found)  # noqa: S102
     shown = capsys.readouterr().out
-    assert "temperature 0.8 on output self 0-50%: ran" in shown and "word weight 1.5 of tokens" in shown
+    assert "temperature 0.8 on output self 0-50%: ran" in shown and "word weight 1.5 of fox" in shown
     assert found["picture"].shape == (1, 128, 128, 3) and found["fox"].shape == (1, 512, 512)
     assert {row["function"] for row in found["rows"]} >= {"diffusers"}
     assert getattr(scheduler, "is_scale_input_called", True)  # else it says at each step that the result is wrong

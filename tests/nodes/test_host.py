@@ -75,7 +75,7 @@ def test_in_comfyui_its_node_api_and_its_attention_serve(tmp_path: Path) -> None
 
 
 def test_a_rule_can_name_what_only_the_host_has_registered(tmp_path: Path) -> None:
-    stub = "class ComfyExtension: pass\nclass io:\n    class ComfyNode: pass\n"
+    stub = "class ComfyExtension: pass\nclass io:\n    class ComfyNode: pass\n    class Hidden: unique_id = 'id'\n"
     done = in_folder(tmp_path, {**FAKE, "comfy_api/latest.py": stub}, OF_A_PACK)
     assert done.returncode == 0, done.stderr
     good, ran, exact, *refused = done.stdout.splitlines()

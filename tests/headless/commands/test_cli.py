@@ -209,7 +209,7 @@ def test_nodes_are_listed_with_inputs_defaults_and_tooltips(capsys: pytest.Captu
     assert "PatchbayAttentionPatch - Attention Patch" in shown
     assert "strength (FLOAT, 0.0 to 1.0, default 1.0): How much" in shown
     assert main(["nodes", "--json"]) == 0
-    assert "one of )" not in shown and "lora_name (COMBO, no file here" in shown
+    assert "one of )" not in shown and "control_net_name (COMBO, no file here" in shown
     infos = json.loads(capsys.readouterr().out)
     core = {"CheckpointLoaderSimple", "UNETLoader", "CLIPTextEncode", "EmptyLatentImage", "KSampler", "VAEDecode"}
     core |= {"KSamplerAdvanced", "VAEEncode", "LoadImage", "SaveImage", "PreviewImage", "ModelSamplingDiscrete"}

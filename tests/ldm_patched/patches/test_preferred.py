@@ -174,15 +174,15 @@ def test_a_guard_keeps_the_tensors_of_what_it_watches_and_no_others() -> None:
 
 @pytest.mark.parametrize("seen", ["self", None])
 def test_an_attention_of_unknown_kind_has_the_preference_of_its_block(seen: str | None) -> None:
-    kernel, run = Kernel(), Run()
-    run.preferred = {(MIDDLE, "self"): kernel}
-    if seen:
-        run.enter(seen, MIDDLE)
-    call(here(Router(attend=host), run))
-    assert len(kernel.seen) == 1
-    run.preferred = {(MIDDLE, "self"): kernel, (MIDDLE, "cross"): Kernel()}
-    call(here(Router(attend=host), run))
-    assert len(kernel.seen) == (2 if seen else 1)
+    alone, beside = Kernel(), Kernel()
+    for kernel, more in ((alone, {}), (beside, {(MIDDLE, "cross"): Kernel()})):
+        run = Run()
+        run.preferred = {(MIDDLE, "self"): kernel, **more}
+        if seen:
+            run.enter(seen, MIDDLE)
+        call(here(Router(attend=host), run))
+    assert len(alone.seen) == 1
+    assert len(beside.seen) == (1 if seen else 0)
 
 
 def test_the_report_says_who_chose_and_whose_override_took_the_calls() -> None:
