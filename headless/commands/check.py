@@ -25,6 +25,8 @@ from ..pages.workflow_file import WORKFLOW, embedded_infos, infos_in, load
 from .access import access_of, add_access
 from .places import OUTPUT, add_input, add_models
 
+BACKEND_RULES = "PatchbayBackendRules"
+
 
 def add_check(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `patchbay check`."""
@@ -125,7 +127,7 @@ def _backends(prompt: Prompt, order: list[str]) -> list[str]:
     for id in order:
         inputs = prompt[id]["inputs"]
         names = [inputs["backend"]] if isinstance(inputs.get("backend"), str) else []
-        if isinstance(inputs.get("rules"), str):
+        if prompt[id]["class_type"] == BACKEND_RULES and isinstance(inputs.get("rules"), str):
             names += [rule.backend for rule in parse_rules(inputs["rules"])]
         for name in dict.fromkeys(names):
             declared = registry.get(name)

@@ -23,10 +23,10 @@ from ..sweep.runner import Outcome
 from ..sweep.store import Store, opened
 from ..sweep.study import Study
 from ..sweep.workers import run_all
+from .check import BACKEND_RULES
 from .lora_influence import OTHER
 from .unet_dtype import unet_dtype
 
-RULES = "PatchbayBackendRules"
 PLAIN, FLOOR = "no rules", "noise floor"
 
 
@@ -86,7 +86,7 @@ def _with_rules(prompt: Prompt) -> tuple[Prompt, str]:
     prompt = copy.deepcopy(prompt)
     sampler = sampler_of(prompt)
     id = f"{sampler} tuned"
-    prompt[id] = {"class_type": RULES, "inputs": {"model": prompt[sampler]["inputs"]["model"], "rules": ""}}
+    prompt[id] = {"class_type": BACKEND_RULES, "inputs": {"model": prompt[sampler]["inputs"]["model"], "rules": ""}}
     prompt[sampler]["inputs"]["model"] = [id, 0]
     return prompt, f"{id}.rules"
 
