@@ -42,7 +42,9 @@ def test_each_region_shows_the_mask_of_its_word_as_it_gathers_and_as_it_holds(se
         assert [one["since"] for one in found] == [0] * 4 + [5] * 16, "after 20 % of 20 steps"
         assert found[0]["told"].startswith("step 1: gathering; the mask would cover ")
         assert found[4]["told"].startswith("step 5: the mask of step 5 holds and covers ")
-        assert all(one["images"] == 1 and 0.0 < one["covers"][0] < 0.6 for one in found)
+        assert all(one["images"] == 1 and 0.0 < one["covers"][0] < 1.0 for one in found)
+    both = [[one["covers"][0] for one in seen["regions"] if one["step"] == step] for step in range(1, 21)]
+    assert all(1.0 <= sum(covers) < 1.1 for covers in both), "against each other they part the picture"
     for one in seen["shown"]:
         assert one["told"].startswith("step 20: the mask of step 5 holds and covers ")
         assert one["size"] == [512, 512] and min(one["box"]) > 80 and one["colours"] > 20
