@@ -32,7 +32,7 @@ from attention_patchbay.ldm_patched.patches.routing.style_transfer import StyleT
 from attention_patchbay.tools.demo.judge import judge, look
 from attention_patchbay.tools.demo.picture import draw
 from live_masks import Model, Scene, first_coloured, sample, scenes
-from results import write_json
+from results import print_rows
 
 
 @dataclass(frozen=True)
@@ -267,15 +267,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, rows = load_checkpoint(CHECKPOINT), []
+    model = load_checkpoint(CHECKPOINT)
     with torch.inference_mode():
-        for row in counted(TASKS[args.what], model, args.pictures, args.steps):
-            if not rows:
-                print("| " + " | ".join(row) + " |\n|" + "---|" * len(row))
-            print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
-            rows.append(row)
-    if args.json:
-        write_json(args.json, {"torch": torch.__version__, "steps": args.steps, "rows": rows})
+        rows = counted(TASKS[args.what], model, args.pictures, args.steps)
+        print_rows(rows, args.json, {"torch": torch.__version__, "steps": args.steps})
 
 
 if __name__ == "__main__":

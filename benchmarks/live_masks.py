@@ -35,7 +35,7 @@ from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.patches.reading.live_masks import live_masks
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from attention_patchbay.tools.demo.judge import SMALLEST, components, judge, segments, shape_of
-from results import write_json
+from results import print_rows
 
 BATCH = 4
 TOKENS = (8, 8)  # of the finest blocks with attention
@@ -240,16 +240,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, rows = load_checkpoint(CHECKPOINT), []
+    model = load_checkpoint(CHECKPOINT)
     with torch.inference_mode():
         measure = overlap if args.what == "overlap" else partial(colours, TASKS[args.what])
-        for row in measure(model, args.pictures, args.steps):
-            if not rows:
-                print("| " + " | ".join(row) + " |\n|" + "---|" * len(row))
-            print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
-            rows.append(row)
-    if args.json:
-        write_json(args.json, {"torch": torch.__version__, "steps": args.steps, "rows": rows})
+        rows = measure(model, args.pictures, args.steps)
+        print_rows(rows, args.json, {"torch": torch.__version__, "steps": args.steps})
 
 
 if __name__ == "__main__":

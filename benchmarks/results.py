@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ def write_json(path: Path, data: Any) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
         json.dump(data, file, indent=1)
     os.replace(file.name, path)
+
+
+def print_rows(rows: Iterable[dict[str, Any]], path: Path | None, about: dict[str, Any]) -> None:
+    """Print rows as a table as they come, with a new head where their columns change; write all to `path`, if any."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if not found or list(row) != list(found[-1]):
+            print("| " + " | ".join(row) + " |\n|" + "---|" * len(row))
+        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
+        found.append(row)
+    if path:
+        write_json(path, {**about, "rows": found})
 
 
 def append_line(path: Path, entry: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ from attention_patchbay.tools.demo.evaluate import paint
 from attention_patchbay.tools.demo.judge import judge, look_at_wholes
 from attention_patchbay.tools.demo.train_lora import TRAITS
 from live_masks import BATCH, Scene, halves, scenes
-from results import write_json
+from results import print_rows
 from safetensors.torch import load_file
 
 Entries = dict[str, torch.Tensor]
@@ -270,16 +270,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, rows = load_checkpoint(CHECKPOINT), []
+    model = load_checkpoint(CHECKPOINT)
     files = {name: LoraFile.of(name, load_file(path)) for name, path in zip(TRAITS, LORAS.values(), strict=True)}
     with torch.inference_mode():
-        for row in MEASURES[args.what](model, files, args.pictures, args.steps):
-            if list(row) != list(rows[-1] if rows else ()):
-                print("| " + " | ".join(row) + " |\n|" + "---|" * len(row))
-            print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
-            rows.append(row)
-    if args.json:
-        write_json(args.json, {"torch": torch.__version__, "steps": args.steps, "rows": rows})
+        rows = MEASURES[args.what](model, files, args.pictures, args.steps)
+        print_rows(rows, args.json, {"torch": torch.__version__, "steps": args.steps})
 
 
 if __name__ == "__main__":
