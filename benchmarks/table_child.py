@@ -63,6 +63,19 @@ class Bench:
         self.default = self.output(self.model)
         one, other = (self.output(self.columns.put(name)[0]) for name in EXACT_PAIR)
         self.floor = distance(one, other)
+        self.limit = {} if self.cuda else self.least()
+
+    def least(self) -> dict[str, float]:
+        """Return the least time of the default's step on this processor, and what it is made of."""
+        from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+        from limit import speed_of, work_of
+        from table_listener import with_options
+
+        def step(attention: Callable[..., torch.Tensor]) -> None:
+            self.output(with_options(self.model, lambda options: {**options, SLOT: attention}))
+
+        work, speed = work_of(step), speed_of(self.columns.dtype)
+        return {"ms": 1e3 * work.seconds(speed), "products": speed.products, "exponentials": speed.exponentials}
 
     def cell(self, name: str) -> dict[str, Any]:
         """Measure one column beside the default, step by step in turn."""
@@ -83,6 +96,7 @@ class Bench:
             "worst": heard.worst.block,
             "difference": distance(out, self.default),
             "floor": self.floor,
+            "limit": self.limit,
             "functions": functions_of(calls),
         }
 

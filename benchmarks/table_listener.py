@@ -16,6 +16,7 @@ from torch import Tensor
 
 KEY = "table"
 STEP, NETWORK = "predict_noise", "diffusion_model"  # the hosts' names of the places
+Options = dict[str, Any]
 ROWS = 64  # queries whose result is held against float64
 
 
@@ -35,6 +36,20 @@ def timing_steps(model: Any, spans: list[Took]) -> Any:
 
     clone = model.clone()
     clone.add_wrapper_with_key(STEP, KEY, step)
+    return clone
+
+
+def with_options(model: Any, changed: Callable[[Options], Options]) -> Any:
+    """Return a clone of a model whose network is called with other transformer options."""
+
+    def of(x: Any) -> Any:
+        return changed(x) if isinstance(x, dict) and "sigmas" in x else x
+
+    def network(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        return executor(*map(of, args), **{name: of(x) for name, x in kwargs.items()})
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(NETWORK, KEY, network)
     return clone
 
 
@@ -60,21 +75,14 @@ class Listener:
 
     def on(self, model: Any) -> Any:
         """Return a clone of a model that is listened to."""
-        clone = model.clone()
-        clone.add_wrapper_with_key(NETWORK, KEY, self._network)
-        return clone
+        return with_options(model, self._listened)
 
-    def _network(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the network with other options: all places where an attention can be taken are taken."""
-        return executor(*map(self._listened, args), **{name: self._listened(x) for name, x in kwargs.items()})
-
-    def _listened(self, x: Any) -> Any:
-        if not isinstance(x, dict) or "sigmas" not in x:
-            return x
-        replaced = dict(x.get("patches_replace", {}))
+    def _listened(self, options: Options) -> Options:
+        """Take all places where an attention can be taken."""
+        replaced = dict(options.get("patches_replace", {}))
         for slot in ("attn1", "attn2"):
             replaced[slot] = {at: self._around_patch(patch) for at, patch in replaced.get(slot, {}).items()}
-        return {**x, SLOT: self._around(x.get(SLOT)), "patches_replace": replaced}
+        return {**options, SLOT: self._around(options.get(SLOT)), "patches_replace": replaced}
 
     def _around(self, inner: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
         def override(

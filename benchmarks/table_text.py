@@ -8,6 +8,7 @@ from typing import Any
 
 Line = Mapping[str, Any]
 HOSTS = {"embedded": "the embedded host", "comfyui": "ComfyUI"}
+WHOLE = ("default", "single", "tuned", "tuned-loose")  # columns that compute all of every attention
 HEAD = "chosen,ms a step,spread,times as fast,s a picture,attention,peak GB,worst error,difference,noise floor,ran"
 
 
@@ -39,7 +40,7 @@ def table(cells: Mapping[tuple[str, str], Line]) -> str:
     peaks = {column: line.get("peak") for (column, measure), line in cells.items() if measure == "peak"}
     done = {column: line for column, line in steps.items() if "failed" not in line}
     rows = [cells_of(line, peaks.get(column)) for column, line in done.items()]
-    text = [heading(next(iter(cells.values()))), *ceiling(done), *neutral(done, peaks)]
+    text = [heading(next(iter(cells.values()))), *ceiling(done), *limit(done), *neutral(done, peaks)]
     if rows:
         head = HEAD.replace("s a picture", f"s a picture ({next(iter(done.values()))['picture_steps']} steps)")
         text.append("\n".join(map(row, [head.split(","), ["---", *["--:"] * 9, "---"], *rows])))
@@ -73,6 +74,20 @@ def ceiling(done: Mapping[str, Line]) -> list[str]:
         f"Attention is {line['share']:.0%} of the default's step, so no choice of attention makes a step more than "
         f"**{gain(line['share']):.2f} times** as fast (1 / (1 - share)). The default beside itself comes out "
         f"{speed(line):.2f} times as fast: as far from 1 as that is noise here."
+    ]
+
+
+def limit(done: Mapping[str, Line]) -> list[str]:
+    """Return how far columns that leave nothing out are from what the processor can do at most."""
+    kept = [line for line in done.values() if line.get("limit") and line["column"] in WHOLE]
+    if not kept:
+        return []
+    least = kept[0]["limit"]
+    times = [f"{line['text']} {median(line['ms']) / line['limit']['ms']:.2f}" for line in kept]
+    return [
+        f"All products of a step at the speed of a large one ({least['products'] / 1e9:.0f} GFLOP/s) and attention's "
+        f"exponentials ({least['exponentials'] / 1e9:.2f} G/s) would take {least['ms']:.4g} ms. Times that: "
+        f"{', '.join(times)}."
     ]
 
 

@@ -10,7 +10,6 @@ With one thread the time is that of the thread on its core, which other work on 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +17,12 @@ from collections.abc import Callable, Iterator
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.compiled_tiles import attend, missing
 from attention_patchbay.ldm_patched.ldm.modules.backends.cpu_tiled import LOG2_E
+from limit import Clock, Speed, Work, medians, speed_of
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 HEADS, DIMS = 4, (40, 64, 80, 128)
 TOKENS = ((4096, 4096), (1024, 1024), (4096, 77))  # of the queries and the keys
-LARGE, CACHED = 1024, 2**16
 CPU_INFO = "/proc/cpuinfo"
 Call = Callable[[], Tensor]
 
@@ -57,30 +56,22 @@ def cpu() -> str:
     )
 
 
-def lines(rounds: int, clock: Callable[[], float]) -> Iterator[str]:
+def lines(rounds: int, clock: Clock) -> Iterator[str]:
     """Yield the table, a line at a time."""
-    exponentials = speed("exp2", CACHED, -torch.rand(CACHED), rounds, clock)
-    flops = 0.0
+    best = Speed(0.0, 0.0)
     for dtype in (torch.float32, torch.bfloat16):
-        own = speed("matmul", 2 * LARGE**3, torch.randn(LARGE, LARGE, dtype=dtype), min(rounds, 3), clock)
-        flops = max(flops, own)  # tiles multiply in float32 where bfloat16 has no units
-        yield f"\n{dtype}: {own / 1e9:.1f} GFLOP/s in products, {exponentials / 1e9:.2f} G/s exponentials in float32\n"
+        own = speed_of(dtype, clock)
+        best = max(best, own)  # tiles multiply in float32 where bfloat16 has no units
+        yield f"\n{dtype}: {own.text()}\n"
         yield "| heads of | queries, keys | SDPA ms | tiles ms | tiles / SDPA | limit / SDPA |"
         yield "|--:|---|--:|--:|--:|--:|"
         for d in DIMS:
             for n_q, n_k in TOKENS:
                 sdpa, tiles = medians(contenders(d, n_q, n_k, dtype), rounds, clock)
                 scores = HEADS * n_q * n_k
-                limit = 4 * scores * d / flops + scores / exponentials
+                limit = Work(4 * scores * d, scores).seconds(best)
                 numbers = f"{1e3 * sdpa:.1f} | {1e3 * tiles:.1f} | {tiles / sdpa:.2f} | {limit / sdpa:.2f}"
                 yield f"| {d} | {n_q}, {n_k} | {numbers} |"
-
-
-def speed(name: str, count: int, x: Tensor, rounds: int, clock: Callable[[], float]) -> float:
-    """Return how many operations a second a function of torch does on `x` (and `x`)."""
-    out = torch.empty_like(x)
-    call = {"exp2": lambda: torch.exp2(x, out=out), "matmul": lambda: x @ x}[name]
-    return count / medians({name: call}, rounds, clock)[0]
 
 
 def contenders(d: int, n_q: int, n_k: int, dtype: torch.dtype) -> dict[str, Call]:
@@ -91,18 +82,6 @@ def contenders(d: int, n_q: int, n_k: int, dtype: torch.dtype) -> dict[str, Call
     )
     factor = LOG2_E * d**-0.5
     return {"sdpa": lambda: scaled_dot_product_attention(q, k, v), "tiles": lambda: attend(q, k, v, None, factor)}
-
-
-def medians(calls: dict[str, Call], rounds: int, clock: Callable[[], float]) -> list[float]:
-    """Return the median seconds of some calls, in turn, after one round that warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            begin = clock()
-            call()
-            if number:
-                taken[name].append(clock() - begin)
-    return [statistics.median(times) for times in taken.values()]
 
 
 if __name__ == "__main__":

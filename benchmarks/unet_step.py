@@ -1,10 +1,11 @@
 """Time one UNet step of full-size SD1.5 (64x64 latent, batch 2, 77 tokens) beside diffusers, on the same weights.
 
-    python benchmarks/unet_step.py [--rounds N] [--threads N] [--latent N] [--json FILE]
+    python benchmarks/unet_step.py [--rounds N] [--threads N] [--latent N] [--dtypes D ...] [--json FILE]
 
 Every contender takes a step in turn, round after round, in one process. `ratio` is the median time over that of
-diffusers in float32; `error` is relative to our own output in float32. `peak GB` is the resident memory of a process
-of its own that holds only this contender and takes one step.
+diffusers in the first dtype; `times least` is over the least time of the dtype here, that of all products at the speed
+of a large one and of attention's exponentials; `error` is relative to our own output in the first dtype. `peak GB` is
+the resident memory of a process of its own that holds only this contender and takes one step.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.loading import sd
+from attention_patchbay.ldm_patched.patches.engine.router import SLOT
 from diffusers import UNet2DConditionModel
+from limit import speed_of, work_of
 from parity_diffusers import UNETS, filled, normal
 from random_checkpoint import Tensors
 from results import write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
-NAMES = ("diffusers float32", "ours float32", "diffusers bfloat16", "ours bfloat16")
+Contender = Callable[..., Tensor]  # of a latent, times and a context
+DTYPES = ("float32", "bfloat16")
 
 
 def contender(name: str, weights: Tensors) -> Contender:
@@ -41,7 +44,7 @@ def contender(name: str, weights: Tensors) -> Contender:
     if maker == "ours":
         found = sd.find_unet(tensors, ("",))
         ours = sd.build_unet(found, sd.config_of(found, tensors), dtype).model.diffusion_model
-        return lambda x, t, c: ours(x.to(dtype), t, c.to(dtype))
+        return lambda x, t, c, **options: ours(x.to(dtype), t, c.to(dtype), **options)
     with torch.device("meta"):
         theirs: nn.Module = UNet2DConditionModel(**UNETS["SD1.5"])
     theirs.load_state_dict(tensors, assign=True)
@@ -67,10 +70,10 @@ def peak_memory(name: str, latent: int, file: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def peaks(weights: Tensors, latent: int) -> dict[str, float]:
+def peaks(names: list[str], weights: Tensors, latent: int) -> dict[str, float]:
     """Return the peak memory of every contender in GB, each in a process of its own, with weights of its dtype."""
     found = {}
-    for name in NAMES:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             file = f"{folder}/weights.safetensors"
             dtype = getattr(torch, name.split()[1])
@@ -81,11 +84,12 @@ def peaks(weights: Tensors, latent: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(rounds: int, latent: int) -> list[dict[str, Any]]:
+def measure(rounds: int, latent: int, dtypes: list[str]) -> list[dict[str, Any]]:
     """Return a row for each contender."""
     _, weights = filled(lambda: UNet2DConditionModel(**UNETS["SD1.5"]))
-    memory = peaks(weights, latent)
-    entrants = {name: contender(name, weights) for name in NAMES}
+    names = [f"{maker} {dtype}" for dtype in dtypes for maker in ("diffusers", "ours")]
+    memory = peaks(names, weights, latent)
+    entrants = {name: contender(name, weights) for name in names}
     arguments = inputs(latent)
     outputs = {name: step(*arguments).float() for name, step in entrants.items()}  # the first call is not timed
     times: dict[str, list[float]] = {name: [] for name in entrants}
@@ -95,13 +99,16 @@ def measure(rounds: int, latent: int) -> list[dict[str, Any]]:
             step(*arguments)
             times[name].append(time.perf_counter() - start)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    exact = outputs["ours float32"]
-    base = statistics.median(times["diffusers float32"])
+    exact = outputs[f"ours {dtypes[0]}"]
+    work = work_of(lambda attention: entrants[f"ours {dtypes[0]}"](*arguments, transformer_options={SLOT: attention}))
+    least = {dtype: work.seconds(speed_of(getattr(torch, dtype))) for dtype in dtypes}
+    base = statistics.median(times[f"diffusers {dtypes[0]}"])
     return [
         {
             "contender": name,
             "seconds": round(statistics.median(taken), 3),
             "ratio": round(statistics.median(taken) / base, 3),
+            "times least": round(statistics.median(taken) / least[name.split()[1]], 3),
             "spread": round((max(taken) - min(taken)) / statistics.median(taken), 3),
             "peak GB": round(memory[name], 2),
             "error": float((outputs[name] - exact).norm() / exact.norm()),
@@ -116,12 +123,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--latent", type=int, default=64)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure(options.rounds, options.latent)
+    rows = measure(options.rounds, options.latent, options.dtypes)
     print(f"torch {torch.__version__}, {options.threads} threads, latent {options.latent}")
-    print("| contender | median s | ratio | spread | peak GB | error |\n|---|--:|--:|--:|--:|--:|")
+    print("| contender | median s | ratio | times least | spread | peak GB | error |\n|---|--:|--:|--:|--:|--:|--:|")
     for row in rows:
         print("| " + " | ".join(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()) + " |")
     if options.json is not None:

@@ -75,6 +75,16 @@ def test_what_failed_is_told_with_its_words() -> None:
     assert "not measured" in tables([failed])
 
 
+def test_columns_that_leave_nothing_out_are_held_against_what_the_processor_can_do() -> None:
+    limit = {"ms": 40.0, "products": 150e9, "exponentials": 3.3e9}
+    lines = [
+        line(name, name, limit=limit, ms=[ms]) for name, ms in (("default", 80.0), ("tuned", 50.0), ("tiles", 20.0))
+    ]
+    text = tables(lines)
+    assert "(150 GFLOP/s)" in text and "(3.30 G/s) would take 40 ms. Times that: default 2.00, tuned 1.25." in text
+    assert "Times that" not in tables([line("default", "default", limit={}), line("tiles", "tiles", limit=limit)])
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -1,0 +1,86 @@
+"""The least time a step could take on a CPU: its products at the speed of a large one, and attention's exponentials."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from attention_patchbay.ldm_patched.patches.engine.given import given
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+LARGE, CACHED = 1024, 2**16
+ROUNDS = 3
+Clock = Callable[[], float]
+Attention = Callable[..., Tensor]
+
+
+class Speed(NamedTuple):
+    """What a machine does in a second: floating-point operations of a large product, and exponentials in the cache."""
+
+    products: float
+    exponentials: float
+
+    def text(self) -> str:
+        """Return the speed for reading."""
+        return (
+            f"{self.products / 1e9:.0f} GFLOP/s in products, {self.exponentials / 1e9:.2f} G/s exponentials in float32"
+        )
+
+
+class Work(NamedTuple):
+    """What a step consists of: floating-point operations of products, two for each multiplication, and exponentials."""
+
+    products: float
+    exponentials: float
+
+    def seconds(self, speed: Speed) -> float:
+        """Return the time of the work at a speed."""
+        return self.products / speed.products + self.exponentials / speed.exponentials
+
+
+def speed_of(dtype: torch.dtype, clock: Clock = time.perf_counter, rounds: int = ROUNDS) -> Speed:
+    """Measure the speed of this machine with the threads torch has now; exponentials are always in float32."""
+    a, b = torch.randn(2, LARGE, LARGE).to(dtype)
+    x = -torch.rand(CACHED)
+    out = torch.empty_like(x)
+    calls = {"products": lambda: a @ b, "exponentials": lambda: torch.exp2(x, out=out)}
+    products, exponentials = medians(calls, rounds, clock)
+    return Speed(2 * LARGE**3 / products, CACHED / exponentials)
+
+
+def work_of(step: Callable[[Attention], object]) -> Work:
+    """Count the work of a step, which is given the attention override that it has to compute with.
+
+    Attentions are counted in full and not computed, whatever function they would take.
+    """
+    products = exponentials = 0.0
+
+    def attention(_: Attention, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal products, exponentials
+        call = given(args, kwargs)
+        rows, d = call.q.shape[:3], call.v.shape[3]  # (b, h, n), dim_head
+        scores = rows.numel() * call.k.shape[2]
+        products += 2.0 * scores * (call.q.shape[3] + d)
+        exponentials += scores
+        out = call.q.new_zeros(*rows, d)
+        return out if call.split else out.transpose(1, 2).flatten(2)  # (b, n, h * d)
+
+    with FlopCounterMode(display=False) as counter:
+        step(attention)
+    return Work(products + counter.get_total_flops(), exponentials)
+
+
+def medians(calls: dict[str, Callable[[], object]], rounds: int, clock: Clock) -> list[float]:
+    """Return the median seconds of some calls, in turn, after one round that warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            begin = clock()
+            call()
+            if number:
+                taken[name].append(clock() - begin)
+    return [statistics.median(times) for times in taken.values()]
