@@ -18,7 +18,7 @@ import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { forget, showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
-import { beginRun, lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, stopRun, texts, views } from './results.js'
+import { ENDINGS, beginRun, lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, stopRun, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
 import { SharesView } from './shares_view.js'
@@ -304,7 +304,7 @@ app.registerExtension({
     app.api.addEventListener('patchbay.attention', showStep)
     app.api.addEventListener('execution_cached', showCached)
     app.api.addEventListener('execution_start', beginRun)
-    for (const end of ['execution_interrupted', 'execution_error']) app.api.addEventListener(end, stopRun)
+    for (const end of ENDINGS) app.api.addEventListener(end, stopRun)
     for (const act of [checkSoon, drawAttention, showTab]) app.api.addEventListener('graphChanged', act) // another loader, file, link or node
     app.api.addEventListener('executed', () => setTimeout(drawAreas)) // when the page has kept it
     app.extensionManager?.registerSidebarTab?.(sidebar())

@@ -8,6 +8,7 @@ import { say } from './say.js'
 // Nodes that are shown something in each step: captures, masks of words, and maps of blocks whose model goes on.
 const MASKS = ['PatchbayLiveRegion', 'PatchbayLiveWordMask']
 const isLive = ({ comfyClass, outputs }) => ['PatchbayCaptureAttention', ...MASKS].includes(comfyClass) || (comfyClass === 'PatchbayBlockMap' && outputs[2]?.links?.length > 0)
+export const ENDINGS = ['execution_interrupted', 'execution_error'] // of runs that ended early
 const RUNS = 32 // of the history, to look for the last one of the workflow
 
 export const views = new WeakMap() // of nodes that show maps, by node
@@ -59,6 +60,7 @@ export async function restore() {
   const cached = last?.status?.messages?.find(([name]) => name === 'execution_cached')
   await restoreSteps({ workflow: id })
   if (cached) await showCached({ detail: cached[1] })
+  if (last?.status?.messages?.some(([name]) => ENDINGS.includes(name))) stopRun()
   showTab()
 }
 

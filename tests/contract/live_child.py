@@ -168,11 +168,16 @@ def regions(page: Page, path: str) -> dict[str, Any]:
     rest(page)
     shot(page, "live regions")
     seen |= {"regions": page.evaluate(SEEN), "shown": page.evaluate(SHOWN, REGION)}
+    seen["again"] = reopened(page, REGION)
+    return seen
+
+
+def reopened(page: Page, of: str) -> Any:
+    """Load the page anew and return what nodes show."""
     page.reload()
     page.wait_for_function(READY, timeout=120_000)
     rest(page)
-    seen["again"] = page.evaluate(SHOWN, REGION)
-    return seen
+    return page.evaluate(SHOWN, of)
 
 
 def batch(page: Page, path: str) -> dict[str, Any]:
@@ -209,6 +214,8 @@ def change(page: Page, path: str) -> dict[str, Any]:
         rest(page)
         shot(page, f"live {what}")
         seen[what] = {"status": status, "live": page.evaluate(SEEN), "shown": page.evaluate(SHOWN, WORDS)}
+        if what == "interrupt":
+            seen[what]["again"] = reopened(page, WORDS)
     return seen
 
 

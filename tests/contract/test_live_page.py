@@ -75,6 +75,7 @@ def test_a_node_may_be_renamed_or_taken_away_and_a_run_be_interrupted(seen: dict
 def test_an_interrupted_run_says_where_it_stopped(seen: dict[str, Any]) -> None:
     stopped = seen["changed"]["interrupt"]
     assert stopped["shown"][0]["told"].endswith(f"; the run stopped at step {stopped['live'][-1]['step']} of 60")
+    assert [one["told"] for one in stopped["again"]] == [one["told"] for one in stopped["shown"]]
 
 
 def test_a_mask_says_what_it_is_of(seen: dict[str, Any]) -> None:
