@@ -12,7 +12,7 @@ from attention_patchbay.ldm_patched.patches.engine.given import given
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-LARGE, CACHED = 1024, 2**16
+LARGE, CACHED, TIMES = 1024, 2**16, 64
 ROUNDS = 3
 Clock = Callable[[], float]
 Attention = Callable[..., Tensor]
@@ -45,11 +45,20 @@ class Work(NamedTuple):
 def speed_of(dtype: torch.dtype, clock: Clock = time.perf_counter, rounds: int = ROUNDS) -> Speed:
     """Measure the speed of this machine with the threads torch has now; exponentials are always in float32."""
     a, b = torch.randn(2, LARGE, LARGE).to(dtype)
-    x = -torch.rand(CACHED)
+    (taken,) = medians({"products": lambda: a @ b}, rounds, clock)
+    return Speed(2 * LARGE**3 / taken, torch.get_num_threads() * exponentials_of_a_thread(rounds, clock))
+
+
+def exponentials_of_a_thread(rounds: int, clock: Clock) -> float:
+    """Return how many exponentials a second one thread takes of numbers in its cache."""
+    threads, x = torch.get_num_threads(), -torch.rand(CACHED)
     out = torch.empty_like(x)
-    calls = {"products": lambda: a @ b, "exponentials": lambda: torch.exp2(x, out=out)}
-    products, exponentials = medians(calls, rounds, clock)
-    return Speed(2 * LARGE**3 / products, CACHED / exponentials)
+    torch.set_num_threads(1)  # so few numbers are done before a second thread has begun
+    try:
+        (taken,) = medians({"exponentials": lambda: [torch.exp2(x, out=out) for _ in range(TIMES)]}, rounds, clock)
+    finally:
+        torch.set_num_threads(threads)
+    return TIMES * CACHED / taken
 
 
 def work_of(step: Callable[[Attention], object]) -> Work:
