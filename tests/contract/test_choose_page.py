@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,24 +9,17 @@ from attention_patchbay.headless.sweep.choices import counted, read_answers
 from attention_patchbay.headless.sweep.choosing import serving
 
 from ..headless.sweep.test_choices import asking_of, made
-from .comfyui_server import python
-from .test_page import CHROMIUM, can_drive_a_page
+from .pages import MARKS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("choose_child.py")
 
 
-def test_pairs_are_answered_by_keyboard_alone(tmp_path: Path) -> None:
+def test_pairs_are_answered_by_keyboard_alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     cells = {cell.id: cell for cell in made(tmp_path)}
     asking = asking_of(tmp_path, list(cells.values()))
     with serving(asking) as address:
-        command = [python(), str(CHILD), str(CHROMIUM), address, str(tmp_path / "choose.png")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+        found = driven("choose_child.py", tmp_path_factory.mktemp("pack"), address, tmp_path / "choose.png")
     assert found["errors"] == [] and found["names"] == 0 and asking.over.is_set()
     assert found["sources"] == [["picture", "0", "left"], ["picture", "0", "right"]]
     answers = read_answers(tmp_path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import subprocess
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +16,10 @@ from attention_patchbay.headless.pages.convert import to_api, to_page
 from attention_patchbay.headless.pages.described import described
 from attention_patchbay.headless.pages.page_widgets import inputs_of
 
-from .comfyui_server import FRONTENDS, Server, python
-from .test_page import CHROMIUM, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import FRONTENDS, Server
+from .pages import MARKS, PAGE_SECONDS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("convert_child.py")
 EVERY = int(os.environ.get("PATCHBAY_TEMPLATES_EVERY", "8"))
 MADE = {"refresh", "image"}  # a button and a view that the page makes and that no class declares
@@ -38,16 +33,10 @@ def results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     frontend = ["--front-end-root", request.param] if request.param else []
-    with Server(tmp_path_factory.mktemp("convert") / "base", *frontend) as server:
+    folder = tmp_path_factory.mktemp("convert")
+    with Server(folder / "base", *frontend) as server:
         infos = server.get("/object_info")
-        done = subprocess.run(
-            [python(), str(CHILD), str(CHROMIUM), server.url, str(EVERY)],
-            capture_output=True,
-            text=True,
-            timeout=2 * PAGE_SECONDS,
-        )
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
+        found = driven("convert_child.py", folder, server.url, str(EVERY), seconds=2 * PAGE_SECONDS)
         for entry in found.values():
             entry["answer"] = server.post_prompt(entry["sent"])[1]
             for path, body in (("/queue", b'{"clear": true}'), ("/interrupt", b"{}")):  # what it took need not run

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfyui_server import ROOT, Server, python
-from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import Server
+from .pages import FOLDER, MARKS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("live_child.py")
 WAITING = "The mask of the word appears here while sampling."
 
@@ -24,14 +18,10 @@ WAITING = "The mask of the word appears here while sampling."
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pack")
-    (folder / "attention_patchbay").symlink_to(ROOT)
     with Server(folder / "base") as server:
-        command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param]
-        command += [str(FOLDER / f"{name}.json") for name in ("region_by_word", "word_mask_by_word")]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+        examples = [FOLDER / f"{name}.json" for name in ("region_by_word", "word_mask_by_word")]
+        found: dict[str, Any] = driven("live_child.py", folder, server.url, request.param, *examples)
+    return found
 
 
 def test_each_region_shows_the_mask_of_its_word_as_it_gathers_and_as_it_holds(seen: dict[str, Any]) -> None:

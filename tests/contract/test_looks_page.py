@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attention_patchbay.headless.commands.cli import main
 
-from .comfyui_server import ROOT, Server, python
-from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import ROOT, Server
+from .pages import FOLDER, MARKS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("looks_child.py")
 
 
@@ -81,15 +77,10 @@ def dashboard(folder: Path) -> Path:
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pack")
-    (folder / "attention_patchbay").symlink_to(ROOT)
-    examples = [str(FOLDER / "patch_report.json"), str(comparison(folder)), str(areas(folder))]
-    examples.append(str(dashboard(folder)))
+    examples = [FOLDER / "patch_report.json", comparison(folder), areas(folder), dashboard(folder)]
     with Server(folder / "base") as server:
-        command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, *examples]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+        found: dict[str, Any] = driven("looks_child.py", folder, server.url, request.param, *examples)
+    return found
 
 
 def test_what_never_ran_is_said_first_and_why(seen: dict[str, Any]) -> None:

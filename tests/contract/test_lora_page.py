@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from .comfyui_server import FRONTENDS, NAME, ROOT, Server, python
-from .test_page import CHROMIUM, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import FRONTENDS, NAME, Server
+from .pages import MARKS, driven
 from .workflows import node
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("lora_page_child.py")
 SIZES = {"input_blocks_1_0_in_layers_2": 1.0, "middle_block_1_transformer_blocks_0_attn1_to_q": 0.25}
 RULES = "input:1 -> 0.5\nmiddle 0-40% -> 0\ncross -> 2\n* -> 1"
@@ -53,13 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("lora")
-    (folder / "attention_patchbay").symlink_to(ROOT)
     (folder / "workflow.json").write_text(json.dumps(WORKFLOW))
-    command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(folder / "workflow.json")]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    about = server.url, request.param, folder / "workflow.json"
+    found: dict[str, Any] = driven("lora_page_child.py", folder, *about)
     assert found["errors"] == []
     return found
 

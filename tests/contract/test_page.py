@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfyui_server import ROOT, Server, python
+from .comfyui_server import Server
+from .pages import FOLDER, MARKS, driven
 
-CHILD = Path(__file__).with_name("page_child.py")
-FOLDER = ROOT / "example_workflows"
-CHROMIUM = shutil.which("chromium")
+pytestmark = MARKS
 TITLE = 30  # pixels above a node
-PAGE_SECONDS = float(os.environ.get("PATCHBAY_PAGE_SECONDS", "300"))
-
-
-def can_drive_a_page() -> bool:
-    """Return whether this machine has Chromium, and ComfyUI's environment playwright."""
-    if CHROMIUM is None or "COMFYUI_PATH" not in os.environ:
-        return False
-    return not subprocess.run([python(), "-c", "import playwright"], capture_output=True).returncode
-
-
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
-def seen(request: pytest.FixtureRequest, server: Server) -> dict[str, Any]:
-    command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(FOLDER)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def seen(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    about = server.url, request.param, FOLDER
+    found: dict[str, Any] = driven("page_child.py", tmp_path_factory.mktemp("pack"), *about)
+    return found
 
 
 def test_the_page_sends_the_api_form(seen: dict[str, Any]) -> None:

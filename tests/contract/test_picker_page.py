@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,11 @@ from typing import Any
 import pytest
 
 from .children import result_of
-from .comfyui_server import FRONTENDS, NAME, ROOT, Server, python
-from .test_page import CHROMIUM, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import FRONTENDS, NAME, Server
+from .pages import MARKS, driven
 from .workflows import PERCENTS, SAMPLER, attention_patch, node
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("picker_child.py")
 NODES = Path(__file__).with_name("prompt_nodes.py")
 FILES = {"flux": "tiny-flux.safetensors", "wan": "tiny-wan.safetensors"}
@@ -85,13 +80,10 @@ def server(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytes
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("picker")
-    (folder / "attention_patchbay").symlink_to(ROOT)
     (folder / "workflows.json").write_text(json.dumps({family: workflow(family) for family in FILES}))
-    command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(folder / "workflows.json")]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    about = server.url, request.param, folder / "workflows.json"
+    found: dict[str, Any] = driven("picker_child.py", folder, *about)
+    return found
 
 
 families = pytest.mark.parametrize("family", FILES)

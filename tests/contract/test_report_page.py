@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,15 +12,11 @@ from attention_patchbay.headless.commands.cli import main
 from attention_patchbay.headless.sweep.report import write_report
 from PIL import Image
 
-from .comfyui_server import ROOT, python
-from .test_page import CHROMIUM, can_drive_a_page
+from .comfyui_server import ROOT
+from .pages import MARKS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("report_child.py")
-MANY = Path(__file__).with_name("many_report_child.py")
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 COLOURS = [[0, 33, 77], [64, 77, 107], [125, 122, 120], [189, 173, 105], [255, 235, 69]]  # of heatmaps
 ROUNDED = 3  # levels of 255: a difference is rounded before it is made that much brighter
@@ -37,10 +31,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for value in (f"{STEPS}=3", f"{BLOCKS}=middle", "EmptyLatentImage.batch_size=2"):
         arguments += ["--baseline", value]
     assert main(arguments) == 1
-    command = [python(), str(CHILD), str(CHROMIUM), str(folder / "report.html"), str(folder / "report.png")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) | {"folder": folder}
+    found: dict[str, Any] = driven("report_child.py", folder, folder / "report.html", folder / "report.png")
+    return found | {"folder": folder}
 
 
 def test_it_opens_without_a_network(report: dict[str, Any]) -> None:
@@ -118,10 +110,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for number in range(COUNT)
     ]
     write_report(folder, rows)
-    command = [python(), str(MANY), str(CHROMIUM), str(folder / "report.html"), str(folder / "many.png")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout), "bytes": (folder / "report.html").stat().st_size}
+    found: dict[str, Any] = driven("many_report_child.py", folder, folder / "report.html", folder / "many.png")
+    return found | {"bytes": (folder / "report.html").stat().st_size}
 
 
 def test_of_ten_thousand_cells_only_what_is_looked_at_is_in_the_page(many: dict[str, Any]) -> None:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfyui_server import ROOT, Server, python
-from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import Server
+from .pages import FOLDER, MARKS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("surprises_child.py")
 LABELS = ["circle", "square", "0.25 0.5"]
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("pack")
-    (folder / "attention_patchbay").symlink_to(ROOT)
-    command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param, str(FOLDER)]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) | {"renderer": request.param}
+    about = server.url, request.param, FOLDER
+    found: dict[str, Any] = driven("surprises_child.py", tmp_path_factory.mktemp("pack"), *about)
+    return found | {"renderer": request.param}
 
 
 def test_a_click_on_a_heatmap_says_what_it_asks_and_is_taken_back(seen: dict[str, Any]) -> None:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfyui_server import ROOT, Server, python
-from .test_page import CHROMIUM, FOLDER, PAGE_SECONDS, can_drive_a_page
+from .comfyui_server import Server
+from .pages import FOLDER, MARKS, driven
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not can_drive_a_page(), reason="needs COMFYUI_PATH, playwright beside ComfyUI, and Chromium"),
-]
+pytestmark = MARKS
 CHILD = Path(__file__).with_name("viewer_child.py")
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pack")
-    (folder / "attention_patchbay").symlink_to(ROOT)
     with Server(folder / "base") as server:
-        command = [python(), str(CHILD), str(CHROMIUM), server.url, request.param]
-        command += [str(FOLDER / f"{name}.json") for name in ("attention_maps_heatmap", "patch_report")]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PAGE_SECONDS, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+        examples = [FOLDER / f"{name}.json" for name in ("attention_maps_heatmap", "patch_report")]
+        found: dict[str, Any] = driven("viewer_child.py", folder, server.url, request.param, *examples)
+    return found
 
 
 def test_each_step_brings_the_picture_so_far_and_all_words(seen: dict[str, Any]) -> None:
