@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from attention_patchbay.tests.unets import FLAT as UNET
 
 Put = Callable[[Any], Any]
+SIDE = 8  # of the latent
 
 
 def cases() -> dict[str, tuple[Put, Put]]:
@@ -50,31 +50,13 @@ def main(result: str) -> None:
     from comfy.cli_args import args
 
     args.cpu = True
-    import comfy.model_patcher
-    import comfy.sample
-    import comfy.supported_models
     from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
     from attention_patchbay.ldm_patched.patches.record.plan import plan_of
+    from attention_patchbay.tests.contract.flat_unet import apart, flat_unet, sampled
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-    torch.manual_seed(0)
-    config = comfy.supported_models.SD15(UNET)
-    config.set_inference_dtype(torch.float32, None)
-    network = config.get_model({}, device="cpu")
-    for name, weight in network.diffusion_model.named_parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.1)
-        else:
-            torch.nn.init.constant_(weight, float(name.endswith("weight")))
-    base = comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
-    positive, negative = ([[torch.randn(1, 7, 16), {}]] for _ in range(2))
-    noise = torch.randn(1, 4, 8, 8)
-
-    def run(model: Any) -> torch.Tensor:
-        latent = torch.zeros(1, 4, 8, 8)
-        arguments = (4, 4.0, "euler", "normal", positive, negative, latent)
-        return comfy.sample.sample(model, noise, *arguments, disable_pbar=True, seed=0)
+    base = flat_unet()
 
     def compiled(model: Any) -> Any:
         clone = model.clone()
@@ -82,11 +64,8 @@ def main(result: str) -> None:
         set_torch_compile_wrapper(model=clone, backend="eager", options=options)
         return clone
 
-    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float((one - other).abs().max() / other.abs().max())
-
     def recorded(model: Any) -> tuple[torch.Tensor, list[list[Any]]]:
-        samples = run(model)
+        samples = sampled(model, SIDE)
         calls = ARCHIVE.find(samples, plan_of(model)).calls  # at once: another run may give the same latent
         return samples, sorted([str(call.block), call.kind, call.backend, count] for call, count in calls.items())
 
@@ -97,13 +76,13 @@ def main(result: str) -> None:
             samples, ran = recorded(model)
             results[order] = apart(samples, expected)
             results[f"{order}, functions"] = ran == functions
-        results["removed"] = apart(run(compiled(base)), unpatched)
+        results["removed"] = apart(sampled(compiled(base), SIDE), unpatched)
         return results
 
-    unpatched = run(base)
+    unpatched = sampled(base, SIDE)
     found = {}
     torch._dynamo.config.recompile_limit = 100  # beyond it torch runs the frame plainly, and no graph could be stale
-    run(compiled(base))
+    sampled(compiled(base), SIDE)
     for name, puts in cases().items():
         found[name] = [measure(put) for put in puts]
     with open(result, "w") as file:

@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import torch
-from attention_patchbay.tests.unets import FLAT as UNET
 
 SIDE = 16  # of the latent: 256 tokens
 
@@ -21,9 +20,6 @@ def main(result: str) -> None:
     from comfy.cli_args import args
 
     args.cpu = True
-    import comfy.model_patcher
-    import comfy.sample
-    import comfy.supported_models
     from attention_patchbay.ldm_patched.patches.addressing.where import Where
     from attention_patchbay.ldm_patched.patches.engine.attach import attach
     from attention_patchbay.ldm_patched.patches.methods.attention_patch import AttentionPatch
@@ -33,20 +29,10 @@ def main(result: str) -> None:
     from attention_patchbay.ldm_patched.patches.record.plan import plan_of
     from attention_patchbay.ldm_patched.patches.routing.rule import Rule
     from attention_patchbay.nodes._host import HOST
+    from attention_patchbay.tests.contract.flat_unet import apart, flat_unet, sampled
     from comfy_extras.nodes_model_advanced import ModelComputeDtype
 
-    torch.manual_seed(0)
-    config = comfy.supported_models.SD15(UNET)
-    config.set_inference_dtype(torch.float32, None)
-    network = config.get_model({}, device="cpu")
-    for name, weight in network.diffusion_model.named_parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.1)
-        else:
-            torch.nn.init.constant_(weight, float(name.endswith("weight")))
-    base = comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
-    positive, negative = ([[torch.randn(1, 7, 16), {}]] for _ in range(2))
-    noise = torch.randn(1, 4, SIDE, SIDE)
+    base = flat_unet()
     seen: set[str] = set()
 
     def heard(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> Any:
@@ -56,15 +42,10 @@ def main(result: str) -> None:
     def run(model: Any) -> torch.Tensor:
         model = model.clone()
         model.set_model_attn1_patch(heard)
-        latent = torch.zeros(1, 4, SIDE, SIDE)
-        arguments = (3, 4.0, "euler", "normal", positive, negative, latent)
-        return comfy.sample.sample(model, noise, *arguments, disable_pbar=True, seed=0)
+        return sampled(model, SIDE)
 
     def in_bfloat16(model: Any) -> Any:
         return ModelComputeDtype().patch(model, "bf16")[0]
-
-    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float((one - other).norm() / other.norm())
 
     def measure(method: Any) -> dict[str, Any]:
         in_float32 = run(attach(base, method, HOST))

@@ -28,7 +28,7 @@ def test_a_patched_model_computes_in_bfloat16_whatever_node_comes_first(results:
 
 def test_nothing_of_ours_changes_what_bfloat16_gives_but_what_is_asked_for(results: dict[str, Any]) -> None:
     assert results["neutral"]["unpatched"] == 0.0
-    assert 0.0 < results["auto"]["unpatched"] < 10 * BFLOAT16
+    assert 0.0 < results["auto"]["unpatched"] < 20 * BFLOAT16
     assert results["patch"]["unpatched"] > 0.1 and results["merging"]["unpatched"] > 0.0
 
 
