@@ -58,7 +58,7 @@ BLOCKS = """() => app.graph.nodes.find((node) => node.type === 'PatchbayBlockMap
 CANVAS = "() => [app.canvas.ds.scale, ...app.canvas.ds.offset, app.graph.nodes.length]"
 SHOWN = """() => [...document.querySelectorAll('[data-patchbay-view]')]
   .filter((element) => element.getBoundingClientRect().width > 0).length"""
-# Of the edges of blocks against what lies below, as they are drawn over it.
+# Of the edge or the colour of each block, whichever is seen better, against what lies below, as they are drawn over it.
 CONTRAST = """() => {
   const rgb = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number)
   const light = (colour) => {
@@ -67,13 +67,16 @@ CONTRAST = """() => {
   }
   const { element } = app.graph.nodes.find((node) => node.type === 'PatchbayBlockMap').widgets.at(-1)
   const below = rgb(getComputedStyle(element).backgroundColor).slice(0, 3).map((value) => value / 255)
+  const contrast = ([r, g, b, alpha = 1], opacity) => {
+    const drawn = [r, g, b].map((value, i) => alpha * opacity * value + (1 - alpha * opacity) * below[i])
+    const [high, low] = [light(drawn), light(below)].sort().reverse()
+    return (high + 0.05) / (low + 0.05)
+  }
   return [...element.querySelectorAll('[data-block][aria-checked="false"]')].map((one) => {
     const style = getComputedStyle(one)
-    const [r, g, b, alpha = 1] = rgb(style.borderTopColor.replace('srgb', ''))
-    const part = alpha * Number(style.opacity)
-    const [high, low] = [light([r, g, b].map((value, i) => part * value + (1 - part) * below[i])), light(below)].sort()
-      .reverse()
-    return (high + 0.05) / (low + 0.05)
+    const edge = rgb(style.borderTopColor.replace('srgb', ''))
+    const fill = rgb(style.backgroundColor).map((value, i) => (i < 3 ? value / 255 : value))
+    return Math.max(...[edge, fill].map((colour) => contrast(colour, Number(style.opacity))))
   })
 }"""
 STORE = "document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s.get('nodeDef')"
