@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,11 +11,10 @@ from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.kernel import EXACT
 from attention_patchbay.ldm_patched.patches.addressing.where import Where
 from attention_patchbay.ldm_patched.patches.engine.attach import attach
-from attention_patchbay.ldm_patched.patches.engine.choice import Arguments, Choice
 from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling import KeyValueDownsampling
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
-from attention_patchbay.ldm_patched.patches.record.run import AttentionId, Run
+from attention_patchbay.ldm_patched.patches.record.run import AttentionId
 from attention_patchbay.ldm_patched.patches.routing.observe import Observer, observed
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.patches.routing.rules import attach_rules, rules_text
@@ -25,7 +23,6 @@ from attention_patchbay.ldm_patched.patches.routing.tuning import Tuned, tune
 from attention_patchbay.ldm_patched.patches.routing.tuning_store import TuningStore
 from attention_patchbay.nodes._host import HOST
 from table_rows import Row, sample
-from torch import Tensor
 
 LOOSE = 0.05  # of unit-normal inputs: quantised kernels keep it
 TUNING_SECONDS = 2.0  # for each call
@@ -60,21 +57,6 @@ def column(name: str) -> Column:
     return COLUMNS[name] if name in COLUMNS else Column(f"{name} everywhere", name)
 
 
-class Calls(Observer):
-    """The attention calls of a model, and how often each attention is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[AttentionId] = Counter()
-
-    def settle(
-        self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
-    ) -> Tensor:
-        """Count a call and return its result."""
-        self.counts[attention] += 1
-        return super().settle(out, choice, attention, step, run, again)
-
-
 @dataclass
 class Columns:
     """The columns of one model; what was measured for a call is kept in `store`."""
@@ -107,7 +89,7 @@ class Columns:
     def _rules(self, model: Any, functions: str) -> tuple[Rule, ...]:
         if functions not in ("single", "exact", "loose"):
             return (Rule(functions),)
-        calls = Calls()
+        calls = Observer()
         sample(self.row, observed(model, calls), 1)
         tuned = self._tuned(calls)
         bound = LOOSE if functions == "loose" else EXACT[self.dtype]
@@ -115,7 +97,7 @@ class Columns:
             return (Rule(best_single(calls.counts, calls.calls, tuned, bound)),)
         return write_rules(calls.calls, tuned.values(), bound)
 
-    def _tuned(self, calls: Calls) -> dict[Any, Tuned]:
+    def _tuned(self, calls: Observer) -> dict[Any, Tuned]:
         known = self.store.load()
         for call in dict.fromkeys(calls.calls.values()):
             if call not in known:

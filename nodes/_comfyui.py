@@ -269,7 +269,10 @@ def output_place(prefix: str) -> tuple[Path, str, int]:
     """
     import folder_paths
 
-    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    output = folder_paths.get_output_directory()
+    if not Path(output, prefix).resolve().is_relative_to(Path(output).resolve()):
+        raise ValueError(f"{prefix!r} leads out of the output folder; give a name inside of it")
+    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, output)
     return Path(folder), name, number
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ..ldm_patched.files.whole import write_new
 from ..ldm_patched.ldm.modules.backends.registry import AttentionCall
@@ -17,7 +18,7 @@ from ..ldm_patched.patches.routing.observe import Observer, observed
 from ..ldm_patched.patches.routing.recorded import Recorder
 from ..ldm_patched.patches.routing.rule import Rule
 from ..ldm_patched.patches.routing.rules import attach_rules, rules_text
-from ..ldm_patched.patches.routing.tuned_rules import write_rules
+from ..ldm_patched.patches.routing.tuned_rules import attention_seconds, gain_text, write_rules
 from ..ldm_patched.patches.routing.tuning import Tuned, tune, tuning_table
 from ..ldm_patched.patches.routing.tuning_store import TuningStore, machine
 from ._host import HOST, check_interrupt, io, output_files, progress, sample_some, user_file
@@ -110,29 +111,32 @@ class TuneAttention(io.ComfyNode):
         side_file: str = "",
     ) -> io.NodeOutput:
         """Return the clone and its rules, and show what was measured."""
+        place = output_files(side_file, ".safetensors") if side_file else None  # a wrong name is told before the work
         recorder = Recorder(check_interrupt) if recorded_steps else None
         observer = Observer() if recorder is None else recorder
         sample_some(observed(model, observer), positive, negative, latent, recorded_steps or 1)
-        results = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
+        results, earlier = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
         found = None if recorder is None else recorder.found
         rules = write_rules(observer.calls, results, max_error, recorded=found)
-        parts = [rules_text(rules), tuning_table(results, max_error)]
+        times = attention_seconds(observer.counts, observer.calls, results, max_error, recorded=found)
+        told = gain_text(times[0] / (recorded_steps or 1), times[1] / (recorded_steps or 1))
+        parts = [rules_text(rules), "\n".join(filter(None, [told, earlier])), tuning_table(results, max_error)]
         parts += [] if found is None else [found.text()]
-        parts += [_kept(model, rules, side_file)] if side_file else []
+        parts += [] if place is None else [_kept(model, rules, place)]
         text, image = parts[0], chart(results, max_error)
         ui = {"text": ["\n\n".join(parts)], "rules": [text], "picture": [url(image[0], max(image.shape))]}
         return io.NodeOutput(attach_rules(model, rules, HOST), text, image, ui=ui)
 
 
-def _kept(model: Patcher, rules: Sequence[Rule], prefix: str) -> str:
+def _kept(model: Patcher, rules: Sequence[Rule], place: Iterator[Path]) -> str:
     """Write the side file; return where it is, and what ComfyUI alone cannot read in it."""
     found = layer_choices(rules, model)
-    path = write_new(output_files(prefix, ".safetensors"), lambda file: file.write(kept_file(rules, found)))
+    path = write_new(place, lambda file: file.write(kept_file(rules, found)))
     return "\n".join([f"kept in {path}", *found.lines()])
 
 
-def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> list[Tuned]:
-    """Return what is known about the calls, measuring and keeping what is not."""
+def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> tuple[list[Tuned], str]:
+    """Return what is known about the calls, measuring and keeping what is not, and what is of an earlier run."""
     store = TuningStore(user_file("tuning.json"), machine(calls[0].device if calls else "cpu"))
     known = {} if again else store.load()
     missing = [call for call in calls if call not in known]
@@ -141,4 +145,6 @@ def _measured(calls: Sequence[AttentionCall], seconds: float, again: bool) -> li
         known[call] = tune(call, seconds / len(missing), check_interrupt)
         store.save([known[call]])
         progress(number + 1, len(missing))
-    return [known[call] for call in calls]
+    kept = len(calls) - len(missing)
+    earlier = f"{kept} of {len(calls)} kinds of call were measured in an earlier run; `again` measures them anew."
+    return [known[call] for call in calls], earlier if kept else ""

@@ -125,6 +125,7 @@ def _deaf() -> Iterator[None]:
 def parser(asked: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line, with the arguments of the commands that are asked for."""
     logging.basicConfig(level=logging.WARNING)
+    logging.getLogger(__name__.partition(".")[0]).setLevel(logging.INFO)  # what takes its time says so
     for handler in logging.getLogger().handlers:
         handler.setFormatter(Plain("%(message)s"))
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")

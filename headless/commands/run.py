@@ -100,10 +100,17 @@ def run_workflow(args: argparse.Namespace) -> int:
 
 def say_refused(node_errors: Mapping[str, Mapping[str, Any]]) -> None:
     """Tell of nodes that are wrong, so that the outputs behind them were left out."""
-    for node in node_errors.values():
-        for error in node["errors"]:
-            text = f"{node['name']}: {error['message']}: {error['details']}; what needs it is left out"
-            print(f"patchbay: {one_line(text)}", file=sys.stderr)
+    for text in refused(node_errors):
+        print(f"patchbay: {one_line(text)}; what needs it is left out", file=sys.stderr)
+
+
+def refused(node_errors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong with nodes, a sentence for each fault."""
+    return [
+        f"{node['name']}: {error['message']}: {error['details']}"
+        for node in node_errors.values()
+        for error in node["errors"]
+    ]
 
 
 def execute(args: argparse.Namespace, folders: Folders, prompt: workflow.Prompt) -> Run:

@@ -31,7 +31,7 @@ from ..engine.models import loader_of, model_path
 from ..pages.workflow_file import WORKFLOW, embedded_infos, load
 from ..sweep.expect import Bound, parse_bound
 from .places import OUTPUT, folder
-from .run import add_surroundings, execute
+from .run import add_surroundings, execute, refused
 from .run_files import saves
 from .sweep_results import report_in
 from .tune_pictures import Choice, judged
@@ -177,8 +177,10 @@ def _measured(
     """Return the rules within an error, and what was measured for reading."""
     widgets = {"max_error": max_error, "seconds": args.seconds, "again": again}
     tuned, node = workflow.tuning(prompt, {**widgets, "recorded_steps": args.recorded_steps})
-    ui = execute(args, folders, tuned).ui[node]
-    return ui["rules"][0], ui["text"][0]
+    run = execute(args, folders, tuned)
+    if node not in run.ui:  # another output of the workflow could be made without it
+        raise Failure("; ".join(refused(run.refused)))
+    return run.ui[node]["rules"][0], run.ui[node]["text"][0]
 
 
 def _by_pictures(

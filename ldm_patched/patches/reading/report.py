@@ -245,7 +245,14 @@ def fate(run: Run, entry: Entry) -> str:
     beside = " and outside of all blocks" if None in ran else ""
     where = f"in {len(wanted) - len(missing)} of {len(wanted)} blocks{beside}" if wanted else "everywhere"
     never = f"; never in {', '.join(missing)}{reason}" if missing else ""
-    told = overridden(run, entry), masked(run, entry), _too_early(run, entry), entry.unused, _between_steps(run, entry)
+    told = (
+        _fell_back(run, entry),
+        overridden(run, entry),
+        masked(run, entry),
+        _too_early(run, entry),
+        entry.unused,
+        _between_steps(run, entry),
+    )
     more = [text for text in told if text]
     return "; ".join([f"ran {sum(ran.values())} times {where}{never}", *more])
 
@@ -261,6 +268,19 @@ def masked(run: Run, entry: Entry) -> str:
     shares = ", ".join(f"{100 * float(share):.1f}" for share in mask.mean(dim=(1, 2)))
     when = f"frozen at step {step}" if entry.value.then == "freeze" else f"last made at step {step}"
     return f"its mask, {when}, covers {shares} % of the picture" + ("s" if len(mask) > 1 else "")
+
+
+def _fell_back(run: Run, entry: Entry) -> str:
+    """Return in how many of a rule's calls its function could not run; empty where it always did."""
+    calls = [(call, count) for call, count in run.calls.items() if entry.slot == SLOT and call.rule == entry.number]
+    fell = sum(count for call, count in calls if call.fallback)
+    if not fell:
+        return ""
+    return (
+        "its function ran in none of them and fell back"
+        if fell == sum(count for _, count in calls)
+        else f"{fell} of them fell back"
+    )
 
 
 def overridden(run: Run, entry: Entry) -> str:

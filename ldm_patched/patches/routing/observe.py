@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import Tensor
 
 from ...ldm.modules.backends.registry import AttentionCall
@@ -15,12 +17,13 @@ from .rule import Rule
 
 
 class Observer:
-    """A watch that notes the first call of each attention, and leaves every result as it is."""
+    """A watch that notes the first call of each attention, and how many there are; it leaves every result as it is."""
 
     number = None  # it is no entry
 
     def __init__(self) -> None:
         self.calls: dict[AttentionId, AttentionCall] = {}
+        self.counts: Counter[AttentionId] = Counter()
 
     def takes(self, attention: AttentionId) -> bool:
         """Return True: every attention is noted."""
@@ -38,6 +41,7 @@ class Observer:
         self, out: Tensor, choice: Choice, attention: AttentionId, step: int, run: Run, again: Arguments
     ) -> Tensor:
         """Note a call and return its result."""
+        self.counts[attention] += 1
         if attention not in self.calls:
             self.calls[attention] = AttentionCall.of(*again.args, **again.kwargs)
         return out

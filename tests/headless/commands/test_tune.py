@@ -273,3 +273,18 @@ def test_what_pictures_cannot_be_made_of_is_said(
 def test_nodes_with_displays_of_their_own_are_tuned(capsys: pytest.CaptureFixture[str]) -> None:
     assert tune(DEMO.replace("demo.json", "tune_attention.json"), "--seconds", "1", "--quiet") == 0
     assert "fastest within the bound" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--seconds", "-1"], "Value -1.0 smaller than min of 1.0: seconds"),
+        (["--max-error", "nan"], "max_error, nan"),
+        (["--recorded-steps", "-1"], "Value -1 smaller than min of 0: recorded_steps"),
+    ],
+)
+def test_numbers_out_of_range_are_said_where_another_node_tunes_too(
+    option: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(DEMO.replace("demo.json", "tune_attention.json"), *option) == 2
+    assert said in capsys.readouterr().err

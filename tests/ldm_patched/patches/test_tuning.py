@@ -13,7 +13,7 @@ from attention_patchbay.ldm_patched.ldm.modules.backends.registry import Attenti
 from attention_patchbay.ldm_patched.patches.addressing.address import BlockId
 from attention_patchbay.ldm_patched.patches.routing.rule import Rule
 from attention_patchbay.ldm_patched.patches.routing.rules import rules_text
-from attention_patchbay.ldm_patched.patches.routing.tuned_rules import write_rules
+from attention_patchbay.ldm_patched.patches.routing.tuned_rules import attention_seconds, gain_text, write_rules
 from attention_patchbay.ldm_patched.patches.routing.tuning import (
     Timing,
     Tuned,
@@ -92,6 +92,20 @@ def test_rules_name_the_fastest_function_within_the_bound() -> None:
     assert rules_text(write_rules(calls, results, 1e-3)) == "input:1.0, output:3.1 self -> split\nall -> auto"
     assert rules_text(write_rules(calls, results, 1e-1)) == "input:1.0, output:3.1 self -> sage\nall -> auto"
     assert write_rules(calls, results, 1e-9) == (Rule("auto"),)
+
+
+def test_what_rules_save_is_the_sum_over_the_calls_of_a_step() -> None:
+    long, short = CALL, dataclasses.replace(CALL, n_q=16, n_k=16)
+    calls = {(BlockId("input", 1), "self"): long, (BlockId("middle", 0), "self"): short}
+    results = [
+        tuned(long, split=(1.0, 1e-6), pytorch=(2.0, 1e-7)),
+        tuned(short, pytorch=(1.0, 1e-7), split=(0.99, 1e-7)),  # within the margin: it stays with `auto`
+    ]
+    counts = dict(zip(calls, (3, 5), strict=True))
+    assert attention_seconds(counts, calls, results, 1e-3) == (3 * 2.0 + 5 * 1.0, 3 * 1.0 + 5 * 1.0)
+    assert attention_seconds(counts, calls, results, 1e-9) == (11.0, 11.0)
+    assert gain_text(0.011, 0.008).startswith("attention in a step, by the times below: 11 ms by auto, 8 ms by these")
+    assert gain_text(math.inf, 1.0) == gain_text(0.0, 0.0) == ""
 
 
 def test_a_model_without_blocks_gets_one_rule_or_none() -> None:

@@ -134,7 +134,7 @@ def built(compiler: Sequence[str], flags: Sequence[str]) -> Path:
     told = "\n".join([*command, torch.__version__, _cpu(), SOURCE.read_text()])
     library = folder() / f"cpu_tiles-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not _whole(library):
-        log.info("Attention Patchbay: compiling attention for this CPU, once; this takes some seconds")
+        log.info("Attention Patchbay: compiling attention for this CPU, once; this can take half a minute")
         _write(library, lambda path: _compile([*command, "-o", path], Path(path)))
     return library
 
