@@ -19,7 +19,8 @@ from ..patcher import Patch, Patcher, TransformerOptions
 from ..record.archive import ARCHIVE, GoneError
 from ..record.plan import KEY, Entry, entries, plan_of
 from ..record.run import Run
-from .report import Row, fate, layout, overridden
+from .fate import fate, overridden
+from .report import Row, layout
 
 COLUMNS = ("slot", "block", "owner", "schedule", "calls", "time", "state")
 # How each contract calls the slots it has: positional arguments and keywords.

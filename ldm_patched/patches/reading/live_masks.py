@@ -13,7 +13,7 @@ from ..patcher import Patcher
 from ..record.archive import ARCHIVE
 from ..record.plan import Entry, plan_of
 from ..record.run import Run
-from .report import masked
+from .fate import masked
 
 IDLE = "its node changes nothing with these settings, so it made no mask"
 

@@ -16,6 +16,7 @@ from attention_patchbay.ldm_patched.patches.methods.capture import Capture, Word
 from attention_patchbay.ldm_patched.patches.methods.style_aligned import StyleAligned
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.reading import report
+from attention_patchbay.ldm_patched.patches.reading.fate import fate
 from attention_patchbay.ldm_patched.patches.reading.manage import Selection, copy_patches, remove_patches
 from attention_patchbay.ldm_patched.patches.reading.presets import preset_of, put_preset
 from attention_patchbay.ldm_patched.patches.record.plan import Entry, Plan
@@ -120,11 +121,11 @@ def test_the_report_tells_that_a_batch_of_one_has_nothing_to_share() -> None:
 def test_the_report_tells_that_a_patch_was_asked_and_found_nothing() -> None:
     entry = Entry("words", 1, targets=((BlockId("middle", 0), "cross"),))
     found = Run(Plan((entry,)), placed=frozenset({(1, None)}))
-    assert report.fate(found, entry) == "never ran, the model did not enter its blocks"
+    assert fate(found, entry) == "never ran, the model did not enter its blocks"
     found.enter("cross", BlockId("middle", 0))
-    assert report.fate(found, entry) == "never ran, later nodes replaced the attention of its blocks"
+    assert fate(found, entry) == "never ran, later nodes replaced the attention of its blocks"
     found.reached.add(1)
-    assert report.fate(found, entry) == "never ran, it found nothing to act on in its blocks"
+    assert fate(found, entry) == "never ran, it found nothing to act on in its blocks"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_the_report_tells_that_the_side_of_a_patch_was_never_predicted(side: str
     found = Run(Plan((entry,)), placed=frozenset({(1, None)}))
     found.reached.add(1)
     found.sides |= sides
-    assert report.fate(found, entry) == f"never ran, {why}"
+    assert fate(found, entry) == f"never ran, {why}"
 
 
 @pytest.mark.parametrize(("cfg", "says"), [(1.0, "never ran, no negative prompt was predicted"), (4.0, "ran 40 times")])

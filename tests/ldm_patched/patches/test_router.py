@@ -84,6 +84,7 @@ def test_a_function_that_cannot_run_falls_back_and_says_so_once(caplog: pytest.L
     assert {row["note"] for row in report.table(last_run(model))} == {"instead of sage"}
     text = report.text(last_run(model))
     assert "40 fell back" in text and "blocks; its function ran in none of them and fell back" in text
+    assert [row["ran"] for row in report.fates(last_run(model))] == [False]
 
 
 def test_an_unknown_function_is_refused_before_sampling() -> None:
