@@ -43,7 +43,7 @@ def test_the_rules_are_on_the_model_and_in_the_text(put: Callable[..., Any], run
     assert picture.ndim == 4 and picture.shape[-1] == 3
     assert rules.endswith("all -> auto")
     assert (run(tuned) - base).abs().max() < 1e-3
-    assert "attention in a step, by the times below" in out.ui["text"][0] and "earlier" not in out.ui["text"][0]
+    assert "attention in a step: " in out.ui["text"][0] and "earlier" not in out.ui["text"][0]
     assert "all -> auto" in out.ui["text"][0] and "fastest within the bound" in out.ui["text"][0]
     lines = report.text(last_run(tuned))
     assert all(f"backend {line.partition(' -> ')[2]} on" in lines for line in rules.splitlines())

@@ -65,8 +65,7 @@ def gain_text(automatic: float, chosen: float) -> str:
     """Return what rules save of the attention in a step, for reading; empty where it is not known."""
     if not 0.0 < automatic < float("inf"):
         return ""
-    gain = f"{1e3 * automatic:.3g} ms by auto, {1e3 * chosen:.3g} ms by these rules"
-    return f"attention in a step, by the times below: {gain}; nothing else of a step changes."
+    return f"attention in a step: {1e3 * automatic:.3g} ms by auto, {1e3 * chosen:.3g} by these rules"
 
 
 def _windows(attention: AttentionId, recorded: StepErrors | None) -> list[tuple[Schedule, Mapping[str, float]]]:
