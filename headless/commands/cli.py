@@ -38,10 +38,10 @@ COMMANDS = {
 
 # What to take where a command has not the option of another
 INSTEAD = {
-    ("run", "--axis"): "--axis is for `patchbay sweep`",
-    ("run", "--server"): "--server is for `patchbay queue`",
-    ("sweep", "--set"): "for --set write an axis with one value, --axis NODE.input=value, and --baseline "
-    "NODE.input=value where what the cells are compared with should have it too",
+    "run --axis": "--axis is for `patchbay sweep`",
+    "run --server": "--server is for `patchbay queue`",
+    "sweep --set": "for --set write an axis with one value, --axis NODE.input=value; with a --baseline for another "
+    "axis, what the cells are compared with has it too",
 }
 
 TERMINATING = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
@@ -138,7 +138,7 @@ class Command(argparse.ArgumentParser):
         found, left = super().parse_known_args(args, namespace)
         if left:
             name = self.prog.split()[-1]
-            how = dict.fromkeys(INSTEAD.get((name, word.partition("=")[0]), "") for word in left)
+            how = dict.fromkeys(INSTEAD.get(f"{name} {word.partition('=')[0]}", "") for word in left)
             self.error("; ".join([f"unrecognized arguments: {' '.join(left)}", *filter(None, how)]))
         return found, left
 
