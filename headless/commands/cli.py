@@ -36,6 +36,14 @@ COMMANDS = {
     "nodes": ("run", "list every node with its inputs, defaults and tooltips"),
 }
 
+# What to take where a command has not the option of another
+INSTEAD = {
+    "run --axis": "--axis is for `patchbay sweep`",
+    "run --server": "--server is for `patchbay queue`",
+    "sweep --set": "for --set write an axis with one value, --axis NODE.input=value; with a --baseline for another "
+    "axis, what the cells are compared with has it too",
+}
+
 TERMINATING = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
 
@@ -122,6 +130,19 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class Command(argparse.ArgumentParser):
+    """The parser of a command, which shows its own usage where it does not know an argument."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return what `args` say, or end where one is left over."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            name = self.prog.split()[-1]
+            how = dict.fromkeys(INSTEAD.get(f"{name} {word.partition('=')[0]}", "") for word in left)
+            self.error("; ".join([f"unrecognized arguments: {' '.join(left)}", *filter(None, how)]))
+        return found, left
+
+
 def parser(asked: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line, with the arguments of the commands that are asked for."""
     logging.basicConfig(level=logging.WARNING)
@@ -130,7 +151,7 @@ def parser(asked: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
         handler.setFormatter(Plain("%(message)s"))
     top = argparse.ArgumentParser(prog="patchbay", description="Attention Patchbay without ComfyUI.")
     top.add_argument("--version", action="version", version=f"patchbay {__version__}")
-    commands = top.add_subparsers(dest="command", required=True)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Command)
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help)
         if name in asked:

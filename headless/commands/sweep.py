@@ -17,13 +17,14 @@ from ..pages.workflow_file import WORKFLOW, embedded_infos, infos_in, load
 from ..sweep.away import at_hand
 from ..sweep.axes import Axis, IsText, parse_axis
 from ..sweep.blocks import Map, each_block
-from ..sweep.cells import Cell, cells, choices, in_running_order, listed, named, some, texts_of
+from ..sweep.cells import Cell, cells, choices, listed, named, some, texts_of
 from ..sweep.embedded import Embedded
 from ..sweep.expect import DEFAULT
 from ..sweep.messages import Messages, Progress
 from ..sweep.remote import Remote
 from ..sweep.repeats import repeats
 from ..sweep.report import Report
+from ..sweep.rounds import in_running_order
 from ..sweep.runner import Outcome, Runner
 from ..sweep.store import Store, opened
 from ..sweep.study import Study

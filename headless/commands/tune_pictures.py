@@ -13,12 +13,13 @@ from ..api.folders import Folders
 from ..engine.errors import FAILED, Failure
 from ..engine.workflow import Prompt, sampler_of
 from ..pages.workflow_file import embedded_infos
-from ..sweep.cells import NUMBERS, Cell, cells, in_running_order
+from ..sweep.cells import NUMBERS, Cell, cells
 from ..sweep.embedded import Embedded
 from ..sweep.expect import Bound
 from ..sweep.messages import Progress
 from ..sweep.repeats import repeats
 from ..sweep.report import Report
+from ..sweep.rounds import in_running_order
 from ..sweep.runner import Outcome
 from ..sweep.store import Store, opened
 from ..sweep.study import Study

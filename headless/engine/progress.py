@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 from tqdm import tqdm
+
+PLAIN = {"mininterval": 5.0, "ncols": 80, "nrows": 24}  # of a bar where no terminal says its size
+
+
+def has_terminal() -> bool:
+    """Return whether stderr is a terminal in which a bar shows: those of some containers have 0 columns of 0 rows."""
+    with contextlib.suppress(OSError):  # stderr of another kind
+        return sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno()))
+    return False
 
 
 class Progress:
@@ -23,8 +34,8 @@ class Progress:
     def step(self, value: int, total: int) -> None:
         """Move the bar of the current node."""
         if self._bar is None:
-            interval = 0.1 if sys.stderr.isatty() else 5.0
-            self._bar = tqdm(total=total, desc=self.name, unit="step", disable=self.quiet, mininterval=interval)
+            look = {"mininterval": 0.1} if has_terminal() else PLAIN
+            self._bar = tqdm(total=total, desc=self.name, unit="step", disable=self.quiet, **look)
         self._bar.update(value - self._bar.n)
 
     def close(self) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 from ..engine.errors import Failure
 from ..engine.validate import is_link
 from ..engine.workflow import Prompt, find_node, short, value_of
-from ..pages.convert import depths_of
 from ..pages.page_graph import passed_by
 from ..pages.page_widgets import Infos, inputs_of, takes_text
 from .axes import Axis, IsText, never, read_text
@@ -278,22 +277,3 @@ def _bypass(prompt: Prompt, id: str, infos: Infos) -> None:
                     node["inputs"][name] = passed[value[1]]
                 else:
                     del node["inputs"][name]
-
-
-def in_running_order(prompt: Prompt, all: Sequence[Cell]) -> list[Cell]:
-    """Return the cells, the baseline first, so that what is early in the workflow changes least: models load once."""
-    depths = depths_of(prompt)
-    given = dict.fromkeys(name for cell in all for name in cell.choice)
-    names = sorted(given, key=lambda name: depths.get(_node(prompt, name), 0))  # else as they were written
-    places: dict[str, dict[str, int]] = {name: {} for name in names}
-
-    def key(cell: Cell) -> tuple[Any, ...]:
-        values = [(places[name], repr(cell.choice.get(name))) for name in names]
-        return not cell.baseline, *(known.setdefault(value, len(known)) for known, value in values)
-
-    return sorted(all, key=key)
-
-
-def _node(prompt: Prompt, name: str) -> str:
-    node, _, input = name.rpartition(".")
-    return _find(prompt, node or input, name)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from ..engine.errors import Failure
+from ..engine.progress import has_terminal
 from ..engine.workflow import one_line, short
 from .cells import Cell, named
 from .runner import Outcome
@@ -151,8 +152,7 @@ class Progress:
         self.done, self.total, self.failed, self.quiet = done, total, 0, quiet
         self.clock, self.began, self.first = clock, clock(), done
         self.next = self.began
-        is_terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, unit="cell") if is_terminal and not quiet else None
+        self.bar = tqdm(total=total, initial=done, unit="cell") if has_terminal() and not quiet else None
 
     def cell(self, cell: Cell, outcome: Outcome) -> None:
         """Tell of a cell."""

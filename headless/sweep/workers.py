@@ -60,6 +60,7 @@ class _Shared:
 
     def __init__(self, waiting: Sequence[Cell], runners: Sequence[Runner], store: Store, told: Told) -> None:
         self.cells, self.alive, self.running = list(waiting), list(runners), 0
+        self.begun: set[int] = set()  # rounds
         self.store, self.told = store, told
         self.changed = threading.Condition()
         self.stop, self.reason = False, ""
@@ -67,7 +68,8 @@ class _Shared:
 
     def work(self, runner: Runner) -> None:
         """Run cells until none is left, or this runner is lost."""
-        while (cell := self._take(runner)) is not None:
+        cell: Cell | None = None
+        while (cell := self._take(runner, cell)) is not None:
             back = [cell]
             try:
                 outcome = _traced(cell, runner, self.store)
@@ -88,16 +90,23 @@ class _Shared:
                     self.running -= 1
                     self.changed.notify_all()
 
-    def _take(self, runner: Runner) -> Cell | None:
+    def _take(self, runner: Runner, last: Cell | None) -> Cell | None:
         """Wait for a cell for a runner; None when it has nothing more to do."""
         with self.changed:
             while not self.stop and (self.cells or self.running):
-                for place, cell in enumerate(self.cells):
+                for cell in self._in_turn(last):
                     if self._fits(cell, runner):
                         self.running += 1
-                        return self.cells.pop(place)
+                        self.begun.add(cell.repeat)
+                        self.cells.remove(cell)
+                        return cell
                 self.changed.wait(0.2)  # another runner may yet give one back
             return None
+
+    def _in_turn(self, last: Cell | None) -> list[Cell]:
+        """Return the cells as a runner should take them: first of the round of its last one, then of none begun."""
+        own = None if last is None else last.repeat  # times are compared in a round, and runners are not equally fast
+        return sorted(self.cells, key=lambda cell: (cell.repeat != own, cell.repeat in self.begun))
 
     def _fits(self, cell: Cell, runner: Runner) -> bool:
         """Return whether a runner has the memory for a cell, or no other has more."""

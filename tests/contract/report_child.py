@@ -24,6 +24,12 @@ SHEET = """() => {
   return [...document.querySelectorAll('#sheet tr')].map((row) => [...row.cells].map(shown))
 }"""
 STRIP = """() => [...document.querySelectorAll('#strip button')].map((one) => [one.textContent, one.ariaPressed])"""
+CUT = """() => {
+  const { left, right } = document.getElementById('plot').getBoundingClientRect()
+  const texts = [...document.querySelectorAll('#plot text')]
+  const isCut = (box) => box.left < left || box.right > right
+  return texts.filter((text) => isCut(text.getBoundingClientRect())).map((text) => text.textContent)
+}"""
 CLIP = "() => document.getElementById('above').style.clipPath"
 
 
@@ -50,6 +56,9 @@ def seen(page: Page, screenshot: str) -> dict[str, object]:
     page.locator("#compare").hover(position={"x": 128, "y": 10})
     found["clip"] += [page.evaluate(CLIP)]
     found |= look_at_difference(page, screenshot)
+    found["names"] = page.locator("#sheet figcaption.place").all_text_contents()
+    found["note"] = page.locator("#settings-note").all_text_contents()
+    found["cut"] = page.evaluate(CUT)
     found["points"] = page.locator("#plot circle").count()
     found["errors of cells"] = page.locator("#sheet .error").all_text_contents()
     page.wait_for_timeout(300)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from attention_patchbay.headless.commands.cli import main
 from attention_patchbay.headless.sweep.report import write_report
+from attention_patchbay.headless.sweep.study import Study
+from attention_patchbay.headless.sweep.summary import summary
 from PIL import Image
 
 from .comfyui_server import ROOT
@@ -88,6 +90,42 @@ def test_the_difference_of_two_pictures_is_painted(report: dict[str, Any]) -> No
 
 def test_it_fits_a_telephone(report: dict[str, Any]) -> None:
     assert not report["wider than a telephone"]
+
+
+@pytest.fixture(scope="module")
+def floored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of a setting that changes next to nothing, beside a noise floor."""
+    folder, rows = tmp_path_factory.mktemp("floored"), list[dict[str, Any]]()
+    for seed in range(3):
+        base = f"base{seed}"
+        for cell, value, mean in ((base, "bypass", 0.0), (f"floor{seed}", "bypass", 2e-5), (f"on{seed}", "on", 1e-4)):
+            role = {"baseline": cell == base, "floor": cell.startswith("floor"), "reference": base, "repeat": seed}
+            times = {"seconds": 1.0, "step_seconds": 0.08 + seed / 100, "warm_up": False, "error": ""}
+            far = {"mean": mean * (1.0 + seed / 60), "max": 1.0, "ssim": 1.0}
+            Image.new("RGB", (64, 64), (0, 90, 170)).save(folder / f"{cell}.png")
+            shown = {"images": [f"{cell}.png"], "image": f"{cell}.png"}
+            rows.append(
+                {"cell": cell, "PatchbayTunedAttention": value, "8.seed": seed, **role, **times, **far, **shown}
+            )
+    study = Study(("8.seed",), "", "sub_quad")
+    write_report(folder, rows, summary(rows, study), study)
+    found: dict[str, Any] = driven("report_child.py", folder, folder / "report.html", folder / "floored.png")
+    return found
+
+
+def test_no_label_of_the_plot_is_cut(report: dict[str, Any], floored: dict[str, Any]) -> None:
+    assert report["cut"] == floored["cut"] == [] and floored["points"] == 9
+
+
+def test_the_noise_floor_is_named_beside_its_baseline(floored: dict[str, Any]) -> None:
+    assert floored["names"] == ["noise floor"] * 3
+    names = [text for text, _ in floored["strip"][0]]
+    assert names == ["bypass (baseline)", "bypass (noise floor), diff 0.00002067", "on, diff 0.0001033"]
+
+
+def test_one_comparison_is_corrected_for_nothing(floored: dict[str, Any]) -> None:
+    (note,) = floored["note"]
+    assert "Bold is a p below 0.05." in note and "corrected" not in note and floored["errors"] == []
 
 
 COUNT = 10_000

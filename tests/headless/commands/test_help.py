@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from attention_patchbay import __version__
-from attention_patchbay.headless.commands.cli import COMMANDS, parser
+from attention_patchbay.headless.commands.cli import COMMANDS, main, parser
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = "\n".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -54,6 +54,31 @@ def test_what_needs_no_command_imports_none(words: list[str], code: int, said: s
     done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, check=False)
     assert done.returncode == code and said in done.stdout + done.stderr
     assert done.stdout.endswith("False False\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "said"),
+    [
+        (
+            ["sweep", "a.json", "--set", "6.value=2"],
+            "patchbay sweep",
+            "--set 6.value=2; for --set write an axis with one",
+        ),
+        (["sweep", "a.json", "--set=6.value=2"], "patchbay sweep", "; for --set write an axis with one value"),
+        (["run", "a.json", "--axis", "8.seed=1,2"], "patchbay run", "; --axis is for `patchbay sweep`\n"),
+        (["run", "a.json", "--server", "x"], "patchbay run", "; --server is for `patchbay queue`\n"),
+        (["kernels", "list", "--all"], "patchbay kernels list", "unrecognized arguments: --all\n"),
+        (["convert", "a", "b"], "patchbay convert", "unrecognized arguments: b\n"),
+        (["--all", "nodes"], "patchbay", "unrecognized arguments: --all\n"),
+    ],
+)
+def test_what_a_command_does_not_know_is_said_with_its_own_usage(
+    words: list[str], usage: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith(f"usage: {usage} [-h]") and said in error
 
 
 def test_a_command_imports_its_own_module_alone() -> None:

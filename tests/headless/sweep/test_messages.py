@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import socket
+import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from attention_patchbay.headless.commands.cli import main
 from attention_patchbay.headless.engine.errors import Failure
+from attention_patchbay.headless.engine.progress import Progress as StepProgress
 from attention_patchbay.headless.sweep import messages as module
 from attention_patchbay.headless.sweep.cells import Cell
 from attention_patchbay.headless.sweep.messages import Messages, Progress
@@ -198,6 +201,49 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> N
     quiet.cell(CELL, Outcome())
     quiet.cell(CELL, Outcome(error="broken"))
     assert capsys.readouterr().err == "a.b=1: broken\n"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], Callable[[], str]]]:
+    """Make a terminal of so many rows and columns of stderr, and give what reads it."""
+    termios, fcntl, pty = (pytest.importorskip(name) for name in ("termios", "fcntl", "pty"))
+    reading, writing = pty.openpty()
+    stderr = os.fdopen(writing, "w")
+
+    def opened(rows: int, columns: int) -> Callable[[], str]:
+        fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        monkeypatch.setattr(sys, "stderr", stderr)
+        return read
+
+    def read() -> str:
+        stderr.flush()
+        return os.read(reading, 100_000).decode()
+
+    yield opened
+    stderr.close()
+    os.close(reading)
+
+
+def test_a_terminal_without_a_size_gets_lines(terminal: Callable[[int, int], Callable[[], str]]) -> None:
+    read = terminal(0, 0)
+    progress = Progress(0, 2, False, lambda: 0.0)
+    progress.cell(CELL, Outcome())
+    progress.cell(CELL, Outcome())
+    progress.close()
+    assert progress.bar is None and read().splitlines()[-1] == "2 of 2 cells, 0.00 s a cell"
+    steps = StepProgress(False)
+    steps.node("KSampler")
+    steps.step(4, 4)
+    steps.close()
+    assert "KSampler: 100%" in read()
+
+
+def test_a_terminal_gets_a_bar(terminal: Callable[[int, int], Callable[[], str]]) -> None:
+    read = terminal(24, 80)
+    progress = Progress(0, 2, False)
+    progress.cell(CELL, Outcome())
+    progress.close()
+    assert progress.bar is not None and "| 1/2 [" in read()
 
 
 @pytest.mark.parametrize(("pace", "words"), [(100.0, "25 min"), (1000.0, "4.2 h"), (6.0, "90 s")])

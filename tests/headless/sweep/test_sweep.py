@@ -21,9 +21,10 @@ from attention_patchbay.headless.engine.errors import Failure
 from attention_patchbay.headless.pages import server
 from attention_patchbay.headless.pages.workflow_file import embedded_infos
 from attention_patchbay.headless.sweep.axes import Axis
-from attention_patchbay.headless.sweep.cells import Cell, applied, cells, choices, in_running_order, listed, some
+from attention_patchbay.headless.sweep.cells import Cell, applied, cells, choices, listed, some
 from attention_patchbay.headless.sweep.difference import difference, lpips_model
 from attention_patchbay.headless.sweep.report import write_report
+from attention_patchbay.headless.sweep.rounds import in_running_order
 from attention_patchbay.headless.sweep.runner import Outcome, WorkerLost, backends_of
 from attention_patchbay.headless.sweep.store import opened
 from attention_patchbay.headless.sweep.workers import run_all
