@@ -28,6 +28,7 @@ from command_line import count, deaf, new_file, run
 from diffusers import UNet2DConditionModel
 from limit import best_speed, work_of
 from parity_diffusers import UNETS, filled, normal
+from progress import Progress
 from random_checkpoint import Tensors
 from results import write_json
 from safetensors.torch import load_file, save_file
@@ -76,11 +77,12 @@ def tell_peak(to: Connection, name: str, latent: int, file: str) -> None:
     to.send(peak_memory(name, latent, file))
 
 
-def peaks(names: list[str], weights: Tensors, latent: int) -> dict[str, float]:
+def peaks(names: list[str], weights: Tensors, latent: int, progress: Progress) -> dict[str, float]:
     """Return the peak memory of every contender in GB, each in a process of its own, with weights of its dtype."""
     found = {}
     processes = multiprocessing.get_context("spawn")
     for name in names:
+        progress.doing = f"the peak memory of {name}"
         with tempfile.TemporaryDirectory() as folder:
             file = f"{folder}/weights.safetensors"
             dtype = getattr(torch, name.split()[1])
@@ -94,21 +96,23 @@ def peaks(names: list[str], weights: Tensors, latent: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(rounds: int, latent: int, dtypes: list[str]) -> list[dict[str, Any]]:
+def measure(rounds: int, latent: int, dtypes: list[str], progress: Progress) -> list[dict[str, Any]]:
     """Return a row for each contender."""
     _, weights = filled(lambda: UNet2DConditionModel(**UNETS["SD1.5"]))
     names = [f"{maker} {dtype}" for dtype in dtypes for maker in ("diffusers", "ours")]
-    memory = peaks(names, weights, latent)
+    memory = peaks(names, weights, latent, progress)
+    progress.doing = "building the UNets, and a first step of each"
     entrants = {name: contender(name, weights) for name in names}
     arguments = inputs(latent)
     outputs = {name: step(*arguments).float() for name, step in entrants.items()}  # the first call is not timed
     times: dict[str, list[float]] = {name: [] for name in entrants}
     for number in range(rounds):
         for name, step in entrants.items():
+            progress.doing = f"round {number + 1} of {rounds}: {name}"
             start = time.perf_counter()
             step(*arguments)
             times[name].append(time.perf_counter() - start)
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    progress.doing = "the least time"
     exact = outputs[f"ours {dtypes[0]}"]
     work = work_of(lambda attention: entrants[f"ours {dtypes[0]}"](*arguments, transformer_options={SLOT: attention}))
     least = {dtype: work.seconds(best_speed(getattr(torch, dtype))) for dtype in dtypes}
@@ -137,7 +141,8 @@ def main() -> None:
     parser.add_argument("--json", type=new_file, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure(options.rounds, options.latent, options.dtypes)
+    with Progress("drawing random weights") as progress:
+        rows = measure(options.rounds, options.latent, options.dtypes, progress)
     print(f"torch {torch.__version__}, {options.threads} threads, latent {options.latent}")
     print("| contender | median s | ratio | times least | spread | peak GB | error |\n|---|--:|--:|--:|--:|--:|--:|")
     for row in rows:
