@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.ldm.modules.backends.dispatch import optimized_attention
+from command_line import new_file, run
 from results import write_json
 from torch import Tensor
 
@@ -167,7 +167,7 @@ def row(case: Case, backend: str, times: list[float], base: float, error: float)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows here")
     parser.add_argument("--quick", action="store_true", help="only the small shapes, fewer rounds")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
@@ -189,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

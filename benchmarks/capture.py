@@ -10,10 +10,10 @@ over the rounds of the time over that of the plain model in the same round, `spr
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +25,10 @@ from attention_patchbay.ldm_patched.patches.methods.point_capture import PointCa
 from attention_patchbay.ldm_patched.patches.record.archive import ARCHIVE
 from attention_patchbay.ldm_patched.patches.record.plan import plan_of
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
+from command_line import count, new_file, run
 from diffusers import UNet2DConditionModel
 from parity_diffusers import UNETS, filled, normal
+from results import write_json
 
 STEPS = 2
 WORDS = tuple(Word(str(i), (i,)) for i in range(1, 9))
@@ -65,10 +67,10 @@ def kept(model: Any, samples: torch.Tensor) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--latent", type=int, default=64)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=partial(count, least=2), default=5)
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--latent", type=partial(count, multiple=8), default=64)
+    parser.add_argument("--json", type=new_file)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     contenders = models()
@@ -88,8 +90,8 @@ def main() -> None:
         rows[-1]["KB"] = kept(model, samples[name])
         print("{name:20} {seconds:8.3f} s  ratio {ratio:.4f}  spread {spread:.4f}  {KB:8.0f} KB".format(**rows[-1]))
     if args.json:
-        args.json.write_text(json.dumps({"threads": args.threads, "latent": args.latent, "rows": rows}, indent=1))
+        write_json(args.json, {"threads": args.threads, "latent": args.latent, "rows": rows})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from attention_patchbay.ldm_patched.patches.methods.words import positions_of
 from attention_patchbay.ldm_patched.patches.routing.style_transfer import StyleTransfer
 from attention_patchbay.tools.demo.judge import judge, look
 from attention_patchbay.tools.demo.picture import draw
+from command_line import count, new_file, run
 from live_masks import Model, Scene, first_coloured, sample, scenes
 from results import print_rows
 
@@ -254,17 +255,17 @@ def counted(task: Task, model: Model, pictures: int, steps: int) -> Iterator[dic
             setup = way(model, scene)
             _, drawn = sample(model, (setup.model, setup.prompt), scene.seed, steps, setup.negative)
             drawn_in_all += len(drawn)
-            for count, right in counts.items():
-                found[count] += sum(right(scene, picture) for picture in drawn)
+            for what, right in counts.items():
+                found[what] += sum(right(scene, picture) for picture in drawn)
         yield {"way": name, **found, "of": drawn_in_all}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=TASKS)
-    parser.add_argument("--pictures", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--pictures", type=count, default=100)
+    parser.add_argument("--steps", type=count, default=10)
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load_checkpoint(CHECKPOINT)
@@ -274,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

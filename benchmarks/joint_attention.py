@@ -1,10 +1,13 @@
-"""Measure what methods cost in one joint attention of a Flux-like transformer: `python benchmarks/joint_attention.py`.
+"""Measure what methods cost in one joint attention of a Flux-like transformer.
+
+    python benchmarks/joint_attention.py [ROUNDS]
 
 4,096 tokens of picture and 512 of text, 24 heads of 128 channels, float32 on the CPU: medians of milliseconds a call.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -26,6 +29,7 @@ from attention_patchbay.ldm_patched.patches.methods.attention_patch import Atten
 from attention_patchbay.ldm_patched.patches.methods.word_weight import WordWeight
 from attention_patchbay.ldm_patched.patches.record.plan import KEY, plan_of
 from attention_patchbay.ldm_patched.patches.record.run import Run
+from command_line import count, run
 from torch import Tensor
 
 SIDE, TEXT, HEADS, DIM = 64, 512, 24, 128
@@ -74,12 +78,15 @@ def milliseconds(options: dict[str, Any], given: list[Tensor]) -> float:
     return 1000.0 * (time.perf_counter() - begin)
 
 
-def main(repeats: int = 7) -> None:
+def main() -> None:
     """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", type=count, nargs="?", default=7)
+    rounds = parser.parse_args().rounds
     given = [torch.randn(1, HEADS, TOTAL, DIM, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)]
     options = {name: options_of(method) for name, method in METHODS.items()}
     took: dict[str, list[float]] = {name: [] for name in METHODS}
-    for _ in range(repeats + 1):  # in turn, as the load of a machine changes; the first is warming up
+    for _ in range(rounds + 1):  # in turn, as the load of a machine changes; the first is warming up
         for name in METHODS:
             took[name].append(milliseconds(options[name], given))
     medians = {name: statistics.median(times[1:]) for name, times in took.items()}
@@ -89,4 +96,4 @@ def main(repeats: int = 7) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    sys.exit(run(main))

@@ -1,4 +1,8 @@
-"""The least time a step could take on a CPU: its products at the speed of a large one, and attention's exponentials."""
+"""The least time a step could take on a CPU: its products at the speed of a large one, and attention's exponentials.
+
+A limit is what the machine can do at most. So a speed is that of the fastest of about a second of rounds, by processor
+time of one thread on its core, as other work makes the rest slower, and times the threads.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 LARGE, CACHED, TIMES = 1024, 2**16, 64
-ROUNDS = 3
+SECONDS = 1.0  # of rounds
 Clock = Callable[[], float]
 Attention = Callable[..., Tensor]
 
@@ -42,23 +46,35 @@ class Work(NamedTuple):
         return self.products / speed.products + self.exponentials / speed.exponentials
 
 
-def speed_of(dtype: torch.dtype, clock: Clock = time.perf_counter, rounds: int = ROUNDS) -> Speed:
+def best_speed(dtype: torch.dtype) -> Speed:
+    """Return the speed of a dtype, or of float32 where the machine is faster in it, as one without units for it is."""
+    return max(speed_of(torch.float32), speed_of(dtype))
+
+
+def speed_of(dtype: torch.dtype, seconds: float = SECONDS) -> Speed:
     """Measure the speed of this machine with the threads torch has now; exponentials are always in float32."""
+    threads = torch.get_num_threads()
     a, b = torch.randn(2, LARGE, LARGE).to(dtype)
-    (taken,) = medians({"products": lambda: a @ b}, rounds, clock)
-    return Speed(2 * LARGE**3 / taken, torch.get_num_threads() * exponentials_of_a_thread(rounds, clock))
-
-
-def exponentials_of_a_thread(rounds: int, clock: Clock) -> float:
-    """Return how many exponentials a second one thread takes of numbers in its cache."""
-    threads, x = torch.get_num_threads(), -torch.rand(CACHED)
+    x = -torch.rand(CACHED)
     out = torch.empty_like(x)
-    torch.set_num_threads(1)  # so few numbers are done before a second thread has begun
+    torch.set_num_threads(1)  # as several wait for each other where other work has a core
     try:
-        (taken,) = medians({"exponentials": lambda: [torch.exp2(x, out=out) for _ in range(TIMES)]}, rounds, clock)
+        product = fastest(lambda: a @ b, seconds)
+        exponentials = fastest(lambda: [torch.exp2(x, out=out) for _ in range(TIMES)], seconds)
     finally:
         torch.set_num_threads(threads)
-    return TIMES * CACHED / taken
+    return Speed(threads * 2 * LARGE**3 / product, threads * TIMES * CACHED / exponentials)
+
+
+def fastest(call: Callable[[], object], seconds: float, clock: Clock = time.thread_time) -> float:
+    """Return the least time of a call by a clock, of as many rounds as fit into some seconds, at least one."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while not taken or time.perf_counter() < end:
+        begin = clock()
+        call()
+        taken.append(clock() - begin)
+    return min(taken)
 
 
 def work_of(step: Callable[[Attention], object]) -> Work:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from attention_patchbay.ldm_patched.patches.methods.words import locate
 from attention_patchbay.ldm_patched.patches.reading.live_masks import live_masks
 from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from attention_patchbay.tools.demo.judge import SMALLEST, components, judge, segments, shape_of
+from command_line import count, new_file, run
 from results import print_rows
 
 BATCH = 4
@@ -235,9 +236,9 @@ def judged(model: Model, scene: Scene, task: Task, masks: Sequence[Any] | None, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("overlap", *TASKS))
-    parser.add_argument("--pictures", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--pictures", type=count, default=100)
+    parser.add_argument("--steps", type=count, default=20)
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load_checkpoint(CHECKPOINT)
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from attention_patchbay.ldm_patched.patches.routing.strengths import parse_stren
 from attention_patchbay.ldm_patched.sampling import samplers
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
 from attention_patchbay.tests.contract.lora_demo import random_lora
+from command_line import count, run
 from torch import Tensor
 
 UNET: dict[str, Any] = {
@@ -54,8 +57,9 @@ RULES = "input:1 -> 0.1; input:2 -> 0.2; middle -> 0.4; output:3 0-50% -> 1; out
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("channels", 320), ("side", 32), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--channels", type=partial(count, multiple=32), default=320)
+    parser.add_argument("--side", type=partial(count, multiple=8), default=32)
+    parser.add_argument("--rounds", type=count, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = MODEL_CLASSES["sd1"](ModelConfig("sd1", {**UNET, "model_channels": args.channels}), operations=plain)
@@ -149,4 +153,4 @@ def steps(model: Any, positive: Conds, side: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

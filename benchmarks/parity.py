@@ -13,11 +13,11 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import parity_comfyui
 import parity_diffusers
+from command_line import new_file, run
 from results import write_json
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def row(case: str, against: str, error: float, bound: float) -> Row:
 def main() -> int:
     """Print the table row by row and return 0 if all pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--families", nargs="*", default=[], choices=parity_comfyui.FAMILIES)
     options = parser.parse_args()
     print("| case | against | error | bound | pass |\n|---|---|--:|--:|---|", flush=True)
@@ -57,4 +57,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from command_line import new_file, run
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -46,10 +48,10 @@ def draw(measured: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", type=Path, help="the JSON of benchmarks/attention.py")
-    parser.add_argument("picture", type=Path, help="the SVG to write")
+    parser.add_argument("picture", type=new_file, help="the SVG to write")
     args = parser.parse_args()
     draw(json.loads(args.measured.read_text()), args.picture)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

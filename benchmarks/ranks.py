@@ -5,6 +5,7 @@
 Tokens that lie on the processes (`attention_ring`, `attention_all_to_all`), whole tokens on each
 (`attention_over_ranks`), and a step of a random UNet of SD1.5's layout at 64x64 latents whose attention they share.
 Every process waits for the others before a call and after it; the least and the median of the rounds are printed.
+Not more than two processes can share the heads of both shapes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from attention_patchbay.ldm_patched.ldm.modules.context_parallel import (
 )
 from attention_patchbay.ldm_patched.modules.ops import plain
 from attention_patchbay.ldm_patched.sampling.model_base import MODEL_CLASSES, ModelConfig
+from command_line import count, deaf, run
 from lora import UNET
 
 SHAPES = {"4096 tokens, 8 heads of 40": (8, 4096, 40), "4096 tokens, 10 heads of 64": (10, 4096, 64)}
@@ -39,13 +41,18 @@ Call = Callable[[], Any]
 def main() -> None:
     """Print a table for each number of processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--channels", type=int, default=160, help="of the UNet; SD1.5 has 320")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, choices=(1, 2), nargs="+", default=[1, 2])
+    channels = functools.partial(count, multiple=32)
+    parser.add_argument("--channels", type=channels, default=160, help="of the UNet; SD1.5 has 320")
+    parser.add_argument("--rounds", type=count, default=5)
     args = parser.parse_args()
     for world in args.processes:
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(rank, (world, f"{folder}/meeting", args.channels, args.rounds), world)
+            given = (world, f"{folder}/meeting", args.channels, args.rounds)
+            with deaf():
+                processes = torch.multiprocessing.spawn(rank, given, world, join=False, daemon=True)
+            while not processes.join():
+                pass
 
 
 def rank(number: int, world: int, meeting: str, channels: int, rounds: int) -> None:
@@ -102,4 +109,4 @@ def timed(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -17,11 +17,14 @@ import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from command_line import count, run
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -83,9 +86,9 @@ def on_ray(folder: Path, cells: int, steps: int, workers: int) -> Sweep:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cells", type=count, default=24)
+    parser.add_argument("--steps", type=count, default=60)
+    parser.add_argument("--rounds", type=count, default=3)
     args = parser.parse_args()
     rows: dict[str, list[Sweep]] = {"one process": [], "Ray, 1 worker": [], "Ray, 2 workers": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -114,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -29,7 +29,9 @@ from typing import Any
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.ldm_patched.patches.routing.tuning_store import machine
+from command_line import count
 from results import append_line, drop_half_line, read_lines
+from table_cells import cells, place
 from table_columns import COLUMNS, column
 from table_rows import ROWS, USUAL
 from table_text import tables
@@ -37,7 +39,6 @@ from table_text import tables
 PACK = Path(__file__).resolve().parents[1]
 CHILD = Path(__file__).with_name("table_child.py")
 NEEDED = ("COMFYUI_PATH", "COMFYUI_PYTHON")
-PLACE = ("measure", "row", "column", "blocks", "device", "dtype", "on", "steps")
 STEPS = 20
 SHOWN_SECONDS = 2.0
 
@@ -174,20 +175,6 @@ class Table:
             self.keep(name, one, "peak", found)
 
 
-def place(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return which cell a line is of: what is measured again under any other."""
-    return tuple(line[name] for name in PLACE)
-
-
-def cells(raw: Path) -> list[dict[str, Any]]:
-    """Return the lines of a raw file; raises ValueError for one that is no cell."""
-    lines = read_lines(raw)
-    for number, line in enumerate(lines, 1):
-        if lacking := [name for name in (*PLACE, "title", "text", "host") if name not in line]:
-            raise ValueError(f"{raw}, line {number}: not a cell of the table, as it has no {', '.join(lacking)}")
-    return lines
-
-
 def runnable(names: list[str]) -> list[str]:
     """Return the rows whose host is there, and tell which are left out.
 
@@ -216,13 +203,6 @@ def check_comfyui(path: str, python: str) -> None:
     if tried.returncode:
         why = tried.stderr.strip().rpartition("\n")[2]
         raise ValueError(f"no ComfyUI in COMFYUI_PATH {path!r} for COMFYUI_PYTHON {python!r}: {why}")
-
-
-def count(text: str) -> int:
-    """Read a number of steps."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; give a number from 1")
-    return int(text)
 
 
 def arguments() -> argparse.Namespace:
@@ -275,7 +255,11 @@ def main() -> int:
         signal.signal(ending, signal.default_int_handler)
     args = arguments()
     if args.table:
-        print(tables(line for line in cells(args.raw) if asked_for(line, args)))
+        found = [line for line in cells(args.raw) if asked_for(line, args)]
+        if not found:
+            print(f"{args.raw} has no cell of what was asked for", file=sys.stderr)
+            return 2
+        print(tables(found))
         return 0
     try:
         measure(args)

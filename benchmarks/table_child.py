@@ -68,13 +68,13 @@ class Bench:
     def least(self) -> dict[str, float]:
         """Return the least time of the default's step on this processor, and what it is made of."""
         from attention_patchbay.ldm_patched.patches.engine.router import SLOT
-        from limit import speed_of, work_of
+        from limit import best_speed, work_of
         from table_listener import with_options
 
         def step(attention: Callable[..., torch.Tensor]) -> None:
             self.output(with_options(self.model, lambda options: {**options, SLOT: attention}))
 
-        work, speed = work_of(step), speed_of(self.columns.dtype)
+        work, speed = work_of(step), best_speed(self.columns.dtype)
         return {"ms": 1e3 * work.seconds(speed), "products": speed.products, "exponentials": speed.exponentials}
 
     def cell(self, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 Line = Mapping[str, Any]
 HOSTS = {"embedded": "the embedded host", "comfyui": "ComfyUI"}
 WHOLE = ("default", "single", "tuned", "tuned-loose")  # columns that compute all of every attention
+FEWEST = 3  # times that have quartiles
 HEAD = "chosen,ms a step,spread,times as fast,s a picture,attention,peak GB,worst error,difference,noise floor,ran"
 
 
@@ -19,10 +20,27 @@ def gain(share: float) -> float:
 
 def spread(times: list[float]) -> str:
     """Return the interquartile range over the median; of less than three times there is none."""
-    if len(times) < 3:
-        return "-"
+    return f"{spread_of(times):.2f}" if len(times) >= FEWEST else "-"
+
+
+def spread_of(times: list[float]) -> float:
+    """Return the interquartile range over the median."""
     low, middle, high = quantiles(times, n=4)
-    return f"{(high - low) / middle:.2f}"
+    return (high - low) / middle
+
+
+def noise(done: Mapping[str, Line]) -> float | None:
+    """Return the factor by which equal steps differ, by the default's turns beside every column; None for too few.
+
+    It is the largest of their medians over the least, and no less than the spread of any of them.
+    """
+    turns = [line["default_ms"] for line in done.values()]
+    turns += [line["ms"] for line in done.values() if line["column"] == "default"]
+    many = [times for times in turns if len(times) >= FEWEST]
+    if len(turns) < 2 and not many:
+        return None
+    middles = [median(times) for times in turns]
+    return max(max(middles) / min(middles), *(1.0 + spread_of(times) for times in many), 1.0)
 
 
 def tables(lines: Iterable[Line]) -> str:
@@ -40,7 +58,7 @@ def table(cells: Mapping[tuple[str, str], Line]) -> str:
     peaks = {column: line.get("peak") for (column, measure), line in cells.items() if measure == "peak"}
     done = {column: line for column, line in steps.items() if "failed" not in line}
     rows = [cells_of(line, peaks.get(column)) for column, line in done.items()]
-    text = [heading(next(iter(cells.values()))), *ceiling(done), *limit(done), *neutral(done, peaks)]
+    text = [heading(next(iter(cells.values()))), *ceiling(done), *trust(done), *limit(done), *neutral(done, peaks)]
     if rows:
         head = HEAD.replace("s a picture", f"s a picture ({next(iter(done.values()))['picture_steps']} steps)")
         text.append("\n".join(map(row, [head.split(","), ["---", *["--:"] * 9, "---"], *rows])))
@@ -66,15 +84,31 @@ def heading(line: Line) -> str:
 
 
 def ceiling(done: Mapping[str, Line]) -> list[str]:
-    """Return what attention can change at most."""
+    """Return what attention can change at most, and which columns say more than that."""
     if "default" not in done:
         return []
-    line = done["default"]
+    share = done["default"]["share"]
+    most = f"{gain(share):.2f}"
+    above = [f"{line['text']} {speed(line):.2f}" for line in done.values() if round(speed(line), 2) > float(most)]
     return [
-        f"Attention is {line['share']:.0%} of the default's step, so no choice of attention makes a step more than "
-        f"**{gain(line['share']):.2f} times** as fast (1 / (1 - share)). The default beside itself comes out "
-        f"{speed(line):.2f} times as fast: as far from 1 as that is noise here."
+        f"Attention is {share:.0%} of the default's step, so no choice of attention makes a step more than "
+        f"**{most} times** as fast (1 / (1 - share))."
+        + (f" What is above that is noise too: {', '.join(above)}." if above else "")
     ]
+
+
+def trust(done: Mapping[str, Line]) -> list[str]:
+    """Return which ratios of these columns say nothing."""
+    if not done:
+        return []
+    factor = noise(done)
+    if factor is None:
+        return ["The noise is not known: there are too few steps of the default."]
+    text = f"The default's own steps differ by a factor of {factor:.2f} here: do not trust ratios between "
+    text += f"{1 / factor:.2f} and {factor:.2f}."
+    if "default" in done and factor >= gain(done["default"]["share"]):
+        text += " That is all that attention can give, so this table does not tell which choice is faster."
+    return [text]
 
 
 def limit(done: Mapping[str, Line]) -> list[str]:

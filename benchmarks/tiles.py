@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.compiled_tiles import attend, missing
 from attention_patchbay.ldm_patched.ldm.modules.backends.cpu_tiled import LOG2_E
+from command_line import count, run
 from limit import Clock, Speed, Work, medians, speed_of
+from progress import Progress
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -30,21 +32,19 @@ Call = Callable[[], Tensor]
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=count, default=9)
+    parser.add_argument("--threads", type=count, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     clock = time.thread_time if args.threads == 1 else time.perf_counter
-    reason = missing()
-    if reason is not None:
-        raise SystemExit(f"no compiled tiles here: it {reason}")
-    sys.stdout.write(
-        f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, {args.threads} threads\n"
-    )
-    with torch.inference_mode():
-        for line in lines(args.rounds, clock):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+    with Progress("compiling the tiles, once on a machine") as progress, torch.inference_mode():
+        reason = missing()
+        if reason is not None:
+            raise SystemExit(f"no compiled tiles here: it {reason}")
+        capability = torch.backends.cpu.get_cpu_capability()
+        progress.print(f"{cpu()}, {capability}, torch {torch.__version__}, {args.threads} threads")
+        for line in lines(args.rounds, clock, progress):
+            progress.print(line)
 
 
 def cpu() -> str:
@@ -56,17 +56,19 @@ def cpu() -> str:
     )
 
 
-def lines(rounds: int, clock: Clock) -> Iterator[str]:
+def lines(rounds: int, clock: Clock, progress: Progress) -> Iterator[str]:
     """Yield the table, a line at a time."""
     best = Speed(0.0, 0.0)
     for dtype in (torch.float32, torch.bfloat16):
-        own = speed_of(dtype, clock)
+        progress.doing = f"the limit in {dtype}"
+        own = speed_of(dtype)
         best = max(best, own)  # tiles multiply in float32 where bfloat16 has no units
         yield f"\n{dtype}: {own.text()}\n"
         yield "| heads of | queries, keys | SDPA ms | tiles ms | tiles / SDPA | limit / SDPA |"
         yield "|--:|---|--:|--:|--:|--:|"
         for d in DIMS:
             for n_q, n_k in TOKENS:
+                progress.doing = f"{dtype}, heads of {d}, {n_q} queries, {n_k} keys"
                 sdpa, tiles = medians(contenders(d, n_q, n_k, dtype), rounds, clock)
                 scores = HEADS * n_q * n_k
                 limit = Work(4 * scores * d, scores).seconds(best)
@@ -85,4 +87,4 @@ def contenders(d: int, n_q: int, n_k: int, dtype: torch.dtype) -> dict[str, Call
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from attention_patchbay.ldm_patched.patches.methods.key_value_downsampling impor
 from attention_patchbay.ldm_patched.patches.methods.tiled_attention import TiledAttention
 from attention_patchbay.ldm_patched.patches.methods.token_merging import TokenMerging
 from attention_patchbay.ldm_patched.patches.record.plan import Entry
+from command_line import count, new_file, run
 from results import write_json
 
 HEADS, DIM_HEAD, BATCH = 8, 40, 2
@@ -88,9 +90,9 @@ def row(side: int, method: str, times: list[float], base: float) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 96], help="tokens in a row of the picture")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--rounds", type=partial(count, least=2), default=7)
+    parser.add_argument("--sides", type=count, nargs="+", default=[64, 96], help="tokens in a row of the picture")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -106,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

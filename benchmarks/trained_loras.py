@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -44,6 +45,7 @@ from attention_patchbay.ldm_patched.sampling.sample import common_ksampler
 from attention_patchbay.tools.demo.evaluate import paint
 from attention_patchbay.tools.demo.judge import judge, look_at_wholes
 from attention_patchbay.tools.demo.train_lora import TRAITS
+from command_line import count, new_file, run
 from live_masks import BATCH, Scene, halves, scenes
 from results import print_rows
 from safetensors.torch import load_file
@@ -197,10 +199,10 @@ def blocks(model: Model, files: dict[str, LoraFile], pictures: int, steps: int) 
         for text in WINDOWS:
             yield {"LoRA": name, **judged(text, ruled(model[0], file, text), whole)[0]}
         for by, values in (("change", change), ("norm", rows)):
-            for count in (1, 2, 3):
-                best = sorted(values, key=lambda block: -values[block])[:count]
+            for many in (1, 2, 3):
+                best = sorted(values, key=lambda block: -values[block])[:many]
                 entries = baked(file.entries, parse_strengths(f"{','.join(best)} -> 1"))
-                text = f"baked: the {count} of most {by} ({', '.join(best)})"
+                text = f"baked: the {many} of most {by} ({', '.join(best)})"
                 yield {"LoRA": name, **judged(text, patched(model[0], entries), whole)[0]}
 
 
@@ -265,9 +267,9 @@ MEASURES = {"regions": regions, "blocks": blocks, "off-mask": off_mask}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=tuple(MEASURES))
-    parser.add_argument("--pictures", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--pictures", type=count, default=100)
+    parser.add_argument("--steps", type=count, default=10)
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows here")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load_checkpoint(CHECKPOINT)
@@ -278,4 +280,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

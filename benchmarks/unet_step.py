@@ -17,16 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from attention_patchbay.ldm_patched.loading import sd
 from attention_patchbay.ldm_patched.patches.engine.router import SLOT
+from command_line import count, deaf, new_file, run
 from diffusers import UNet2DConditionModel
-from limit import speed_of, work_of
+from limit import best_speed, work_of
 from parity_diffusers import UNETS, filled, normal
+from progress import Progress
 from random_checkpoint import Tensors
 from results import write_json
 from safetensors.torch import load_file, save_file
@@ -70,38 +72,50 @@ def peak_memory(name: str, latent: int, file: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def peaks(names: list[str], weights: Tensors, latent: int) -> dict[str, float]:
+def tell_peak(to: Connection, name: str, latent: int, file: str) -> None:
+    """Send the peak of this process."""
+    to.send(peak_memory(name, latent, file))
+
+
+def peaks(names: list[str], weights: Tensors, latent: int, progress: Progress) -> dict[str, float]:
     """Return the peak memory of every contender in GB, each in a process of its own, with weights of its dtype."""
     found = {}
+    processes = multiprocessing.get_context("spawn")
     for name in names:
+        progress.doing = f"the peak memory of {name}"
         with tempfile.TemporaryDirectory() as folder:
             file = f"{folder}/weights.safetensors"
             dtype = getattr(torch, name.split()[1])
             save_file({key: value.to(dtype) for key, value in weights.items()}, file)
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                found[name] = pool.submit(peak_memory, name, latent, file).result() / 1e9
+            mine, its = processes.Pipe(duplex=False)
+            with deaf():
+                processes.Process(target=tell_peak, args=(its, name, latent, file), daemon=True).start()
+            its.close()  # so that a process that dies is the end of what can be received
+            found[name] = mine.recv() / 1e9
     return found
 
 
 @torch.no_grad()
-def measure(rounds: int, latent: int, dtypes: list[str]) -> list[dict[str, Any]]:
+def measure(rounds: int, latent: int, dtypes: list[str], progress: Progress) -> list[dict[str, Any]]:
     """Return a row for each contender."""
     _, weights = filled(lambda: UNet2DConditionModel(**UNETS["SD1.5"]))
     names = [f"{maker} {dtype}" for dtype in dtypes for maker in ("diffusers", "ours")]
-    memory = peaks(names, weights, latent)
+    memory = peaks(names, weights, latent, progress)
+    progress.doing = "building the UNets, and a first step of each"
     entrants = {name: contender(name, weights) for name in names}
     arguments = inputs(latent)
     outputs = {name: step(*arguments).float() for name, step in entrants.items()}  # the first call is not timed
     times: dict[str, list[float]] = {name: [] for name in entrants}
     for number in range(rounds):
         for name, step in entrants.items():
+            progress.doing = f"round {number + 1} of {rounds}: {name}"
             start = time.perf_counter()
             step(*arguments)
             times[name].append(time.perf_counter() - start)
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    progress.doing = "the least time"
     exact = outputs[f"ours {dtypes[0]}"]
     work = work_of(lambda attention: entrants[f"ours {dtypes[0]}"](*arguments, transformer_options={SLOT: attention}))
-    least = {dtype: work.seconds(speed_of(getattr(torch, dtype))) for dtype in dtypes}
+    least = {dtype: work.seconds(best_speed(getattr(torch, dtype))) for dtype in dtypes}
     base = statistics.median(times[f"diffusers {dtypes[0]}"])
     return [
         {
@@ -120,14 +134,15 @@ def measure(rounds: int, latent: int, dtypes: list[str]) -> list[dict[str, Any]]
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--latent", type=int, default=64)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
+    parser.add_argument("--latent", type=partial(count, multiple=8), default=64)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=new_file, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure(options.rounds, options.latent, options.dtypes)
+    with Progress("drawing random weights") as progress:
+        rows = measure(options.rounds, options.latent, options.dtypes, progress)
     print(f"torch {torch.__version__}, {options.threads} threads, latent {options.latent}")
     print("| contender | median s | ratio | times least | spread | peak GB | error |\n|---|--:|--:|--:|--:|--:|--:|")
     for row in rows:
@@ -137,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import limit
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.basic import attention_basic
-from limit import Attention, Speed, Work, medians, speed_of, work_of
+from limit import Attention, Speed, Work, best_speed, fastest, medians, speed_of, work_of
 from torch import nn
 
 B, H, N, M, D = 2, 3, 20, 7, 8
@@ -36,5 +37,28 @@ def test_a_median_leaves_out_the_round_that_warms_up() -> None:
     assert medians({"one": lambda: None}, 3, lambda: next(ticks)) == [2.0]
 
 
+def test_a_limit_is_the_fastest_round() -> None:
+    ticks = iter([0.0, 5.0, 0.0, 1.0, 0.0, 3.0])
+    left = iter([0.0, 0.1, 0.2, 2.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limit.time, "perf_counter", lambda: next(left))
+        assert fastest(lambda: None, 1.0, lambda: next(ticks)) == 1.0
+
+
+def test_a_call_longer_than_the_seconds_is_timed_once() -> None:
+    calls = []
+    assert fastest(lambda: calls.append(0), 0.0, iter([1.0, 4.0]).__next__) == 3.0
+    assert calls == [0]
+
+
 def test_the_speed_of_this_machine_is_a_positive_number() -> None:
-    assert min(speed_of(torch.float32, rounds=1)) > 0
+    threads = torch.get_num_threads()
+    assert min(speed_of(torch.float32, seconds=0.0)) > 0
+    assert torch.get_num_threads() == threads
+
+
+def test_a_dtype_without_units_is_held_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {torch.float32: Speed(75.0, 2.0), torch.bfloat16: Speed(0.9, 2.0), torch.float16: Speed(300.0, 2.0)}
+    monkeypatch.setattr(limit, "speed_of", speeds.get)
+    assert best_speed(torch.bfloat16).products == best_speed(torch.float32).products == 75.0
+    assert best_speed(torch.float16).products == 300.0

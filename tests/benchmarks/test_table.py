@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import table
 from results import append_line, read_lines
+from table_cells import MEASURED
 
 from .conftest import BENCHMARKS
 
@@ -150,6 +151,29 @@ def test_wrong_values_are_refused_before_anything_runs(
         assert raw.read_text() == f"{line}\n"
 
 
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ({"ms": None, "floor": None}, "it has no ms, floor"),
+        ({"ms": [], "default_ms": [0.0]}, "ms and default_ms must be times above 0"),
+        ({"ms": 3.0}, "ms must be times above 0"),
+        ({"when": None}, "it has no when"),
+    ],
+)
+def test_a_step_without_its_times_is_no_cell(
+    damage: dict[str, Any],
+    why: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = tmp_path / "raw.jsonl"
+    about = table.Table(raw, 1, "cpu", None, False).about("demo", "default", "step")
+    found = {**about, "when": "2026-11-30", **dict.fromkeys(MEASURED, 0), "ms": [3.0], "default_ms": [3.0], **damage}
+    append_line(raw, {name: value for name, value in found.items() if value is not None})
+    assert f"line 1: not a cell of the table, as {why}" in refused(capsys, monkeypatch, raw, "--table")
+
+
 def test_a_wrong_comfyui_is_told_and_kept_in_no_cell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +207,8 @@ def test_rows_columns_and_settings_hold_for_the_table_of_what_is_there(
     assert "SD1.5" not in told and "pytorch" not in told
     for name, value in {"--steps": "2", "--dtype": "float16", "--device": "cuda"}.items():
         monkeypatch.setattr(sys, "argv", ["table.py", str(raw), "--table", name, value])
-        assert table.main() == 0 and capsys.readouterr().out == "\n"
+        assert table.main() == 2
+        assert capsys.readouterr() == ("", f"{raw} has no cell of what was asked for\n")
 
 
 def test_what_is_measured_is_in_the_dtype_that_is_said(tmp_path: Path) -> None:

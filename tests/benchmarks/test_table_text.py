@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from table_text import gain, spread, tables
+from table_text import gain, noise, spread, tables
 
 ABOUT = {"measure": "step", "row": "sd15-512", "title": "SD1.5, 512x512", "host": "embedded", "device": "cuda"}
 ABOUT |= {
@@ -50,8 +50,48 @@ def test_a_cell_says_what_was_measured() -> None:
         ["tuned", "50", "0.15", "2.00", "1", "25%", "5.00", "1.0e-03 at middle", "3.0e-04", "2.0e-04"]
     )
     assert row_of(text, "the default")[8] == "0 (bit-equal)"
-    assert "**1.33 times**" in text and "The default beside itself comes out 2.00 times as fast" in text
+    assert "**1.33 times**" in text and "What is above that is noise too: the default 2.00, tuned 2.00." in text
     assert "s a picture (20 steps)" in text
+
+
+def in_turn(column: str, ms: list[float], default_ms: list[float], **changed: Any) -> dict[str, Any]:
+    return line(column, column, ms=ms, default_ms=default_ms, **changed)
+
+
+def test_the_noise_is_how_far_the_defaults_own_steps_are_apart() -> None:
+    """Its medians are 100, 100 and 125; its turns, each about its own median, spread by nothing."""
+    calm = {
+        "default": in_turn("default", [100.0] * 4, [100.0] * 4),
+        "tuned": in_turn("tuned", [50.0] * 4, [125.0] * 4),
+    }
+    assert noise(calm) == pytest.approx(1.25)
+    one = {"default": in_turn("default", [100.0] * 4, [80.0] * 4)}
+    assert noise(one) == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize("of", ["ms", "default_ms"])
+def test_the_noise_is_no_less_than_the_spread_of_any_turns_of_the_default(of: str) -> None:
+    turns = [38.0, 71.0, 104.0]
+    found = noise({"default": line("default", "default", **{of: turns})})
+    assert found is not None and found >= 1 + float(spread(turns)) - 0.005
+
+
+def test_one_or_two_steps_of_the_default_alone_tell_no_noise() -> None:
+    assert noise({}) is None
+    assert noise({"tuned": in_turn("tuned", [50.0] * 2, [100.0, 101.0])}) is None
+    assert "noise is not known" in tables([in_turn("tuned", [50.0], [100.0])])
+
+
+def test_what_the_noise_allows_to_say_is_above_the_table() -> None:
+    quiet = [in_turn("default", [100.0] * 4, [102.0] * 4), in_turn("tuned", [80.0] * 4, [100.0] * 4)]
+    text = tables(quiet)
+    assert "differ by a factor of 1.02 here: do not trust ratios between 0.98 and 1.02." in text
+    assert "noise too" not in text and "does not tell" not in text
+    loud = [in_turn("default", [38.0, 71.0, 104.0], [69.0, 105.0, 37.0]), in_turn("tuned", [50.0] * 3, [75.0] * 3)]
+    text = tables(loud)
+    assert "differ by a factor of 1.99 here: do not trust ratios between 0.50 and 1.99." in text
+    assert "all that attention can give, so this table does not tell which choice is faster" in text
+    assert "What is above that is noise too: tuned 1.50." in text
 
 
 def test_the_later_of_two_lines_holds() -> None:
