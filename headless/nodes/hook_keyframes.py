@@ -56,7 +56,7 @@ def _added(before: Keyframes | None, percents: Iterable[float], strengths: Itera
     for index, (percent, strength) in enumerate(zip(percents, strengths, strict=True)):
         found = found.added(Keyframe(float(strength), percent, int(index == 0)))
         if printed:
-            log.debug("hook keyframe: strength %g from %g on", strength, percent)
+            log.info("hook keyframe: strength %g from %g on", strength, percent)
     return found
 
 
