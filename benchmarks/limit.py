@@ -48,7 +48,7 @@ class Work(NamedTuple):
 
 def best_speed(dtype: torch.dtype) -> Speed:
     """Return the speed of a dtype, or of float32 where the machine is faster in it, as one without units for it is."""
-    return max(speed_of(torch.float32), speed_of(dtype))
+    return max(map(speed_of, {torch.float32, dtype}))
 
 
 def speed_of(dtype: torch.dtype, seconds: float = SECONDS) -> Speed:

@@ -114,12 +114,13 @@ class TuneAttention(io.ComfyNode):
         place = output_files(side_file, ".safetensors") if side_file else None  # a wrong name is told before the work
         recorder = Recorder(check_interrupt) if recorded_steps else None
         observer = Observer() if recorder is None else recorder
-        sample_some(observed(model, observer), positive, negative, latent, recorded_steps or 1)
+        steps = recorded_steps or 1
+        sample_some(observed(model, observer), positive, negative, latent, steps)
         results, earlier = _measured(list(dict.fromkeys(observer.calls.values())), seconds, again)
         found = None if recorder is None else recorder.found
         rules = write_rules(observer.calls, results, max_error, recorded=found)
         times = attention_seconds(observer.counts, observer.calls, results, max_error, recorded=found)
-        told = gain_text(times[0] / (recorded_steps or 1), times[1] / (recorded_steps or 1))
+        told = gain_text(*(one / steps for one in times))
         parts = [rules_text(rules), "\n".join(filter(None, [told, earlier])), tuning_table(results, max_error)]
         parts += [] if found is None else [found.text()]
         parts += [] if place is None else [_kept(model, rules, place)]

@@ -14,8 +14,8 @@ from .cells import Cell
 def in_running_order(prompt: Prompt, all: Sequence[Cell]) -> list[Cell]:
     """Return the cells, a round for each repeat: every setting once, then every one again.
 
-    In a round what is early in the workflow changes least: models load once. A baseline stands before what is compared
-    with it. Every other round runs backwards, so that what a machine gains or loses all the while is no setting's.
+    In a round what is early in the workflow changes least: models load once. Every other round runs backwards, so that
+    what a machine gains or loses all the while is no setting's.
     """
     depths = depths_of(prompt)
     given = dict.fromkeys(name for cell in all for name in cell.choice)

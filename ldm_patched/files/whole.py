@@ -71,7 +71,7 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def _unfinished(folder: Path, durable: bool) -> Iterator[tuple[Path, BinaryIO]]:
-    path = folder / f".patchbay-{uuid.uuid4().hex}.tmp"  # what a killed process leaves says whose it is
+    path = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         with _created(path) as file:
             yield path, file

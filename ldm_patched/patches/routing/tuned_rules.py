@@ -41,7 +41,6 @@ def attention_seconds(
     calls: Calls,
     tuned: Iterable[Tuned],
     bound: float,
-    margin: float = MARGIN,
     recorded: StepErrors | None = None,
 ) -> tuple[float, float]:
     """Return the seconds of so many calls of each attention, by `auto` and by the rules that `write_rules` gives.
@@ -55,7 +54,7 @@ def attention_seconds(
         each = _automatic(one)
         automatic += count * each
         chosen += count * each
-        for backend, schedule in _choices(one, bound, margin, _windows(attention, recorded)):
+        for backend, schedule in _choices(one, bound, MARGIN, _windows(attention, recorded)):
             saved = each - next(timing.seconds for timing in one.timings if timing.backend == backend)
             chosen -= count * saved * (schedule.end_percent - schedule.start_percent)
     return automatic, chosen

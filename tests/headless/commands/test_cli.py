@@ -250,7 +250,9 @@ def test_tuning_prints_rules_for_the_model_of_the_sampler(
     result = json.loads(capsys.readouterr().out)
     assert result["rules"].endswith("all -> auto") and "batch 2, 8 heads of 12" in result["text"]
     assert not Path("output").exists() and main(["tune", demo, "--seconds", "1"]) == 0
-    assert capsys.readouterr().out.startswith(f"{LABEL}\n{result['rules']}\n\nbatch 2, ")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{LABEL}\n{result['rules']}\n\nattention in a step: ")
+    assert "were measured in an earlier run; `again` measures them anew.\n\nbatch 2, " in out
 
 
 def test_a_workflow_without_one_sampler_cannot_be_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
