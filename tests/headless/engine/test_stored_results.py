@@ -28,9 +28,10 @@ from attention_patchbay.headless.engine.api_graph import Executor, Run
 from attention_patchbay.headless.engine.catalog import catalog
 from attention_patchbay.headless.engine.contents import Contents
 from attention_patchbay.headless.engine.file_digests import FileDigests
-from attention_patchbay.headless.engine.stored_results import LEFT, ROOM, StoredResults
+from attention_patchbay.headless.engine.stored_results import LEFT, ROOM, UNFINISHED, StoredResults
 from attention_patchbay.headless.nodes import pictures
 from attention_patchbay.ldm_patched.demo import CHECKPOINT
+from attention_patchbay.ldm_patched.files.whole import replacing
 from attention_patchbay.ldm_patched.text.clip_vision import ClipVisionOutput
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -408,3 +409,10 @@ def test_several_processes_share_a_folder_and_one_may_be_killed(tmp_path: Path) 
     assert share(results, 50) > 0 and results.is_writable
     assert all(results.get(path.stem) is not None for path in entries(tmp_path))
     assert sum(path.stat().st_size for path in entries(tmp_path)) <= results.most
+
+
+def test_a_file_that_is_being_written_has_the_name_by_which_a_killed_one_is_found(tmp_path: Path) -> None:
+    with replacing(tmp_path / "result") as file:
+        file.write(b"half")
+        (unfinished,) = tmp_path.iterdir()
+        assert UNFINISHED.fullmatch(unfinished.name)
