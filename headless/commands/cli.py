@@ -155,10 +155,23 @@ def parser(asked: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help)
         if name in asked:
-            with _interrupt_after():
+            with _telling("loading"), _interrupt_after():
                 found = import_module(f".{module}", __package__)  # torch comes with most, and takes a while
             getattr(found, f"add_{name}")(command)
     return top
+
+
+@contextlib.contextmanager
+def _telling(text: str) -> Iterator[None]:
+    """Say on a terminal what is done, and take it back at the end."""
+    told = sys.stderr.isatty()
+    if told:
+        print(f"patchbay: {text} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if told:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

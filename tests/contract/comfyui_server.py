@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ CLIENT = Path(__file__).with_name("prompt_client.py")
 START_SECONDS = 240
 # folders of unpacked frontends; without any, ComfyUI takes the one that is installed beside it
 FRONTENDS = [folder for folder in os.environ.get("COMFYUI_FRONTENDS", "").split(os.pathsep) if folder]
-STAMP = r"^\[([\d-]+ [\d:]+,\d+)\]"
 # urllib would ask a proxy of the environment for 127.0.0.1 too
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -119,15 +117,6 @@ class Server:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
-
-    def import_seconds(self) -> float:
-        """Return how long the pack took to load, by the time stamps of the log."""
-        text = self.log.read_text()
-        begin = re.search(STAMP + rf".*Trying to load custom node .*{NAME}$", text, re.M)
-        end = re.search(STAMP + r" \[INFO\] \nImport times for custom nodes:", text, re.M)
-        assert begin is not None and end is not None, text[-3000:]
-        times = [datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S,%f") for stamp in (begin, end)]
-        return (times[1] - times[0]).total_seconds()
 
     def errors(self) -> list[str]:
         """Return the lines of the log that say that the pack did not load."""

@@ -21,7 +21,6 @@ from .test_object_info import NODES, plain
 pytestmark = pytest.mark.comfyui
 
 EXAMPLES = [api_form(path) for path in RUNNABLE]
-IMPORT_SECONDS = 0.3
 ONE_LEVEL = 1 / 255
 
 
@@ -48,9 +47,8 @@ def picture(path: str | Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) / 255
 
 
-def test_the_pack_loads_without_an_error_and_fast(server: Server) -> None:
+def test_the_pack_loads_without_an_error(server: Server) -> None:
     assert server.errors() == []
-    assert server.import_seconds() < IMPORT_SECONDS
 
 
 def test_node_info_equals_the_embedded_hosts(server: Server) -> None:

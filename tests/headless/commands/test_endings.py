@@ -286,6 +286,20 @@ def test_a_terminal_gets_no_control_characters(
     assert "?[2J" in capsys.readouterr().err
 
 
+def test_a_terminal_is_told_that_a_command_loads_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.parser(["diff"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli.parser(["diff"])
+    assert capsys.readouterr().err == "patchbay: loading ...\r\x1b[K"
+    monkeypatch.setitem(cli.COMMANDS, "diff", ("no_such_module", ""))
+    with pytest.raises(ModuleNotFoundError):
+        cli.parser(["diff"])
+    assert capsys.readouterr().err.endswith("\x1b[K")
+
+
 @pytest.mark.parametrize("command", ["run", "check", "sweep", "tune", "queue", "lora"])
 @pytest.mark.parametrize("option", ["--models", "--input"])
 def test_a_folder_that_is_not_there_is_said_before_anything_runs(
