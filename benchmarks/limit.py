@@ -6,7 +6,6 @@ time of one thread on its core, as other work makes the rest slower, and times t
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -97,15 +96,3 @@ def work_of(step: Callable[[Attention], object]) -> Work:
     with FlopCounterMode(display=False) as counter:
         step(attention)
     return Work(products + counter.get_total_flops(), exponentials)
-
-
-def medians(calls: dict[str, Callable[[], object]], rounds: int, clock: Clock) -> list[float]:
-    """Return the median seconds of some calls, in turn, after one round that warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            begin = clock()
-            call()
-            if number:
-                taken[name].append(clock() - begin)
-    return [statistics.median(times) for times in taken.values()]

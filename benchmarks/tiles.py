@@ -10,6 +10,7 @@ With one thread the time is that of the thread on its core, which other work on 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.compiled_tiles import attend, missing
 from attention_patchbay.ldm_patched.ldm.modules.backends.cpu_tiled import LOG2_E
 from command_line import count, run
-from limit import Clock, Speed, Work, medians, speed_of
+from limit import Clock, Speed, Work, speed_of
 from progress import Progress
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -74,6 +75,18 @@ def lines(rounds: int, clock: Clock, progress: Progress) -> Iterator[str]:
                 limit = Work(4 * scores * d, scores).seconds(best)
                 numbers = f"{1e3 * sdpa:.1f} | {1e3 * tiles:.1f} | {tiles / sdpa:.2f} | {limit / sdpa:.2f}"
                 yield f"| {d} | {n_q}, {n_k} | {numbers} |"
+
+
+def medians(calls: dict[str, Call], rounds: int, clock: Clock) -> list[float]:
+    """Return the median seconds of some calls, in turn, after one round that warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            begin = clock()
+            call()
+            if number:
+                taken[name].append(clock() - begin)
+    return [statistics.median(times) for times in taken.values()]
 
 
 def contenders(d: int, n_q: int, n_k: int, dtype: torch.dtype) -> dict[str, Call]:

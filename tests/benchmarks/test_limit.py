@@ -6,7 +6,7 @@ import limit
 import pytest
 import torch
 from attention_patchbay.ldm_patched.ldm.modules.backends.basic import attention_basic
-from limit import Attention, Speed, Work, best_speed, fastest, medians, speed_of, work_of
+from limit import Attention, Speed, Work, best_speed, fastest, speed_of, work_of
 from torch import nn
 
 B, H, N, M, D = 2, 3, 20, 7, 8
@@ -30,11 +30,6 @@ def test_products_and_exponentials_are_counted_by_their_formulas(split: bool) ->
 
 def test_the_least_time_is_that_of_both() -> None:
     assert Work(30.0, 8.0).seconds(Speed(10.0, 4.0)) == 5.0
-
-
-def test_a_median_leaves_out_the_round_that_warms_up() -> None:
-    ticks = iter([0.0, 0.0, 1.0, 0.0, 3.0, 0.0, 2.0])
-    assert medians({"one": lambda: None}, 3, lambda: next(ticks)) == [2.0]
 
 
 def test_a_limit_is_the_fastest_round() -> None:
