@@ -15,7 +15,7 @@ from ..ldm_patched.patches.patcher import Patcher
 from ..ldm_patched.patches.reading.block_map import block_map, chosen, rows, text
 from ..ldm_patched.patches.reading.block_values import known_values
 from ._host import HOST, io
-from .derived import CATEGORY, OWN_RUN, own_id, shown
+from .derived import CATEGORY, own_id, own_run, shown
 
 CHANGE = (
     "Measure how far the patches before this node move what each block hands on: norm(with - without) / norm(without) "
@@ -55,7 +55,7 @@ class BlockMap(io.ComfyNode):
                 io.String.Output(display_name="map", tooltip="The map as text."),
                 io.Model.Output(display_name="model", tooltip=MODEL),
             ],
-            **OWN_RUN,
+            **own_run(),
             is_output_node=True,
         )
 

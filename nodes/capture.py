@@ -19,7 +19,7 @@ from ..ldm_patched.patches.methods.point_capture import PointCapture, parse_poin
 from ..ldm_patched.patches.methods.words import locate
 from ..ldm_patched.patches.patcher import Patcher
 from ._host import HOST, io
-from .derived import CATEGORY, OWN_RUN, checking, model, own_id, patched, shown
+from .derived import CATEGORY, checking, model, own_id, own_run, patched, shown
 
 T = TypeVar("T")
 PLACING = Placing("output")
@@ -68,7 +68,7 @@ class CaptureAttention(io.ComfyNode):
                 *map(shown, WIDGETS),
             ],
             outputs=[patched("with this capture")],
-            **OWN_RUN,
+            **own_run(),
         )
 
     validate_inputs = checking([widget.name for widget in WIDGETS], lambda widgets: refused(widgets))

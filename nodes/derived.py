@@ -25,9 +25,16 @@ KINDS = {
     "LATENT": "Latent",
     "MASK": "Mask",
 }
-# Of a node that is shown what a run gives: its copy under another id is no hit in the host's cache, whose results keep
-# the id of the first. ComfyUI's caching.py (include_unique_id_in_input) does not see the hidden id of such a schema.
-OWN_RUN: dict[str, Any] = {"hidden": [io.Hidden.unique_id], "not_idempotent": True}
+
+
+def own_run() -> dict[str, Any]:
+    """Return what the schema of a node says that is shown what a run gives.
+
+    Its copy under another id is no hit in the host's cache, whose results keep the id of the first.
+    """
+    # ComfyUI's caching.py (include_unique_id_in_input) does not see the hidden id of such a schema, and its
+    # Schema.finalize adds to the list of hidden ones: each schema has a list of its own.
+    return {"hidden": [io.Hidden.unique_id], "not_idempotent": True}
 
 
 def socket(type: str) -> Any:
@@ -64,7 +71,7 @@ def schema(method: type[Method]) -> io.Schema:
         search_aliases=list(said.aliases),
         inputs=[model(said.verb), *map(shown, inputs_of(method))],
         outputs=[patched(said.gives), *outputs],
-        **(OWN_RUN if said.shows else {}),
+        **(own_run() if said.shows else {}),
     )
 
 

@@ -18,7 +18,7 @@ from ..ldm_patched.patches.reading.heatmap import alongside
 from ..ldm_patched.patches.reading.live_masks import live_masks
 from ._host import io
 from .captured import image_size
-from .derived import CATEGORY, OWN_RUN, checking, own_id, shown
+from .derived import CATEGORY, checking, own_id, own_run, shown
 from .region import Regions, frames_input
 
 DARK = 0.25  # of the light that the preview leaves outside of a mask
@@ -56,7 +56,7 @@ class LiveRegion(io.ComfyNode):
                 shown(AGAINST),
             ],
             outputs=[Regions.Output(display_name="regions", tooltip="The regions before, and this one.")],
-            **OWN_RUN,
+            **own_run(),
         )
 
     validate_inputs = checking(

@@ -10,6 +10,8 @@ from attention_patchbay.ldm_patched.ldm.modules.attention import attention_basic
 from attention_patchbay.ldm_patched.ldm.modules.backends import registry
 from attention_patchbay.nodes import _host
 
+from .conftest import NODES
+
 # ComfyUI with the pieces that the seam asks for at import, and one attention function of its own.
 FAKE = {
     "comfy_api/__init__.py": "",
@@ -90,3 +92,12 @@ def test_a_broken_comfyui_is_not_taken_for_a_missing_one(tmp_path: Path) -> None
     done = in_folder(tmp_path, broken, "import attention_patchbay.nodes._host")
     assert done.returncode != 0
     assert "a_module_that_is_not_there" in done.stderr
+
+
+def test_no_two_schemas_share_what_the_host_adds_to() -> None:
+    # ComfyUI's Schema.finalize appends to the hidden ones of an output node, and gives ids to outputs.
+    schemas = [cls.define_schema() for cls in NODES.values()]
+    hidden = [id(schema.hidden) for schema in schemas]
+    outputs = [id(output) for schema in schemas for output in schema.outputs]
+    assert len(set(hidden)) == len(hidden)
+    assert len(set(outputs)) == len(outputs)
