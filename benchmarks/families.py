@@ -6,6 +6,7 @@ RESULT.json`), as `tests/contract/families_child.py` writes it, nothing is run.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_patchbay.tests.contract.children import result_of
+from command_line import run
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "families.md"
 HELD = "held their positions already"  # in the reports of what is not exact
@@ -144,10 +146,12 @@ def document(results: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def main(*paths: str) -> None:
+def main() -> None:
     """Run, or read what was run, and write the document."""
-    if paths:
-        results = json.loads(Path(paths[0]).read_text())
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("result", nargs="?", type=Path, help="what a run gave, to run nothing")
+    if result := parser.parse_args().result:
+        results = json.loads(result.read_text())
     else:
         with tempfile.TemporaryDirectory() as folder:
             results = result_of("families_child.py", Path(folder))
@@ -155,4 +159,4 @@ def main(*paths: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(run(main))

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from command_line import run
 from graph import node, text_to_image
 from random_checkpoint import write
 
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

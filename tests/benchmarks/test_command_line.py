@@ -76,7 +76,9 @@ def test_a_file_that_can_be_written_is_a_path(tmp_path: Path) -> None:
         command_line.new_file(str(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "given"), [("overhead", ()), ("ranks", ("--channels", "32", "--rounds", "100"))])
+@pytest.mark.parametrize(
+    ("name", "given"), [("loading", ()), ("overhead", ()), ("ranks", ("--channels", "32", "--rounds", "100"))]
+)
 def test_ctrl_c_ends_a_command_and_its_children_without_a_traceback(name: str, given: tuple[str, ...]) -> None:
     """The interrupt goes to the whole group, as from a terminal, once the command has begun to work."""
     code = "import sys, runpy, threading, os, signal; sys.path.insert(0, sys.argv[1]); sys.argv[:] = sys.argv[2:]\n"
