@@ -18,7 +18,7 @@ import { commands, panelsOf, refreshPanel } from './panels.js'
 import { pointsOf, toggled } from './points.js'
 import { forget, showRefusals } from './refusals.js'
 import { ReportView } from './report_view.js'
-import { ENDINGS, beginRun, lastPicture, restore, show, showAll, showCached, showStep, showTab, sidebar, stopRun, texts, views } from './results.js'
+import { ENDINGS, beginRun, hearStep, lastPicture, restore, show, showAll, showCached, showTab, sidebar, stopRun, texts, views } from './results.js'
 import { RuleEditor } from './rule_editor.js'
 import { read as rulesIn } from './rules.js'
 import { SharesView } from './shares_view.js'
@@ -301,7 +301,7 @@ app.registerExtension({
 
   setup() {
     showRefusals()
-    app.api.addEventListener('patchbay.attention', showStep)
+    app.api.addEventListener('patchbay.attention', hearStep)
     app.api.addEventListener('execution_cached', showCached)
     app.api.addEventListener('execution_start', beginRun)
     for (const end of ENDINGS) app.api.addEventListener(end, stopRun)

@@ -53,6 +53,7 @@ export async function restore() {
   remount()
   const { id } = app.rootGraph
   if (!our().length) return
+  const asked = heard
   const mine = await runsOf(id)
   if (id !== app.rootGraph.id) return // another workflow was opened meanwhile
   const last = mine[0]
@@ -60,7 +61,7 @@ export async function restore() {
   const cached = last?.status?.messages?.find(([name]) => name === 'execution_cached')
   await restoreSteps({ workflow: id })
   if (cached) await showCached({ detail: cached[1] })
-  if (last?.status?.messages?.some(([name]) => ENDINGS.includes(name))) stopRun()
+  if (last?.status?.messages?.some(([name]) => ENDINGS.includes(name))) stopMasks(asked)
   showTab()
 }
 
@@ -94,7 +95,8 @@ export async function showCached({ detail }) {
 }
 
 async function restoreSteps(of) {
-  for (const detail of await ask(`/patchbay/attention?${new URLSearchParams(of)}`, [])) showStep({ detail: { ...detail, workflow: of.workflow } })
+  const asked = heard
+  for (const detail of await ask(`/patchbay/attention?${new URLSearchParams(of)}`, [])) showStep({ ...detail, workflow: of.workflow }, asked)
 }
 
 const ask = (path, otherwise) =>
@@ -114,21 +116,35 @@ function remount() {
   }
 }
 
+let heard = 0 // steps that runs told
+const newest = new WeakMap() // the last of these that a view showed, by view
+const isOlder = (view, asked) => (newest.get(view) ?? 0) > asked // than what the view shows: an answer to what was asked then
+
 /** While sampling: the maps or the mask of one step, for the node that makes them, or what the blocks did, for their map. */
-export function showStep({ detail }) {
-  if (detail.workflow && detail.workflow !== app.rootGraph.id) return
+export function hearStep({ detail }) {
+  heard += 1
+  newest.set(showStep(detail, heard) ?? {}, heard)
+}
+
+/** Show a step in the view that it is of, and return that; what was asked for before a run told the view more is left. */
+function showStep(detail, asked) {
+  if (detail.workflow && detail.workflow !== app.rootGraph.id) return null
   const found = our().find(([path, node]) => path === String(detail.node) && shows(node, detail)) // a preset can name a node of another workflow
   const view = found && views.get(found[1])
-  if (detail.blocks) view?.measured(detail.blocks)
-  else view?.show(detail)
-  if (view?.stop) made.add(view)
+  if (!view || isOlder(view, asked)) return null
+  if (detail.blocks) view.measured(detail.blocks)
+  else view.show(detail)
+  if (view.stop) made.add(view)
+  return view
 }
 
 const made = new Set() // views of masks that the run shows
 export const beginRun = () => made.clear()
 
 /** Where a run ended early, its masks say so. */
-export const stopRun = () => made.forEach((view) => view.stop())
+export const stopRun = () => stopMasks(heard)
+
+const stopMasks = (asked) => made.forEach((view) => isOlder(view, asked) || view.stop())
 
 function shows({ comfyClass }, { blocks, covers }) {
   if (blocks) return comfyClass === 'PatchbayBlockMap'

@@ -4,8 +4,9 @@ It runs in ComfyUI's environment, for its playwright, with this pack to import. 
 with two Region by Word and with a Word Mask by Word. Prints as JSON what was seen: `regions` (what came with each step,
 and what each node then said), `shown` (both nodes after the run), `cached` (after the page was loaded anew),
 `batch` (two pictures and a second pass), `renamed` (a node with another title, a run that is interrupted, and one whose
-node is taken away), `hints` (what a node says before any run, of a moved threshold and of another word), `script`
-(messages of a run that no page sent) and `errors` of the console.
+node is taken away), `late` (a run that is faster than the answer on the one before), `hints` (what a node says
+before any run, of a moved threshold and of another word), `script` (messages of a run that no page sent) and `errors`
+of the console.
 """
 
 from __future__ import annotations
@@ -96,6 +97,20 @@ SECOND = """() => {
   second.connect(0, decode, 0)
   const shown = /Report|LiveMasks|Compare|Preview/
   for (const node of app.graph.nodes.filter(({ type }) => shown.test(type))) app.graph.remove(node)
+}"""
+# The answer on what an earlier run showed a node comes late.
+HOLD = """() => {
+  const { api } = app
+  const ask = api.fetchApi
+  const held = new Promise((done) => { window.answer = done })
+  api.fetchApi = async (path, ...others) => {
+    const answer = await ask.call(api, path, ...others)
+    if (!path.startsWith('/patchbay/attention?node')) return answer
+    api.fetchApi = ask
+    window.late = (await answer.clone().json()).length
+    await held
+    return answer
+  }
 }"""
 # The node anew, as of a page that has seen no run.
 FORGET = """(type) => {
@@ -219,6 +234,18 @@ def change(page: Page, path: str) -> dict[str, Any]:
     return seen
 
 
+def late(page: Page, path: str) -> dict[str, Any]:
+    """Open the workflow and run it, with what is cached, before the page knows what an earlier run showed."""
+    load_words(page, path)
+    page.evaluate(HOLD)
+    page.evaluate(SET, [SAMPLER, "seed", 24])
+    page.evaluate(STEPS, 4)
+    status = page.evaluate(RUN)
+    page.evaluate("() => window.answer()")
+    rest(page)
+    return {"status": status, "late": page.evaluate("() => window.late"), "shown": page.evaluate(SHOWN, WORDS)}
+
+
 def hints(page: Page, path: str) -> dict[str, Any]:
     """Ask for a mask before any run, then move the threshold and change the word of one."""
     load_words(page, path)
@@ -251,6 +278,7 @@ def main(chromium: str, url: str, renderer: str, example: str, words: str) -> No
     with sync_playwright() as playwright:
         page = opened(playwright, chromium, url, renderer, errors)
         seen = {**regions(page, example), "batch": batch(page, words), "changed": change(page, words)}
+        seen["late"] = late(page, words)
         seen["hints"] = hints(page, words)
         load_words(page, words)
         page.evaluate(LISTEN)

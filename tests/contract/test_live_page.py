@@ -68,6 +68,11 @@ def test_an_interrupted_run_says_where_it_stopped(seen: dict[str, Any]) -> None:
     assert [one["told"] for one in stopped["again"]] == [one["told"] for one in stopped["shown"]]
 
 
+def test_what_is_told_late_of_an_earlier_run_is_left(seen: dict[str, Any]) -> None:
+    assert seen["late"]["status"] == "execution_success" and seen["late"]["late"] == 1
+    assert seen["late"]["shown"][0]["told"].startswith("step 4: ")
+
+
 def test_a_mask_says_what_it_is_of(seen: dict[str, Any]) -> None:
     found = seen["hints"]
     assert (
