@@ -123,7 +123,8 @@ const isOlder = (view, asked) => (newest.get(view) ?? 0) > asked // than what th
 /** While sampling: the maps or the mask of one step, for the node that makes them, or what the blocks did, for their map. */
 export function hearStep({ detail }) {
   heard += 1
-  newest.set(showStep(detail, heard) ?? {}, heard)
+  const view = showStep(detail, heard)
+  if (view) newest.set(view, heard)
 }
 
 /** Show a step in the view that it is of, and return that; what was asked for before a run told the view more is left. */

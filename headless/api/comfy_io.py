@@ -226,7 +226,7 @@ class Schema:
     enable_expand: bool = False
 
     def __post_init__(self) -> None:
-        if self.is_output_node:
+        if self.is_output_node:  # in place, as ComfyUI's Schema.finalize
             self.hidden += [h for h in (Hidden.prompt, Hidden.extra_pnginfo) if h not in self.hidden]
         for name, ids in (("input", [i.id for i in self.inputs]), ("output", [o.id for o in self.outputs if o.id])):
             if len(set(ids)) != len(ids):
